@@ -184,6 +184,28 @@ def test_what_is_to_be_found_stands_in_the_message_of_every_split(name, drawn):
         assert all(message.count(wanted) == 1 for message in messages)
 
 
+def test_which_one_asks_for_one_of_two_facts_that_stand_in_every_message(drawn):
+    for task in drawn["which_one"]:
+        asked, _, facts = task.asked.partition(": ")
+        fact_of = {fact.split()[0]: fact.partition(" ")[2] for fact in facts.split(", ")}
+        assert task.answers[0] == fact_of[asked]
+        assert len(fact_of) == len(set(fact_of.values())) == 2
+        for split in range(3):
+            message = fill("{message}", task.values, split)
+            assert all(
+                re.search(rf"\b{name}\b.*\b{fact}\b|\b{fact}\b.*\b{name}\b", message) for name, fact in fact_of.items()
+            )
+
+
+def test_missing_item_is_in_the_longer_list_alone(drawn):
+    for task in drawn["missing_item"]:
+        longer, shorter = (re.split(", | and ", part) for part in task.asked.split(" / "))
+        assert {*longer} - {*shorter} == {task.answers[0]}
+        assert {*shorter} < {*longer}
+        messages = [fill("{message}", task.values, split).lower() for split in range(3)]
+        assert all(message.count(task.answers[0].lower()) == 1 for message in messages)
+
+
 @pytest.mark.parametrize("name", ["thank_you_email", "invitation_email", "moved_appointment_email", "request_email"])
 def test_a_mail_says_what_its_notes_say(name, drawn):
     for task in drawn[name]:
