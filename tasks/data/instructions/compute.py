@@ -72,13 +72,6 @@ def unsorted_words(generator: Generator, values: Values, lists: Lists) -> Values
     return _orders(words) if len(initials) == len(words) else None
 
 
-def unsorted_lengths(generator: Generator, values: Values, lists: Lists) -> Values | None:
-    """Three or four words of different lengths that are not in the order of length."""
-    words = _three_or_four(generator, lists["short_words"])
-    lengths = {len(word) for word in words}
-    return _orders(words, key=len) if len(lengths) == len(words) else None
-
-
 def unsorted_days(generator: Generator, values: Values, lists: Lists) -> Values | None:
     """Three or four days that are not in the order of the week."""
     days = lists["days"]
@@ -97,6 +90,16 @@ def counted_words(generator: Generator, values: Values, lists: Lists) -> Values:
     words = fill("{text}", values).split()
     counted = ", ".join(f"{n} {word}" for n, word in enumerate(words, 1))
     return {"size": len(words), "counted": counted}
+
+
+def marked_word(generator: Generator, values: Values, lists: Lists) -> Values | None:
+    """A word of `statement`, and the statement with asterisks around it; None for short words."""
+    words = values["statement"].rstrip(".").split()
+    word = pick(generator, words)
+    if len(word) < 4:
+        return None
+    marked = [f"*{word}*" if text == word else text for text in words]
+    return {"word": word, "marked": " ".join(marked) + "."}
 
 
 def four_steps(generator: Generator, values: Values, lists: Lists) -> Values:

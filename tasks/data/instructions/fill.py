@@ -58,7 +58,6 @@ FILTERS: dict[str, Callable[[Any], str | list[str]]] = {
     "lower": str.lower,
     "price": lambda cents: f"{int(cents) / 100:.2f} euros",
     "spellings": lambda n: [str(n), f"{n}.0", f"{int(n):,}", *words(int(n))],
-    "time": lambda minutes: f"{int(minutes) // 60}:{int(minutes) % 60:02d}",
     "unfilled": lambda text: text,
     "upper": str.upper,
     "with_the": lambda text: re.sub(r"\b(my|our)\b", "the", text),

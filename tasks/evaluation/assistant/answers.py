@@ -41,6 +41,8 @@ OTHERS = ("baseline_", "nearest_")
 """How the names of the others' metrics and columns begin."""
 COLUMNS = {"exact_match": "correct", "contains_answer": "contains", "rouge_l": "rouge_l"}
 """The metrics of answers, and the columns of the evidence with each row's part in them."""
+CHECKED = ("correct", "contains")
+"""The columns that are blank for rows without right answers to compare with."""
 
 logger = logging.getLogger(__name__)
 
@@ -243,12 +245,14 @@ def measure(
 
 
 def write_evidence(test: pd.DataFrame, checkable: pd.Series, evidence: Path) -> None:
-    """All answers (their history as JSON, as a served model takes it); a row a kind; and the kinds in which the model
-    is not ahead of the baseline."""
+    """All answers (their history as JSON, as a served model takes it; the columns CHECKED only where a rule checks the
+    row); a row a kind; and the kinds in which the model is not ahead of the baseline."""
     columns = [f"{who}{name}" for who in ("", *OTHERS) for name in ("answer", *COLUMNS.values())]
     history = [json.dumps(list(turns), ensure_ascii=False) if len(turns) else "" for turns in test["history"]]
     rows = test.assign(history=history)
     rows = rows[["id", "kind", "wording", "system", "history", "instruction", "input", "output", *columns]]
+    marks = [f"{who}{name}" for who in ("", *OTHERS) for name in CHECKED]
+    rows = rows.assign(**{mark: rows[mark].where(checkable) for mark in marks})
     for_spreadsheets(rows).to_csv(evidence / "answers.csv", index=False, float_format="%.4f")
     scores = {
         f"{who}{metric}": test[f"{who}{column}"].where(checkable | (metric == "rouge_l")).astype(float)

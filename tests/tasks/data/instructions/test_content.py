@@ -40,7 +40,7 @@ def test_tasks_differ_and_read_well_in_every_wording(name, drawn):
         asked = [put(text, task, split) for split in SPLITS for text in getattr(kind.wordings, split)]
         assert len(set(asked)) == len(asked)
         odd = [texts for texts in asked if not texts[0] or re.search(ODD, "\n".join(texts))]
-        assert name == "article" or not odd  # which asks: a or an owl?
+        assert not odd
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.sentences])
@@ -78,7 +78,6 @@ def test_a_hint_asks_for_the_answer_alone_in_words_of_its_split(packs, drawn):
     [
         ("multiplication", lambda a, b: a * b),
         ("number_in_digits", int),
-        ("sequence", lambda *n: 2 * n[-1] - n[-2]),
         ("sort_numbers", lambda *n: ", ".join(map(str, sorted(n)))),
         ("sort_numbers_down", lambda *n: ", ".join(map(str, sorted(n, reverse=True)))),
     ],
@@ -90,7 +89,7 @@ def test_numbers_come_out_right(name, right, drawn):
 
 @pytest.mark.parametrize(
     ("name", "order"),
-    [("sort_words", sorted), ("sort_by_length", lambda words: sorted(words, key=len)), ("sort_days", in_the_week)],
+    [("sort_words", sorted), ("sort_days", in_the_week)],
 )
 def test_words_are_sorted(name, order, drawn):
     for task in drawn[name]:
@@ -101,13 +100,14 @@ def test_words_are_sorted(name, order, drawn):
 def test_weekdays_follow_each_other(drawn):
     for task in drawn["weekday"]:
         place = DAYS.index(task.values["start"]) + int(task.values["steps"])
-        assert task.answers[0] == DAYS[place % len(DAYS)]
+        assert task.answers[1] == DAYS[place % len(DAYS)]
+        assert task.answers[0].endswith(f" {task.values['start']} is {task.answers[1]}.")
 
 
 def test_facts_of_months_agree_with_the_calendar(drawn):
     numbers = {task.values["ordinal"]: task.answers[0] for task in drawn["month_number"]}
     assert [numbers[ordinal] for ordinal in ("first", "fifth", "twelfth")] == ["January", "May", "December"]
-    lengths = {task.values["month"]: int(task.answers[0]) for task in drawn["days_in_month"]}
+    lengths = {task.values["month"]: int(task.answers[1]) for task in drawn["days_in_month"]}
     assert lengths == {month: calendar.monthrange(2025, n)[1] for n, month in enumerate(MONTHS, 1)}
 
 
@@ -118,18 +118,14 @@ def test_counts_are_right(drawn):
         assert int(last) == len(counted)
 
 
-@pytest.mark.parametrize(
-    ("name", "least"),
-    [("cheaper", {"cheaper": min, "more expensive": max}), ("earlier_time", {"first": min, "last": max})],
-)
-def test_prices_and_times_are_compared(name, least, drawn):
-    for task in drawn[name]:
+def test_prices_are_compared(drawn):
+    least = {"cheaper": min, "more expensive": max}
+    for task in drawn["cheaper"]:
         order, _, choices = task.asked.partition(": ")
         amounts = {}
         for choice in choices.split(", "):
             thing, _, amount = choice.rpartition(" ")
-            hours, _, minutes = amount.partition(":")
-            amounts[thing] = 60 * int(hours) + int(minutes or 0)
+            amounts[thing] = int(amount)
         assert task.answers[1] == least[order](amounts, key=amounts.get)
 
 
@@ -146,15 +142,13 @@ def test_opening_hours_are_read_from_the_wording(drawn):
 
 
 def test_forms_are_as_the_user_sets_them(drawn):
-    assert all(re.fullmatch(r'"[^"]+"', task.answers[0]) for task in drawn["quoted"])
-    assert all(re.fullmatch(r"<<[^<>]+>>", task.answers[0]) for task in drawn["title_in_brackets"])
     assert all(len(re.findall(r"\[\w+\]", task.answers[0])) == 2 for task in drawn["placeholders"])
     for task in drawn["json_object"]:
         keys = re.findall(r'"(\w+)"', task.values["keys"])
         assert list(json.loads(task.answers[0])) == keys
     for task in drawn["highlight"]:
-        assert task.answers[0].replace("*", "") == task.asked
-        assert f"*{task.values['word']}*" in task.answers[0]
+        assert task.answers[0].replace("*", "") == task.values["statement"]
+        assert task.answers[0].count(f"*{task.values['word']}*") == 1
     for task in drawn["list_format"]:
         marks = [line.split()[0] for line in task.answers[0].splitlines()]
         assert marks in (["*"] * len(marks), ["-"] * len(marks), [f"{n}." for n in range(1, len(marks) + 1)])
@@ -190,6 +184,28 @@ def test_what_is_to_be_found_stands_in_the_message_of_every_split(name, drawn):
         assert all(message.count(wanted) == 1 for message in messages)
 
 
+def test_which_one_asks_for_one_of_two_facts_that_stand_in_every_message(drawn):
+    for task in drawn["which_one"]:
+        asked, _, facts = task.asked.partition(": ")
+        fact_of = {fact.split()[0]: fact.partition(" ")[2] for fact in facts.split(", ")}
+        assert task.answers[0] == fact_of[asked]
+        assert len(fact_of) == len(set(fact_of.values())) == 2
+        for split in range(3):
+            message = fill("{message}", task.values, split)
+            assert all(
+                re.search(rf"\b{name}\b.*\b{fact}\b|\b{fact}\b.*\b{name}\b", message) for name, fact in fact_of.items()
+            )
+
+
+def test_missing_item_is_in_the_longer_list_alone(drawn):
+    for task in drawn["missing_item"]:
+        longer, shorter = (re.split(", | and ", part) for part in task.asked.split(" / "))
+        assert {*longer} - {*shorter} == {task.answers[0]}
+        assert {*shorter} < {*longer}
+        messages = [fill("{message}", task.values, split).lower() for split in range(3)]
+        assert all(message.count(task.answers[0].lower()) == 1 for message in messages)
+
+
 @pytest.mark.parametrize("name", ["thank_you_email", "invitation_email", "moved_appointment_email", "request_email"])
 def test_a_mail_says_what_its_notes_say(name, drawn):
     for task in drawn[name]:
@@ -217,10 +233,12 @@ def test_a_reply_gives_the_reason_that_it_was_given(drawn):
 
 def test_other_answers_say_what_was_asked_for(packs, sources, drawn):
     many = {name: {t.asked: t.answers for t in tasks_of(packs, name, sources, 3, 300)} for name in KINDS}
-    assert {"3000", "3,000 metres", "3000 meters", "3000m"} <= {*many["conversion"]["3 kilometre metre"]}
     assert many["question"]["He buys the lamp."][0] == "Does he buy the lamp?"
-    assert many["past_sentence"]["Clara buys the lamp."][0] == "Clara bought the lamp."
-    assert many["polite"]["Close the door."][0] == "Could you please close the door?"
+    past = {asked: answers[0] for asked, answers in many["past_sentence"].items()}
+    assert any(asked.endswith(" although it is cold.") for asked in past)
+    assert not any(re.search(r" (is|are|knows|shines|rains)\b", sentence) for sentence in past.values())
+    assert many["polite"]["Close the door, now!"][0] == "Could you please close the door?"
+    assert all(re.fullmatch(r"Could you please [a-z]+ [\w ]+\?", answers[0]) for answers in many["polite"].values())
     assert all(re.search(r"\b(do|does|did) not\b", answers[0]) for answers in many["negative"].values())
     assert all(re.search(r" (is|was) \w+ by ", answers[0]) for answers in many["passive"].values())
     assert all("n't" in answers[0] for answers in many["contraction"].values())
@@ -228,9 +246,6 @@ def test_other_answers_say_what_was_asked_for(packs, sources, drawn):
     assert all(answers[0] == re.sub("[a-z ]", "", asked) for asked, answers in many["acronym"].items())
     assert many["identity"]["So who are you?"][0] == "I am a small language model, fine-tuned with Threestage."
     assert "I'm a small language model…" in many["identity"]["So who are you?"]
-    for asked, (answer, *_) in many["list_item"].items():
-        place, words = asked.split(": ")
-        assert answer == words.split(", ")[{"first": 0, "second": 1, "last": -1}[place]]
     for asked, (answer, *_) in many["steps_in_order"].items():
         places = [answer.index(step) for step in asked.partition(": ")[2].split("; ")]
         assert len(places) == 4

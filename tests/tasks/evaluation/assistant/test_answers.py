@@ -73,8 +73,11 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
     assert answers["answer"].tolist() == ["cat cat cat cat"] * 3
     assert answers["baseline_answer"].tolist() == ["hat hat hat hat"] * 3
     assert answers["nearest_answer"].tolist()[:2] == ["on the mat", "the dog"]
-    assert answers["correct"].tolist() == [True, False, False]
-    assert answers["nearest_correct"].tolist() == [False, True, False]
+    marks = [f"{who}{mark}" for who in WHO for mark in ("correct", "contains")]
+    assert answers["correct"].tolist()[:2] == [True, False]
+    assert answers["nearest_correct"].tolist()[:2] == [False, True]
+    assert answers[marks].isna().all(axis=1).tolist() == [False, False, True]  # no rule checks the last row
+    assert answers[marks].iloc[:2].notna().all(axis=None)
     assert answers["rouge_l"].tolist() == [1.0, 0.0, 0.5]
     nearest = answers["nearest_rouge_l"].iloc[2]
     assert found == pytest.approx(
