@@ -92,16 +92,6 @@ def counted_words(generator: Generator, values: Values, lists: Lists) -> Values:
     return {"size": len(words), "counted": counted}
 
 
-def marked_word(generator: Generator, values: Values, lists: Lists) -> Values | None:
-    """A word of `statement`, and the statement with asterisks around it; None for short words."""
-    words = values["statement"].rstrip(".").split()
-    word = pick(generator, words)
-    if len(word) < 4:
-        return None
-    marked = [f"*{word}*" if text == word else text for text in words]
-    return {"word": word, "marked": " ".join(marked) + "."}
-
-
 def four_steps(generator: Generator, values: Values, lists: Lists) -> Values:
     """Four numbers from `start` on, `step` apart, and the next."""
     start, step = number("start", values), number("step", values)

@@ -45,9 +45,8 @@ def test_inflections_are_those_of_plain_english(answers):
     past = answers("past_tense")
     assert (past["take"], past["make"]) == (["took"], ["made"])
     assert not {"can", "lie", "quit"} & past.keys()
-    more, most = answers("comparative"), answers("superlative")
+    more = answers("comparative")
     assert (more["big"], more["happy"], more["slow"]) == (["bigger"], ["happier", "more happy"], ["slower"])
-    assert most["happy"] == ["happiest", "most happy", "the happiest", "the most happy"]
     assert not {"loyal", "frank", "homely"} & more.keys()
 
 
