@@ -3,7 +3,8 @@
 A fine-tune moves a big matrix W little and in few directions. So W stays as it is, and what is learned is the product
 of two thin matrices, `W x + (alpha / rank) · up(down(x))`: of a 768 x 768 matrix with rank 8 that is 2 % of the
 weights. `up` starts at zero, so the model starts as it was. Afterwards the product is added to W: a merged
-model is an ordinary one, no slower and no bigger.
+model is an ordinary one, no slower and no bigger. To add a share of it is to interpolate between the model before and after:
+a small loss of what was learned for a larger gain in what would be forgotten (Wortsman et al. 2022).
 """
 
 import torch
@@ -17,13 +18,14 @@ from llm.model.gpt import GPT
 class LoRALinear(nn.Module):
     """A frozen linear layer and its low-rank update."""
 
-    def __init__(self, frozen: nn.Linear, rank: int, alpha: float) -> None:
+    def __init__(self, frozen: nn.Linear, rank: int, alpha: float, kept: float = 1.0) -> None:
         super().__init__()
         self.frozen = frozen.requires_grad_(False)
         device = frozen.weight.device
         self.down = nn.Linear(frozen.in_features, rank, bias=False, device=device)
         self.up = nn.Linear(rank, frozen.out_features, bias=False, device=device)
         self.scale = alpha / rank
+        self.kept = kept
         nn.init.normal_(self.down.weight, std=frozen.in_features**-0.5)
         nn.init.zeros_(self.up.weight)
 
@@ -33,8 +35,8 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """The frozen layer with the update added to its weights."""
-        self.frozen.weight += self.scale * self.up.weight @ self.down.weight
+        """The frozen layer with the update, or the share of it that is kept, added to its weights."""
+        self.frozen.weight += self.kept * self.scale * self.up.weight @ self.down.weight
         return self.frozen
 
 
@@ -51,7 +53,7 @@ def add_lora(model: nn.Module, config: LoRAConfig, last_blocks: int | None = Non
         for name, layer in list(block.named_modules()):
             target = name.rpartition(".")[-1]
             if isinstance(layer, nn.Linear) and target in config.targets:
-                block.set_submodule(name, LoRALinear(layer, config.rank, config.alpha))
+                block.set_submodule(name, LoRALinear(layer, config.rank, config.alpha, config.kept))
                 found.add(target)
     if missing := set(config.targets) - found:
         raise UserError(f"lora targets: the model has no {', '.join(sorted(missing))}")

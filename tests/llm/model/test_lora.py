@@ -41,6 +41,14 @@ def test_the_update_is_alpha_over_rank_times_the_product_of_two_thin_matrices():
     torch.testing.assert_close(layer.merged().weight, frozen + 3 * layer.up.weight @ layer.down.weight)
 
 
+def test_merging_adds_the_kept_share_of_the_update():
+    layer = LoRALinear(torch.nn.Linear(3, 5), rank=2, alpha=6, kept=0.75)
+    disturb(layer)
+    frozen = layer.frozen.weight.clone()
+    update = 3 * layer.up.weight @ layer.down.weight
+    torch.testing.assert_close(layer.merged().weight, frozen + 0.75 * update)
+
+
 def test_under_2_percent_of_the_weights_are_trained_and_nothing_else_moves():
     with torch.device("meta"):
         gpt = GPT(GPTConfig(context_length=1024, n_layer=12, n_head=12, n_embd=768, vocabulary_size=50257))
