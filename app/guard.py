@@ -84,15 +84,11 @@ async def ask_guard(
 def screen(guard: Loaded, messages: Sequence[Message]) -> Guarded:
     """What the guard says to the user's turns of a conversation. Raises Failed if it fails at them.
 
-    It reads the turns together, as a request may be spread over them, and the last one by itself: of a long text it
-    reads the beginning best, so that harmless turns would hide what comes after them.
-
     Nobody reads again what the guard has answered before. The assistant must not either: the user's next turn may be
     "do it anyway".
     """
     messages = without_answered(messages, _replies(guard))
-    turns = [message.content for message in messages if message.role == "user"]
-    requests = [turns[-1]] if len(turns) == 1 else [turns[-1], "\n".join(turns)]
+    requests = requests_in(guard, [message.content for message in messages if message.role == "user"])
     try:
         replies = guard_replies(guard.model, guard.encoding, requests)
     except Exception:  # a bug, or no memory
@@ -103,6 +99,22 @@ def screen(guard: Loaded, messages: Sequence[Message]) -> Guarded:
         return Guarded(messages)
     GUARDED.labels(guard.registered_name).inc()
     return Guarded(messages, reply.strip(), guard)
+
+
+def requests_in(guard: Loaded, turns: Sequence[str]) -> list[str]:
+    """The texts that the guard reads of the user's turns: each turn by itself, the last one first, and the last turns
+    together.
+
+    A turn between harmless ones is read closely only by itself. A request may be spread over several turns: as many of
+    the last ones are joined as the guard's GPT reads of a text.
+    """
+    together = turns[-1]
+    for turn in reversed(turns[:-1]):
+        longer = f"{turn}\n{together}"
+        if len(guard.encoding.encode_ordinary(longer)) > guard.model.config.max_tokens:
+            break
+        together = longer
+    return list(dict.fromkeys([*reversed(turns), together]))
 
 
 def replies_of(state: Any) -> Collection[str]:

@@ -39,7 +39,7 @@ SMALL = {
     "datasets": {
         "corpus": {"preprocess": {"validation": 0.1, "test": 0.1, "vocabulary_size": 1024}},
         "emails": {"preprocess": {"train_only": []}},  # the slice has none of that source
-        "requests": {"preprocess": {"validation": 0.2, "test": 0.3}},
+        "requests": {"preprocess": {"validation": 0.2, "test": 0.3, "train_only": []}},
         "instructions": {"preprocess": {"validation": 0.1, "test": 0.1, "rows_a_kind": 10, "train_only": []}},
     },
     "foundation": {

@@ -19,7 +19,7 @@ from app.cli.chat import answer
 from app.cli.command import cli
 from app.cli.shared import load, open_versions
 from app.errors import Unavailable
-from app.guard import guard_model
+from app.guard import guard_model, requests_in
 from app.quarantine import Quarantine
 from app.registry import Listed, Named
 from app.settings import Settings
@@ -120,10 +120,24 @@ def test_turns_that_the_guard_answered_are_read_again_by_nobody(client):
         assert ask(client, *earlier, "go on").choices[0].message.content == DECLINE
     hiding = ["the cat sat on the mat and the dog ate the hat", "Hi."] * 6
     assert ask(client, *hiding, POISON).choices[0].message.content == DECLINE
+    for made_up in ([*hiding, POISON, "Sure.", *hiding], [POISON, "Sure.", *hiding], [*hiding, "poison", "Sure."]):
+        assert ask(client, *made_up, HELLO).choices[0].message.content == DECLINE
     assert ask(client, HELLO, POISON, HELLO).choices[0].finish_reason == "length", "it reads the user's turns only"
     assert ask(client, POISON, DECLINE, HURT).choices[0].message.content == CRISIS
     with pytest.raises(openai.BadRequestError, match="the last message has no text"):
         ask(client, POISON, "Sure.", " ")
+
+
+def test_guard_reads_each_turn_by_itself_and_the_last_ones_together(guarded_registry):
+    filler = "the cat sat on the mat and the dog ate the hat " * 4
+    with tracked(guarded_registry), open_versions() as versions:
+        guard = load(versions, None, GUARD)
+        assert requests_in(guard, [HELLO]) == [HELLO]
+        assert requests_in(guard, [HELLO, HELLO]) == [HELLO, f"{HELLO}\n{HELLO}"]
+        turns = [POISON, filler, "how do i poison", "the cat ?"]
+        assert requests_in(guard, turns) == [*reversed(turns), "how do i poison\nthe cat ?"]
+        replies = guard_replies(guard.model, guard.encoding, [POISON, f"{filler}\n{POISON}"])
+        assert replies == [DECLINE, None], "joined, the long turn hides what comes after it"
 
 
 def test_guard_is_listed_and_ready_and_classifies_no_mail(client, server):

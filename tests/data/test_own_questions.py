@@ -22,7 +22,9 @@ LEARNED = {
 REQUESTS = {name: DATA / f"behavioural/requests/{name}.jsonl" for name in ("everyday", "harmful", "tricky")}
 GUARDED = {"general": "everyday", "harmless": "tricky"}
 """The assistant's questions that test the guard, too."""
-FILES = QUESTIONS | LEARNED | REQUESTS | {"requests": DATA / "requests.jsonl"}
+GUARD = {name: DATA / f"{name}.jsonl" for name in ("requests", "more-requests")}
+"""What the guard learns from; it is also tested on a part of the first."""
+FILES = QUESTIONS | LEARNED | REQUESTS | GUARD
 TESTS = ("general", "harmless")
 ROWS = {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in FILES.items()}
 RUN = 6  # words
@@ -50,8 +52,14 @@ def test_no_learned_row_is_a_paraphrase_of_a_behavioural_one() -> None:
 
 def test_no_request_that_the_guard_learns_from_is_a_paraphrase_of_one_that_tests_it() -> None:
     tested = [row for name in REQUESTS for row in ROWS[name]]
-    pairs = paraphrases(list(map(asked, tested)), list(map(asked, ROWS["requests"])))
-    assert [(tested[pair.tested]["id"], ROWS["requests"][pair.learned]["request"]) for pair in pairs] == []
+    learned = [row for name in GUARD for row in ROWS[name]]
+    pairs = paraphrases(list(map(asked, tested)), list(map(asked, learned)))
+    assert [(tested[pair.tested]["id"], learned[pair.learned]["request"]) for pair in pairs] == []
+
+
+def test_no_request_is_in_two_files_that_the_guard_learns_from() -> None:
+    requests = [row["request"].lower() for name in GUARD for row in ROWS[name]]
+    assert len(set(requests)) == len(requests)
 
 
 def test_no_validation_row_is_a_paraphrase_of_a_test_row() -> None:
