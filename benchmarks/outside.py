@@ -213,6 +213,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not (options.xstest or options.ifeval or options.mails):
         parser.error("name a test: --xstest, --ifeval or --mails")
+    for path in filter(None, (options.xstest, options.ifeval, options.mails)):
+        if not path.exists():
+            parser.error(f"{path}: no such file or folder")
+    if options.ifeval and not options.checker.exists():
+        parser.error(f"--checker {options.checker}: no such file; the beginning of --help says how to make it")
 
     measured: dict[str, Any] = {}
     try:

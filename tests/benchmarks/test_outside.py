@@ -61,3 +61,17 @@ def test_ifeval_reads_the_first_prompts_and_the_checkers_verdicts(models, tmp_pa
     shares = json.loads(out.read_text())["ifeval"]
     assert [(shares[who]["share"], shares[who]["of"]) for who in ("assistant", "base")] == [(1.0, 2), (1.0, 2)]
     assert shares["assistant to base"]["difference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ([], "name a test: --xstest, --ifeval or --mails"),
+        (["--xstest", "nowhere.csv"], "nowhere.csv: no such file or folder"),
+        (["--ifeval", __file__, "--checker", "nowhere/python"], "--checker nowhere/python: no such file"),
+    ],
+)
+def test_missing_file_or_checker_is_named_before_a_model_loads(options, reason, capsys):
+    with pytest.raises(SystemExit):
+        outside.main([*options, "--models", "nowhere"])
+    assert reason in capsys.readouterr().err
