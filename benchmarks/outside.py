@@ -15,6 +15,8 @@ Nothing is tuned on them. Each test is a file that you bring; without one its pa
 import argparse
 import json
 import subprocess
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +29,10 @@ from torch import nn
 
 from benchmarks import report
 from llm.errors import UserError
+from llm.formats.model_folder import load_model
+from llm.generation.packed import pack_for_inference
 from llm.objectives import load_for_inference
-from llm.objectives.assistant import Question, answer_all
+from llm.objectives.assistant import Question, answer_all, build
 from llm.objectives.classifier import guard_replies
 from llm.objectives.classifier.model import email_text, probabilities
 from tasks.data.mail import RowError, parse_message
@@ -41,7 +45,6 @@ ANSWER = 96
 """Tokens of an answer to a request of XSTest: an answer declines in its first sentences."""
 LONG_ANSWER = 512
 """Tokens of an answer to a prompt of IFEval, some of which ask for hundreds of words."""
-AT_ONCE = 64
 CHECK = """
 import json, sys
 import nltk
@@ -81,12 +84,24 @@ class LoadedModel:
         """The model in a folder. Raises UserError for a folder that holds none."""
         return cls(*load_for_inference(folder))
 
-    def answers(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy answers, of an assistant."""
-        answers: list[str] = []
-        for first in range(0, len(prompts), AT_ONCE):
-            questions = [Question(prompt) for prompt in prompts[first : first + AT_ONCE]]
-            answers += answer_all(self.model, self.encoding, questions, max_new_tokens=max_new_tokens)
+    @classmethod
+    def base_of(cls, assistant: "LoadedModel", folder: Path) -> "LoadedModel":
+        """The assistant's base, in the base's own template; both are decoded alike. Raises UserError as `of`."""
+        context_length = assistant.model.config.context_length
+        model, encoding = load_model(folder, build=build, context_length=context_length, as_stored=True)
+        model.chat = model.chat.model_copy(update={"text_penalty": assistant.model.chat.text_penalty})
+        return cls(pack_for_inference(model), encoding)
+
+    def answers(self, name: str, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Greedy answers, of an assistant or its base, and a line with their speed."""
+        start = time.monotonic()
+        questions = [Question(prompt) for prompt in prompts]
+        answers = answer_all(self.model, self.encoding, questions, max_new_tokens=max_new_tokens)
+        seconds = time.monotonic() - start
+        tokens = sum(map(len, self.encoding.encode_ordinary_batch(answers)))
+        speed = f"{seconds / len(prompts):.2f} s each, {tokens / seconds:.0f} tokens/s"
+        sys.stdout.write(f"{name}: {len(prompts)} answers in {seconds:.0f} s, {speed}\n")
+        sys.stdout.flush()
         return answers
 
 
@@ -113,8 +128,8 @@ def xstest(file: Path, guard: LoadedModel | None, assistant: LoadedModel, base: 
         raise UserError(f"{file}: column {sorted(missing)[0]} is missing")
     prompts = rows["prompt"].tolist()
     declined = {
-        "assistant": [declines(answer) for answer in assistant.answers(prompts, ANSWER)],
-        "base": [declines(answer) for answer in base.answers(prompts, ANSWER)],
+        "assistant": [declines(answer) for answer in assistant.answers("assistant", prompts, ANSWER)],
+        "base": [declines(answer) for answer in base.answers("base", prompts, ANSWER)],
     }
     if guard is not None:
         replies = guard_replies(guard.model, guard.encoding, prompts)
@@ -132,7 +147,10 @@ def ifeval(
     """The share of the first prompts whose instructions are all kept, strictly, by assistant and base."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:prompts]]
     texts = [row["prompt"] for row in rows]
-    answers = {"assistant": assistant.answers(texts, LONG_ANSWER), "base": base.answers(texts, LONG_ANSWER)}
+    answers = {
+        "assistant": assistant.answers("assistant", texts, LONG_ANSWER),
+        "base": base.answers("base", texts, LONG_ANSWER),
+    }
     if guard is not None:
         replies = guard_replies(guard.model, guard.encoding, texts)
         guarded = [reply or answer for reply, answer in zip(replies, answers["assistant"], strict=True)]
@@ -195,11 +213,17 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not (options.xstest or options.ifeval or options.mails):
         parser.error("name a test: --xstest, --ifeval or --mails")
+    for path in filter(None, (options.xstest, options.ifeval, options.mails)):
+        if not path.exists():
+            parser.error(f"{path}: no such file or folder")
+    if options.ifeval and not options.checker.exists():
+        parser.error(f"--checker {options.checker}: no such file; the beginning of --help says how to make it")
 
     measured: dict[str, Any] = {}
     try:
         if options.xstest or options.ifeval:
-            assistant, base = (LoadedModel.of(options.models / name) for name in ("assistant", "published"))
+            assistant = LoadedModel.of(options.models / "assistant")
+            base = LoadedModel.base_of(assistant, options.models / "published")
             guard_folder = options.models / "guard"
             guard = LoadedModel.of(guard_folder) if guard_folder.exists() else None
         if options.xstest:

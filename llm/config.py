@@ -158,8 +158,8 @@ class LoRAConfig(Config):
     )
     """Names of the linear layers that get an update; `projection` is both attention's and the MLP's."""
     kept: float = Field(default=1.0, gt=0, le=1)
-    """The share of the learned update that is added to the weights after training. With less than 1 the model keeps more
-    of what its base knew, and less of what it learned (Wortsman et al. 2022)."""
+    """The share of the learned update that is added to the weights after training. Less than 1 keeps more of what the
+    base knew, and less of what was learned (Wortsman et al. 2022)."""
 
 
 class TrainConfig(Config):

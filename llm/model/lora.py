@@ -3,8 +3,8 @@
 A fine-tune moves a big matrix W little and in few directions. So W stays as it is, and what is learned is the product
 of two thin matrices, `W x + (alpha / rank) · up(down(x))`: of a 768 x 768 matrix with rank 8 that is 2 % of the
 weights. `up` starts at zero, so the model starts as it was. Afterwards the product is added to W: a merged
-model is an ordinary one, no slower and no bigger. To add a share of it is to interpolate between the model before and after:
-a small loss of what was learned for a larger gain in what would be forgotten (Wortsman et al. 2022).
+model is an ordinary one, no slower and no bigger. Adding a share of it interpolates between the model before and after:
+it learns a little less and forgets far less (Wortsman et al. 2022).
 """
 
 import torch
