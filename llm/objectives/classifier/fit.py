@@ -27,9 +27,6 @@ STATES = 0.02
 """What a hidden state counts whose standard deviation is 1; the n-grams of words have length 1, those of characters,
 too."""
 
-CLOSELY, ROUGHLY = 1e-5, 1e-4
-"""Gradients at which a fit ends: of the head, and of n-grams alone, which only choose what is read."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -116,9 +113,9 @@ class _Head:
         return Sparse.of(*(features if self.model.ngrams is None else self.model.ngrams.features(self.texts, windows)))
 
     def fit_search(self) -> None:
-        """Learn by n-grams alone, and roughly, what makes a text look like the second of two labels."""
+        """Learn by n-grams alone what makes a text look like the second of two labels."""
         self.sparse, self.states_NC = self._sparse(self.texts), torch.zeros(len(self.texts), 1).double()
-        self.fit(torch.ones(len(self.texts), dtype=torch.bool), ROUGHLY)
+        self.fit(torch.ones(len(self.texts), dtype=torch.bool))
         ngrams, weight_UK = self.model.ngrams, self.found.sparse_UK
         ngrams.search.zero_()
         ngrams.search[self.sparse.features_U] = (weight_UK[:, 1] - weight_UK[:, 0]).float()
@@ -130,10 +127,10 @@ class _Head:
         self.states_NC = (states - self.mean) * self.scale
         self.sparse = self._sparse(windows)
 
-    def fit(self, learned: Tensor, tolerance: float = CLOSELY) -> None:
+    def fit(self, learned: Tensor) -> None:
         """Learn from the texts of a mask, bool N."""
         labels = len(self.model.config.labels)
-        self.found = fit(self.sparse, self.states_NC, self.labels, learned.double(), labels, tolerance)
+        self.found = fit(self.sparse, self.states_NC, self.labels, learned.double(), labels)
 
     def logits(self) -> Tensor:
         """Logits of the texts by what was learned, float64 N x K."""
