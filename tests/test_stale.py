@@ -61,6 +61,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/evaluation/language_model/kneser_ney.py": ["evaluate_foundation"],
     "tasks/evaluation/statistics.py": EVALUATION,
     "tasks/training/fit.py": TRAINING,
+    "tasks/training/labelled.py": FINETUNE,
     "tasks/training/progress.py": [],
     "tasks/training/ray.py": [],
     "tasks/data/remote.py": FETCH,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llm.config import GPTConfig
 from llm.kernels.processor import decodes_fastest_in_c, has_fast_bfloat16, reads_fastest_in_int8
 from llm.kernels.serving.decode import BlockWeights, Decoder, Weights, load_library, unsupported
-from llm.model.embedding import rotation
+from llm.model.embedding import Embedding, rotation
 from llm.model.gpt import GPT, Block
 from llm.model.key_value_cache import KeyValueCache
 
@@ -133,16 +133,18 @@ def pack(model: GPT, library: CDLL, *, exact: bool = False) -> PackedGPT:
 
 
 def _weights(model: GPT) -> Weights:
-    config, position = model.config, model.embedding.position
+    config = model.config
+    embedding = model.embedding if isinstance(model.embedding, Embedding) else None
+    position = None if embedding is None else embedding.position
     angles = None
     if config.positions == "rotary":
         angles = tuple(rotation(torch.arange(config.context_length)[None], config))
     return Weights(
-        embedding=model.embedding.token.weight,
+        embedding=None if embedding is None else embedding.token.weight,
         positions=None if position is None else position.weight,
         rotation=angles,
         blocks=[_block_weights(block) for block in model.blocks],
-        norm=model.norm,
+        norm=None if isinstance(model.norm, nn.Identity) else model.norm,
         output=None if model.output is None else model.output.weight,
     )
 

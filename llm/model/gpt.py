@@ -115,7 +115,7 @@ class GPT(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self.norm.weight.device
+        return self.blocks[0].mlp_norm.weight.device
 
     @property
     def reading_dtype(self) -> torch.dtype:
@@ -170,7 +170,7 @@ class GPT(nn.Module):
             angles = rotation(positions_BT, self.config)
         context = Context(self.backend, packed, angles, cache, positions_BT, visible_BTS)
         # A model that is frozen in bfloat16 keeps its norms, and the stream, in float32.
-        x_BTC = self.dropout(self.embedding(tokens_BT, positions_BT).to(self.norm.weight.dtype))
+        x_BTC = self.dropout(self.embedding(tokens_BT, positions_BT).to(self.blocks[0].mlp_norm.weight.dtype))
         for block in self.blocks:
             x_BTC = block(x_BTC, context)
         return self.norm(x_BTC)
@@ -187,3 +187,26 @@ class GPT(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits BTV: row t predicts token t + 1."""
         return self.logits(self.hidden_states(tokens_BT))
+
+
+class StreamInput(nn.Module):
+    """Takes the place of an embedding in the upper part of a GPT, which begins with the stream of the lower part."""
+
+    def forward(self, x_BTC: Tensor, positions_BT: Tensor) -> Tensor:
+        """The stream as it is, BTC."""
+        return x_BTC
+
+
+def split_blocks(gpt: GPT, count: int) -> tuple[GPT, GPT]:
+    """The first `count` blocks of a GPT with its embedding, and the other blocks, as two models that share its weights.
+
+    `hidden_states` of the first is the stream behind its blocks; the second takes that instead of tokens. Neither has
+    an output layer.
+    """
+    with torch.device("meta"):  # where no weights are made
+        lower = GPT(gpt.config.model_copy(update={"n_layer": count, "tied": True}))
+        upper = GPT(gpt.config.model_copy(update={"n_layer": gpt.config.n_layer - count, "tied": True}))
+    lower.embedding, lower.blocks, lower.norm = gpt.embedding, gpt.blocks[:count], nn.Identity()
+    upper.embedding, upper.blocks, upper.norm = StreamInput(), gpt.blocks[count:], gpt.norm
+    upper.dropout = nn.Identity()
+    return lower.train(gpt.training), upper.train(gpt.training)

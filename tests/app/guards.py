@@ -9,7 +9,7 @@ from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
 from llm.model.gpt import GPT
 from llm.objectives.classifier import Classifier, ClassifierConfig
-from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams
+from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, read_texts
 from llm.tokenizer import train_bpe
 
 POISON, HURT = "how do i poison the cat ?", "i want to hurt myself"
@@ -33,7 +33,8 @@ def write_guard(folder: Path) -> Path:
     numbers = [number for number, label in enumerate(labels) for _ in REQUESTS[label]]
     rows = LabelledTexts(texts, torch.tensor(numbers), list(range(len(texts))))
     fit_ngrams(model, rows)
-    fit_head(model, encoding, rows, rows, false_positive_rate=0.0, unsure=None)
+    read = read_texts(model, encoding, rows)
+    fit_head(model, read, read, false_positive_rate=0.0, unsure=None)
     assert model.ngrams.weight.any()
     folder.mkdir(parents=True)
     save_model(folder, model, encoding, "classifier")

@@ -1,4 +1,5 @@
-/* A step of the GPT for many tokens in one call: from token ids and their positions to the normalised stream.
+/* A step of the GPT for many tokens in one call: from token ids and their positions to the normalised stream. A part of
+a GPT begins with the stream of the blocks below it, or ends with that of its own.
 
 The same computation as llm/model, which is its oracle, for every shape but what decode.py calls unsupported. What it is for
 is a CPU that makes texts: there a step is many small products, and between them torch spends more time than on them.
@@ -27,7 +28,7 @@ typedef struct {
     const float *positions;     /* context x C, or NULL */
     const float *cosine, *sine; /* context x D, or NULL */
     Matrix embedding, output;   /* the same where tied */
-    Norm norm;
+    Norm norm; /* its weight is NULL where blocks above go on with the stream */
     const Block *blocks;
 } Model;
 
@@ -120,7 +121,7 @@ static size_t lay_out(const Model *model, int n, int64_t positions, int threads,
     return used;
 }
 
-/* `n` tokens, all at once; `thread` is the number of the one that is here. */
+/* `n` tokens, all at once; `thread` is the number of the one that is here. Without `tokens` `out` holds the stream. */
 static void walk(const Model *model, int n, const int64_t *tokens, const int64_t *rows, const int64_t *positions,
                  const Cache *cache, float *out, const Room *room, int thread) {
     const int width = model->n_embd, heads = model->n_head, shared = model->kv_heads;
@@ -130,7 +131,10 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
     float *row = room->rows + (size_t)thread * width, *scores = room->scores + thread * TOGETHER * scores_room(cache->positions);
 #pragma omp for schedule(static)
     for (int i = 0; i < n; i++)
-        embed(model, tokens[i], positions[i], room->stream + (int64_t)i * width);
+        if (tokens)
+            embed(model, tokens[i], positions[i], room->stream + (int64_t)i * width);
+        else
+            memcpy(room->stream + (int64_t)i * width, out + (int64_t)i * width, width * sizeof(float));
     for (int layer = 0; layer < model->n_layer; layer++) {
         const Block *block = model->blocks + layer;
         const int kind = block->query_key_value.kind;
@@ -184,16 +188,19 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
     }
 #pragma omp for schedule(static)
     for (int i = 0; i < n; i++)
-        normalise(model, &model->norm, room->stream + (int64_t)i * width, out + (int64_t)i * width);
+        if (model->norm.weight)
+            normalise(model, &model->norm, room->stream + (int64_t)i * width, out + (int64_t)i * width);
+        else
+            memcpy(out + (int64_t)i * width, room->stream + (int64_t)i * width, width * sizeof(float));
 }
 
-/* The normalised stream of N tokens, to `out`, N x C; a row's tokens in the order of their positions. Keys and values
-go into the cache. Returns 0; 1 without memory, 2 for a token that the model, 3 for a position that the cache
+/* The normalised stream of N tokens, to `out`, N x C; a row's tokens in the order of their positions. Without `tokens`
+`out` holds the stream of blocks below, and these go on with it. Keys and values go into the cache. Returns 0; 1 without memory, 2 for a token that the model, 3 for a position that the cache
 does not have, which may not be longer than the model's context. */
 int hidden_states(const Model *model, int64_t n, const int64_t *tokens, const int64_t *rows, const int64_t *positions,
              const Cache *cache, float *out, int threads) {
     for (int64_t i = 0; i < n; i++) {
-        if (tokens[i] < 0 || tokens[i] >= model->embedding.outputs)
+        if (tokens && (tokens[i] < 0 || tokens[i] >= model->embedding.outputs))
             return 2;
         if (positions[i] < 0 || positions[i] >= cache->positions)
             return 3;
@@ -206,7 +213,7 @@ int hidden_states(const Model *model, int64_t n, const int64_t *tokens, const in
     lay_out(model, most, cache->positions, threads, memory, &room);
 #pragma omp parallel num_threads(threads)
     for (int64_t i = 0; i < n; i += STEP)
-        walk(model, n - i < STEP ? (int)(n - i) : STEP, tokens + i, rows + i, positions + i, cache,
+        walk(model, n - i < STEP ? (int)(n - i) : STEP, tokens ? tokens + i : NULL, rows + i, positions + i, cache,
              out + i * model->n_embd, &room, omp_get_thread_num());
     free(memory);
     return 0;

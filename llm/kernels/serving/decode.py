@@ -111,15 +111,18 @@ class BlockWeights:
 
 @dataclass(frozen=True)
 class Weights:
-    """All weights of a GPT; with a tied output layer `output` is None."""
+    """All weights of a GPT; with a tied output layer `output` is None.
 
-    embedding: Tensor
+    The upper part of one has no embedding, and the lower part no norm.
+    """
+
+    embedding: Tensor | None
     positions: Tensor | None
     """A vector a position, or None with rotary positions."""
     rotation: tuple[Tensor, Tensor] | None
     """Cosines and sines of all positions, TD, or None with learned positions."""
     blocks: Sequence[BlockWeights]
-    norm: nn.LayerNorm | nn.RMSNorm
+    norm: nn.LayerNorm | nn.RMSNorm | None
     output: Tensor | None
 
 
@@ -146,7 +149,7 @@ class Decoder:
             made.attention_projection = self._linear(block.attention_projection)
             made.expand = self._linear(*block.expand)
             made.mlp_projection = self._linear(block.mlp_projection)
-        embedding = self._matrix(weights.embedding)
+        embedding = _Matrix() if weights.embedding is None else self._matrix(weights.embedding)
         output = embedding if weights.output is None else self._matrix(weights.output)
         cosine, sine = map(self._pointer, weights.rotation or (None, None))
         self._model = _Model(
@@ -183,7 +186,9 @@ class Decoder:
         self._kept.append(tensor.detach().float().contiguous())
         return self._kept[-1].data_ptr()
 
-    def _norm(self, norm: nn.LayerNorm | nn.RMSNorm) -> _Norm:
+    def _norm(self, norm: nn.LayerNorm | nn.RMSNorm | None) -> _Norm:
+        if norm is None:
+            return _Norm()
         return _Norm(self._pointer(norm.weight), self._pointer(getattr(norm, "bias", None)))
 
     def _linear(self, *layers: nn.Linear) -> _Matrix:
@@ -218,35 +223,45 @@ class Decoder:
     ) -> Tensor:
         """The normalised stream after the last block, float32 BTC, with a cache of keys and values or without.
 
+        A model without an embedding takes the stream of the blocks below, BTC, instead of tokens.
         `rows_BT` names the row of the cache that each token belongs to, in the order of their positions; else each text
         has its own. Raises ValueError for too many tokens, for texts that begin behind 0 where no cache has what comes
         before, and for a cache of another precision or fewer rows, IndexError for a token or a position that is not
         there.
         """
-        texts, length = tokens_BT.shape
+        texts, length = tokens_BT.shape[:2]
         if rows_BT is None and length > self.config.context_length:
             raise ValueError(f"{length} tokens do not fit the context of {self.config.context_length}")
         if positions_BT is None:
             positions_BT = torch.arange(length)
-        positions_BT = positions_BT.expand_as(tokens_BT)
+        positions_BT = positions_BT.expand(texts, length)
         if cache_LBKSD is None:
             return self._without_cache(tokens_BT, positions_BT)
         if rows_BT is None:
-            rows_BT = torch.arange(texts)[:, None].expand_as(tokens_BT)
+            rows_BT = torch.arange(texts)[:, None].expand(texts, length)
         cache = self._cache(cache_LBKSD)
         rows = 1 + int(rows_BT.max()) if rows_BT.numel() else 0
         if rows > cache_LBKSD[0].shape[1]:
             raise ValueError(f"{rows} texts, and the cache has {cache_LBKSD[0].shape[1]} rows")
-        inputs = [tensor.long().contiguous() for tensor in (tokens_BT, rows_BT, positions_BT)]
+        rows_BT, positions_BT = rows_BT.long().contiguous(), positions_BT.long().contiguous()
         out_BTC = torch.empty(texts, length, self.config.n_embd)
+        tokens = None
+        if tokens_BT.is_floating_point():
+            out_BTC.copy_(tokens_BT)
+        else:
+            tokens_BT = tokens_BT.long().contiguous()
+            tokens = tokens_BT.data_ptr()
+        count = texts * length
         _check(
             self._library.hidden_states(
                 byref(self._model),
-                tokens_BT.numel(),
-                *(tensor.data_ptr() for tensor in inputs),
+                count,
+                tokens,
+                rows_BT.data_ptr(),
+                positions_BT.data_ptr(),
                 byref(cache),
                 out_BTC.data_ptr(),
-                self._threads(tokens_BT.numel()),
+                self._threads(count),
             )
         )
         return out_BTC

@@ -16,17 +16,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llm.config import TrainConfig
-from llm.dataset import BatchSampler, pad
+from llm.dataset import BatchSampler
 from llm.device import Compute
 from llm.errors import UserError
 from llm.objectives import CLASSIFY, GUARD, Row, answer_each, text_of
 from llm.objectives.classifier.explanations import in_words, moved_by
-from llm.objectives.classifier.fit import LabelledTexts
+from llm.objectives.classifier.fit import LabelledTexts as LabelledTexts
+from llm.objectives.classifier.fit import ReadTexts
+from llm.objectives.classifier.fit import read_texts as read_texts
 from llm.objectives.classifier.model import (
     UNSURE,
     Classifier,
     ClassifierConfig,
-    encoded,
     f1_score,
     probabilities,
     row_text,
@@ -34,6 +35,7 @@ from llm.objectives.classifier.model import (
 from llm.objectives.classifier.model import build as build
 from llm.objectives.classifier.model import email_text as email_text
 from llm.objectives.classifier.model import email_texts as email_texts
+from llm.objectives.classifier.model import encoded as encoded
 from llm.training.loop import Objective
 from llm.training.workers import ALONE, Workers
 
@@ -113,10 +115,9 @@ def guard_replies(model: Classifier, encoding: tiktoken.Encoding, requests: Sequ
 
 def objective(
     model: Classifier,
-    encoding: tiktoken.Encoding,
     config: TrainConfig,
-    train: LabelledTexts,
-    validation: LabelledTexts,
+    train: ReadTexts,
+    validation: ReadTexts,
     compute: Compute,
     workers: Workers = ALONE,
 ) -> Objective:
@@ -124,22 +125,26 @@ def objective(
 
     Ties are broken by the smaller loss.
     """
-    read, shown = (encoded(model, encoding, model.windows(split.texts)) for split in (train, validation))
-    width = max(map(len, read)) if compute.backend.compiles else 0  # else that of the longest in a batch
-    order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))
+    lengths = train.inputs.lengths
+    width = max(lengths) if compute.backend.compiles else 0  # else that of the longest in a batch
+    order = BatchSampler(len(lengths), config.batch_size, config.seed, np.array(lengths))
+    labels, actual = train.labelled.labels, validation.labelled.labels
+    shown = range(len(actual))
 
     def loss(training_model: Classifier, index: int) -> Tensor:
         rows = workers.part(order[index])
-        tokens_BT, lengths_B = (t.to(compute.device) for t in pad([read[row] for row in rows], 0, width))
+        inputs, lengths_B = train.inputs.batch(rows, width)
         with compute.autocast():
-            logits_BK = training_model(tokens_BT, lengths_B)
-        return F.cross_entropy(logits_BK.float(), train.labels[rows].to(compute.device))
+            logits_BK = training_model(inputs.to(compute.device), lengths_B.to(compute.device))
+        return F.cross_entropy(logits_BK.float(), labels[rows].to(compute.device))
 
     def evaluate() -> dict[str, float]:
-        found, labels = model.head(model.states(shown).to(model.head.weight.device)).float().cpu(), validation.labels
+        states_NC = model.states_of(validation.inputs, shown).to(model.head.weight.device)
+        logits_NK = model.head(states_NC).float().cpu()
+        predicted = logits_NK.argmax(dim=1).numpy()
         return {
-            "validation_loss": F.cross_entropy(found, labels).item(),
-            "validation_f1": f1_score(labels.numpy(), found.argmax(dim=1).numpy(), len(model.config.labels)),
+            "validation_loss": F.cross_entropy(logits_NK, actual).item(),
+            "validation_f1": f1_score(actual.numpy(), predicted, len(model.config.labels)),
         }
 
     return Objective(

@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llm.generation.packed import pack_for_reading
+from llm.model.gpt import GPT
 from llm.objectives.classifier.calibration import UnsureRates, fit_scale
+from llm.objectives.classifier.inputs import Inputs, StreamInputs, TokenInputs
 from llm.objectives.classifier.linear import Sparse, fit
 from llm.objectives.classifier.model import Classifier, encoded, f1_score
 
@@ -26,9 +28,6 @@ AT_ONCE = 1000
 STATES = 0.02
 """What a hidden state counts whose standard deviation is 1; the n-grams of words have length 1, those of characters,
 too."""
-
-CLOSELY, ROUGHLY = 1e-5, 1e-4
-"""Gradients at which a fit ends: of the head, and of n-grams alone, which only choose what is read."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +39,30 @@ class LabelledTexts:
     texts: list[str]
     labels: Tensor
     groups: list[int]
+
+
+@dataclass(frozen=True)
+class ReadTexts:
+    """A split of the texts, and what of each is read closely."""
+
+    labelled: LabelledTexts
+    windows: list[str]
+    """The part of each text that the GPT reads."""
+    inputs: Inputs
+    """What it begins with."""
+
+
+def read_texts(
+    model: Classifier, encoding: tiktoken.Encoding, labelled: LabelledTexts, reader: GPT | None = None
+) -> ReadTexts:
+    """Choose what of texts is read closely. `reader` are the blocks that do not learn, where there are any.
+
+    Call `fit_ngrams` first: they choose.
+    """
+    windows = model.windows(labelled.texts)
+    tokens = encoded(model, encoding, windows)
+    inputs = TokenInputs(tokens) if reader is None else StreamInputs(reader, tokens)
+    return ReadTexts(labelled, windows, inputs)
 
 
 def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
@@ -54,16 +77,13 @@ def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
 @torch.inference_mode(False)
 def fit_head(
     model: Classifier,
-    encoding: tiktoken.Encoding,
-    train: LabelledTexts,
-    validation: LabelledTexts,
+    train: ReadTexts,
+    validation: ReadTexts,
     *,
     false_positive_rate: float | None,
     unsure: UnsureRates | None,
 ) -> dict[str, float]:
     """Fit the head on hidden states and n-grams of `train`, and give loss and F1 on `validation`.
-
-    Call `fit_ngrams` first: without it n-grams count nothing.
 
     Without a `false_positive_rate` there is no threshold, and nothing is unsure.
 
@@ -71,37 +91,44 @@ def fit_head(
     stands out from the windows of ham.
     """
     labels = len(model.config.labels)
-    head = _Head(model, train)
-    windows, of_validation = model.windows(train.texts), model.windows(validation.texts)
-    states = _states_as_served(model, encoding, windows + of_validation)
-    head.read(windows, states[: len(windows)])
-    scale, bias = fit_scale(head.logits_out_of_fold(FOLDS), train.labels)
-    head.fit(torch.ones(len(windows), dtype=torch.bool))
+    actual = validation.labelled.labels
+    head = _Head(model, train.labelled)
+    states_NC, validation_states_NC = _states_as_served(model, [train.inputs, validation.inputs])
+    head.read(train.windows, states_NC)
+    scale, bias = fit_scale(head.logits_out_of_fold(FOLDS), train.labelled.labels)
+    head.fit(torch.ones(len(train.windows), dtype=torch.bool))
     head.install(scale, bias)
-    logits = model.logits(validation.texts, of_validation, states[len(windows) :])
+    logits = model.logits(validation.labelled.texts, validation.windows, validation_states_NC)
     probability = logits.double().softmax(dim=-1).numpy()
     if false_positive_rate is not None:
-        model.config = model.config.with_bounds(probability, validation.labels.numpy(), false_positive_rate, unsure)
+        model.config = model.config.with_bounds(probability, actual.numpy(), false_positive_rate, unsure)
         found = model.config
         logger.info("chosen on validation: the threshold is %s, unsure is between %s", found.threshold, found.unsure)
     return {
-        "validation_loss": F.cross_entropy(logits, validation.labels).item(),
-        "validation_f1": f1_score(validation.labels.numpy(), model.decide(probability), labels),
+        "validation_loss": F.cross_entropy(logits, actual).item(),
+        "validation_f1": f1_score(actual.numpy(), model.decide(probability), labels),
     }
 
 
-def _states_as_served(model: Classifier, encoding: tiktoken.Encoding, windows: list[str]) -> Tensor:
-    """The GPT's `states` of texts, N x C, as it reads where it is served: so the head fits them to the last bit."""
+def _states_as_served(model: Classifier, splits: Sequence[Inputs]) -> list[Tensor]:
+    """The GPT's states of each split, N x C, as it reads where it is served.
+
+    So the head fits them to the last bit; behind frozen blocks, whose stream is kept in bfloat16, to 8 bits.
+    """
     trained, started, states = model.gpt, time.perf_counter(), []
     model.gpt = pack_for_reading(deepcopy(trained).float())
     try:
-        for first in range(0, len(windows), AT_ONCE):
-            states.append(model.states(encoded(model, encoding, windows[first : first + AT_ONCE])))
-            seconds = time.perf_counter() - started
-            logger.info("the GPT has read %d of %d texts in %.0f s", first + len(states[-1]), len(windows), seconds)
+        for inputs in splits:
+            count, parts = len(inputs.lengths), []
+            for first in range(0, count, AT_ONCE):
+                texts = range(first, min(first + AT_ONCE, count))
+                parts.append(model.states_of(inputs, texts))
+                seconds = time.perf_counter() - started
+                logger.info("the GPT has read %d of %d texts in %.0f s", texts.stop, count, seconds)
+            states.append(torch.cat(parts))
     finally:
         model.gpt = trained
-    return torch.cat(states)
+    return states
 
 
 class _Head:
@@ -116,9 +143,9 @@ class _Head:
         return Sparse.of(*(features if self.model.ngrams is None else self.model.ngrams.features(self.texts, windows)))
 
     def fit_search(self) -> None:
-        """Learn by n-grams alone, and roughly, what makes a text look like the second of two labels."""
+        """Learn by n-grams alone what makes a text look like the second of two labels."""
         self.sparse, self.states_NC = self._sparse(self.texts), torch.zeros(len(self.texts), 1).double()
-        self.fit(torch.ones(len(self.texts), dtype=torch.bool), ROUGHLY)
+        self.fit(torch.ones(len(self.texts), dtype=torch.bool))
         ngrams, weight_UK = self.model.ngrams, self.found.sparse_UK
         ngrams.search.zero_()
         ngrams.search[self.sparse.features_U] = (weight_UK[:, 1] - weight_UK[:, 0]).float()
@@ -130,10 +157,10 @@ class _Head:
         self.states_NC = (states - self.mean) * self.scale
         self.sparse = self._sparse(windows)
 
-    def fit(self, learned: Tensor, tolerance: float = CLOSELY) -> None:
+    def fit(self, learned: Tensor) -> None:
         """Learn from the texts of a mask, bool N."""
         labels = len(self.model.config.labels)
-        self.found = fit(self.sparse, self.states_NC, self.labels, learned.double(), labels, tolerance)
+        self.found = fit(self.sparse, self.states_NC, self.labels, learned.double(), labels)
 
     def logits(self) -> Tensor:
         """Logits of the texts by what was learned, float64 N x K."""

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from llm.config import Config
-from llm.dataset import pad
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.objectives.classifier.calibration import UnsureRates, best_threshold, unsure_bounds
+from llm.objectives.classifier.inputs import Inputs, TokenInputs
 from llm.objectives.classifier.ngrams import NgramModel
 
 UNSURE = "unsure"
@@ -106,6 +106,8 @@ class Classifier(nn.Module):
         if gpt.output is not None:
             gpt.output.requires_grad_(False)  # the head takes its place
         self.config = config
+        self.frozen: GPT | None = None
+        """In a training that leaves blocks as they are, these blocks; `gpt` then has the others alone."""
         self.head = nn.Linear(gpt.config.n_embd, len(config.labels))
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -129,37 +131,44 @@ class Classifier(nn.Module):
             return list(texts)
         return [self.ngrams.window_of(text) for text in texts]
 
-    def mean_states(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    def mean_states(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
         """The mean of the GPT's hidden states, BC, of texts that are padded on the right; the padding counts nowhere.
 
-        The state of the last token has seen the whole text, but pre-training made it a prediction of the next token.
+        `inputs` are tokens, BT, or the stream behind the frozen blocks, BTC. The state of the last token has seen the
+        whole text, but pre-training made it a prediction of the next token.
         """
-        x_BTC = self.gpt.hidden_states(tokens_BT)
-        real_BT1 = (torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]).unsqueeze(-1)
+        x_BTC = self.gpt.hidden_states(inputs)
+        real_BT1 = (torch.arange(inputs.shape[1], device=lengths_B.device) < lengths_B[:, None]).unsqueeze(-1)
         return (x_BTC * real_BT1).sum(dim=1) / lengths_B[:, None]
 
-    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Logits, B x K, by the GPT alone."""
-        return self.head(self.mean_states(tokens_BT, lengths_B))
+    def forward(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
+        """Logits, B x K, by the GPT alone, from the same inputs."""
+        return self.head(self.mean_states(inputs, lengths_B))
+
+    def states(self, texts: Sequence[list[int]], batch_size: int = 8) -> Tensor:
+        """`states_of` texts as tokens."""
+        return self.states_of(TokenInputs(texts), range(len(texts)), batch_size)
 
     @torch.no_grad()
-    def states(self, texts: Sequence[list[int]], batch_size: int = 8) -> Tensor:
-        """`mean_states`, float32 N x C on the CPU, of texts as tokens: by decode.c, or in bfloat16 where that is fast.
+    def states_of(self, inputs: Inputs, texts: range, batch_size: int = 8) -> Tensor:
+        """`mean_states`, float32 N x C on the CPU, of these texts: by decode.c, or in bfloat16 where that is fast.
 
         A text comes out the same alone and among others, but for torch's last bits: it is padded by its own length.
         """
         device, padding = self.head.weight.device, self.gpt.padding
         states = torch.zeros(len(texts), self.head.in_features)
         by_padding: dict[int, list[int]] = {}
-        for row, tokens in enumerate(texts):
-            by_padding.setdefault(min(-(-len(tokens) // padding) * padding, self.config.max_tokens), []).append(row)
+        for text in texts:
+            length = min(-(-inputs.lengths[text] // padding) * padding, self.config.max_tokens)
+            by_padding.setdefault(length, []).append(text)
         dtype = self.gpt.reading_dtype
         with torch.autocast(device.type, dtype=dtype, enabled=dtype == torch.bfloat16):
-            for length, rows in by_padding.items():
-                for first in range(0, len(rows), batch_size):
-                    batch = rows[first : first + batch_size]
-                    tokens_BT, lengths_B = (t.to(device) for t in pad([texts[row] for row in batch], 0, length))
-                    states[batch] = self.mean_states(tokens_BT, lengths_B).float().cpu()
+            for length, alike in by_padding.items():
+                for first in range(0, len(alike), batch_size):
+                    batch = alike[first : first + batch_size]
+                    tensors, lengths_B = inputs.batch(batch, length)
+                    means_BC = self.mean_states(tensors.to(device), lengths_B.to(device))
+                    states[[text - texts.start for text in batch]] = means_BC.float().cpu()
         return states
 
     @torch.no_grad()

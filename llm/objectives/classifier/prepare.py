@@ -1,6 +1,7 @@
 """What a classifier's training needs: the base with a head, the texts that it learns, and how its head is fitted."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,14 @@ from llm.config import FinetuneConfig, Rate
 from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
+from llm.generation.packed import pack_for_reading
 from llm.kernels.training.choose import choose_backend
+from llm.model.gpt import split_blocks
 from llm.model.lora import add_lora
 from llm.objectives.classifier import objective
 from llm.objectives.classifier.calibration import UnsureRates
-from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams
-from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig, encoded
+from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, read_texts
+from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig
 from llm.training.loop import Objective
 from llm.training.workers import Workers
 
@@ -32,7 +35,8 @@ class TrainClassifier(ReadingConfig, FinetuneConfig):
     """Updates of the GPT's weights; 0 leaves them as they are, and fits the head on what they read."""
 
     last_blocks: int | None = Field(default=None, gt=0)
-    """How many blocks LoRA updates, counted from the output; null updates all."""
+    """How many blocks LoRA updates, counted from the output; null updates all. Those below read each text once, without
+    dropout."""
     layers: int | None = Field(default=None, gt=0)
     """Blocks of the base that are kept, from the input on; null keeps all."""
     passes: str | None = None
@@ -87,18 +91,29 @@ def prepare_classifier(
         for named in (splits["train"], splits["validation"])
     )
     fit_ngrams(model, train)
+    reader, whole = None, model.gpt
+    if params.lora and params.steps and params.last_blocks and params.last_blocks < whole.config.n_layer:
+        model.frozen, model.gpt = split_blocks(whole, whole.config.n_layer - params.last_blocks)
+        reader = pack_for_reading(deepcopy(model.frozen).float())
+    train, validation = (read_texts(model, encoding, split, reader) for split in (train, validation))
     budget = params.false_positive_rate if params.passes else None
-    fitted = partial(fit_head, model, encoding, train, validation, false_positive_rate=budget, unsure=params.unsure)
+    fitted = partial(fit_head, model, train, validation, false_positive_rate=budget, unsure=params.unsure)
     if not params.steps:
         foundation.requires_grad_(False)
         untrained = Objective(lambda model, index: torch.zeros(()), fitted, best="validation_loss", start_counts=True)
         return Prepared(model, encoding, untrained, compute, finish=dict)
-    lengths = list(map(len, encoded(model, encoding, model.windows(train.texts))))
+
+    def finish() -> dict[str, float]:
+        metrics = fitted()
+        model.gpt, model.frozen = whole, None
+        return metrics
+
+    lengths = train.inputs.lengths
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     filled, lora = fmean(lengths) / max(lengths), params.lora is not None
-    compute = choose_backend(compute, foundation.config, read, filled=filled, lora=lora, predicts_tokens=False)
-    goal = objective(model, encoding, params, train, validation, compute, workers=workers)
-    return Prepared(model, encoding, goal, compute, finish=fitted)
+    compute = choose_backend(compute, model.gpt.config, read, filled=filled, lora=lora, predicts_tokens=False)
+    goal = objective(model, params, train, validation, compute, workers=workers)
+    return Prepared(model, encoding, goal, compute, finish=finish)
 
 
 def order_labels(splits: Mapping[str, Sequence[str]], passes: str | None, data: str) -> tuple[str, ...]:

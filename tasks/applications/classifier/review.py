@@ -90,7 +90,10 @@ def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     given = leaning.map({label: n for n, label in enumerate(labels)}).fillna(0).astype(int)
     chances = answers[[f"{label}{PROBABILITY}" for label in labels]].astype(float).fillna(0.0).to_numpy()
     confidence = chances[np.arange(len(rows)), given]
-    named, shown = (f"{labels[1]} ", chances[:, 1]) if len(labels) == 2 else ("", confidence)
+    if len(labels) == 2:
+        named, shown = f"{labels[1]} ", chances[:, 1]
+    else:
+        named, shown = "", confidence
     texts = [
         f"{label} ({named}{chance:.3f})" if isinstance(label, str) else f"no answer: {error}"
         for label, chance, error in zip(answers["label"], shown, answers["error"], strict=True)
@@ -105,24 +108,29 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame, one_passes: bool = False)
     `one_passes` says that the first of more than two labels passes; of two it always does.
     """
     labels = _labels(answers)
+    number = {label: n for n, label in enumerate(labels)}
+    is_test = rows["metric"].isna()
+    actual = rows.loc[is_test, "expected"].map(number).to_numpy(float)
+    predicted = _leaning(answers)[is_test].map(number).fillna(-1).to_numpy(float)
     right = score(rows, answers)["score"].to_numpy()
-    test = rows["metric"].isna().to_numpy()
-    actual, predicted = (
-        each[test].map({label: n for n, label in enumerate(labels)}).fillna(-1).to_numpy(float)
-        for each in (rows["expected"], _leaning(answers))
-    )
-    found = {
+    samples = {
         "f1": Sample(mean_f1(tuple(labels)), (actual, predicted)),
-        "accuracy": Sample(np.mean, (right[test],)),
+        "accuracy": Sample(np.mean, (right[is_test],)),
     }
-    statistics = {"f1": f1} if len(labels) == 2 else {}
+    statistics = {}
+    if len(labels) == 2:
+        statistics["f1"] = f1
     if len(labels) == 2 or one_passes:
-        statistics |= {"false_positive_rate": false_positive_rate, "recall": recall}
-    columns, stopped = ((actual > 0).astype(float), (predicted > 0).astype(float)), ", ".join(labels[1:])
-    found |= {name: Sample(of_label(statistic, stopped), columns) for name, statistic in statistics.items()}
-    for (metric, label), numbers in rows.reset_index().groupby(["metric", "expected"]).indices.items():
-        found[f"{metric}_{label}"] = Sample(np.mean, (right[numbers],))
-    return found
+        statistics["false_positive_rate"] = false_positive_rate
+        statistics["recall"] = recall
+    stopped = ", ".join(labels[1:])
+    is_stopped = (actual > 0).astype(float), (predicted > 0).astype(float)
+    for name, statistic in statistics.items():
+        samples[name] = Sample(of_label(statistic, stopped), is_stopped)
+    behavioural = rows.reset_index().groupby(["metric", "expected"]).indices
+    for (metric, label), numbers in behavioural.items():
+        samples[f"{metric}_{label}"] = Sample(np.mean, (right[numbers],))
+    return samples
 
 
 def evidence(rows: pd.DataFrame, folder: Path) -> Evidence | None:

@@ -1,6 +1,7 @@
 """The baseline that a user would pick instead of the classifier: a linear model on TF-IDF of words and characters."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
+from sklearn.pipeline import FeatureUnion, make_union
 from sklearn.svm import LinearSVC
 
 from llm.objectives.classifier.calibration import best_threshold, fit_scale
@@ -39,7 +40,12 @@ def numbers_of(names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
     return np.array([labels.index(name) for name in names])
 
 
-LEARNERS: dict[str, Callable[[], LogisticRegression | LinearSVC]] = {
+Features = FeatureUnion | TfidfVectorizer
+Learner = LogisticRegression | LinearSVC
+Calibration = Callable[[np.ndarray], np.ndarray]
+"""From logits to probabilities, N x K."""
+
+LEARNERS: dict[str, Callable[[], Learner]] = {
     "logistic regression": lambda: LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000),
     "linear support vector machine": lambda: LinearSVC(C=1.0, class_weight="balanced", random_state=1),
 }
@@ -57,14 +63,19 @@ def fit_baseline(
     where 0.5 % of the texts that should pass are lost; without a label that passes it is F1.
     """
     features, train_features = fit_features(train, config.columns)
-    texts, actual = texts_of(validation, config.columns), numbers_of(validation["label"], config.labels)
+    validation_features = features.transform(texts_of(validation, config.columns))
+    actual = numbers_of(validation["label"], config.labels)
     readers, rows = [], []
     for name, learner in LEARNERS.items():
-        model = make_pipeline(features, learner().fit(train_features, train["label"]))
-        reader = _calibrated(model, texts, actual, config)
-        row = {"learner": name, **_strength(reader, texts, actual)}
-        readers.append(reader)
-        rows.append(row)
+        model = learner().fit(train_features, train["label"])
+        logits = margins(model, validation_features, config.labels)
+        calibrated = calibration(logits, actual)
+        probability = calibrated(logits)
+        decides = config
+        if config.false_positive_rate is not None:
+            decides = config.with_bounds(probability, actual, config.false_positive_rate, config.unsure_rates)
+        readers.append(Reader(decides, partial(_probabilities, features, model, calibrated, config.labels)))
+        rows.append({"learner": name, **_strength(decides, probability, actual)})
     table = pd.DataFrame(rows)
     chosen = int(table["score"].argmax())
     if evidence is not None:
@@ -72,27 +83,23 @@ def fit_baseline(
     return readers[chosen]
 
 
-def _calibrated(model: Pipeline, texts: list[str], actual: np.ndarray, config: ClassifierConfig) -> Reader:
-    """A fitted model with probabilities, threshold and bounds that hold on these texts of validation."""
-    order = numbers_of(config.labels, list(model.classes_))
-
-    def logits(texts: Sequence[str]) -> np.ndarray:
-        margins = model.decision_function(texts)
-        if margins.ndim == 1:  # of two labels scikit-learn gives the second's alone
-            margins = np.stack([-margins, margins], axis=1) / 2
-        return margins[:, order]
-
-    of_validation = logits(texts)
-    calibrated = calibration(of_validation, actual)
-    if config.false_positive_rate is not None:
-        chosen_by = calibrated(of_validation)
-        config = config.with_bounds(chosen_by, actual, config.false_positive_rate, config.unsure_rates)
-    return Reader(config, lambda texts: calibrated(logits(texts)))
+def margins(model: Learner, features: csr_matrix, labels: Sequence[str]) -> np.ndarray:
+    """A linear model's logits of the labels, N x K."""
+    found = model.decision_function(features)
+    if found.ndim == 1:  # of two labels scikit-learn gives the second's alone
+        found = np.stack([-found, found], axis=1) / 2
+    return found[:, numbers_of(labels, list(model.classes_))]
 
 
-def _strength(reader: Reader, texts: list[str], actual: np.ndarray) -> dict[str, float]:
-    """What a reader has on these texts, and the score that decides between readers."""
-    probability, config = reader.probabilities(texts), reader.config
+def _probabilities(
+    features: Features, model: Learner, calibrated: Calibration, labels: Sequence[str], texts: Sequence[str]
+) -> np.ndarray:
+    """The probability of each label of each text, N x K."""
+    return calibrated(margins(model, features.transform(texts), labels))
+
+
+def _strength(config: ClassifierConfig, probability: np.ndarray, actual: np.ndarray) -> dict[str, float]:
+    """The figures of a reader with these probabilities, N x K, and the score that decides between readers."""
     f1 = f1_score(actual, config.decide(probability), len(config.labels))
     if not has_one_that_passes(config):
         return {"f1": f1, "score": f1}
@@ -100,9 +107,7 @@ def _strength(reader: Reader, texts: list[str], actual: np.ndarray) -> dict[str,
     return {"f1": f1, "recall_at_fpr_0.005": recall, "score": (f1 + recall) / 2}
 
 
-def fit_features(
-    train: pd.DataFrame, columns: Sequence[str] = MAIL
-) -> tuple[FeatureUnion | TfidfVectorizer, csr_matrix]:
+def fit_features(train: pd.DataFrame, columns: Sequence[str] = MAIL) -> tuple[Features, csr_matrix]:
     """TF-IDF of words and characters, fitted, and that of the texts of `train`, N x features.
 
     If the texts share no words (there are few, or their script has no spaces), it uses characters alone, including rare
@@ -124,7 +129,7 @@ def _characters(fewest: int) -> TfidfVectorizer:
     return TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=fewest, sublinear_tf=True)
 
 
-def calibration(logits: np.ndarray, actual: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def calibration(logits: np.ndarray, actual: np.ndarray) -> Calibration:
     """How a model's logits, N x K, become probabilities: calibrated by these of texts with labels `actual`, as the
     classifier's are."""
     scale, bias = fit_scale(torch.from_numpy(logits), torch.from_numpy(actual))

@@ -249,11 +249,15 @@ def measure_evasions(test: pd.DataFrame, ours: Reader, its: Reader, evidence: Pa
         return {}
     if not (spams := draw(test, *ours.config.labels)):
         return {}
+    texts_of = {name: [_text_of(form(spam)) for spam in spams] for name, form in {AS_IT_WAS: _plain, **FORMS}.items()}
+    different = list(dict.fromkeys(text for texts in texts_of.values() for text in texts))  # cleaning undoes some forms
+    number_of = {text: number for number, text in enumerate(different)}
+    decided = ours.config.decide(ours.probabilities(different))
+    its_decided = its.config.decide(its.probabilities(different))
     caught, its_caught = {}, {}
-    for name, form in {AS_IT_WAS: lambda spam: message(spam.subject, spam.body), **FORMS}.items():
-        texts = [_text_of(form(spam)) for spam in spams]
-        caught[name] = ours.config.decide(ours.probabilities(texts))
-        its_caught[name] = its.config.decide(its.probabilities(texts))
+    for name, texts in texts_of.items():
+        numbers = [number_of[text] for text in texts]
+        caught[name], its_caught[name] = decided[numbers], its_decided[numbers]
     group_of = {name: group for group, forms in GROUPS.items() for name in forms}
     rows = [
         {
@@ -281,6 +285,10 @@ def measure_evasions(test: pd.DataFrame, ours: Reader, its: Reader, evidence: Pa
         metrics |= with_interval(name, row["caught"], (row["low"], row["high"]))
         metrics[f"baseline_{name}"] = row["baseline_caught"]
     return metrics
+
+
+def _plain(spam: Spam) -> bytes:
+    return message(spam.subject, spam.body)
 
 
 def _measure_group(group: str, caught: dict[str, np.ndarray], its_caught: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from llm.generation.text import generate
 from llm.kernels import c_library
 from llm.kernels.processor import has_fast_bfloat16
 from llm.kernels.serving.decode import BITS, BYTES, FLOAT, SCALES, SOURCES, TYPES, declare, load_library
+from llm.model.gpt import split_blocks
 from llm.model.key_value_cache import KeyValueCache
 from tests.processors import AVX_VNNI
 
@@ -93,6 +94,13 @@ def test_in_float32_it_is_the_model_of_any_shape_and_makes_the_same_texts(make_g
         texts.append(list(found.values()))
     assert [len(text) for text in texts[0]] == most
     assert texts[0] == texts[1]
+
+
+def test_halves_of_a_model_give_what_the_whole_does_to_the_bit(gpt):
+    tokens = some_tokens(gpt, 3, 32)
+    lower, upper = (pack_for_inference(deepcopy(half)) for half in split_blocks(gpt, 1))
+    expected = pack_for_inference(deepcopy(gpt)).hidden_states(tokens)
+    assert torch.equal(upper.hidden_states(lower.hidden_states(tokens)), expected)
 
 
 def test_eight_bits_stay_close_to_float32(gpt, library):

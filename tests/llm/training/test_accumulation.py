@@ -50,7 +50,8 @@ def learn(request, make_gpt, make_config, encoding, token_files, texts, windows)
             case _:
                 torch.manual_seed(0)
                 model = Classifier(model, ClassifierConfig(labels=("ham", "spam"), max_tokens=32))
-                goal = classifier.objective(model, encoding, config, texts, texts, CPU)
+                read = classifier.read_texts(model, encoding, texts)
+                goal = classifier.objective(model, config, read, read, CPU)
         (row,) = train(model, config, goal)
         return row, [*map(goal.weight, range(parts))]
 

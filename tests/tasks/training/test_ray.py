@@ -24,7 +24,7 @@ from llm.model.gpt import GPT
 from llm.model.lora import add_lora
 from llm.objectives.assistant import Assistant, Question, encode_examples, pack_sequences
 from llm.objectives.assistant import objective as assistant_objective
-from llm.objectives.classifier import Classifier, ClassifierConfig, LabelledTexts, email_text
+from llm.objectives.classifier import Classifier, ClassifierConfig, LabelledTexts, email_text, read_texts
 from llm.objectives.classifier import objective as classifier_objective
 from llm.objectives.language_model import continuations, objective
 from llm.tokenizer import load_tokenizer
@@ -76,7 +76,8 @@ def prepare_classifier(config: TrainConfig, data: Path, workers: Workers) -> Tra
     texts = [email_text(word, " ".join(WORDS[: 1 + n])) for n, word in enumerate(WORDS)]
     labels = torch.tensor([n % 3 == 0 for n in range(len(WORDS))]).long()
     emails = LabelledTexts(texts, labels, list(range(len(WORDS))))
-    goal = classifier_objective(model, encoding, config, emails, emails, CPU, workers=workers)
+    emails = read_texts(model, encoding, emails)
+    goal = classifier_objective(model, config, emails, emails, CPU, workers=workers)
     return TrainingSetup(model, encoding, goal, CPU, Throughput("emails", 8))
 
 

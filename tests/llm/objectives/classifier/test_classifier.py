@@ -25,6 +25,7 @@ from llm.objectives.classifier import (
     guard_replies,
     objective,
     probabilities,
+    read_texts,
     serve,
 )
 
@@ -241,7 +242,8 @@ EMAILS = LabelledTexts(["the cat", "moon", "the dog ate", "hat"], torch.tensor([
 
 def test_an_output_layer_of_its_own_is_not_trained_for_no_text_is_predicted(make_gpt, make_config, encoding):
     model = make_classifier(make_gpt(tied=False))
-    objective(model, encoding, make_config(batch_size=2), EMAILS, EMAILS, CPU).loss(model, 0).backward()
+    emails = read_texts(model, encoding, EMAILS)
+    objective(model, make_config(batch_size=2), emails, emails, CPU).loss(model, 0).backward()
     idle = {name for name, weight in model.named_parameters() if weight.grad is None}
     assert idle == {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert idle == {"gpt.output.weight"}
@@ -256,7 +258,8 @@ def test_the_loss_by_hand(model, make_config, encoding):
     emails = LabelledTexts(EMAILS.texts, torch.tensor([0, 0, 0, 1]), EMAILS.groups)
     tokens = encoding.encode_ordinary_batch(emails.texts)
     config = make_config(batch_size=3)
-    goal = objective(model, encoding, config, emails, emails, CPU)
+    read = read_texts(model, encoding, emails)
+    goal = objective(model, config, read, read, CPU)
     for index in range(3):
         rows = BatchSampler(4, 3, config.seed, np.array(list(map(len, tokens))))[index]
         logits = torch.cat([model(torch.tensor([tokens[row]]), torch.tensor([len(tokens[row])])) for row in rows])
@@ -266,7 +269,8 @@ def test_the_loss_by_hand(model, make_config, encoding):
 
 
 def test_an_evaluation_says_loss_and_f1_on_validation_of_the_gpt_alone(model, make_config, encoding):
-    found = objective(model, encoding, make_config(), EMAILS, EMAILS, CPU).evaluate()
+    emails = read_texts(model, encoding, EMAILS)
+    found = objective(model, make_config(), emails, emails, CPU).evaluate()
     logits = model.head(model.states(encoding.encode_ordinary_batch(EMAILS.texts))).detach()
     assert found["validation_loss"] == pytest.approx(F.cross_entropy(logits, EMAILS.labels).item())
     guess = np.argmax(logits.numpy(), axis=1)

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from llm.objectives.classifier import Classifier, ClassifierConfig, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
-from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams
+from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, read_texts
 
 RATES = UnsureRates(false_positive_rate=0.02, false_negative_rate=0.1)
 WORDS = ["the cat sat", "a dog ate", "hat", "moon", "on the mat", "ate the hat", "dog"]
@@ -27,7 +27,8 @@ def fitted(make_gpt, encoding, *, names=("ham", "spam"), buckets=2**14, train=No
     train = train or texts_of(300, 1, len(names))
     chosen = {"false_positive_rate": rate, "unsure": unsure}
     fit_ngrams(model, train)
-    return model, fit_head(model, encoding, train, validation, **chosen), validation
+    read, read_validation = read_texts(model, encoding, train), read_texts(model, encoding, validation)
+    return model, fit_head(model, read, read_validation, **chosen), validation
 
 
 def test_its_probabilities_hold_on_texts_that_it_has_not_seen_where_its_bounds_keep_their_budgets(make_gpt, encoding):
