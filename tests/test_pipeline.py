@@ -18,8 +18,8 @@ import pytest
 import tiktoken
 import torch
 from mlflow import MlflowClient
-from projects import CHATML, NO_COMPILER, ROOT, change_params, environment, make_project, read_params, run
-from real_servers import wait_for
+from projects import CHATML, NO_COMPILER, change_params, environment, make_project, read_params, run
+from real_servers import HANGS, wait_for
 
 from llm.config import GPTConfig
 from llm.formats.huggingface import export_huggingface
@@ -202,7 +202,7 @@ def test_a_second_run_of_the_main_command_finds_nothing_to_do(project: Path, com
 
 
 def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
-    project: Path, tmp_path: Path, prefect_api: str, encoding: tiktoken.Encoding
+    project: Path, tmp_path: Path, prefect_api: str, mlflow_store: Path, encoding: tiktoken.Encoding, stage_line
 ) -> None:
     llama = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
     config = GPTConfig(context_length=256, n_layer=2, n_head=2, n_embd=32, vocabulary_size=encoding.n_vocab, **llama)
@@ -218,9 +218,9 @@ def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
             "applications": {"assistant": {"base": "foundation", "train": {"lora": LORA}}},
         },
     )
-    stages = ("preprocess@corpus", "pretrain", "finetune@assistant")
-    done = run(folder, "all_stages", *stages, PREFECT_API_URL=prefect_api, PYTHONPATH=str(ROOT / "tests"))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for stage in ("preprocess@corpus", "pretrain", "finetune@assistant"):
+        code, said = stage_line(folder, stage)
+        assert code == 0, said
 
     foundation, tokenizer = load_model(folder / "models/foundation")
     assert foundation.config == config.model_copy(update={"context_length": 128, "n_hidden": config.hidden_width})
@@ -242,36 +242,26 @@ def _start(folder: Path, *line: str, **options: object) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", *line], cwd=folder, **options)
 
 
-def test_a_training_that_is_killed_twice_gives_the_same_weights_also_in_another_clean_folder(
+def test_training_that_is_killed_resumes_and_gives_the_same_weights_also_in_another_clean_folder(
     project: Path, tmp_path: Path, prefect_api: str
 ) -> None:
     folder, line = make_project(tmp_path / "project"), ("dvc", "repro", "pretrain")
     change_params(folder, {"foundation": {"train": {"checkpoint_every": 2}}})  # which changes no weight
     checkpoints, env = folder / ".threestage/stages/pretrain", environment(PREFECT_API_URL=prefect_api)
-
-    def newest() -> int:
-        return max((int(path.stem[5:]) for path in checkpoints.glob("*/step-*.safetensors")), default=0)
-
-    killed = []
-    for victim in ("dvc", "group"):
-        before, running = newest(), _start(folder, *line, env=env, process_group=0)
-        wait_for(lambda before=before: newest() > before, every=0.02)
-        stage = psutil.Process(int((checkpoints / "lock").read_text()))
-        stage.suspend()  # so that it does not end before
-        killed.append(stage.pid)
-        assert not (folder / "models/foundation").exists()
-        if victim == "dvc":
-            running.kill()
-        else:
-            os.killpg(running.pid, signal.SIGKILL)
-        assert running.wait() != 0
-        with suppress(psutil.NoSuchProcess):
-            stage.resume()
+    running = _start(folder, *line, env=env, process_group=0)
+    wait_for(lambda: list(checkpoints.glob("*/step-*.safetensors")), every=0.02)
+    stage = psutil.Process(int((checkpoints / "lock").read_text()))
+    stage.suspend()  # so that it does not end before
+    assert not (folder / "models/foundation").exists()
+    os.killpg(running.pid, signal.SIGKILL)
+    assert running.wait() != 0
+    with suppress(psutil.NoSuchProcess):
+        stage.resume()
 
     done = run(folder, *line, PREFECT_API_URL=prefect_api)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "going on after step" in done.stderr
-    assert not any(Path(f"/proc/{pid}").exists() for pid in killed)
+    assert not Path(f"/proc/{stage.pid}").exists()
     assert _model_hash(folder, "foundation") == _model_hash(project, "foundation")
     assert not list(checkpoints.glob("*/step-*"))
 
@@ -307,12 +297,12 @@ def test_ctrl_c_in_the_main_command_leaves_a_checkpoint_the_last_good_model_and_
         children = psutil.Process(running.pid).children(recursive=True)
         assert any("uvicorn" in child.cmdline() for child in children), "it has started a Prefect server"
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-        assert running.wait(timeout=120) != 0
+        assert running.wait(timeout=HANGS) != 0
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
-    assert not psutil.wait_procs(children, timeout=60)[1]
+    assert not psutil.wait_procs(children, timeout=HANGS)[1]
     assert list(folder.glob(".threestage/stages/pretrain/*/step-*.safetensors")), said()[-3000:]
     assert re.search(rf"stopped after step [1-9]\d* of {never}, with a checkpoint", said())
     assert "Traceback" not in said()

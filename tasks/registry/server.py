@@ -16,9 +16,10 @@ from requests import HTTPError, RequestException
 
 from llm.errors import UserError
 
-ANSWERS_WITHIN = 5
-"""Seconds for the first answer of a tracking server, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set; MLflow itself tries for
-minutes."""
+ANSWERS_WITHIN = 20
+"""Seconds for the first answer of a tracking server, which may be busy, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set.
+
+MLflow itself tries for minutes."""
 REASON_LENGTH = 300
 UNAUTHORIZED, FORBIDDEN, TOO_MANY_REQUESTS, SERVER_ERRORS = 401, 403, 429, 500
 VARIABLES = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"

@@ -38,7 +38,7 @@ TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # its address; it ends with its comma
 STARTS_WITHIN = (
     300  # seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones
 )
-ANSWERS_WITHIN = 5  # seconds for the first answer of a standing server
+ANSWERS_WITHIN = 20  # seconds for the first answer of a standing server, which may be busy
 ASKS_EVERY = 1  # seconds, while a server is away
 
 Answer = TypeVar("Answer")

@@ -1,7 +1,6 @@
 """The schedule on a real Prefect server and worker: a deployment, a cancelled run, a killed worker."""
 
 import hashlib
-import json
 import re
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from prefect.states import Cancelling
-from projects import change_params, environment, git, run
+from projects import NO_COMPILER, change_params, environment, git, run
 from real_servers import Runs, wait_for
 
 HANGS = 600  # seconds that only something that hangs takes
@@ -21,7 +20,10 @@ NEVER = 10**6
 ENDLESS = {"steps": NEVER, "evaluate_every": NEVER, "checkpoint_every": NEVER}
 POOL = "local"
 ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
-SPAM = {"label": "spam", "subject": "A prize", "body": "Click to claim the money that you have won: it costs nothing."}
+GUARD = {
+    "train": {"steps": 400, "batch_size": 8, "evaluate_every": 200, "checkpoint_every": 10},
+    "review": {"at_least": {"f1": 1.01}},
+}
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def worker(folder, api):
         started = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment(PREFECT_API_URL=api),
+            env=environment(PREFECT_API_URL=api) | NO_COMPILER,
             process_group=0,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -48,7 +50,7 @@ def worker(folder, api):
 def deployed(project, prefect_api, tmp_path_factory):
     """A copy of the finished project and its deployments; git and DVC have remotes beside it.
 
-    Somebody took the alias from all challengers but the classifier. The schedules are paused: no run is due meanwhile.
+    Somebody took the alias from all challengers but the guard. The schedules are paused: no run is due meanwhile.
     """
     folder = shutil.copytree(project, tmp_path_factory.mktemp("deployed") / "project", symlinks=True)
     git(folder, "config", "user.name", "Ada")
@@ -61,7 +63,7 @@ def deployed(project, prefect_api, tmp_path_factory):
     git(folder, "remote", "add", "origin", str(folder.parent / "origin"))
     git(folder, "fetch", "--quiet", "origin")
     git(folder, "branch", "--quiet", "--set-upstream-to", f"origin/{said(folder, 'branch', '--show-current')}")
-    for model in ("foundation", "assistant", "guard"):
+    for model in ("foundation", "assistant", "classifier"):
         registry(folder).delete_registered_model_alias(f"threestage-{model}", "challenger")
     create = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
     pause = ["--no-prompt", "deployment", "schedule", "pause", "--all"]
@@ -111,12 +113,12 @@ def statuses(folder):
     return [run.info.status for run in runs if run.info.run_name.startswith("retrain ")]
 
 
-def weights(folder):
-    return hashlib.sha256((folder / "models/foundation/model.safetensors").read_bytes()).hexdigest()
+def weights(folder, model="foundation"):
+    return hashlib.sha256((folder / f"models/{model}/model.safetensors").read_bytes()).hexdigest()
 
 
-def checkpoints(folder):
-    return list(folder.glob(".threestage/stages/pretrain/*/step-*.safetensors"))
+def checkpoints(folder, stage="pretrain"):
+    return list(folder.glob(f".threestage/stages/{stage}/*/step-*.safetensors"))
 
 
 def what(run):
@@ -175,14 +177,12 @@ def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_
 def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_checkpoint(
     project, deployed, prefect_api, runs
 ):
-    change_params(deployed, {"foundation": {"train": {"steps": 80}}})
-    # Of so few rows drift is not known, and would wait for a person.
-    change_params(deployed, {"applications": {"classifier": {"review": {"drift": None}}}})
-    lock = deployed / ".threestage/stages/pretrain/lock"
+    change_params(deployed, {"applications": {"guard": GUARD}})
+    stage_folder = deployed / ".threestage/stages/finetune@guard"
     with worker(deployed, prefect_api) as working:
         flow_run = start(runs)
-        wait_for(lambda: checkpoints(deployed))
-        stage = psutil.Process(int(lock.read_text()))
+        wait_for(lambda: checkpoints(deployed, "finetune@guard"))
+        stage = psutil.Process(int((stage_folder / "lock").read_text()))
         stage.suspend()  # so that it does not end before
         working.kill()
         working.wait()
@@ -190,12 +190,11 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     done = ended(runs, flow_run)
     states = tree(runs, flow_run)  # the stage may still write its checkpoint
     assert set(states.values()) == {"Crashed"}, states
-    assert {"pretrain", "pretrain-scratch", done.name} <= states.keys()
+    assert {"finetune@guard", done.name} <= states.keys()
     assert statuses(deployed)[-1] == "KILLED"
-    assert weights(deployed) == weights(project)
+    assert weights(deployed, "guard") == weights(project, "guard")
 
-    (deployed / "data/inbox/emails/more.jsonl").write_text(f"{json.dumps(SPAM)}\n")
-    registry(deployed).set_registered_model_alias("threestage-classifier", "champion", "1")  # as a person may
+    registry(deployed).set_registered_model_alias("threestage-guard", "champion", "1")  # as a person may
     before = said(deployed, "rev-parse", "HEAD"), said(deployed, "ls-files", "--stage")
     with worker(deployed, prefect_api):
         again = start(runs, push_to="origin")
@@ -206,35 +205,34 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
         finished = ended(runs, again)
         judged = ended(runs, decided)
     assert finished.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
-    assert "going on after step" in (deployed / ".threestage/stages/pretrain/log").read_text()
-    assert weights(deployed) != weights(project)
-    assert what(finished) == "5 of 18 stages"  # emails, the foundation, the classifier, which starts from it
+    assert "going on after step" in (stage_folder / "log").read_text()
+    assert weights(deployed, "guard") != weights(project, "guard")
+    assert what(finished) == "2 of 18 stages"
     states = tree(runs, again)
     assert set(states.values()) == {"Completed"}
-    assert {"review: foundation 2 waits, classifier 2 waits", "register", "share"} <= states.keys()
+    assert {"review: guard 2 waits", "register", "share"} <= states.keys()
     assert "; finished in " in finished.state.message
-    assert "foundation/2, classifier/2 wait for a decision: run `python -m flows.review`, " in finished.state.message
+    assert "guard/2 waits for a decision: run `python -m flows.review`, " in finished.state.message
     shown = runs.page(again, "retrain")
-    assert "| pretrain | ran | foundation.train modified |" in shown
-    assert "- **classifier**: version 2 waits for a decision\n" in shown
+    assert "| finetune@guard | ran | applications.guard.train modified |" in shown
+    assert "- **guard**: version 2 waits for a decision\n" in shown
 
     branch = finished.name.partition(":")[0].replace(" ", "/")
     assert before == (said(deployed, "rev-parse", "HEAD"), said(deployed, "ls-files", "--stage"))
     assert said(deployed, "status", "--short", "--untracked-files=no") == "M params.yaml"
     assert said(deployed, "rev-parse", f"{branch}^@") == before[0]
     message = said(deployed, "log", "-1", "--format=%B", branch).splitlines()
-    assert {"pretrain: foundation.train modified", "threestage-classifier version 2"} <= {*message}
-    pointer = "data/inbox/emails/more.jsonl.dvc"
+    assert {"finetune@guard: applications.guard.train modified", "threestage-guard version 2"} <= {*message}
     changed = said(deployed, "diff", "--name-only", "HEAD", branch).splitlines()
-    assert {"dvc.lock", "params.yaml", "reports/evaluation/classifier/metrics.json", pointer} <= {*changed}
+    assert {"dvc.lock", "params.yaml", "reports/evaluation/guard/metrics.json"} <= {*changed}
     assert said(deployed.parent / "origin", "rev-parse", branch) == said(deployed, "rev-parse", branch)
     assert f"- committed to the branch {branch}\n- data pushed to DVC's remote store\n" in shown
 
     assert judged.state.name == "Completed"
     assert what(judged) == "nothing to train, a review", "DVC's run cache brought back what nobody merged"
-    assert "| pretrain | restored |" in runs.page(decided, "retrain")
+    assert "| finetune@guard | restored |" in runs.page(decided, "retrain")
     assert f"- committed to the branch {branch}\n" in runs.page(decided, "retrain")
     assert said(deployed, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
-    version = registry(deployed).get_model_version("threestage-classifier", "2")
+    version = registry(deployed).get_model_version("threestage-guard", "2")
     assert (version.tags["threestage.by"], version.tags["threestage.state"]) == ("gates", "rejected")
     assert re.search(r"\w+ at least [\d.]+: failed", version.tags["threestage.why"])

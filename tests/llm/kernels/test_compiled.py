@@ -30,12 +30,12 @@ EAGER = Compute(torch.device("cpu"), torch.bfloat16, "a test")
 CONFIG = TrainConfig(seed=1, steps=20, batch_size=2, learning_rate=1e-2, evaluate_every=20, checkpoint_every=10)
 
 
-def compiled(in_int8: bool) -> Compute:
-    """Compiled blocks, with all other kernels that this processor has."""
+def compiled() -> Compute:
+    """Compiled blocks, with all other kernels that this processor has: compiling takes long, so they come together."""
     backend = Backend(fallback=Backend(), name="compiled")
     if torch.cpu._is_avx512_bf16_supported():
         backend = replace(backend, attention=flash_attention, cross_entropy=linear_cross_entropy_in_c)
-    frozen = FrozenInt8Linear if in_int8 and int8_sums_are_exact(LARGEST) else None
+    frozen = FrozenInt8Linear if int8_sums_are_exact(LARGEST) else None
     return replace(EAGER, backend=replace(backend, run=compiled_run(), frozen_linear=frozen))
 
 
@@ -70,11 +70,10 @@ def losses(compute: Compute) -> torch.Tensor:
 
 def compare() -> None:
     """Losses of compiled blocks are near those of eager ones."""
-    eager, fast, rounded = map(losses, (EAGER, compiled(in_int8=False), compiled(in_int8=True)))
+    eager, fast = losses(EAGER), losses(compiled())
     assert not torch.equal(eager, fast)
-    assert torch.equal(fast, rounded) != int8_sums_are_exact(LARGEST)
-    assert (eager - fast).abs().max() < 0.01  # of 3.9; bfloat16 has 8 bits
-    assert (eager - rounded).abs().max() < 0.05
+    rounding = 0.05 if int8_sums_are_exact(LARGEST) else 0.01  # of 3.9; bfloat16 has 8 bits
+    assert (eager - fast).abs().max() < rounding
     assert eager[0] > eager[-1]
     frozen = torch.ones(2, 3)
     assert not compiled_run()(torch.square, frozen).requires_grad  # no gradient that nobody uses
@@ -83,7 +82,7 @@ def compare() -> None:
 def learn(folder: str, stop: int) -> None:
     """Train up to a step; the hash of the weights goes to stdout."""
     gpt, goal = make()
-    training_model, _ = build_training_model(gpt, goal, compiled(in_int8=True))
+    training_model, _ = build_training_model(gpt, goal, compiled())
     asked = iter([False] * stop + [True])
     try:
         checkpoints = Checkpoints(Path(folder))
@@ -97,7 +96,7 @@ def learn(folder: str, stop: int) -> None:
 def test_compiled_blocks_learn_as_eager_ones_and_each_process_makes_the_same_bytes_even_one_that_goes_on(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))  # of all three
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))  # of both
 
     def in_a_process(*calls: str) -> str:  # as what other tests import may be in the compiler's way
         code = f"import runpy; own = runpy.run_path({__file__!r})\n" + "\n".join(f"own{call}" for call in calls)
@@ -106,5 +105,4 @@ def test_compiled_blocks_learn_as_eager_ones_and_each_process_makes_the_same_byt
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     expected = in_a_process("['compare']()", f"['learn']({first!r}, 99)")
     assert len(expected) == 65
-    assert in_a_process(f"['learn']({second!r}, 7)") == ""
-    assert in_a_process(f"['learn']({second!r}, 99)") == expected
+    assert in_a_process(f"['learn']({second!r}, 7)", f"['learn']({second!r}, 99)") == expected

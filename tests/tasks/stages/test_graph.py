@@ -11,7 +11,7 @@ import psutil
 import pytest
 from dvc.repo import Repo
 from projects import change_params, git
-from real_servers import wait_for
+from real_servers import HANGS, wait_for
 
 from llm.errors import UserError
 from tasks.data.inbox import INBOX, open_inbox
@@ -77,7 +77,7 @@ def begun(stage):
             wait_for(lambda: Path("begun").exists() or running.poll() is not None)
             yield running
             os.killpg(running.pid, signal.SIGINT)
-            running.wait(timeout=60)
+            running.wait(timeout=HANGS)
         finally:
             if running.poll() is None:
                 os.killpg(running.pid, signal.SIGKILL)

@@ -53,7 +53,7 @@ def connect(url: str) -> None:
 
 
 def test_a_configured_server_that_listens_and_never_answers_is_said_after_the_time_that_it_has(monkeypatch):
-    assert server.ANSWERS_WITHIN < 10
+    assert server.ANSWERS_WITHIN <= 20
     monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/api/"
