@@ -39,7 +39,7 @@ def as_much_spam_as_ham(generator: Generator, sources: Sources) -> Iterator[Valu
         rows = shuffled(generator, [*spam, *shuffled(generator, ham)[: len(spam)]])
 
 
-def _orders(items: list[str], key: Callable[[str], int | str] | None = None) -> Values | None:
+def _orders(items: list[str], key: Callable[[str], int]) -> Values | None:
     """The items, and how to write them sorted by `key`, ascending and descending; None if they are sorted already."""
     up = sorted(items, key=key)
     down = up[::-1]
@@ -65,24 +65,10 @@ def unsorted_numbers(generator: Generator, values: Values, lists: Lists) -> Valu
     return _orders([str(n) for n in numbers], key=int)
 
 
-def unsorted_words(generator: Generator, values: Values, lists: Lists) -> Values | None:
-    """Three or four words that begin with different letters and are not in the order of the alphabet."""
-    words = _three_or_four(generator, lists["short_words"])
-    initials = {word[0] for word in words}
-    return _orders(words) if len(initials) == len(words) else None
-
-
 def unsorted_days(generator: Generator, values: Values, lists: Lists) -> Values | None:
     """Three or four days that are not in the order of the week."""
     days = lists["days"]
     return _orders(_three_or_four(generator, days), key=days.index)
-
-
-def along_cycle(generator: Generator, values: Values, lists: Lists) -> Values:
-    """What stands `steps` after `start` in the list `cycle`, whose end its beginning follows."""
-    cycle = lists[values["cycle"]]
-    place = cycle.index(values["start"]) + number("steps", values)
-    return {"there": cycle[place % len(cycle)]}
 
 
 def counted_words(generator: Generator, values: Values, lists: Lists) -> Values:

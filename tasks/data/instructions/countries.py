@@ -11,7 +11,7 @@ from llm.config import Config
 from tasks.data.instructions.choose import Generator, Lists, Sources, Values
 from tasks.data.textfiles import parse_json, read_text
 
-Column = Literal["names", "capitals", "currencies", "languages", "continents", "nationalities"]
+Column = Literal["capitals", "currencies", "languages", "continents", "nationalities"]
 
 
 class Correction(Config):
@@ -35,7 +35,7 @@ class Correction(Config):
 
 def _plain(texts: list[str]) -> list[str]:
     """Each distinct text, and the same without accents, as people type it."""
-    bare = [unicodedata.normalize("NFKD", text.replace("ł", "l").replace("đ", "d")) for text in texts]
+    bare = [unicodedata.normalize("NFKD", text) for text in texts]
     return list(dict.fromkeys([*texts, *("".join(c for c in text if not unicodedata.combining(c)) for text in bare)]))
 
 
@@ -45,12 +45,12 @@ def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[s
     languages = sorted(name.partition(" (")[0] for name in spoken)
     if "languages" in correction.ignore or (len(languages) > 1 and "languages" not in correction.learn):
         languages = []  # with several, it is not clear which one to learn
-    names = [money["name"].replace("Euro", "euro") for _, money in sorted((entry["currencies"] or {}).items())]
+    currencies = [money["name"].replace("Euro", "euro") for _, money in sorted((entry["currencies"] or {}).items())]
     demonym, region, subregion = entry["demonyms"]["eng"], entry["region"], entry["subregion"]
     americas = region == "Americas"
     facts = {
         "capitals": entry["capital"],
-        "currencies": [form for name in names for form in (name.split()[-1], name)],
+        "currencies": [name.split()[-1] for name in currencies],
         "languages": languages,
         "continents": [of_subregion.get(subregion, subregion if americas else region)],
         "nationalities": [demonym["m"], demonym["f"]],
@@ -72,22 +72,17 @@ def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[s
 def read_countries(path: Path, lists: Lists) -> list[Values]:
     """The listed countries, in that order. Raises ValueError, LookupError or TypeError for another format."""
     corrections = lists["countries"]
-    names, rows = {}, {}
+    rows = {}
     entries = {entry["cca3"]: entry for entry in parse_json(read_text(path), path)}
-    for code, entry in entries.items():
-        correction, common = corrections.get(code, Correction()), entry["name"]["common"]
-        name = correction.name or f"the {common}" * correction.with_article or common
-        names[code] = [name.removeprefix("the "), name, common, *correction.also.get("names", [])]
     for code in (code for code in corrections if code in entries):
-        rows[code] = _country(entries[code], corrections[code], lists["continent_of_subregion"])
-        rows[code] |= {"name": names[code][0], "country": names[code][1], "names": _plain(names[code])}
-    known = list(rows)
+        correction, common = corrections[code], entries[code]["name"]["common"]
+        name = correction.name or f"the {common}" * correction.with_article or common
+        rows[code] = _country(entries[code], correction, lists["continent_of_subregion"])
+        rows[code] |= {"name": name.removeprefix("the "), "country": name}
+    codes = list(rows)
     for place, row in enumerate(rows.values()):
-        # Two countries of neighbouring rank are one group, so that a conversation may ask about both.
-        row["group"] = f"country: {known[place - place % 2]}"
-        # No task asks for a capital that the country's name contains, such as Mexico City.
-        told = any(capital in row["names"] or row["name"] in capital for capital in row["capitals"][:1])
-        row["unknown_capitals"] = [] if told else row["capitals"]
+        # Two countries of neighbouring rank share a group: their facts go to the same split.
+        row["group"] = f"country: {codes[place - place % 2]}"
     return list(rows.values())
 
 

@@ -56,7 +56,6 @@ FILTERS: dict[str, Callable[[Any], str | list[str]]] = {
     "in_words": lambda n: in_words(int(n)),
     "initial": lambda text: text[0].upper(),
     "lower": str.lower,
-    "price": lambda cents: f"{int(cents) / 100:.2f} euros",
     "spellings": lambda n: [str(n), f"{n}.0", f"{int(n):,}", *words(int(n))],
     "unfilled": lambda text: text,
     "upper": str.upper,

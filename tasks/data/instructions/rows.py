@@ -54,7 +54,8 @@ def told(kind: Kind, task: Task) -> list[str]:
     values = {name: value for name, value in task.values.items() if not isinstance(value, BySplit)}
     short = [answer for answer in task.answers if not SENTENCE.search(answer)]
     found = [fill(sentence, values | {"answer": answer}) for answer in short for sentence in kind.sentences]
-    return [text[0].upper() + text[1:-2] + text[-2:].replace("..", ".") for text in found]  # Washington D.C.
+    # A sentence that ends in E.R.N. needs no second full stop.
+    return [text[0].upper() + text[1:-2] + text[-2:].replace("..", ".") for text in found]
 
 
 def tasks_of(packs: Packs, name: str, sources: Sources, seed: int, count: int) -> list[Task]:

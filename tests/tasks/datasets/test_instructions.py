@@ -81,7 +81,7 @@ def test_there_are_rows_of_every_kind_and_those_with_answers_are_checkable(table
 def test_a_kind_has_as_many_rows_as_it_is_given(raw):
     table = read_instructions(raw, params(rows_a_kind=2, rows_of={"spam": 5, "month_number": 0}))
     counts = table["kind"].value_counts()
-    assert (counts["spam"], counts["weekday"], counts.get("month_number", 0)) == (5, 2, 0)
+    assert (counts["spam"], counts["sort_days"], counts.get("month_number", 0)) == (5, 2, 0)
     with pytest.raises(UserError, match="rows_of: there is no kind 'spamm'; kinds are "):
         read_instructions(raw, params(rows_of={"spamm": 5}))
 
@@ -211,10 +211,10 @@ def test_a_verdict_that_is_none_is_named(tmp_path):
 
 
 def test_a_row_is_known_again_by_its_question_in_the_wording_of_every_split(splits):
-    capital = splits[splits["kind"] == "capital"].head(1)
-    forms = instruction_forms(capital)
-    assert set(forms.index) == set(capital.index)
-    row = capital.iloc[0]
+    continent = splits[splits["kind"] == "continent"].head(1)
+    forms = instruction_forms(continent)
+    assert set(forms.index) == set(continent.index)
+    row = continent.iloc[0]
     assert forms.tolist() == [
         "\n".join(filter(None, each))
         for each in (

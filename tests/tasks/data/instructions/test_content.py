@@ -18,11 +18,6 @@ ODD = r"[{}]|\*(?! )|  |(?<![=,]) ([,?!]|\.(?!\.))|\bthe the\b|\ba (?!one-)[aeio
 DAYS, MONTHS = list(calendar.day_name), list(calendar.month_name)[1:]
 
 
-def in_the_week(days: list[str]) -> list[str]:
-    """The days from Monday to Sunday."""
-    return [day for day in DAYS if day in days]
-
-
 @pytest.fixture(scope="module")
 def drawn(packs, sources):
     return {name: tasks_of(packs, name, sources, 1, 60) for name in KINDS}
@@ -64,13 +59,14 @@ def test_no_list_is_idle(packs):
         assert used > 1 or re.search(rf"[\"\']{name}[\"\']", code), name
 
 
-def test_a_hint_asks_for_the_answer_alone_in_words_of_its_split(packs, drawn):
-    (france, *_), hints = drawn["capital"], packs.lists["briefly"]
+def test_hint_asks_for_the_answer_alone_in_words_of_its_split(packs, drawn):
+    france = drawn["continent"][0]
+    hints = packs.lists["briefly"]
     every = [hint for split in SPLITS for hint in hints[split]]
     assert len(set(every)) == len(every)
-    assert put("capital of {country}?", france, "test", "Be brief.") == ("capital of France? Be brief.", "")
-    assert put("capital of\n{country}", france, "train", "Be brief.") == ("Be brief. capital of", "France")
-    assert put("Just the city: {country}", france, "train", "Be brief.") == ("Just the city: France", "")
+    assert put("continent of {country}?", france, "test", "Be brief.") == ("continent of France? Be brief.", "")
+    assert put("continent of\n{country}", france, "train", "Be brief.") == ("Be brief. continent of", "France")
+    assert put("Just the continent: {country}", france, "train", "Be brief.") == ("Just the continent: France", "")
 
 
 @pytest.mark.parametrize(
@@ -87,21 +83,10 @@ def test_numbers_come_out_right(name, right, drawn):
         assert task.answers[0] == str(right(*map(int, re.findall(r"\d+", task.asked))))
 
 
-@pytest.mark.parametrize(
-    ("name", "order"),
-    [("sort_words", sorted), ("sort_days", in_the_week)],
-)
-def test_words_are_sorted(name, order, drawn):
-    for task in drawn[name]:
-        items = task.asked.split(", ")
-        assert task.answers[0].split(", ") == order(items) != items
-
-
-def test_weekdays_follow_each_other(drawn):
-    for task in drawn["weekday"]:
-        place = DAYS.index(task.values["start"]) + int(task.values["steps"])
-        assert task.answers[1] == DAYS[place % len(DAYS)]
-        assert task.answers[0].endswith(f" {task.values['start']} is {task.answers[1]}.")
+def test_sort_days_orders_the_days_from_monday_to_sunday(drawn):
+    for task in drawn["sort_days"]:
+        days = task.asked.split(", ")
+        assert task.answers[0].split(", ") == sorted(days, key=DAYS.index) != days
 
 
 def test_facts_of_months_agree_with_the_calendar(drawn):
@@ -116,17 +101,6 @@ def test_counts_are_right(drawn):
         *counted, last = task.answers[0].removesuffix(" words").replace(": ", ", ").split(", ")
         assert counted == [f"{n} {word}" for n, word in enumerate(task.asked.split(), 1)]
         assert int(last) == len(counted)
-
-
-def test_prices_are_compared(drawn):
-    least = {"cheaper": min, "more expensive": max}
-    for task in drawn["cheaper"]:
-        order, _, choices = task.asked.partition(": ")
-        amounts = {}
-        for choice in choices.split(", "):
-            thing, _, amount = choice.rpartition(" ")
-            amounts[thing] = int(amount)
-        assert task.answers[1] == least[order](amounts, key=amounts.get)
 
 
 def test_opening_hours_are_read_from_the_wording(drawn):
@@ -172,7 +146,7 @@ def test_results_are_right_and_explained(asked, result, drawn):
         assert re.search(reason, task.answers[0])
 
 
-@pytest.mark.parametrize("name", ["email_address", "phone_number", "date", "amount", "person", "city", "quantity"])
+@pytest.mark.parametrize("name", ["email_address", "phone_number", "date", "amount", "person", "quantity"])
 def test_what_is_to_be_found_stands_in_the_message_of_every_split(name, drawn):
     for task in drawn[name]:
         messages = [fill("{message}", task.values, split) for split in range(3)]
@@ -237,7 +211,6 @@ def test_other_answers_say_what_was_asked_for(packs, sources, drawn):
     assert many["polite"]["Close the door, now!"][0] == "Could you please close the door?"
     assert all(re.fullmatch(r"Could you please [a-z]+ [\w ]+\?", answers[0]) for answers in many["polite"].values())
     assert all(re.search(r"\b(do|does|did) not\b", answers[0]) for answers in many["negative"].values())
-    assert all(re.search(r" (is|was) \w+ by ", answers[0]) for answers in many["passive"].values())
     assert all("n't" in answers[0] for answers in many["contraction"].values())
     assert all(answers[0] == asked.upper() for asked, answers in many["capital_letters"].items())
     assert all(answers[0] == re.sub("[a-z ]", "", asked) for asked, answers in many["acronym"].items())

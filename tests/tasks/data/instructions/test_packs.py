@@ -129,7 +129,7 @@ def test_steps_draw_in_turn_and_a_kind_without_more_tasks_ends(tmp_path, steps, 
 def test_equal_seeds_draw_equal_rows_and_no_kind_changes_another(packs, sources):
     paths = list(sources.paths.values())
     every = list(made_rows(packs, paths, 1, {}, 4))
-    assert list(made_rows(packs, paths, 1, {"capital": 0}, 4)) == [row for row in every if row["kind"] != "capital"]
+    assert list(made_rows(packs, paths, 1, {"continent": 0}, 4)) == [row for row in every if row["kind"] != "continent"]
     assert list(made_rows(packs, paths, 2, {}, 4)) != every
 
 
