@@ -214,7 +214,7 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert "; finished in " in finished.state.message
     assert "guard/2 waits for a decision: run `python -m flows.review`, " in finished.state.message
     shown = runs.page(again, "retrain")
-    assert "| finetune@guard | ran | applications.guard.train modified |" in shown
+    assert r"| finetune\@guard | ran | applications.guard.train modified |" in shown
     assert "- **guard**: version 2 waits for a decision\n" in shown
 
     branch = finished.name.partition(":")[0].replace(" ", "/")
