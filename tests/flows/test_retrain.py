@@ -230,7 +230,7 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
 
     assert judged.state.name == "Completed"
     assert what(judged) == "nothing to train, a review", "DVC's run cache brought back what nobody merged"
-    assert "| finetune@guard | restored |" in runs.page(decided, "retrain")
+    assert r"| finetune\@guard | restored |" in runs.page(decided, "retrain")
     assert f"- committed to the branch {branch}\n" in runs.page(decided, "retrain")
     assert said(deployed, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
     version = registry(deployed).get_model_version("threestage-guard", "2")
