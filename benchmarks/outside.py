@@ -86,10 +86,9 @@ class LoadedModel:
 
     @classmethod
     def base_of(cls, assistant: "LoadedModel", folder: Path) -> "LoadedModel":
-        """The assistant's base, in the base's own template; both are decoded alike. Raises UserError as `of`."""
+        """The assistant's base as it is published: its own template, no penalty. Raises UserError as `of`."""
         context_length = assistant.model.config.context_length
         model, encoding = load_model(folder, build=build, context_length=context_length, as_stored=True)
-        model.chat = model.chat.model_copy(update={"text_penalty": assistant.model.chat.text_penalty})
         return cls(pack_for_inference(model), encoding)
 
     def answers(self, name: str, prompts: Sequence[str], max_new_tokens: int) -> list[str]:

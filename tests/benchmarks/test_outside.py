@@ -33,10 +33,10 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
-def test_base_without_a_chat_answers_and_is_decoded_like_the_assistant(models, capsys):
+def test_base_without_a_chat_answers_and_has_no_penalty(models, capsys):
     assistant = outside.LoadedModel.of(models / "assistant")
     base = outside.LoadedModel.base_of(assistant, models / "published")
-    assert base.model.chat.text_penalty == 1.5
+    assert base.model.chat.text_penalty == 1.0
     answers = base.answers("base", [SAFE, UNSAFE], 8)
     assert len(answers) == 2
     assert capsys.readouterr().out.startswith("base: 2 answers in ")
