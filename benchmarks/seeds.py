@@ -106,7 +106,7 @@ def make_project(folder: Path, values: Mapping[str, Any], model: str, seed: int)
 
 
 def measure(values: Mapping[str, Any], model: str, seed: int) -> dict[str, float]:
-    """The metrics of a model that was trained with a seed. Raises UserError if its training or evaluation fails."""
+    """Train a model with this seed and return its metrics. Raises UserError if training or evaluation fails."""
     training = ["flows.pretrain"] if model == FOUNDATION else ["flows.finetune", model]
     commands = {training_stage(model): training, evaluation_stage(model): ["flows.evaluate", model]}
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
@@ -124,7 +124,7 @@ def measure(values: Mapping[str, Any], model: str, seed: int) -> dict[str, float
 
 
 def measured_seeds(values: Mapping[str, Any], model: str, seeds: Sequence[int], kept: Path) -> list[dict[str, float]]:
-    """The metrics of each seed: those of an earlier call, or measured now. Raises UserError as `measure`."""
+    """Return the metrics of each seed; only seeds without a saved result are trained. Raises UserError as `measure`."""
     folder = kept / model / fingerprint(values, model)
     results = []
     for seed in seeds:
