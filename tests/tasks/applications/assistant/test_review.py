@@ -3,10 +3,10 @@ import json
 import pandas as pd
 import pytest
 
-from tasks.applications import review
 from tasks.applications.assistant.review import evidence, measure, rows, score
 from tasks.evaluation.assistant import behaviour
 from tasks.evaluation.assistant.answers import COLUMNS, OTHERS, write_evidence
+from tasks.params.slices import find_review
 from tasks.review.metrics import metrics_of
 
 
@@ -103,4 +103,4 @@ def test_what_people_ask_is_compared_in_metrics_of_its_own(asked, tmp_path, monk
 
 
 def test_an_assistant_that_learned_preferences_is_reviewed_as_any(asked):
-    assert review("preference") is review("assistant")
+    assert find_review("preference") is find_review("assistant")

@@ -4,7 +4,7 @@ from instruction_tables import write
 from llm.device import Compute
 from llm.formats.model_folder import save_model
 from llm.objectives.assistant import build
-from tasks.applications import evaluation as find
+from tasks.params.slices import find_evaluation as find
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 
