@@ -16,10 +16,9 @@ from llm.errors import UserError
 FOUNDATION = "foundation"
 PUBLISHED = "published"
 REPLAY = "replay"
-SWITCHED_OFF = "switched_off"  # blocks of applications that no stage runs
 SMOKE = "smoke"
 LISTS = ("datasets", "applications")  # sections that hold named blocks
-SECTIONS = ("datasets", PUBLISHED, REPLAY, FOUNDATION, "applications", SWITCHED_OFF, SMOKE)
+SECTIONS = ("datasets", PUBLISHED, REPLAY, FOUNDATION, "applications", SMOKE)
 NOTHING_TO_REHEARSE = Path("data/replay/nothing.jsonl")
 BOUNDS = ("at_least", "at_most", "no_loss", "ahead")
 
