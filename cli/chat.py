@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from app.cli.shared import (
+from cli.shared import (
     SOME_FAILED,
     Guard,
     Json,
