@@ -25,9 +25,8 @@ from tasks.stages.names import (
     replay_file,
 )
 
-SWITCHED_OFF = "switched_off"  # blocks of applications that no stage runs
 NEEDED_SECTIONS = ("datasets", REPLAY, FOUNDATION, "applications")
-SECTIONS = (*NEEDED_SECTIONS, PUBLISHED, SWITCHED_OFF, SMOKE)
+SECTIONS = (*NEEDED_SECTIONS, PUBLISHED, SMOKE)
 
 Values = Mapping[str, Any]
 

@@ -17,9 +17,9 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.api.server import create_app
-from app.cli.command import cli
 from app.quarantine import Quarantine
 from app.settings import Settings
+from cli.main import cli
 from flows.preprocess import add_inbox, read_inbox
 from tasks.data.inbox import open_inbox
 from tasks.data.splits import SPLITS

@@ -80,32 +80,6 @@ def test_our_own_file_leaves_no_value_to_a_default(values):
         assert missing(load_application(name, OURS), block, "") == []
 
 
-def without_the_line(path: Path) -> str:
-    """Our own file, in which what is switched off is on."""
-    text, changed = re.subn(r"^switched_off:.*\n", "", path.read_text(), flags=re.MULTILINE)
-    assert changed == 1
-    return text
-
-
-def test_an_application_is_switched_on_by_one_line(values, tmp_path):
-    off = list(values["switched_off"])
-    assert not {*off} & {*application_names(OURS)}
-    path = tmp_path / "params.yaml"
-    path.write_text(without_the_line(OURS))
-    check_params(path)
-    assert application_names(path) == [*values["applications"], *off]
-    switched_on = yaml.safe_load(path.read_text())["applications"]
-    for name in off:
-        block = load_application(name, path)
-        for section in ("train", "evaluate", "review"):  # no value is left to a default, either
-            assert {*type(getattr(block, section)).model_fields} == {*switched_on[name][section]}
-
-
-def test_what_is_switched_off_hangs_on_nothing(written):
-    check_params(written("switched_off.preference.train.steps", "many"))
-    check_params(written("switched_off", GONE))
-
-
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [

@@ -1,5 +1,4 @@
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -138,16 +137,6 @@ def test_our_own_graph_is_whole_and_in_order(monkeypatch):
         ("finetune@assistant", "evaluate@assistant"),
     ]:
         assert found.index(before) < found.index(after)
-
-
-def test_an_application_has_stages_from_when_its_line_in_params_yaml_is_gone(project_copy, monkeypatch):
-    monkeypatch.chdir(project_copy)
-    before, text = stages(), Path("params.yaml").read_text()
-    assert not [stage for stage in before if stage.endswith("@preference")]
-    Path("params.yaml").write_text(re.sub(r"^switched_off:.*\n", "", text, flags=re.MULTILINE))
-    found = stages()
-    assert {*found} - {*before} == {"finetune@preference", "evaluate@preference"}
-    assert found.index("finetune@assistant") < found.index("finetune@preference") < found.index("evaluate@preference")
 
 
 def test_a_replay_that_no_application_rehearses_is_no_stage(project_copy, monkeypatch):

@@ -9,8 +9,8 @@ from typing import NoReturn
 
 import typer
 
-from app.cli.shared import Json, missing_store
 from app.project import in_project
+from cli.shared import Json, missing_store
 
 AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
 """Settings of a command that hands its arguments over."""

@@ -10,7 +10,7 @@ import yaml
 from projects import ROOT
 from typer.testing import CliRunner
 
-from app.cli.command import cli
+from cli.main import cli
 from tasks.data.sources import Source, write_source
 from tasks.params.load import load_dataset
 from tests.app.conftest import error_of

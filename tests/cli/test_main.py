@@ -19,8 +19,8 @@ from mlflow import MlflowClient
 from projects import ROOT, environment, free_ports
 from typer.testing import CliRunner
 
-from app.cli.command import cli
-from app.cli.pipeline import FLOWS
+from cli.main import cli
+from cli.pipeline import FLOWS
 from llm.training.checkpoint import Checkpoints
 from tasks.params.set_params import set_params
 from tasks.registry.decide import approve, compared
@@ -32,7 +32,7 @@ from tests.app.conftest import UNAPPROVED, alive, children, error_of, shell, tra
 pytestmark = pytest.mark.slow
 HELP_AND = """
 import json, sys
-from app.cli.command import cli
+from cli.main import cli
 cli(["--help"], standalone_mode=False)
 heavy = {"torch", "mlflow", "pandas", "dvc", "prefect", "fastapi", "gradio"}
 print(json.dumps(sorted(heavy & sys.modules.keys())), flush=True)
@@ -99,7 +99,7 @@ def test_help_loads_no_heavy_library_and_a_flow_gets_all_arguments_and_gives_its
 
 LOADED = """
 import sys
-from app.cli.command import cli
+from cli.main import cli
 try:
     cli(sys.argv[1:])
 finally:
@@ -219,7 +219,7 @@ def test_a_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path
     reader = shell("PYTHONIOENCODING=utf-8:strict threestage classify --json caf*.jsonl | head -1", tmp_path, registry)
     (port,) = free_ports(1)
     address, key = f"http://127.0.0.1:{port}", {"Authorization": "Bearer two"}
-    line = f"THREESTAGE_API_KEYS='one, two' exec {sys.executable} -m app.cli.command serve --no-page --port {port}"
+    line = f"THREESTAGE_API_KEYS='one, two' exec {sys.executable} -m cli serve --no-page --port {port}"
     server = shell(line, tmp_path, registry)
     try:
         wait_until(lambda: is_ready(address), 300)

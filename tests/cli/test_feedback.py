@@ -10,11 +10,11 @@ from dvc.repo import Repo
 from projects import git
 from typer.testing import CliRunner, Result
 
-from app.cli.command import cli
 from app.errors import RequestError
 from app.page.feedback import decide, waiting
 from app.quarantine import Quarantine
 from app.settings import Settings
+from cli.main import cli
 from tasks.data.inbox import open_inbox
 from tasks.params.slices import find_dataset
 from tasks.stages.graph import LOCK_FILE

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.cli.shared import Guard, check_store
+from cli.shared import Guard, check_store
 from llm.errors import UserError
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.shared import Json
+from cli.shared import Json
 from llm.errors import UserError
 
 if TYPE_CHECKING:

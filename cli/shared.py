@@ -17,7 +17,7 @@ import typer
 from llm.errors import UserError
 
 if TYPE_CHECKING:  # commands load libraries when they need them, so that --help takes a moment
-    from app.versions import Loaded, Versions
+    from app.versions import LoadedVersion, Versions
 
 SOME_FAILED = 3
 """Exit code: some mails or questions had no answer."""
@@ -86,20 +86,20 @@ def check_model(model: str | None) -> None:
 
 
 @contextmanager
-def loaded_version(model: str | None, capability: str) -> Iterator["Loaded"]:
+def loaded_version(model: str | None, capability: str) -> Iterator["LoadedVersion"]:
     """A version that answers one question at a time; raises as `load`."""
     check_model(model)
     with open_versions() as versions:
         yield load(versions, model, capability)
 
 
-def load(versions: "Versions", model: str | None, capability: str) -> "Loaded":
+def load(versions: "Versions", model: str | None, capability: str) -> "LoadedVersion":
     """A version, after a line on stderr if nobody has approved it.
 
     Raises UserError if it does not exist or can't do this.
     """
     loaded = versions.get(model, capability)
-    if versions.is_unapproved(loaded.named):
+    if versions.is_unapproved(loaded.name):
         to_person(f"{loaded.registered_name} is not approved: its model has had no champion yet")
     return loaded
 

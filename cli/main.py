@@ -12,13 +12,13 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from app.cli.chat import chat
-from app.cli.classify import classify
-from app.cli.data import data
-from app.cli.feedback import feedback
-from app.cli.pipeline import AS_IT_IS, FLOWS, hand_over, status
-from app.cli.serve import serve
-from app.cli.shared import to_person
+from cli.chat import chat
+from cli.classify import classify
+from cli.data import data
+from cli.feedback import feedback
+from cli.pipeline import AS_IT_IS, FLOWS, hand_over, status
+from cli.serve import serve
+from cli.shared import to_person
 from llm.errors import UserError
 
 ERROR, INTERRUPTED = 1, 130
@@ -70,7 +70,7 @@ def main() -> None:
     """The entry point."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
-    cli()
+    cli(prog_name="threestage")
 
 
 def _print_version(wanted: bool) -> None:
@@ -96,7 +96,3 @@ for command in (status, chat, classify, serve):
     cli.command()(command)
 cli.add_typer(data, name="data")
 cli.add_typer(feedback, name="feedback")
-
-
-if __name__ == "__main__":
-    main()

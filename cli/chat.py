@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from app.cli.shared import (
+from cli.shared import (
     SOME_FAILED,
     Guard,
     Json,
@@ -22,7 +22,7 @@ from app.cli.shared import (
 from llm.errors import UserError
 
 if TYPE_CHECKING:
-    from app.versions import Loaded, Versions
+    from app.versions import LoadedVersion, Versions
     from llm.chat import Message
     from llm.generation.sampling import Sampling
 
@@ -92,7 +92,7 @@ def chat(
         raise typer.Exit(SOME_FAILED)
 
 
-def _load_guard(versions: "Versions") -> "Loaded | None":
+def _load_guard(versions: "Versions") -> "LoadedVersion | None":
     """The registry's guard, if it has one. Raises UserError if it can't be asked."""
     from app.guard import guard_model
     from llm.objectives import GUARD
@@ -126,18 +126,18 @@ class Answer(NamedTuple):
     text: str
     finish: str
     """How it ended: `stop`, `length`, `interrupted`, or `content_filter` if the guard answered."""
-    by: "Loaded"
+    by: "LoadedVersion"
     """The version that answered."""
 
 
 def answer(
-    loaded: "Loaded",
+    loaded: "LoadedVersion",
     messages: list["Message"],
     fixed: int,
     sampling: "Sampling",
     max_tokens: int,
     *,
-    guard: "Loaded | None" = None,
+    guard: "LoadedVersion | None" = None,
     show: bool,
     stops: bool,
 ) -> Answer:
@@ -155,7 +155,7 @@ def answer(
         if guarded.reply is not None:
             if show:
                 typer.echo(guarded.reply)
-            to_person(MARK.format(version=guard.named))
+            to_person(MARK.format(version=guard.name))
             return Answer(guarded.reply, "content_filter", guard)
         prompt = chat_prompt(loaded, guarded.messages)
     new = min(max_tokens, max(1, loaded.engine.context_length - len(prompt)))
@@ -182,7 +182,7 @@ def answer(
     return Answer("".join(pieces).strip(), finish, loaded)
 
 
-def _fitting_prompt(loaded: "Loaded", messages: list["Message"], fixed: int, max_tokens: int) -> list[int]:
+def _fitting_prompt(loaded: "LoadedVersion", messages: list["Message"], fixed: int, max_tokens: int) -> list[int]:
     """The prompt, after deleting the first turns of `messages` that leave no room for an answer."""
     from app.errors import RequestError
     from app.generation import chat_prompt

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.shared import SOME_FAILED, Json, Model, check_model, loaded_version, print_json, to_person
+from cli.shared import SOME_FAILED, Json, Model, check_model, loaded_version, print_json, to_person
 
 if TYPE_CHECKING:
     from app.mail_files import Place

@@ -12,9 +12,9 @@ from threading import Thread
 
 import pytest
 
-from app.cli.chat import answer
-from app.cli.command import cli
-from app.cli.shared import loaded_version
+from cli.chat import answer
+from cli.main import cli
+from cli.shared import loaded_version
 from llm.chat import Message
 from llm.generation.sampling import Sampling
 from llm.objectives import CHAT
