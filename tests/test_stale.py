@@ -53,7 +53,6 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/applications/classifier/review.py": [],
     "tasks/applications/guard/train.py": ["finetune@guard"],
     "tasks/applications/classifier/card.md": [],
-    "tasks/applications/preference/train.py": [],  # it is switched off
     "tasks/evaluation/assistant/rouge.py": ["evaluate@assistant"],
     "tasks/evaluation/assistant/judge.py": ["evaluate@assistant"],
     "tasks/evaluation/classifier/measures.py": EVALUATE_CLASSIFIER,
@@ -102,6 +101,12 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "llm/files.py": "writes the bytes that it is given",
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
+        "tasks/params/*": "how params.yaml is read: its values are in dvc.lock",
+        "tasks/applications/*/check.py": "checks before a stage starts",
+        **dict.fromkeys(
+            (*FETCHING, "tasks/data/published.py"),
+            "a check of params.yaml imports them; a stage that fetches with them has them as deps",
+        ),
         **dict.fromkeys(
             ("llm/generation/packed.py", "llm/kernels/serving/*"),
             "for serving; an evaluation that computes with them has them as deps; a classifier's head is fitted on "
@@ -135,7 +140,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "llm/training/*": "how a model learns",
     },
     "flows.finetune": {
-        "llm/generation/*": "samples are logged, and in no out; other draws are no reason for preference to train anew",
+        "llm/generation/*": "samples are logged, and in no out",
         "tasks/training/*": "progress, interrupted ones",
     },
     "flows.evaluate": {

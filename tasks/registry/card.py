@@ -30,7 +30,7 @@ from tasks.registry.markup import entries_markdown, first_entries, plain, render
 from tasks.registry.record import holds
 from tasks.stages.hashes import Hashes, flatten, locked
 from tasks.stages.libraries import LIBRARIES
-from tasks.stages.params import PUBLISHED, evaluation_stage, training_report, training_stage
+from tasks.stages.names import PUBLISHED, evaluation_stage, training_report, training_stage
 
 BEGINNING = Path(__file__).with_name("card.md.j2")
 WHOLE = Path(__file__).with_name("full_card.md.j2")
