@@ -170,7 +170,11 @@ def _sources(dataset: str) -> list[dict[str, Any]]:
         sources = locked(f"fetch@{dataset}").params[f"datasets.{dataset}.sources"]
     except UserError:
         return []
-    return [{"source": source} if isinstance(source, str) else dict(source) for source in sources]
+    return [_source(source) for source in sources]
+
+
+def _source(source: str | Mapping[str, Any]) -> dict[str, Any]:
+    return {"source": source} if isinstance(source, str) else dict(source)
 
 
 def _splits(dataset: str) -> dict[str, Any]:
