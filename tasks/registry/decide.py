@@ -23,7 +23,6 @@ there is none: of two decisions within a second the later one stands.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -49,10 +48,10 @@ from tasks.registry.outcomes import (
     approved_event,
     compared_event,
     decided_in_mlflow,
+    new_event,
     one_line,
     rejected_event,
     rolled_back_event,
-    superseded_event,
 )
 from tasks.registry.server import is_missing, server_errors
 from tasks.registry.superseding import is_requested, untouched
@@ -61,15 +60,6 @@ from tasks.registry.versions import AT, BY, CHALLENGER, CHAMPION, PREVIOUS, REJE
 from tasks.stages.lock import exclusive
 
 LOCK = "register"  # the lock of registrations: they, too, move the challenger
-
-
-@dataclass(frozen=True)
-class Settled:
-    """A model of which every decision is carried out."""
-
-    state: ModelState
-    events: list[Event]
-    """The decisions that were carried out just now, in order."""
 
 
 @contextmanager
@@ -117,7 +107,7 @@ def settle(model: str) -> list[Event]:
         if not state.deciding and not decided_in_mlflow(state):  # a registration may hold the lock for minutes
             return []
         with exclusive(LOCK):
-            return _settle(model).events
+            return _settle(model).history[len(state.history) :]
 
 
 def challenge(model: str, version: str) -> bool:
@@ -127,14 +117,14 @@ def challenge(model: str, version: str) -> bool:
     version the challenger and no review has compared it since. The caller holds the lock `register`.
     """
     with _errors():
-        state = _settle(model).state
+        state = _settle(model)
         challenger = state.challenger
         if challenger not in (None, version, state.champion) and is_requested(state, challenger, newer=version):
             return False
         MlflowClient().set_registered_model_alias(state.name, CHALLENGER, version)
         reason = Reason(by=REGISTER, why=f"version {version} is the challenger")
         for waiting in untouched(state, newer=version):
-            _decide(state, superseded_event(state, waiting, reason))
+            _decide(state, new_event(state, "superseded", waiting, reason=reason))
         return True
 
 
@@ -222,23 +212,20 @@ def check_name(name: str) -> str:
 @contextmanager
 def _deciding(model: str) -> Iterator[ModelState]:
     with _errors(), exclusive(LOCK):
-        yield _settle(model).state
+        yield _settle(model)
 
 
-def _settle(model: str) -> Settled:
-    """Carry out all open decisions of a model. The caller holds the lock."""
-    events: list[Event] = []
+def _settle(model: str) -> ModelState:
+    """Carry out all open decisions of a model, and return its state then. The caller holds the lock."""
     while True:
         state = read_state(model)
-        open_event = state.deciding
-        if open_event and open_event.moves and open_event.champion not in (None, *state.tags_of):
+        event = state.deciding or decided_in_mlflow(state)
+        if event is None:
+            return state
+        if state.deciding and event.moves and event.champion not in (None, *state.tags_of):
             MlflowClient().delete_registered_model_tag(state.name, DECIDING)  # its version was deleted: undo it
-        elif open_event:
-            events.append(_carry_out(state, open_event))
-        elif event := decided_in_mlflow(state):
-            events.append(_decide(state, event))
         else:
-            return Settled(state, events)
+            _decide(state, event)
 
 
 def _removed(state: ModelState) -> str | None:

@@ -23,32 +23,17 @@ def one_line(text: str) -> str:
     return "".join(filter(str.isprintable, " ".join(text.split())))
 
 
-def _event(
-    state: ModelState,
-    kind: EventKind,
-    version: str,
-    *,
-    reason: Reason,
-    champion: str | None,
-    previous: str | None,
-    despite: tuple[str, ...] = (),
-) -> Event:
-    """An event that happens now, with its texts cut to their lengths."""
+def new_event(state: ModelState, kind: EventKind, version: str, *, reason: Reason) -> Event:
+    """An event that happens now and leaves champion and previous as they are."""
     return Event(
         event=kind,
         version=version,
         by=reason.by[:BY_LENGTH],
         at=_later(state),
         why=reason.why[:WHY_LENGTH],
-        champion=champion,
-        previous=previous,
-        despite=despite,
+        champion=state.champion,
+        previous=state.previous,
     )
-
-
-def _unmoved(state: ModelState, kind: EventKind, version: str, *, reason: Reason) -> Event:
-    """An event that leaves champion and previous as they are."""
-    return _event(state, kind, version, reason=reason, champion=state.champion, previous=state.previous)
 
 
 def compared_event(state: ModelState, version: str, failed: Sequence[str], unknown: Sequence[str]) -> Event:
@@ -59,7 +44,7 @@ def compared_event(state: ModelState, version: str, failed: Sequence[str], unkno
     if unknown:
         lists.append(f"not known: {', '.join(unknown)}")
     reason = Reason(by=REVIEW, why="; ".join(lists) or "all gates passed")
-    event = _unmoved(state, "compared", version, reason=reason)
+    event = new_event(state, "compared", version, reason=reason)
     return replace(event, failed=tuple(failed), unknown=tuple(unknown))
 
 
@@ -72,7 +57,8 @@ def approved_event(state: ModelState, version: str, reason: Reason) -> Event:
     despite: tuple[str, ...] = ()
     if comparison:
         despite = (*comparison.failed, *(f"{gate} (not known)" for gate in comparison.unknown))
-    return _event(state, "approved", version, reason=reason, champion=version, previous=previous, despite=despite)
+    event = new_event(state, "approved", version, reason=reason)
+    return replace(event, champion=version, previous=previous, despite=despite)
 
 
 def rejected_event(state: ModelState, version: str, reason: Reason) -> Event:
@@ -80,7 +66,7 @@ def rejected_event(state: ModelState, version: str, reason: Reason) -> Event:
     previous = state.previous
     if previous == version:
         previous = _last_usable_champion(state, without=[version, state.champion])
-    return _event(state, "rejected", version, reason=reason, champion=state.champion, previous=previous)
+    return replace(new_event(state, "rejected", version, reason=reason), previous=previous)
 
 
 def rolled_back_event(state: ModelState, version: str, reason: Reason) -> Event:
@@ -88,12 +74,7 @@ def rolled_back_event(state: ModelState, version: str, reason: Reason) -> Event:
     is_usable = state.previous not in (None, version) and state.state_of[state.previous] != REJECTED
     champion = state.previous if is_usable else None
     previous = _last_usable_champion(state, without=[version, champion])
-    return _event(state, "rolled back", version, reason=reason, champion=champion, previous=previous)
-
-
-def superseded_event(state: ModelState, version: str, reason: Reason) -> Event:
-    """A newer version is the challenger."""
-    return _unmoved(state, "superseded", version, reason=reason)
+    return replace(new_event(state, "rolled back", version, reason=reason), champion=champion, previous=previous)
 
 
 def decided_in_mlflow(state: ModelState) -> Event | None:
@@ -104,14 +85,14 @@ def decided_in_mlflow(state: ModelState) -> Event | None:
         return approved_event(state, state.champion, reason)
     if recorded and state.champion is None:
         why = f"alias {CHAMPION} deleted" if recorded in state.tags_of else "deleted in the registry"
-        return _unmoved(state, "removed", recorded, reason=Reason(IN_MLFLOW, why))
+        return new_event(state, "removed", recorded, reason=Reason(IN_MLFLOW, why))
     for version, word in reversed(state.state_of.items()):
         if word in (APPROVED, REJECTED) and word != state.recorded(version):
             return _decided_by_tag(state, version, word)
     for event in state.history:
         is_gone = event.version not in state.tags_of
         if event.event == "compared" and is_gone and state.last(event.version) is event:
-            return _unmoved(state, "withdrawn", event.version, reason=Reason(IN_MLFLOW, "deleted in the registry"))
+            return new_event(state, "withdrawn", event.version, reason=Reason(IN_MLFLOW, "deleted in the registry"))
     return None
 
 

@@ -10,12 +10,11 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, Run, ViewType
+from mlflow.entities import ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
@@ -160,48 +159,28 @@ def _clean_up() -> None:
         client.delete_run(run_id)
 
 
-@dataclass(frozen=True)
-class StageRuns:
-    """The runs of a model's stages in this store, each with its hashes in dvc.lock."""
-
-    training: Hashes
-    evaluation: Hashes
-    training_run: Run | None
-    evaluation_run: Run | None
-
-    @property
-    def hashes(self) -> Hashes:
-        """Those of both stages together."""
-        return Hashes(
-            self.training.params | self.evaluation.params,
-            self.training.deps | self.evaluation.deps,
-            self.training.outs | self.evaluation.outs,
-        )
-
-
-def _stage_runs(model: str) -> StageRuns:
-    training = locked(training_stage(model))
-    evaluation = locked(evaluation_stage(model))
-    return StageRuns(
-        training=training,
-        evaluation=evaluation,
-        training_run=made_by(training_stage(model), training.outs),
-        evaluation_run=made_by(evaluation_stage(model), evaluation.outs),
-    )
-
-
 def _register(model: str, name: str, key: str) -> ModelVersion:
     """Log the evidence, a model card and a record in a new run, and create a version from them and the model."""
-    stages = _stage_runs(model)
+    training, evaluation = locked(training_stage(model)), locked(evaluation_stage(model))
+    runs = {
+        "training": made_by(training_stage(model), training.outs),
+        "evaluation": made_by(evaluation_stage(model), evaluation.outs),
+    }
     changed = uncommitted()
-    record = _record(key, stages, changed.summary)
-    trained = read_record(stages.training_run.info.run_id) if stages.training_run else None
+    facts = {"key": key, "uncommitted": changed.summary}
+    for what, stage_run in runs.items():
+        facts[f"run.{what}"] = stage_run.info.run_id if stage_run else NONE
+    hashes = Hashes(
+        training.params | evaluation.params, training.deps | evaluation.deps, training.outs | evaluation.outs
+    )
+    record = Record("register", hashes, current_facts() | facts)
+    trained = read_record(facts["run.training"])
     source = CardSource(
         model=model,
         name=name,
         metrics=json.loads(Path("reports/evaluation", model, "metrics.json").read_text()),
-        training=stages.training,
-        evaluation=stages.evaluation,
+        training=training,
+        evaluation=evaluation,
         facts=record.facts,
         trained=trained.facts if trained else {},
     )
@@ -212,14 +191,15 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         description=f"Version of the {model}: its evaluation, card and lineage. Its weights are with the training run.",
     ) as run:
         write_record(run.info.run_id, record)
-        log_inputs(stages.training, stages.evaluation)
-        logged = _logged_model(model, stages)
-        log_measured(source.metrics, "test", None if _is_measured(logged, stages) else logged.model_id)
+        log_inputs(training, evaluation)
+        logged = find_model(training.outs[f"models/{model}"], code_digest(model))
+        logged = logged or mlflow.get_logged_model(log_model(model))
+        is_measured = facts["run.evaluation"] in [metric.run_id for metric in logged.metrics or ()]
+        log_measured(source.metrics, "test", None if is_measured else logged.model_id)
         _log_evidence(source, changed.diff)
     client = MlflowClient()
     if registered_model(name) is None:
         client.create_registered_model(name)
-    runs = {"training": stages.training_run, "evaluation": stages.evaluation_run}
     return client.create_model_version(
         name,
         logged.model_uri,
@@ -228,18 +208,6 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         description=description(source, run, runs),
         model_id=logged.model_id,  # a tracking server refuses a source that it can't tie to a model
     )
-
-
-def _logged_model(model: str, stages: StageRuns) -> LoggedModel:
-    """The model that the training logged, or one logged now if that ships other code or is in another store."""
-    logged = find_model(stages.training.outs[f"models/{model}"], code_digest(model))
-    return logged or mlflow.get_logged_model(log_model(model))
-
-
-def _is_measured(logged: LoggedModel, stages: StageRuns) -> bool:
-    """Whether the evaluation logged its metrics to this model."""
-    run = stages.evaluation_run
-    return run is not None and any(metric.run_id == run.info.run_id for metric in logged.metrics or ())
 
 
 def _log_evidence(source: CardSource, diff: bytes) -> None:
@@ -286,14 +254,3 @@ def _link_to_weights(version: ModelVersion) -> None:
     if (version.name, str(version.version)) not in [(link["name"], str(link["version"])) for link in linked]:
         linked.append({"name": version.name, "version": version.version})
         client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(linked)})
-
-
-def _record(key: str, stages: StageRuns, not_committed: str) -> Record:
-    """The record of a version's run: the hashes of both stages, and their runs."""
-    facts = {
-        "key": key,
-        "uncommitted": not_committed,
-        "run.training": stages.training_run.info.run_id if stages.training_run else NONE,
-        "run.evaluation": stages.evaluation_run.info.run_id if stages.evaluation_run else NONE,
-    }
-    return Record("register", stages.hashes, current_facts() | facts)

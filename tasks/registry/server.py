@@ -45,7 +45,7 @@ def is_server(uri: str) -> bool:
 def without_secret(text: str, uri: str) -> str:
     """A text without the user and password of a server's address."""
     secret = urlsplit(uri).netloc.rpartition("@")[0]
-    return text.reshown_address(f"{secret}@", "") if secret else text
+    return text.replace(f"{secret}@", "") if secret else text
 
 
 def shown_address(uri: str) -> str:
