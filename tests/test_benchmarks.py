@@ -20,6 +20,7 @@ from llm.kernels.processor import has_fast_bfloat16
 from llm.model.gpt import GPT
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import train_bpe
+from llm.training.cost import training_flops
 from tasks.stages.params import PARAMS_FILE, load_application
 from tests.app.conftest import write_model
 
@@ -186,7 +187,7 @@ def test_a_contender_that_fails_is_named_with_its_reason(setup, capsys):
 def test_operations_of_a_step_are_those_of_the_model():
     config = GPTConfig(context_length=8, n_layer=3, n_head=2, n_embd=4, vocabulary_size=50)
     weights = matmul_weights(transformers_gpt2(same_size(config)).model)
-    assert train_speed.operations(weights, same_size(config), 16) == 16 * GPT(config).training_flops()
+    assert train_speed.operations(weights, same_size(config), 16) == 16 * training_flops(GPT(config))
 
 
 def test_what_a_minute_buys_is_compared_and_a_run_is_made_once(small_params, token_files, tmp_path, monkeypatch):

@@ -32,13 +32,14 @@ from llm.formats.model_folder import load_model
 from llm.generation.request import Request
 from llm.generation.sampling import Sampling
 from llm.generation.text import MOST_AT_ONCE, run
-from llm.kernels.training.cross_entropy import IGNORE, ROWS
 from llm.model.gpt import GPT
 from llm.model.lora import add_lora
 from llm.objectives.assistant import Assistant, Example, answer_all, batch, build, encode_example, shown_answers
+from llm.objectives.assistant.packing import IGNORE
 from llm.objectives.assistant.rows import is_right, questions_of
 from llm.tokenizer import decode
 from llm.training.loop import Objective, Row
+from llm.training.loss import PIECE
 from llm.training.workers import ALONE, Workers
 from tasks.applications import Training
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps_precision, split_file
@@ -84,13 +85,13 @@ def _token_losses(x_RC: Tensor, weight_VC: Tensor, targets_R: Tensor) -> Tensor:
 def log_probabilities(model: GPT, pairs: Sequence[Pair], compute: Compute) -> Tensor:
     """Log-probability, in nats, of all that the assistant says, float32 B2: the chosen answer's, the rejected one's.
 
-    Logits exist for ROWS tokens at a time; the backward pass makes them again.
+    Logits exist for PIECE tokens at a time; the backward pass makes them again.
     """
     inputs_BT, targets_BT, *_ = (t.to(compute.device) for t in batch([[each] for pair in pairs for each in pair]))
     counted_BT = targets_BT != IGNORE
     with compute.autocast():
         x_NC, targets_N = model.hidden_states(inputs_BT)[counted_BT], targets_BT[counted_BT]
-        pieces = zip(x_NC.split(ROWS), targets_N.split(ROWS), strict=True)
+        pieces = zip(x_NC.split(PIECE), targets_N.split(PIECE), strict=True)
         losses = [
             checkpoint(_token_losses, x_RC, model.output_weight, targets_R, use_reentrant=False)
             for x_RC, targets_R in pieces
