@@ -14,7 +14,7 @@ from llm.device import choose_compute, keep_freed_memory
 from llm.files import atomic_folder, write_atomic
 from llm.objectives import load
 from tasks.applications import evaluation
-from tasks.evaluation.statistics import draw_curves
+from tasks.measures.pictures import draw_curves
 from tasks.registry.logged_model import find_model
 from tasks.registry.tracking import log_measured, stage_run
 from tasks.stages.command import stage_command

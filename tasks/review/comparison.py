@@ -18,9 +18,9 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
-from tasks.applications import Evidence, Review
 from tasks.applications import review as review_of
-from tasks.evaluation.statistics import interval
+from tasks.measures.description import Evidence, Review
+from tasks.measures.intervals import interval
 from tasks.registry.main_figures import main_figures
 from tasks.registry.server import if_there, server_errors
 from tasks.registry.tracking import configure_tracking

@@ -1,7 +1,7 @@
 """params.yaml as frozen, validated models, and the stages and folders that belong to a model.
 
 The classes of a block come from its dataset or application: `tasks/datasets/<name>.py`,
-`tasks/applications/<name>/train.py` and `evaluate.py`. A stage reads its own block alone. The section `review` has the
+`tasks/applications/<name>/train.py` and `measure.py`. A stage reads its own block alone. The section `review` has the
 same form for all, and is optional.
 """
 

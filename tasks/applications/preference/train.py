@@ -40,7 +40,7 @@ from llm.objectives.assistant.rows import is_right, questions_of
 from llm.tokenizer import decode
 from llm.training.loop import Objective, Row
 from llm.training.workers import ALONE, Workers
-from tasks.applications import Training
+from tasks.training.description import Training
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps_precision, split_file
 
 AT_ONCE = 4 * MOST_AT_ONCE  # answers between two words of the progress bar

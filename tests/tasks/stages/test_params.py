@@ -123,7 +123,7 @@ def test_what_is_switched_off_hangs_on_nothing(written):
         (f"{TRAIN}.lerning_rate", 1e-3, "unknown key; did you mean learning_rate?"),
         (f"{TRAIN}.xyzzy", 1, "unknown key$"),
         ("datasets.emails.sources.0.sha", "x", "unknown key; did you mean sha256?"),
-        ("applications.assistant.evaluate.max_tokens", 1, "unknown key; did you mean max_new_tokens?"),
+        ("applications.assistant.measure.max_tokens", 1, "unknown key; did you mean max_new_tokens?"),
         (f"{TRAIN}.steps", GONE, "missing"),
         ("applications", GONE, "missing"),
         ("datasets.corpus.sources.0.sha256", "ABC", "string should match pattern.*, not 'ABC'"),
