@@ -51,7 +51,6 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/applications/classifier/measure.py": ["evaluate@classifier"],
     "tasks/applications/classifier/evasions.py": ["evaluate@classifier"],
     "tasks/applications/guard/train.py": ["finetune@guard", "evaluate@guard"],
-    "tasks/applications/preference/train.py": [],  # it is switched off
     "tasks/applications/assistant/rouge.py": ["evaluate@assistant"],
     "tasks/applications/assistant/judge.py": ["evaluate@assistant"],
     "tasks/measures/labels/measure.py": EVALUATE,
@@ -97,11 +96,16 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
     "*": {
         "*/__init__.py": "packages, finders, and the forms that slices fill in",
         "*/description.py": "the forms that applications fill in",
-        "tasks/applications/find.py": "finds an application by its name",
         "llm/errors.py": "the words of a mistake",
         "llm/files.py": "writes the bytes that it is given",
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
+        "tasks/params/*": "how params.yaml is read: its values are in dvc.lock",
+        "tasks/applications/*/check.py": "checks before a stage starts",
+        **dict.fromkeys(
+            (*FETCHING, "tasks/data/published.py"),
+            "a check of params.yaml imports them; a stage that fetches with them has them as deps",
+        ),
         **dict.fromkeys(
             ("llm/generation/packed.py", "llm/kernels/serving/*"),
             "for serving; an evaluation that computes with them has them as deps; a classifier's head is fitted on "
@@ -135,7 +139,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "llm/training/*": "how a model learns",
     },
     "flows.finetune": {
-        "llm/generation/*": "samples are logged, and in no out; other draws are no reason for preference to train anew",
+        "llm/generation/*": "samples are logged, and in no out",
         "tasks/training/*": "progress, interrupted ones",
     },
     "flows.evaluate": {

@@ -10,9 +10,5 @@
 - `card.md` says in words what it is for, what it is not for, which figures matter, and its limits.
 
 An application is such a folder, a block under `applications` in params.yaml, and a test. Only if it learns something
-new, it also needs a folder in llm/objectives and one of the same name in tasks/measures.
+new, it also needs a folder in llm/objectives.
 """
-
-from tasks.applications.find import evaluation, find_check, review, training
-
-__all__ = ["evaluation", "find_check", "review", "training"]
