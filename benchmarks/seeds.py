@@ -30,22 +30,16 @@ import yaml
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.stages.cross_checks import REPLAY
+from tasks.params.load import load_smoke, reduced
 from tasks.stages.lock import STATE
-from tasks.stages.params import (
-    FOUNDATION,
-    PARAMS_FILE,
-    evaluation_stage,
-    load_smoke,
-    model_names,
-    reduced,
-    training_stage,
-)
+from tasks.stages.names import FOUNDATION, PARAMS_FILE, REPLAY, evaluation_stage, model_names, training_stage
 from tasks.stages.yaml_text import merged, read_yaml
 
 SEEDS = (1, 2, 3)
 CODE = tuple(map(Path, ("flows", "llm", "tasks", "data/behavioural", "dvc.yaml", "libraries.json", ".dvcignore")))
 """What every training and evaluation reads, besides data and base."""
+COMMANDS = Path("cli")
+"""How they are started: copied with them, but no reason to measure again."""
 COMPILED = "__pycache__"
 INTERVAL = ("_low", "_high")
 """How the names of an interval's ends end: the spread of seeds takes their place."""
@@ -96,7 +90,7 @@ def write_params(folder: Path, values: Mapping[str, Any], model: str, seed: int)
 
 def make_project(folder: Path, values: Mapping[str, Any], model: str, seed: int) -> None:
     """Copy into an empty folder what a model needs, as a project of DVC with the seed in params.yaml."""
-    for path in inputs(values, model):
+    for path in [COMMANDS, *inputs(values, model)]:
         for file in files_below(path):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, folder / file)

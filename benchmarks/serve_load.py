@@ -278,7 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
             def ours(port: int) -> list[str]:
                 serve = [
                     "-m",
-                    "app.cli.command",
+                    "cli",
                     "serve",
                     "--port",
                     str(port),

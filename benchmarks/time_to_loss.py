@@ -58,7 +58,8 @@ from llm.objectives.language_model import context_at
 from llm.tokenizer import load_tokenizer
 from llm.training.loss import bits_per_byte
 from tasks.applications.foundation.train import SCRATCH, Train
-from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application
+from tasks.params.load import load_application
+from tasks.stages.names import FOUNDATION, PARAMS_FILE
 
 STATE = Path(".threestage/benchmarks/time_to_loss")
 DATA = Path("data/processed/corpus")

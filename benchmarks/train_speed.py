@@ -47,7 +47,8 @@ from benchmarks.contenders import (
 from llm.config import GPTConfig, TrainConfig
 from llm.errors import UserError
 from tasks.applications.foundation.train import Train
-from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application, load_dataset
+from tasks.params.load import load_application, load_dataset
+from tasks.stages.names import FOUNDATION, PARAMS_FILE
 
 LEAST_STEPS = 3  # a round
 
