@@ -30,17 +30,9 @@ import yaml
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.stages.cross_checks import REPLAY
+from tasks.params.load import load_smoke, reduced
 from tasks.stages.lock import STATE
-from tasks.stages.params import (
-    FOUNDATION,
-    PARAMS_FILE,
-    evaluation_stage,
-    load_smoke,
-    model_names,
-    reduced,
-    training_stage,
-)
+from tasks.stages.names import FOUNDATION, PARAMS_FILE, REPLAY, evaluation_stage, model_names, training_stage
 from tasks.stages.yaml_text import merged, read_yaml
 
 SEEDS = (1, 2, 3)

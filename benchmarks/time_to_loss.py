@@ -52,7 +52,8 @@ from llm.dataset import BatchSampler, TokenWindows
 from llm.objectives.language_model import bits_per_byte, context_at
 from llm.tokenizer import load_tokenizer
 from tasks.applications.foundation.train import SCRATCH, Train
-from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application
+from tasks.params.load import load_application
+from tasks.stages.names import FOUNDATION, PARAMS_FILE
 
 DATA = Path("data/processed/corpus")
 BITS = "bits per byte"

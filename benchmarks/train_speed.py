@@ -61,7 +61,8 @@ from benchmarks.harness import (
 )
 from llm.config import GPTConfig, TrainConfig
 from tasks.applications.foundation.train import Train
-from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application, load_dataset
+from tasks.params.load import load_application, load_dataset
+from tasks.stages.names import FOUNDATION, PARAMS_FILE
 
 
 @dataclass(frozen=True)

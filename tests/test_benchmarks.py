@@ -20,7 +20,8 @@ from llm.kernels.processor import has_fast_bfloat16
 from llm.model.gpt import GPT
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import train_bpe
-from tasks.stages.params import PARAMS_FILE, load_application
+from tasks.params.load import load_application
+from tasks.stages.names import PARAMS_FILE
 from tests.app.conftest import write_model
 
 pytestmark = pytest.mark.slow

@@ -101,6 +101,12 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "llm/files.py": "writes the bytes that it is given",
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
+        "tasks/params/*": "how params.yaml is read: its values are in dvc.lock",
+        "tasks/applications/*/check.py": "checks before a stage starts",
+        **dict.fromkeys(
+            (*FETCHING, "tasks/data/published.py"),
+            "a check of params.yaml imports them; a stage that fetches with them has them as deps",
+        ),
         **dict.fromkeys(
             ("llm/generation/packed.py", "llm/kernels/serving/*"),
             "for serving; an evaluation that computes with them has them as deps; a classifier's head is fitted on "

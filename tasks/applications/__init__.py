@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,29 +131,3 @@ class Review:
 Check = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[tuple[str, str]]]
 """`check(block, values)`: each mistake as a key of the block, and the reason with the way out. `values` are those of
 params.yaml as they are written, and `block` is the application's, whose dataset exists."""
-
-
-def find_check(name: str) -> Check | None:
-    """How the application's block is checked against the others; None if its folder has no check.py."""
-    module = f"{__name__}.{name}.check"
-    try:
-        return import_module(module).check
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith(f"{__name__}.{name}"):
-            raise
-        return None
-
-
-def training(name: str) -> Training:
-    """How the application is trained. Raises ModuleNotFoundError if its folder has no train.py."""
-    return import_module(f"{__name__}.{name}.train").TRAINING
-
-
-def evaluation(name: str) -> Evaluation:
-    """How the application is measured. Raises ModuleNotFoundError if its folder has no evaluate.py."""
-    return import_module(f"{__name__}.{name}.evaluate").EVALUATION
-
-
-def review(name: str) -> Review:
-    """How two versions of it are compared. Raises ModuleNotFoundError if its folder has no review.py."""
-    return import_module(f"{__name__}.{name}.review").REVIEW

@@ -27,7 +27,7 @@ from tasks.registry.markup import as_source, first_entries, plain, render
 from tasks.registry.record import holds
 from tasks.stages.hashes import Hashes, flatten, locked
 from tasks.stages.libraries import LIBRARIES
-from tasks.stages.params import PUBLISHED, evaluation_stage, training_report, training_stage
+from tasks.stages.names import PUBLISHED, evaluation_stage, training_report, training_stage
 
 TEMPLATE = Path(__file__).with_name("card.html.j2")
 TABLES = ("baselines.csv", "slices*.csv", "by_*.csv")

@@ -17,7 +17,7 @@ from tasks.registry.main_figures import compared, main_figures
 from tasks.registry.markup import first_entries, number, plain, table
 from tasks.registry.record import NONE, Record
 from tasks.stages.hashes import PREFIX
-from tasks.stages.params import evaluation_stage, training_stage
+from tasks.stages.names import evaluation_stage, training_stage
 
 FIGURES, EXAMPLES = 5, 3
 LONGEST = 400  # characters of an answer or an error

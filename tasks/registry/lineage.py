@@ -24,7 +24,7 @@ from tasks.registry.tree import Node, as_json, as_mermaid
 from tasks.registry.versions import BY, STATE, WHY, find_version, versions
 from tasks.stages.hashes import PREFIX, Hashes, as_hashes, flatten
 from tasks.stages.libraries import LIBRARIES
-from tasks.stages.params import PUBLISHED, evaluation_stage, training_stage
+from tasks.stages.names import PUBLISHED, evaluation_stage, training_stage
 from tasks.stages.server import prefect_page
 
 STAGES, LINEAGE = "lineage/stages.json", "lineage/lineage.json"

@@ -31,7 +31,7 @@ from tasks.registry.uncommitted import uncommitted
 from tasks.registry.versions import KEY, REJECTED, SUPERSEDED, registered_name, state_of, versions
 from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stages_behind, stale
 from tasks.stages.lock import exclusive, workspace
-from tasks.stages.params import evaluation_stage, training_report, training_stage
+from tasks.stages.names import evaluation_stage, training_report, training_stage
 
 REGISTERING = f"{PREFIX}.registering"
 """Tag of a version's run: the folder that registers it, then DONE once that is complete."""

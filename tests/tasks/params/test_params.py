@@ -8,20 +8,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from tasks.applications import evaluation, training
 from tasks.data.gates import Gates as DataGates
-from tasks.datasets import find as find_dataset
-from tasks.stages.params import (
-    Gates,
-    application_names,
-    check_outline,
-    check_params,
-    dataset_names,
-    load_application,
-    load_dataset,
-    load_published_name,
-    model_names,
-)
+from tasks.params.blocks import Gates
+from tasks.params.load import check_outline, check_params, load_application, load_dataset, load_published_name
+from tasks.params.slices import find_dataset, find_evaluation, find_training
+from tasks.stages.names import application_names, dataset_names, model_names
 
 OURS = Path(__file__).parents[3] / "params.yaml"
 GONE = object()
@@ -290,7 +281,7 @@ def test_every_field_says_what_it_means():
 
     sections = {name: find_dataset(name).params for name in dataset_names(OURS)}
     for name in model_names(OURS):
-        sections |= {f"{name}.train": training(name).train, f"{name}.evaluate": evaluation(name).params}
+        sections |= {f"{name}.train": find_training(name).train, f"{name}.evaluate": find_evaluation(name).params}
     sections["review"] = Gates
     for place, model in sections.items():
         assert [name for name, meaning in fields(model, f"{place}.") if not meaning] == []

@@ -1,6 +1,6 @@
 """Set values in params.yaml, which otherwise stays as people wrote it.
 
-python -m tasks.stages.set_params foundation.train.steps=200
+python -m tasks.params.set_params foundation.train.steps=200
 """
 
 import argparse
@@ -12,7 +12,8 @@ from typing import Any
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.stages.params import PARAMS_FILE, check_values
+from tasks.params.load import check_values
+from tasks.stages.names import PARAMS_FILE
 from tasks.stages.yaml_text import parse_values, parse_yaml, read_text, with_value
 
 
@@ -55,7 +56,7 @@ def set_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> None:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.stages.set_params", description="Set values in params.yaml.")
+    parser = argparse.ArgumentParser(prog="python -m tasks.params.set_params", description="Set values in params.yaml.")
     parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="such as foundation.train.steps=200")
     options = parser.parse_args()
     try:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from projects import ROOT
 
-from tasks.stages.params import check_outline
+from tasks.params.load import check_outline
 from tasks.stages.yaml_text import with_value
 
 CLASSIFIER, ASSISTANT = "applications.classifier", "applications.assistant"
@@ -142,6 +142,6 @@ def test_check_outline_reports_all_mistakes_between_blocks(tmp_path, case):
 
 
 def test_check_outline_imports_no_library_of_models_or_engines():
-    code = "import sys; from tasks.stages.params import check_outline; check_outline(); print(*sys.modules)"
+    code = "import sys; from tasks.params.load import check_outline; check_outline(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "pandas", "prefect", "mlflow", "dvc"} & {*done.stdout.split()}

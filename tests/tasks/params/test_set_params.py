@@ -8,9 +8,8 @@ import yaml
 from projects import ROOT
 
 from llm.errors import UserError
-from tasks.stages.params import read_yaml
-from tasks.stages.set_params import changed_text, parse_settings, set_params
-from tasks.stages.yaml_text import parse_values, with_value
+from tasks.params.set_params import changed_text, parse_settings, set_params
+from tasks.stages.yaml_text import parse_values, read_yaml, with_value
 
 SMALL = """\
 # Head.

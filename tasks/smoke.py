@@ -13,18 +13,13 @@ import yaml
 
 from llm.errors import UserError
 from tasks.data.published import STATE as PUBLISHED
+from tasks.params.blocks import Smoke
+from tasks.params.load import load_smoke, reduced
 from tasks.registry.worktree import Worktree
 from tasks.stages.graph import stages
 from tasks.stages.hashes import LOCK, as_hashes, locked_stages
-from tasks.stages.params import (
-    PARAMS_FILE,
-    Smoke,
-    evaluation_stage,
-    load_smoke,
-    model_names,
-    read_yaml,
-    reduced,
-)
+from tasks.stages.names import PARAMS_FILE, evaluation_stage, model_names
+from tasks.stages.yaml_text import read_yaml
 
 RAW = Path("data/raw")
 FETCH = "fetch@"
