@@ -33,10 +33,10 @@ from llm.objectives import load_for_inference
 from llm.objectives.assistant import Question, answer_all, build
 from llm.objectives.classifier import guard_replies
 from llm.objectives.classifier.model import email_text, probabilities
+from tasks.applications.assistant.refusals import declines
 from tasks.data.mail import RowError, parse_message
-from tasks.evaluation.assistant.refusals import declines
-from tasks.evaluation.classifier.baseline import fit_baseline
-from tasks.evaluation.statistics import Ends, interval
+from tasks.measures.intervals import Ends, interval
+from tasks.measures.labels.baseline import fit_baseline
 from tasks.training.setup import split_file
 
 ANSWER = 96
