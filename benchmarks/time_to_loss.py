@@ -129,7 +129,11 @@ def train_ours(
         run(PROBE, lambda: False, steps * tokens_a_step)
         parts = np.array_split(seconds, PARTS)  # steps take longer where more tokens see each other: all parts count
         steps = max(1, math.floor(MARGIN * budget / fmean(map(median, parts))))
-    model = run(steps, lambda: sum(seconds) >= budget, steps * tokens_a_step)
+
+    def is_spent() -> bool:
+        return sum(seconds) >= budget
+
+    model = run(steps, is_spent, steps * tokens_a_step)
     bits = validation(model, TokenWindows(Path(data), "validation", length))
     return {"evaluations": [{"seconds": sum(seconds), "steps": len(seconds), BITS: bits}]}
 
