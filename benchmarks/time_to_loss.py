@@ -49,13 +49,7 @@ from benchmarks.contenders import (
 from benchmarks.harness import FAILED, OURS, Figures, Job, Table, finish, make_parser, peers_python, say
 from llm.config import TrainConfig
 from llm.dataset import BatchSampler, TokenWindows
-<<<<<<< HEAD
-from llm.files import write_atomic
 from llm.objectives.language_model import context_at
-=======
-from llm.objectives.language_model import context_at
-from llm.training.loss import bits_per_byte
->>>>>>> 30141100e00d5a34878b1c2b1358deb0182079f1
 from llm.tokenizer import load_tokenizer
 from llm.training.loss import bits_per_byte
 from tasks.applications.foundation.train import SCRATCH, Train
