@@ -22,7 +22,7 @@ from llm.config import GPTConfig, GPTShape
 from llm.kernels.training.backend import TORCH
 from llm.kernels.training.packed_sequences import PackedSequences
 from llm.model.attention import Context, GroupedQueryAttention
-from llm.model.embedding import Embedding, Rotation, rotation
+from llm.model.embedding import Embedding, rotation
 from llm.model.key_value_cache import KeyValueCache
 
 
@@ -65,17 +65,7 @@ class Block(nn.Module):
 
     def forward(self, x_BTC: Tensor, context: Context) -> Tensor:
         """Map BTC to BTC."""
-        run = context.backend.run
-        qkv = run(self.before_attention, x_BTC, context.angles)
-        return run(self.after_attention, x_BTC, self.attention.attend(*qkv, context))
-
-    def before_attention(self, x_BTC: Tensor, angles: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, BHTD and twice BKTD."""
-        return self.attention.project_qkv(self.attention_norm(x_BTC), angles)
-
-    def after_attention(self, x_BTC: Tensor, attended_BHTD: Tensor) -> Tensor:
-        """The stream, BTC, with what attention and the MLP add to it."""
-        x_BTC = x_BTC + self.dropout(self.attention.project_out(attended_BHTD, x_BTC.dtype))
+        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), context))
         return x_BTC + self.dropout(self.mlp(self.mlp_norm(x_BTC)))
 
 

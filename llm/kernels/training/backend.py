@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,11 +52,6 @@ def causal_attention(
     return F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, dropout_p=dropout, enable_gqa=shared)
 
 
-def call(part: Callable[..., Any], *inputs: Any) -> Any:
-    """Run a part of a block as it is written."""
-    return part(*inputs)
-
-
 @dataclass(frozen=True)
 class Backend:
     """The operations that a training may replace; by default they are torch's. llm/kernels/training/choose.py chooses.
@@ -74,8 +69,8 @@ class Backend:
     """Makes a faster layer with the weights of a linear layer of a block, which it learns; None keeps the layer."""
     frozen_linear: Callable[[nn.Linear, Tensor], nn.Module] | None = None
     """Makes a faster layer of one that LoRA freezes, from it and the largest magnitude of each input; None keeps it."""
-    run: Callable[..., Any] = call
-    """Runs the part of a block before its attention or behind it, from that part and its inputs."""
+    block: Callable[[nn.Module], nn.Module] | None = None
+    """Makes a faster block with the layers of a block; None keeps the block."""
     fallback: Self | None = None
     """A backend that takes over where the compiler fails; None for a backend that compiles nothing."""
     name: str = "eager"
