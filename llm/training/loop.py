@@ -62,7 +62,7 @@ class Training:
         norm = clip_gradients(self.training_model, config.gradient_clip)
         share_of_peak = schedule(step - 1, config)
         rate = share_of_peak * config.learning_rate
-        check_update(step, loss, norm, rate)
+        check_update(step, loss, norm=norm, rate=rate)
         self.optimizer.step(share_of_peak)
         return {"step": step, "train_loss": loss, "learning_rate": rate, "gradient_norm": norm}
 
