@@ -55,6 +55,7 @@ SMALL = {
                 "last_blocks": None,
                 "layers": None,
                 "optimizer": "muon",
+                "muon_learning_rate": 0.01,
                 "learning_rate": 1.5e-3,
                 "max_tokens": 128,
             },
