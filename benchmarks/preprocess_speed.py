@@ -35,7 +35,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from llm.tokenizer import end_of_text, load_tokenizer
+from llm.formats.tokenizer_json import load_tokenizer
+from llm.tokenizer import end_of_text
 
 ROOT = Path(__file__).parents[1]
 RAW, TOKENIZER = ROOT / "data/raw/corpus", ROOT / "data/processed/corpus/tokenizer.json"

@@ -54,8 +54,8 @@ from benchmarks.contenders import (
 from llm.config import TrainConfig
 from llm.dataset import BatchSampler, TokenWindows
 from llm.files import write_atomic
+from llm.formats.tokenizer_json import load_tokenizer
 from llm.objectives.language_model import bits_per_byte, context_at
-from llm.tokenizer import load_tokenizer
 from tasks.applications.foundation.train import SCRATCH, Train
 from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application
 

@@ -300,7 +300,7 @@ def test_a_row_whose_sampler_raises_leaves_those_before_it_and_the_next_step_tel
             engine.submit(Request([8], 9))
         if step == 4:
             engine.cancel(2)
-            sampler = engine.rows[1].sampler
+            sampler = engine.texts[1].sampler
             seen, sampler.seen = sampler.seen, {10**6}  # a token that there is no logit of
             with pytest.raises(IndexError):
                 engine.step()
