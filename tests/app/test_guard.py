@@ -15,14 +15,14 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.api.server import create_app
-from app.cli.chat import answer
-from app.cli.command import cli
-from app.cli.shared import load, open_versions
 from app.errors import Unavailable
 from app.guard import guard_model, requests_in
 from app.quarantine import Quarantine
 from app.registry import ListedVersion, VersionName
 from app.settings import Settings
+from cli.chat import answer
+from cli.main import cli
+from cli.shared import load, open_versions
 from llm.chat import Message
 from llm.generation.sampling import GREEDY
 from llm.objectives import CHAT, CLASSIFY, COMPLETE, GUARD
