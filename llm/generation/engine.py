@@ -86,7 +86,7 @@ class _Text:
         return Event(self.handle, token, ended, logprobs=logprobs, scored=scored)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _PieceResult:
     """What a text gains from a piece; `commit` adds it, once no text's piece can fail any more."""
 
@@ -184,8 +184,9 @@ class Engine:
         pieces: list[Piece] = []
         prompt_tokens = self.prefill_tokens
         for row in sorted(range(len(self.texts)), key=lambda row: self.texts[row].handle):
-            piece = self.texts[row].piece(row, prompt_tokens)
-            if self.texts[row].token is None:
+            text = self.texts[row]
+            piece = text.piece(row, prompt_tokens)
+            if text.token is None:
                 prompt_tokens -= len(piece.tokens)
             if piece.tokens:
                 pieces.append(piece)
