@@ -50,7 +50,8 @@ from benchmarks.harness import FAILED, OURS, Figures, Job, Table, finish, make_p
 from llm.config import TrainConfig
 from llm.dataset import BatchSampler, TokenWindows
 from llm.formats.tokenizer_json import load_tokenizer
-from llm.objectives.language_model import bits_per_byte, context_at
+from llm.objectives.language_model import context_at
+from llm.training.loss import bits_per_byte
 from tasks.applications.foundation.train import SCRATCH, Train
 from tasks.params.load import load_application
 from tasks.stages.names import FOUNDATION, PARAMS_FILE

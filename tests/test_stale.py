@@ -31,6 +31,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/model/attention.py": LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/model/lora.py": LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/training/loop.py": TRAINING,
+    "llm/training/loss.py": TRAINING + EVALUATION,
     "llm/kernels/training/flash.c": TRAINING + EVALUATION,
     "llm/objectives/__init__.py": [],
     "llm/objectives/language_model/__init__.py": FOUNDATION,
@@ -41,6 +42,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/chat.py": LOAD + REPLAY + FINETUNE + EVALUATE,
     "llm/tokenizer.py": PREPROCESS + LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/generation/sampling.py": REPLAY + EVALUATION,
+    "llm/generation/reading.py": REPLAY + EVALUATION,
     "llm/generation/packed.py": REPLAY + EVALUATE,
     "llm/kernels/serving/decode.c": REPLAY + EVALUATE,  # what a model answers
     "llm/kernels/c_library.py": REPLAY + TRAINING + EVALUATION,  # the options of the compiler

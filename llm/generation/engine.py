@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llm.generation.pieces import Piece, read_pieces
+from llm.generation.reading import reading_of
 from llm.generation.request import Event, Logprobs, Reason, Request, check_request
 from llm.generation.sampling import Sampler, choose
 from llm.model.gpt import GPT
@@ -137,7 +138,7 @@ class Engine:
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         shape = model.config.model_copy(update={"context_length": self.context_length})
         self._spare_row = rows  # for two rows that change places
-        self._cache = KeyValueCache(shape, rows + 1, device=model.device, dtype=model.cache_dtype)
+        self._cache = KeyValueCache(shape, rows + 1, device=model.device, dtype=reading_of(model).cache_dtype)
         self._cached = [_CachedTokens([]) for _ in range(rows)]
         self.texts: list[_Text] = []
         """The text in each row, from the first on."""

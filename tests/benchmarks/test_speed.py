@@ -32,6 +32,7 @@ from llm.kernels.processor import has_fast_bfloat16
 from llm.model.gpt import GPT
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import train_bpe
+from llm.training.cost import training_flops
 from tasks.params.load import load_application
 from tasks.stages.names import PARAMS_FILE
 from tests.app.conftest import write_model
@@ -177,7 +178,7 @@ def test_train_speed_names_a_contender_that_fails_with_its_reason(small_params):
 def test_operations_of_a_step_are_those_of_the_model():
     config = GPTConfig(context_length=8, n_layer=3, n_head=2, n_embd=4, vocabulary_size=50)
     weights = matmul_weights(transformers_gpt2(same_size(config)).model)
-    assert train_speed.operations(weights, same_size(config), 16) == 16 * GPT(config).training_flops()
+    assert train_speed.operations(weights, same_size(config), 16) == 16 * training_flops(GPT(config))
 
 
 def test_time_to_loss_gives_the_best_run_of_each_contender_by_budget(small_params, token_files, tmp_path, monkeypatch):
