@@ -208,6 +208,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, muon_update: MuonUpda
     parts: list[torch.optim.Optimizer] = []
     beta1 = 0.9
     if config.optimizer == "muon":
+        assert config.muon_learning_rate is not None  # the config checks it
         groups = _by_rows(model, matrices)
         update = muon_update or update_matrices
         parts.append(Muon(groups, lr=config.muon_learning_rate, weight_decay=config.weight_decay, update=update))
