@@ -13,7 +13,7 @@ from llm.config import Config
 from llm.device import choose_compute, keep_freed_memory
 from llm.files import atomic_folder, write_atomic
 from llm.objectives import load
-from tasks.evaluation.statistics import draw_curves
+from tasks.measures.pictures import draw_curves
 from tasks.params.load import check_outline, load_evaluation
 from tasks.params.slices import find_evaluation
 from tasks.registry.logged_model import find_model

@@ -22,12 +22,12 @@ from projects import CHATML, NO_COMPILER, change_params, environment, make_proje
 from real_servers import HANGS, wait_for
 
 from llm.config import GPTConfig
-from llm.formats.huggingface import export_huggingface
+from llm.formats.export import export_huggingface
 from llm.formats.model_folder import load_model, read_config
 from llm.model.gpt import GPT
 from llm.objectives import load
 from llm.objectives.classifier import email_text, probabilities
-from tasks.evaluation.classifier.evasions import GROUPS
+from tasks.applications.classifier.evasions import GROUPS
 from tasks.registry.record import read_record
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llm.errors import UserError
-from tasks.applications import Check, Evaluation, Review, Training
 
-if TYPE_CHECKING:  # it loads pandas, which a check of params.yaml does not need
+if TYPE_CHECKING:  # they load pandas and torch, which a check of params.yaml does not need
     from tasks.datasets import Dataset
+    from tasks.measures.description import Evaluation, Review
+    from tasks.training.description import Training
+
+Check = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[tuple[str, str]]]
+"""`check(block, values)`: each mistake as a key of the block, and the reason with the way out. `values` are those of
+params.yaml as they are written, and `block` is the application's, whose dataset exists."""
 
 
 def find_dataset(name: str) -> Dataset:
@@ -23,8 +29,8 @@ def find_training(name: str) -> Training:
 
 
 def find_evaluation(name: str) -> Evaluation:
-    """How an application is measured: tasks/applications/<name>/evaluate.py. Raises UserError without that file."""
-    return _required(f"tasks.applications.{name}.evaluate").EVALUATION
+    """How an application is measured: tasks/applications/<name>/measure.py. Raises UserError without that file."""
+    return _required(f"tasks.applications.{name}.measure").EVALUATION
 
 
 def find_review(name: str) -> Review | None:

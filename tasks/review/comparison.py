@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
-from tasks.applications import Evidence, Review
-from tasks.evaluation.statistics import interval
+from tasks.measures.description import Evidence, Review
+from tasks.measures.intervals import interval
 from tasks.params.load import load_application
 from tasks.params.slices import find_review
 from tasks.registry.main_figures import main_figures

@@ -3,26 +3,30 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm.kernels.training.cross_entropy import linear_cross_entropy_with_gradients
+from llm.kernels.training.packed_sequences import PackedSequences
 
-
-class PackedTexts(Protocol):
-    """Several texts in each row of a batch, as llm/model/packed_sequences.py describes them."""
-
-    texts_E4: Tensor
-
-    def attention(self, attend: Callable[..., Tensor], q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
-        """Apply a causal attention to each text alone."""
-        ...
-
-
-Attention = Callable[[Tensor, Tensor, Tensor, PackedTexts | None, float], Tensor]
 CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Attention(Protocol):
+    """Causal attention of packed texts or of whole rows, with a share of dropout."""
+
+    def __call__(
+        self,
+        q_BHTD: Tensor,
+        k_BKTD: Tensor,
+        v_BKTD: Tensor,
+        packed: PackedSequences | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """The weighted values of each head, BHTD."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,18 +57,13 @@ MuonUpdate = Callable[[Sequence[MuonMatrix], MuonRates], None]
 
 
 def causal_attention(
-    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, packed: PackedTexts | None = None, dropout: float = 0.0
+    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, packed: PackedSequences | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Causal attention by torch's fused kernel, BHTD; consecutive heads of queries share one of keys and values."""
     if packed is not None:
-        return packed.attention(partial(causal_attention, dropout=dropout), q_BHTD, k_BKTD, v_BKTD)
+        return packed.attention(q_BHTD, k_BKTD, v_BKTD, attend=partial(causal_attention, dropout=dropout))
     shared = q_BHTD.shape[1] != k_BKTD.shape[1]
     return F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, dropout_p=dropout, enable_gqa=shared)
-
-
-def call(part: Callable[..., Any], *inputs: Any) -> Any:
-    """Run a part of a block as it is written."""
-    return part(*inputs)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Backend:
     """
 
     attention: Attention = causal_attention
-    """Causal attention from queries, keys and values, of packed texts or of whole rows, with a share of dropout."""
+    """Causal attention from queries, keys and values."""
     cross_entropy: CrossEntropy = linear_cross_entropy_with_gradients
     """The sum of the cross-entropy from the stream, the output layer's weights and the targets."""
     muon_update: MuonUpdate | None = None
@@ -84,8 +83,8 @@ class Backend:
     """Makes a faster layer with the weights of a linear layer of a block, which it learns; None keeps the layer."""
     frozen_linear: Callable[[nn.Linear, Tensor], nn.Module] | None = None
     """Makes a faster layer of one that LoRA freezes, from it and the largest magnitude of each input; None keeps it."""
-    run: Callable[..., Any] = call
-    """Runs the part of a block before its attention or behind it, from that part and its inputs."""
+    block: Callable[[nn.Module], nn.Module] | None = None
+    """Makes a faster block with the layers of a block; None keeps the block."""
     fallback: Self | None = None
     """A backend that takes over where the compiler fails; None for a backend that compiles nothing."""
     name: str = "eager"

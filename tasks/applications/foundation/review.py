@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from llm.tokenizer import decode, end_of_text, load_tokenizer
+from llm.formats.tokenizer_json import load_tokenizer
+from llm.tokenizer import decode, end_of_text
 from llm.tokens import open_tokens
-from tasks.applications import Review, Sample
+from tasks.measures.description import Review, Sample
 
 PIECE = 1500  # characters of a document that are read as one
 
