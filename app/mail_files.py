@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm.errors import UserError
-from tasks.data.formats import Problem
-from tasks.data.formats.mails import message_bytes, messages
+from tasks.data.formats.messages import message_bytes, messages
+from tasks.data.formats.problems import Problem
 from tasks.data.formats.tables import READERS
 from tasks.data.sniff import TABLES, sniff, suffix_of
 from tasks.data.textfiles import read_bytes

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def with_record(table: pa.Table, record: Record) -> pa.Table:
     """The table, and the record of its cleaning."""
-    return table.replace_schema_metadata({RECORD: record.to_json()})
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), RECORD: record.to_json()})
 
 
 def write_part(path: Path, table: pa.Table) -> None:

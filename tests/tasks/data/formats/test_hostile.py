@@ -17,7 +17,7 @@ import pytest
 
 from llm.errors import UserError
 from tasks.data.compression import zstd
-from tasks.data.formats import Problem
+from tasks.data.formats.problems import Problem
 from tasks.data.formats.tables import READERS
 from tasks.data.mail import parse_message
 from tasks.datasets import corpus, emails, instructions
