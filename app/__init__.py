@@ -1,1 +1,1 @@
-"""The interfaces for people and programs: the web page, the OpenAI-compatible API and the command line."""
+"""The interfaces for people and programs: the web page and the OpenAI-compatible API."""

@@ -18,10 +18,10 @@ from app.errors import RequestError
 from app.guard import replies_of, without_answered
 from app.quarantine import Quarantine
 from app.settings import Settings
-from app.versions import Loaded
+from app.versions import LoadedVersion
 from llm.objectives import CHAT, CLASSIFY
 from tasks.data.textfiles import tidy
-from tasks.datasets import find
+from tasks.params.slices import find_dataset
 from tasks.served import cleaning_module
 
 LONGEST = 10_000
@@ -85,14 +85,14 @@ async def feedback(request: Request, given: Feedback) -> Kept:
     return await run_in_threadpool(keep, request.app.state.feedback, settings, loaded, row, client)
 
 
-async def labelled(loaded: Loaded, given: EmailFeedback, queue: int, network: str | None) -> dict[str, Any]:
+async def labelled(loaded: LoadedVersion, given: EmailFeedback, queue: int, network: str | None) -> dict[str, Any]:
     """The row of a mail, once it is the mail's turn to be cleaned. Raises as `email_row`; Busy if `queue` wait."""
     with loaded.classified_by(queue, network):
         async with loaded.turn:  # without a thread that waits: there are few
             return await run_in_threadpool(email_row, loaded, given)
 
 
-def email_row(loaded: Loaded, given: EmailFeedback) -> dict[str, Any]:
+def email_row(loaded: LoadedVersion, given: EmailFeedback) -> dict[str, Any]:
     """A labelled mail. Raises RequestError for an unknown label and a mail without text."""
     labels = loaded.model.config.labels
     if given.label not in labels:
@@ -142,7 +142,7 @@ def answer_row(given: AnswerFeedback, guard_replies: Collection[str] = ()) -> di
     }
 
 
-def keep(quarantine: Quarantine, settings: Settings, loaded: Loaded, row: dict[str, Any], client: str) -> Kept:
+def keep(quarantine: Quarantine, settings: Settings, loaded: LoadedVersion, row: dict[str, Any], client: str) -> Kept:
     """Keep a row for the dataset that a version learned from.
 
     Raises RequestError if the server takes no feedback or the dataset can't read the row, which would stop a training.
@@ -150,13 +150,13 @@ def keep(quarantine: Quarantine, settings: Settings, loaded: Loaded, row: dict[s
     if not settings.feedback:
         raise RequestError("this server takes no feedback", None, "feedback_off")
     try:
-        columns = find(loaded.dataset).feedback if loaded.dataset else None
+        columns = find_dataset(loaded.dataset).feedback if loaded.dataset else None
     except ModuleNotFoundError:  # another project's dataset
         columns = None
     lengths = {name: most for name, (_, most) in (columns or {}).items() if name in row}
     if not lengths:
         learned_from = loaded.dataset or "an unknown dataset"
-        raise RequestError(f"{loaded.named} learned from {learned_from}, which takes no such feedback", "model")
+        raise RequestError(f"{loaded.name} learned from {learned_from}, which takes no such feedback", "model")
     for name, most in lengths.items():
         text = row[name]
         if len(text) > most or len(text := tidy(text)) > most:  # tidying makes a ligature two letters

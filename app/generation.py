@@ -9,7 +9,7 @@ import tiktoken
 
 from app.async_engine import Stream
 from app.errors import RequestError, Timeout
-from app.versions import Loaded
+from app.versions import LoadedVersion
 from llm.chat import Message, prompt_tokens, turn_ends
 from llm.errors import UserError
 from llm.generation.request import Logprobs, Request
@@ -39,7 +39,7 @@ class Piece(NamedTuple):
     """`content_filter` if the guard answered."""
 
 
-def check_conversation(loaded: Loaded, messages: Sequence[Message]) -> None:
+def check_conversation(loaded: LoadedVersion, messages: Sequence[Message]) -> None:
     """Raise RequestError for a conversation without a question, and as `check_size`."""
     check_size(loaded, sum(len(each.content) for each in messages), "messages")
     if not messages or messages[-1].role != "user":
@@ -48,7 +48,7 @@ def check_conversation(loaded: Loaded, messages: Sequence[Message]) -> None:
         raise RequestError("the last message has no text", "messages")
 
 
-def chat_prompt(loaded: Loaded, messages: Sequence[Message]) -> list[int]:
+def chat_prompt(loaded: LoadedVersion, messages: Sequence[Message]) -> list[int]:
     """A conversation as tokens, in the model's own template. Raises RequestError as `check_conversation`, and for one
     that the template can't say."""
     check_conversation(loaded, messages)
@@ -58,7 +58,7 @@ def chat_prompt(loaded: Loaded, messages: Sequence[Message]) -> list[int]:
         raise RequestError(str(error), "messages") from None
 
 
-def check_size(loaded: Loaded, size: int, param: str) -> None:
+def check_size(loaded: LoadedVersion, size: int, param: str) -> None:
     """Raise RequestError for a text with more characters than the context has room for: to encode it takes seconds."""
     if size <= loaded.engine.context_length:
         return
@@ -68,12 +68,12 @@ def check_size(loaded: Loaded, size: int, param: str) -> None:
         raise RequestError(f"{reason} for {most} at most", param, "context_length_exceeded")
 
 
-def ends(loaded: Loaded, *, chat: bool) -> frozenset[int]:
+def ends(loaded: LoadedVersion, *, chat: bool) -> frozenset[int]:
     """The tokens that end an answer."""
     return turn_ends(loaded.encoding, loaded.model.chat) if chat else stop_tokens(loaded.encoding)
 
 
-def with_default_penalty(loaded: Loaded, sampling: Sampling) -> Sampling:
+def with_default_penalty(loaded: LoadedVersion, sampling: Sampling) -> Sampling:
     """A request's options, with the model's own penalty where the request names none."""
     chat = getattr(loaded.model, "chat", None)
     return sampling if chat is None else sampling.with_default_penalty(chat.text_penalty)
@@ -84,7 +84,7 @@ class Generation:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedVersion,
         prompts: Sequence[list[int]],
         *,
         sampling: Sampling,

@@ -14,9 +14,9 @@ from starlette.concurrency import run_in_threadpool
 from app.errors import Failed, RequestError, Timeout, Unavailable
 from app.generation import check_conversation
 from app.metrics import GUARDED
-from app.registry import Listed, models_with
+from app.registry import ListedVersion, models_with
 from app.settings import Settings
-from app.versions import Loaded
+from app.versions import LoadedVersion
 from llm.chat import Message
 from llm.objectives import GUARD
 from llm.objectives.classifier import guard_replies
@@ -34,11 +34,11 @@ class Guarded(NamedTuple):
     """The turns that the assistant may read."""
     reply: str | None = None
     """What is said instead of the assistant's answer; None if the assistant answers."""
-    by: Loaded | None = None
+    by: LoadedVersion | None = None
     """The guard that says so."""
 
 
-def guard_model(settings: Settings, listed: Sequence[Listed]) -> str | None:
+def guard_model(settings: Settings, listed: Sequence[ListedVersion]) -> str | None:
     """The name of the registered model that is the guard; None without one, and if the settings turn it off.
 
     Raises Unavailable if nobody can tell, as the files of a model that may be one can't be read.
@@ -47,16 +47,16 @@ def guard_model(settings: Settings, listed: Sequence[Listed]) -> str | None:
         return None
     if models := models_with(listed, GUARD):
         return models[0]
-    readable = {version.named.model for version in listed if version.capabilities}
+    readable = {version.name.model for version in listed if version.capabilities}
     for version in listed:
-        if version.is_default and version.named.model not in readable:
+        if version.is_default and version.name.model not in readable:
             way_out = "repair or delete it, or turn the guard off with --no-guard"
-            raise Unavailable(f"the files of {version.named} can't be read, and it may be the guard: {way_out}")
+            raise Unavailable(f"the files of {version.name} can't be read, and it may be the guard: {way_out}")
     return None
 
 
 async def ask_guard(
-    state: Any, versions: Sequence[Loaded], messages: Sequence[Message], network: str | None
+    state: Any, versions: Sequence[LoadedVersion], messages: Sequence[Message], network: str | None
 ) -> Guarded:
     """What the guard says to a conversation with these versions, if there is a guard and the settings want it.
 
@@ -81,7 +81,7 @@ async def ask_guard(
             raise Timeout("the guard took longer than a request may") from None
 
 
-def screen(guard: Loaded, messages: Sequence[Message]) -> Guarded:
+def screen(guard: LoadedVersion, messages: Sequence[Message]) -> Guarded:
     """What the guard says to the user's turns of a conversation. Raises Failed if it fails at them.
 
     Nobody reads again what the guard has answered before. The assistant must not either: the user's next turn may be
@@ -92,7 +92,7 @@ def screen(guard: Loaded, messages: Sequence[Message]) -> Guarded:
     try:
         replies = guard_replies(guard.model, guard.encoding, requests)
     except Exception:  # a bug, or no memory
-        logger.exception("%s failed", guard.named)
+        logger.exception("%s failed", guard.name)
         raise Failed("the guard failed at this text; the server's log says why") from None
     reply = next((reply for reply in replies if reply is not None), None)
     if reply is None:
@@ -101,7 +101,7 @@ def screen(guard: Loaded, messages: Sequence[Message]) -> Guarded:
     return Guarded(messages, reply.strip(), guard)
 
 
-def requests_in(guard: Loaded, turns: Sequence[str]) -> list[str]:
+def requests_in(guard: LoadedVersion, turns: Sequence[str]) -> list[str]:
     """The texts that the guard reads of the user's turns: each turn by itself, the last one first, and the last turns
     together.
 
@@ -123,7 +123,7 @@ def replies_of(state: Any) -> Collection[str]:
     return _replies(state.versions.get(name, GUARD)) if name else ()
 
 
-def _replies(guard: Loaded) -> set[str]:
+def _replies(guard: LoadedVersion) -> set[str]:
     return {reply.strip() for reply in guard.model.config.replies.values()}
 
 

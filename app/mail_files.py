@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from llm.errors import UserError
 from tasks.data.formats.messages import message_bytes, messages
-from tasks.data.formats.problems import Problem
 from tasks.data.formats.tables import READERS
+from tasks.data.problems import Problem
 from tasks.data.sniff import TABLES, sniff, suffix_of
 from tasks.data.textfiles import read_bytes
 

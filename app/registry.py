@@ -38,7 +38,7 @@ CARD = "card/card.md"
 logger = logging.getLogger(__name__)
 
 
-class Named(NamedTuple):
+class VersionName(NamedTuple):
     """A version of a model."""
 
     model: str
@@ -49,10 +49,10 @@ class Named(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedVersion:
     """A version in the registry."""
 
-    named: Named
+    name: VersionName
     aliases: tuple[str, ...]
     created: int
     """Seconds since 1970."""
@@ -70,7 +70,7 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self._listed: list[Listed] = []
+        self._listed: list[ListedVersion] = []
         self._capabilities: dict[str, tuple[str, ...]] = {}  # by a version's source
         self._unreadable: dict[str, tuple[float, str]] = {}
         self._client: MlflowClient | None = None
@@ -79,21 +79,21 @@ class Registry:
         self._reading = threading.Lock()
 
     @property
-    def known(self) -> list[Listed]:
+    def known(self) -> list[ListedVersion]:
         """All versions as of the last reading of the registry; none before the first."""
         return self._listed
 
-    def listed(self) -> list[Listed]:
+    def listed(self) -> list[ListedVersion]:
         """The same, by model and the newest first; reads the registry if nothing is known."""
         return self._listed or self._fresh()
 
-    def read(self) -> list[Listed]:
+    def read(self) -> list[ListedVersion]:
         """Read the registry. Raises Unavailable if it does not answer."""
         with self._reading:
             self._read()
             return self._checked()
 
-    def _fresh(self) -> list[Listed]:
+    def _fresh(self) -> list[ListedVersion]:
         """The versions as of the last second, so that unknown names do not keep the registry busy. While another thread
         waits for a registry that did not answer before, nobody else waits."""
         asked = time.monotonic()
@@ -106,7 +106,7 @@ class Registry:
         finally:
             self._reading.release()
 
-    def _checked(self) -> list[Listed]:
+    def _checked(self) -> list[ListedVersion]:
         if self._trouble:
             raise Unavailable(self._trouble)
         return self._listed
@@ -121,7 +121,7 @@ class Registry:
             self._read_at = time.monotonic()
             self._trouble = f"the registry does not answer: {' '.join(str(error).split())}"
 
-    def _in_registry(self) -> list[Listed]:
+    def _in_registry(self) -> list[ListedVersion]:
         client, found = self._store(), []
         for model, registered in own_models(client):
             aliases: dict[str, list[str]] = {}
@@ -129,11 +129,11 @@ class Registry:
             for alias, version in registered.aliases.items():
                 aliases.setdefault(str(version), []).append(alias)
             for version in versions(client, registered.name):
-                named = Named(model, str(version.version))
+                named = VersionName(model, str(version.version))
                 own = tuple(sorted(aliases.get(named.version, ())))
                 able = self._capabilities_of(version.source, named)
-                listed = Listed(
-                    named=named,
+                listed = ListedVersion(
+                    name=named,
                     aliases=own,
                     created=version.creation_timestamp // 1000,
                     description=version.description or "",
@@ -144,7 +144,7 @@ class Registry:
         if found and not any(each.capabilities for each in found):
             *_, (_, reason) = self._unreadable.values()
             raise UserError(f"the files of no version can be read: {reason}")
-        return sorted(found, key=lambda each: (each.named.model, -int(each.named.version)))
+        return sorted(found, key=lambda each: (each.name.model, -int(each.name.version)))
 
     def _store(self) -> MlflowClient:
         """The store that MLflow points to at the first call; later calls keep it."""
@@ -153,7 +153,7 @@ class Registry:
             self._client = MlflowClient(mlflow.get_tracking_uri(), mlflow.get_registry_uri())
         return self._client
 
-    def _capabilities_of(self, source: str, named: Named) -> tuple[str, ...]:
+    def _capabilities_of(self, source: str, named: VersionName) -> tuple[str, ...]:
         tried, before = self._unreadable.get(source, (-math.inf, ""))
         if source not in self._capabilities and time.monotonic() - tried > AGAIN:
             try:
@@ -166,23 +166,23 @@ class Registry:
                 self._unreadable[source] = time.monotonic(), reason
         return self._capabilities.get(source, ())
 
-    def files(self, named: Named, fetched: Path, file: str = "") -> Path:
+    def files(self, named: VersionName, fetched: Path, file: str = "") -> Path:
         """The model folder of a version, or a file of it: on this machine, or downloaded into `fetched`."""
         client = self._store()
         place = client.get_model_version_download_uri(registered_name(named.model), named.version)
         uri, into = f"{place}/artifacts/{named.model}/{file}", None if is_local_uri(place) else str(fetched)
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=into, tracking_uri=client.tracking_uri))
 
-    def card(self, named: Named) -> str | None:
+    def card(self, named: VersionName) -> str | None:
         """The model card of a version in Markdown; None if it has none that can be read."""
         return self._text(named, CARD)
 
-    def record(self, named: Named) -> Record | None:
+    def record(self, named: VersionName) -> Record | None:
         """The record of a version's origins; None if there is none."""
         text = self._text(named, RECORD)
         return None if text is None else FILE.validate_json(text)
 
-    def _text(self, named: Named, artifact: str) -> str | None:
+    def _text(self, named: VersionName, artifact: str) -> str | None:
         with server_errors():
             run = self._store().get_model_version(registered_name(named.model), named.version).run_id
         with TemporaryDirectory() as folder:
@@ -191,7 +191,7 @@ class Registry:
             except (MlflowException, OSError):
                 return None
 
-    def find(self, name: str | None, capability: str | None = None) -> Named:
+    def find(self, name: str | None, capability: str | None = None) -> VersionName:
         """The version that a name means: `assistant`, `assistant@champion` or `assistant/3`, with or without the
         namespace before it; without a name the first model with the capability.
 
@@ -208,21 +208,21 @@ class Registry:
             found = pick(name, self._fresh())
         if capability and found.capabilities and capability not in found.capabilities:
             able = ", ".join(models_with(self._listed, capability)) or "none"
-            reason = f"{found.named} can't {capability}; models that can: {able}"
+            reason = f"{found.name} can't {capability}; models that can: {able}"
             raise RequestError(reason, "model", "unsupported_model")
-        return found.named
+        return found.name
 
 
-def pick(name: str, listed: Sequence[Listed]) -> Listed:
+def pick(name: str, listed: Sequence[ListedVersion]) -> ListedVersion:
     """The version that a name means. Raises NotFound, which says what there is."""
     match = re.fullmatch(r"(?P<model>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))?", name)
     model = match["model"].removeprefix(f"{namespace()}-") if match else name
-    of_model = [each for each in listed if each.named.model == model]
+    of_model = [each for each in listed if each.name.model == model]
     if not match or not of_model:
-        known = ", ".join(dict.fromkeys(each.named.model for each in listed)) or "none; `make run` makes them"
+        known = ", ".join(dict.fromkeys(each.name.model for each in listed)) or "none; `make run` makes them"
         raise NotFound(f"model {name!r} is not registered; those are: {known}", "model")
     if match["version"]:
-        found = [each for each in of_model if each.named.version == match["version"]]
+        found = [each for each in of_model if each.name.version == match["version"]]
     elif match["alias"]:
         found = [each for each in of_model if match["alias"] in each.aliases]
     else:
@@ -231,21 +231,21 @@ def pick(name: str, listed: Sequence[Listed]) -> Listed:
         missing = match["version"] or match["alias"]
         if not missing:
             missing = (
-                f"champion: approve one with `threestage review approve`, or name a version such as {of_model[0].named}"
+                f"champion: approve one with `threestage review approve`, or name a version such as {of_model[0].name}"
             )
-        there = ", ".join(" ".join([each.named.version, *each.aliases]) for each in of_model)
+        there = ", ".join(" ".join([each.name.version, *each.aliases]) for each in of_model)
         raise NotFound(f"model {model!r} has no {missing}; its versions are: {there}", "model")
     return found[0]
 
 
-def models_with(listed: Sequence[Listed], *wanted: str) -> list[str]:
+def models_with(listed: Sequence[ListedVersion], *wanted: str) -> list[str]:
     """The models with one of these capabilities: first those with a default version, and of these the ones whose main
     capability it is.
 
     What one version can do, all can: the files of one may be gone.
     """
-    able = {each.named.model: each.capabilities for each in listed if set(each.capabilities) & set(wanted)}
-    with_default = {each.named.model for each in listed if each.is_default}
+    able = {each.name.model: each.capabilities for each in listed if set(each.capabilities) & set(wanted)}
+    with_default = {each.name.model for each in listed if each.is_default}
     return sorted(able, key=lambda name: (name not in with_default, able[name][0] not in wanted, name))
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from app.async_engine import AsyncEngine, check_room
 from app.cleaning import Cleaner
 from app.errors import NotFound, Unavailable
-from app.registry import Named, Registry, models_with, pick
+from app.registry import Registry, VersionName, models_with, pick
 from app.settings import Settings
 from llm.errors import UserError
 from llm.model.gpt import GPT
@@ -43,10 +43,10 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class Loaded:
+class LoadedVersion:
     """A version in memory."""
 
-    named: Named
+    name: VersionName
     model: nn.Module
     encoding: tiktoken.Encoding
     folder: Path
@@ -69,7 +69,7 @@ class Loaded:
     @property
     def registered_name(self) -> str:
         """The name in the registry, with the version."""
-        return f"{registered_name(self.named.model)}/{self.named.version}"
+        return f"{registered_name(self.name.model)}/{self.name.version}"
 
     @contextmanager
     def classified_by(self, most: int, network: str | None = None) -> Iterator[None]:
@@ -92,11 +92,11 @@ class Versions:
         self.settings = settings
         self.registry = Registry()
         self._preloaded = [ability for ability in PRELOADED if settings.guard or ability != GUARD]
-        self._loaded: dict[Named, Loaded] = {}
-        self._answered: dict[str, Named] = {}
-        self._defaults: set[Named] = set()
-        self._failed: dict[Named, tuple[float, Unavailable]] = {}
-        self._leaving: set[Loaded] = set()
+        self._loaded: dict[VersionName, LoadedVersion] = {}
+        self._answered: dict[str, VersionName] = {}
+        self._defaults: set[VersionName] = set()
+        self._failed: dict[VersionName, tuple[float, Unavailable]] = {}
+        self._leaving: set[LoadedVersion] = set()
         self._cleaner = Cleaner()
         self._lock = threading.Lock()  # of what is loaded or leaving, and of which version answered
         self._loading = threading.Lock()
@@ -106,7 +106,7 @@ class Versions:
         """Each preloaded model that has a default version, with the version that answers by its name and the alias of
         that version, or with None until it is loaded; as of the last reading of the registry."""
         known = self.registry.known
-        with_default = {version.named.model for version in known if version.is_default}
+        with_default = {version.name.model for version in known if version.is_default}
         defaults: dict[str, str | None] = {}
         for model in models_with(known, *self._preloaded):
             if model not in with_default:
@@ -114,17 +114,17 @@ class Versions:
             with self._lock:
                 named = self._answered.get(model)
                 is_loaded = named in self._loaded
-            aliases = next((version.aliases for version in known if version.named == named), ())
+            aliases = next((version.aliases for version in known if version.name == named), ())
             alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
             defaults[model] = ", ".join(filter(None, (str(named), alias))) if is_loaded else None
         return defaults
 
-    def is_unapproved(self, named: Named) -> bool:
+    def is_unapproved(self, named: VersionName) -> bool:
         """Whether a version answers by its model's name although its model never had a champion."""
-        listed = next((version for version in self.registry.known if version.named == named), None)
+        listed = next((version for version in self.registry.known if version.name == named), None)
         return listed is not None and listed.is_default and CHAMPION not in listed.aliases
 
-    def at_hand(self, name: str | None, capability: str) -> Loaded | None:
+    def at_hand(self, name: str | None, capability: str) -> LoadedVersion | None:
         """The version that a name means, if it is loaded. Raises as `Registry.find`.
 
         If an alias has moved to a version that is not loaded, the one before goes on: `refresh` loads the new one.
@@ -134,10 +134,10 @@ class Versions:
         with self._lock:
             loaded = self._loaded.get(named) or self._loaded.get(self._answered.get(name))
             if loaded:  # under the lock, so that it is not let go in between
-                self._answered[name], loaded.asked = loaded.named, time.monotonic()
+                self._answered[name], loaded.asked = loaded.name, time.monotonic()
         return loaded
 
-    def get(self, name: str | None, capability: str) -> Loaded:
+    def get(self, name: str | None, capability: str) -> LoadedVersion:
         """The same, loaded if need be. Raises Unavailable, too, if it can't be loaded."""
         if loaded := self.at_hand(name, capability):
             return loaded
@@ -148,7 +148,7 @@ class Versions:
         self._make_room()
         return loaded
 
-    def load(self, named: Named) -> Loaded:
+    def load(self, named: VersionName) -> LoadedVersion:
         """A version in memory; while it is loaded, others answer.
 
         Raises Unavailable if it can't be loaded; that is tried again after `poll_seconds`.
@@ -178,7 +178,7 @@ class Versions:
             self._end(loaded, 0)  # the server began to end meanwhile
             raise Unavailable(ENDING)
 
-    def _load(self, named: Named) -> Loaded:
+    def _load(self, named: VersionName) -> LoadedVersion:
         settings, engine = self.settings, None
         fetched = TemporaryDirectory(prefix="threestage-version-")
         try:
@@ -198,8 +198,8 @@ class Versions:
             raise Unavailable(f"{named} can't be loaded: {reason}", "model") from error
         deps = record.hashes.deps if record else {}
         dataset = next((path.removeprefix(DATASET) for path in deps if path.startswith(DATASET)), None)
-        return Loaded(
-            named=named,
+        return LoadedVersion(
+            name=named,
             model=model,
             encoding=encoding,
             folder=folder,
@@ -224,7 +224,7 @@ class Versions:
             names = dict.fromkeys([*models, *self._answered])
         for name in names:
             try:
-                named = pick(name, listed).named
+                named = pick(name, listed).name
                 self.load(named)
             except NotFound as error:
                 if name in models:
@@ -246,22 +246,22 @@ class Versions:
     def _make_room(self) -> None:
         """Let go what is gone from the registry, and what was asked least recently if there is more than KEPT."""
         with self._lock:
-            known = {each.named for each in self.registry.known}
-            others = [each for each in self._loaded.values() if each.named not in self._defaults]
+            known = {each.name for each in self.registry.known}
+            others = [each for each in self._loaded.values() if each.name not in self._defaults]
             others.sort(key=lambda each: -each.asked)
             room = max(1, KEPT - len(self._defaults))
-            gone = [each for place, each in enumerate(others) if place >= room or each.named not in known]
+            gone = [each for place, each in enumerate(others) if place >= room or each.name not in known]
             for each in gone:
-                del self._loaded[each.named]
+                del self._loaded[each.name]
             self._leaving.update(gone)
         for each in gone:
             threading.Thread(target=self._let_go, args=(each,), daemon=True).start()
 
-    def _let_go(self, loaded: Loaded) -> None:
+    def _let_go(self, loaded: LoadedVersion) -> None:
         self._ending.wait(GRACE)
         self._end(loaded, self.settings.request_seconds)
 
-    def _end(self, loaded: Loaded, patience: float) -> None:
+    def _end(self, loaded: LoadedVersion, patience: float) -> None:
         if loaded.engine:
             loaded.engine.close(patience)
         deadline = time.monotonic() + patience
@@ -273,7 +273,7 @@ class Versions:
         logger.info("%s is unloaded", loaded.registered_name)
 
     @property
-    def loaded(self) -> list[Loaded]:
+    def loaded(self) -> list[LoadedVersion]:
         """The versions in memory."""
         with self._lock:
             return list(self._loaded.values())
@@ -300,7 +300,7 @@ class Loader:
     def __init__(self, versions: Versions) -> None:
         self._versions, self._thread = versions, ThreadPoolExecutor(1, "loader")
 
-    async def get(self, name: str | None, capability: str) -> Loaded:
+    async def get(self, name: str | None, capability: str) -> LoadedVersion:
         """Like `Versions.get`. Also raises Unavailable if it takes longer than a request may."""
         if loaded := await asyncio.to_thread(self._versions.at_hand, name, capability):
             return loaded

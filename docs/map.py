@@ -7,7 +7,7 @@ from pathlib import Path
 import grimp
 
 ROOT = Path(__file__).parent.parent
-TOP = ("llm", "tasks", "flows", "app")
+TOP = ("llm", "tasks", "flows", "app", "cli")
 HEAD = """\
 # The map
 

@@ -24,11 +24,12 @@ from tasks.data.duplicates import without_duplicates
 from tasks.data.inbox import open_inbox
 from tasks.data.splits import Split
 from tasks.data.steps import Preprocessing
-from tasks.datasets import find
+from tasks.params.load import check_outline, load_dataset
+from tasks.params.slices import find_dataset
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import current_stage, stage_command, state_folder
 from tasks.stages.hashes import fingerprint, inputs
-from tasks.stages.params import dataset_names, load_dataset
+from tasks.stages.names import dataset_names
 from tasks.stages.ray_cluster import same_processes
 from tasks.stages.server import leave_artifact
 
@@ -96,7 +97,7 @@ def preprocess(name: str, params: Split) -> None:
 
     Rows are kept in parts on disk. An interrupted run of a dataset with many parts goes on with the next part.
     """
-    dataset = find(name)
+    dataset = find_dataset(name)
     job = Preprocessing(
         name=name,
         dataset=dataset,
@@ -119,12 +120,17 @@ def preprocess(name: str, params: Split) -> None:
         rows = split_rows(rows, params)
         rows = add_inbox(rows, inbox_rows, params)
         show_cleaning(name, record, report)
-        summary = check(job, rows, record, report)
+        summary = check(job, rows, record=record, report=report)
         step(dataset.write, name="write")(rows, folder, params)
         show_drift(name, folder)
         show_summary(name, summary)
     shutil.rmtree(job.work)
 
 
+def load(name: str) -> Split:
+    """A dataset's `preprocess` section."""
+    return load_dataset(name).preprocess
+
+
 if __name__ == "__main__":
-    sys.exit(stage_command(preprocess, lambda name: load_dataset(name).preprocess, dataset_names, "dataset"))
+    sys.exit(stage_command(preprocess, load=load, check=check_outline, names=dataset_names, noun="dataset"))

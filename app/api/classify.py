@@ -15,7 +15,7 @@ from app.api.v1 import ERRORS
 from app.clients import network_of
 from app.errors import Gone, RequestError, Timeout
 from app.metrics import EMAILS
-from app.versions import Loaded
+from app.versions import LoadedVersion
 from llm.objectives import CLASSIFY
 from llm.objectives.classifier import UNSURE, Classifier, email_text, probabilities
 from llm.objectives.classifier.explanations import moved_by
@@ -126,7 +126,9 @@ def _row(content: bytes) -> dict[str, Any]:
     return {"message": content}
 
 
-async def _classified(request: Request, loaded: Loaded, rows: list[dict[str, Any]], explained: int) -> Classification:
+async def _classified(
+    request: Request, loaded: LoadedVersion, rows: list[dict[str, Any]], explained: int
+) -> Classification:
     settings, began = request.app.state.settings, time.monotonic()
     if explained and len(rows) > MOST_EXPLAINED:
         raise RequestError(f"{len(rows)} mails with explain; at most {MOST_EXPLAINED} are explained at once", "explain")
@@ -153,7 +155,7 @@ async def _classified(request: Request, loaded: Loaded, rows: list[dict[str, Any
 
 
 def verdicts_of(
-    loaded: Loaded, rows: list[dict[str, Any]], explained: int = 0, seconds: float = math.inf
+    loaded: LoadedVersion, rows: list[dict[str, Any]], explained: int = 0, seconds: float = math.inf
 ) -> list[Verdict]:
     """A verdict for each row, after the version's own cleaning within `seconds`; a row may be an `error` already.
 

@@ -18,8 +18,8 @@ from app.errors import NotFound, RequestError
 from app.generation import Choice, GeneratedToken, Generation, Piece, Reply, chat_prompt, check_size, ends, whole
 from app.guard import ask_guard
 from app.metrics import FIRST_TOKEN, TOKENS
-from app.registry import Listed
-from app.versions import Loaded, Versions
+from app.registry import ListedVersion
+from app.versions import LoadedVersion, Versions
 from llm.objectives import CHAT, COMPLETE
 from llm.tokenizer import token_bytes
 
@@ -49,11 +49,11 @@ async def models(request: Request) -> Models:
     versions: Versions = request.app.state.versions
     listed = await run_in_threadpool(versions.registry.listed)
     found = []
-    for name in dict.fromkeys(each.named.model for each in listed):
-        own = [each for each in listed if each.named.model == name]
+    for name in dict.fromkeys(each.name.model for each in listed):
+        own = [each for each in listed if each.name.model == name]
         found += [_model(name, each) for each in own if each.is_default]
         found += [_model(f"{name}@{alias}", each) for each in own for alias in each.aliases]
-        found += [_model(str(each.named), each) for each in own]
+        found += [_model(str(each.name), each) for each in own]
     return Models(data=found)
 
 
@@ -62,17 +62,17 @@ async def model(request: Request, name: str) -> Model:
     """The version that a name means."""
     versions: Versions = request.app.state.versions
     named = await run_in_threadpool(versions.registry.find, name)
-    listed = next((each for each in versions.registry.known if each.named == named), None)
+    listed = next((each for each in versions.registry.known if each.name == named), None)
     if listed is None:
         raise NotFound(f"model {name!r} is not registered any more", "model")
     return _model(name, listed)
 
 
-def _model(name: str, listed: Listed) -> Model:
+def _model(name: str, listed: ListedVersion) -> Model:
     return Model(
         id=name,
         created=listed.created,
-        version=str(listed.named),
+        version=str(listed.name),
         aliases=list(listed.aliases),
         capabilities=list(listed.capabilities),
         description=listed.description,
@@ -154,7 +154,7 @@ def _start_generation(
     *,
     request: Request,
     body: ChatRequest | CompletionRequest,
-    loaded: Loaded,
+    loaded: LoadedVersion,
     prompts: Sequence[list[int]],
     began: float,
     **options: Any,
@@ -172,7 +172,7 @@ def _start_generation(
     )
 
 
-def _prompts(loaded: Loaded, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
+def _prompts(loaded: LoadedVersion, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
     """Each prompt as tokens."""
     if isinstance(prompt, str):
         prompts: list[Any] = [prompt]
@@ -185,13 +185,13 @@ def _prompts(loaded: Loaded, prompt: str | list[str] | list[int] | list[list[int
     return tokens
 
 
-def _about(kind: str, prefix: str, loaded: Loaded) -> dict[str, Any]:
+def _about(kind: str, prefix: str, loaded: LoadedVersion) -> dict[str, Any]:
     """The fields that start an answer and each of its chunks."""
     identity = f"{prefix}-{uuid4().hex}"
     return {"id": identity, "object": kind, "created": int(time.time()), "model": loaded.registered_name}
 
 
-def _logprobs(loaded: Loaded, tokens: Sequence[GeneratedToken]) -> dict[str, Any] | None:
+def _logprobs(loaded: LoadedVersion, tokens: Sequence[GeneratedToken]) -> dict[str, Any] | None:
     """The tokens of a chat answer with the likeliest ones in their places; None without any."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _usage(generation: Generation | Reply) -> dict[str, int]:
 async def _answer(
     request: Request,
     generation: Generation | Reply,
-    loaded: Loaded,
+    loaded: LoadedVersion,
     about: dict[str, Any],
     choice: Callable[[Choice], dict[str, Any]],
 ) -> Response:
@@ -234,7 +234,7 @@ async def _answer(
 def _stream(
     body: ChatRequest | CompletionRequest,
     generation: Generation | Reply,
-    loaded: Loaded,
+    loaded: LoadedVersion,
     began: float,
     about: dict[str, Any],
     choice: Callable[[Piece], dict[str, Any]],

@@ -15,7 +15,7 @@ from app.feedback import EmailFeedback, labelled
 from app.mail_files import read_mails
 from app.metrics import EMAILS
 from app.page.shared import PRIVATE, keep_feedback, shown_errors, version_dropdown
-from app.versions import Loaded
+from app.versions import LoadedVersion
 from llm.objectives import CLASSIFY
 from llm.objectives.classifier import UNSURE
 from llm.objectives.classifier.explanations import SHOWN
@@ -100,7 +100,7 @@ def _feedback(app: FastAPI, version: gr.Dropdown, subject: gr.Textbox, body: gr.
     labels.click(correct, [version, subject, body, labels], None, **PRIVATE)
 
 
-async def _classified(app: FastAPI, name: str | None, mail: Row, request: gr.Request) -> tuple[Loaded, Verdict]:
+async def _classified(app: FastAPI, name: str | None, mail: Row, request: gr.Request) -> tuple[LoadedVersion, Verdict]:
     """The version and its explained verdict. Raises RequestError for an unreadable mail, and Busy."""
     loaded = await app.state.loader.get(name, CLASSIFY)
     if "error" in mail:

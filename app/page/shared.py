@@ -19,7 +19,7 @@ from app.feedback import keep
 from app.generation import Generation, chat_prompt, ends
 from app.guard import MARK, ask_guard
 from app.metrics import TOKENS
-from app.versions import Loaded, Versions
+from app.versions import LoadedVersion, Versions
 from llm.chat import Message
 from llm.errors import UserError
 from llm.generation.sampling import Sampling
@@ -64,10 +64,10 @@ def version_choices(versions: Versions, capability: str) -> tuple[list[tuple[str
     """The versions with a capability under their names for people, the newest first; and in the order in which a person
     wants them: the default or None, then challengers. Raises as `Registry.listed`."""
     found = [each for each in versions.registry.listed() if capability in each.capabilities]
-    names = [", ".join([str(each.named), *(PLAIN.get(alias, alias) for alias in each.aliases)]) for each in found]
-    values = [str(each.named) for each in found]
-    default = next((str(each.named) for each in found if each.is_default), None)
-    challengers = [str(each.named) for each in found if CHALLENGER in each.aliases]
+    names = [", ".join([str(each.name), *(PLAIN.get(alias, alias) for alias in each.aliases)]) for each in found]
+    values = [str(each.name) for each in found]
+    default = next((str(each.name) for each in found if each.is_default), None)
+    challengers = [str(each.name) for each in found if CHALLENGER in each.aliases]
     return list(zip(names, values, strict=True)), list(dict.fromkeys([default, *challengers, *values]))
 
 
@@ -113,7 +113,7 @@ async def answers_so_far(
     network = network_of(request)
     guarded = await ask_guard(app.state, loaded, messages, network)
     if guarded.reply is not None:
-        yield [guarded.reply + SMALL_MARK.format(version=guarded.by.named)] * len(names)
+        yield [guarded.reply + SMALL_MARK.format(version=guarded.by.name)] * len(names)
         return
     prompts = [await run_in_threadpool(chat_prompt, version, guarded.messages) for version in loaded]
     options = {"seconds": app.state.settings.request_seconds, "network": network}
@@ -147,7 +147,7 @@ async def answers_so_far(
             TOKENS.labels(each.registered_name).inc(generation.completion_tokens)
 
 
-def keep_feedback(state: Any, loaded: Loaded, row: dict[str, Any], request: gr.Request) -> None:
+def keep_feedback(state: Any, loaded: LoadedVersion, row: dict[str, Any], request: gr.Request) -> None:
     """Keep a row of feedback, and thank for it. Raises as `keep`."""
     kept = keep(state.feedback, state.settings, loaded, row, state.feedback.client_of(request.request))
     gr.Info("Thank you, it is kept." if kept.kept else "Thank you; the same was kept before.", duration=5)

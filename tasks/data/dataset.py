@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tasks.data.formats.problems import Problem
+from tasks.data.problems import Problem
 from tasks.data.splits import Split
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ class Split(Config):
     languages: tuple[str, ...] = ()
     """ISO 639 codes, such as `en`, of the languages to keep; empty keeps all. Short texts are always kept."""
     feedback_weight: int = Field(default=5, ge=1, le=100)
-    """The most copies of a row of feedback in train; the bound of 2 % in tasks/data/inbox.py comes first."""
+    """The most copies of a row of feedback in train; the bound of 2 % in tasks/data/join.py comes first."""
     mask_personal_data: Literal["feedback", "all", "none"] = "feedback"
     """The rows in which made-up data replaces e-mail addresses, phone, card and account numbers, and account names:
     those of the inbox, all, or none."""

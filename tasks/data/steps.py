@@ -132,7 +132,7 @@ def add_inbox(rows: Rows, inbox: Table | None, params: Split) -> Rows:
     return rows.with_train_rows(new_rows, params.near_duplicate)
 
 
-def check(job: Preprocessing, rows: Rows, record: Record, report: Path) -> Table:
+def check(job: Preprocessing, rows: Rows, *, record: Record, report: Path) -> Table:
     """Check rows and splits against their expectations. Returns the summary in one row."""
     labels = job.dataset.labels(job.params) if job.dataset.labels else ()
     left_out = sum(count for rule, count in record.dropped.items() if RULES[rule].counts and rule != DUPLICATES)

@@ -2,8 +2,3 @@
 
 A dataset is a module here with a `DATASET`, a block under `datasets` in params.yaml, and a test.
 """
-
-from tasks.data.dataset import Dataset
-from tasks.datasets.by_name import find
-
-__all__ = ["Dataset", "find"]

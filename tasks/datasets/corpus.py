@@ -20,7 +20,7 @@ from tasks.data.cleaning.record import RULES, Record, absorb, recorded
 from tasks.data.compression import without_compression
 from tasks.data.dataset import Dataset
 from tasks.data.formats.documents import Document, documents, raw_documents, tidy_document
-from tasks.data.formats.problems import Problem, rows_of_file, without_problems
+from tasks.data.problems import Problem, rows_of_file, without_problems
 from tasks.data.rows import Rows, part_of_rows
 from tasks.data.splits import Split
 from tasks.data.steps import check_sources, clean

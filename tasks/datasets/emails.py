@@ -15,7 +15,7 @@ from tasks.data.feedback import FEEDBACK, by_votes
 from tasks.data.formats.labelled import read_labelled, without_contradictions
 from tasks.data.formats.labels import LabelledSplit, Labels
 from tasks.data.formats.mails import mails
-from tasks.data.formats.problems import Problem
+from tasks.data.problems import Problem
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation

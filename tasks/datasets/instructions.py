@@ -14,9 +14,9 @@ from llm.errors import UserError
 from tasks.data.dataset import Dataset, Table
 from tasks.data.feedback import FEEDBACK, VOTE_COLUMNS, by_votes
 from tasks.data.formats.conversations import conversations
-from tasks.data.formats.problems import Problem, rows_of_file, without_problems
 from tasks.data.instructions.packs import read_packs
 from tasks.data.instructions.rows import WORDED, made_rows, source_of
+from tasks.data.problems import Problem, rows_of_file, without_problems
 from tasks.data.splits import SPLITS, Split
 from tasks.data.textfiles import raw_files
 

@@ -10,8 +10,8 @@ import pandas as pd
 from tasks.data.dataset import Dataset
 from tasks.data.formats.labelled import LabelledText, read_labelled, without_contradictions
 from tasks.data.formats.labels import LabelledSplit, Labels
-from tasks.data.formats.problems import Problem, RowError, check_form
 from tasks.data.formats.tables import READERS, read_rows
+from tasks.data.problems import Problem, RowError, check_form
 from tasks.data.sniff import sniff
 from tasks.data.textfiles import tidy
 

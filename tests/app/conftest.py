@@ -23,9 +23,9 @@ from small_models import write_model
 from typer.testing import CliRunner, Result
 
 from app.api.server import create_app, http_config
-from app.cli.command import cli
 from app.page.mount import mount_page
 from app.settings import Settings
+from cli.main import cli
 from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import Hashes
@@ -182,7 +182,7 @@ def threestage(registry, tmp_path, monkeypatch):
 def shell(line: str, folder: Path, registry: Path, **more) -> subprocess.Popen:
     """A line of bash, in which `threestage` is the real command."""
     variables = environment(MLFLOW_TRACKING_URI=f"sqlite:///{registry / 'mlflow.db'}", PYTHONPATH=str(ROOT))
-    begin = f'set -o pipefail; threestage() {{ "{sys.executable}" -m app.cli.command "$@"; }}; '
+    begin = f'set -o pipefail; threestage() {{ "{sys.executable}" -m cli "$@"; }}; '
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(["bash", "-c", begin + line], cwd=folder, env=variables, text=True, **(pipes | more))
 

@@ -8,9 +8,9 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.api.server import create_app
-from app.cli.command import cli
 from app.page.shared import version_choices
 from app.settings import Settings
+from cli.main import cli
 from llm.objectives import CHAT, CLASSIFY, COMPLETE
 from tests.app.conftest import register, tracked, wait_until, write_model
 

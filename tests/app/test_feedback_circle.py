@@ -15,7 +15,7 @@ from projects import ROOT, run
 
 from app.settings import Settings
 from llm.objectives.classifier import f1_score
-from tasks.evaluation.statistics import interval
+from tasks.measures.intervals import interval
 from tests.app.conftest import running, tracked, wait_until
 
 SPLITS = ("train", "validation", "test")
@@ -62,7 +62,7 @@ def test_what_a_person_accepts_is_what_the_next_version_learns(copied: Path, pre
         body = {"about": "email", **{name: one[name] for name in ("subject", "body", "label")}}
         kept = httpx.post(f"{address}/feedback", json=body, timeout=120)
         assert kept.json() == {"kept": True, "dataset": "emails", "model": first}
-        accepted = run(copied, "app.cli.command", "feedback", "accept", "all", "--yes")
+        accepted = run(copied, "cli", "feedback", "accept", "all", "--yes")
         assert accepted.stdout.splitlines()[0] == "1 rows accepted", accepted.stderr
         (copied / "data/inbox/emails/mine.jsonl").write_text("".join(f"{json.dumps(mail)}\n" for mail in others))
 

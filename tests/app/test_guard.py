@@ -15,14 +15,14 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.api.server import create_app
-from app.cli.chat import answer
-from app.cli.command import cli
-from app.cli.shared import load, open_versions
 from app.errors import Unavailable
 from app.guard import guard_model, requests_in
 from app.quarantine import Quarantine
-from app.registry import Listed, Named
+from app.registry import ListedVersion, VersionName
 from app.settings import Settings
+from cli.chat import answer
+from cli.main import cli
+from cli.shared import load, open_versions
 from llm.chat import Message
 from llm.generation.sampling import GREEDY
 from llm.objectives import CHAT, CLASSIFY, COMPLETE, GUARD
@@ -153,7 +153,7 @@ def test_guard_is_listed_and_ready_and_classifies_no_mail(client, server):
 
 
 def test_requests_beyond_those_that_may_wait_for_the_guard_are_429(client, app):
-    guard = next(version for version in app.state.versions.loaded if version.named.model == "warden")
+    guard = next(version for version in app.state.versions.loaded if version.name.model == "warden")
     guard.classifying += ["127.0.0.0/24"] * 12
     try:
         with pytest.raises(openai.RateLimitError, match="12 requests run or wait already, and at most 12 may"):
@@ -282,8 +282,8 @@ def test_guard_that_can_not_be_loaded_closes_the_chat_until_it_is_turned_off(gua
         assert caplog.messages.count("chats are answered without a guard: it is turned off") == 1
 
 
-def version(model: str, *capabilities: str, is_default: bool = True) -> Listed:
-    return Listed(Named(model, "1"), (), 0, "", capabilities, is_default)
+def version(model: str, *capabilities: str, is_default: bool = True) -> ListedVersion:
+    return ListedVersion(VersionName(model, "1"), (), 0, "", capabilities, is_default)
 
 
 def test_model_whose_files_are_gone_may_be_the_guard():

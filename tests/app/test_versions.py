@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 import app.versions
 from app.api.server import create_app
 from app.errors import Unavailable
-from app.registry import CARD, Named
+from app.registry import CARD, VersionName
 from app.settings import Settings
 from app.versions import Loader, Versions
 from llm.generation.request import Request
@@ -57,7 +57,7 @@ def ask(address, model="assistant", **options):
 
 
 def there(versions: Versions) -> list[str]:
-    return sorted(str(each.named) for each in versions.loaded)
+    return sorted(str(each.name) for each in versions.loaded)
 
 
 async def ending_of(loaded) -> str | None:
@@ -215,7 +215,7 @@ def test_while_a_new_version_is_loaded_the_old_one_and_all_others_answer(loading
         refreshing = asyncio.create_task(asyncio.to_thread(versions.refresh))
         waiting = [asyncio.create_task(loader.get("assistant/2", CHAT)) for _ in range(60)]
         await asyncio.to_thread(begun.wait, 300)
-        assert str((await loader.get("assistant", CHAT)).named) == "assistant/1"
+        assert str((await loader.get("assistant", CHAT)).name) == "assistant/1"
         assert not any(each.done() for each in waiting)
         go_on.set()
         found = set(await asyncio.gather(*waiting))
@@ -270,7 +270,7 @@ def test_loading_is_not_tried_again_for_each_request(store, make_versions, monke
             versions.refresh()
         with pytest.raises(Unavailable, match="assistant/2 can't be loaded: RuntimeError: no memory"):
             versions.get("assistant/2", CHAT)
-        assert versions.get("assistant", CHAT).named == Named("assistant", "1")
+        assert versions.get("assistant", CHAT).name == VersionName("assistant", "1")
     assert len(tried) == 1
     assert caplog.text.count("Traceback") == 1
 
@@ -308,7 +308,7 @@ def test_a_version_that_is_let_go_still_answers_and_ends_by_itself(store, make_v
     first, second = versions.get("assistant/1", CHAT), versions.get("assistant/2", CHAT)
     for given, grace in ((first, 600), (second, 0.05)):
         monkeypatch.setattr("app.versions.GRACE", grace)
-        MlflowClient().delete_model_version("threestage-assistant", given.named.version)
+        MlflowClient().delete_model_version("threestage-assistant", given.name.version)
         versions.refresh()
         assert given not in versions.loaded
     assert asyncio.run(ending_of(first)) == "length"
@@ -364,8 +364,8 @@ def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, ma
     versions = make_versions()
     versions.registry.read()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'another.db'}")
-    assert versions.get("assistant", CHAT).named == Named("assistant", "1")
-    assert versions.registry.card(Named("assistant", "1")) == "# It says one thing"
-    assert versions.registry.card(Named("assistant", "2")) is None
+    assert versions.get("assistant", CHAT).name == VersionName("assistant", "1")
+    assert versions.registry.card(VersionName("assistant", "1")) == "# It says one thing"
+    assert versions.registry.card(VersionName("assistant", "2")) is None
     assert len(versions.registry.read()) == 4
     assert not (tmp_path / "another.db").exists()

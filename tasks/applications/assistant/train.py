@@ -19,7 +19,7 @@ from llm.objectives.assistant import build, encode_examples, objective, pack_seq
 from llm.objectives.assistant.replay import read_replay
 from llm.objectives.assistant.rows import examples_of, questions_of
 from llm.training.workers import Workers
-from tasks.applications import Training
+from tasks.training.description import Training
 from tasks.training.setup import (
     Throughput,
     TrainingFiles,

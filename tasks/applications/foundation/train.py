@@ -17,7 +17,7 @@ from llm.model.gpt import GPT
 from llm.objectives.language_model import continuations, objective
 from llm.tokenizer import load_tokenizer, same_tokens
 from llm.training.workers import Workers
-from tasks.applications import Training
+from tasks.training.description import Training
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup
 
 SCRATCH = "scratch"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from llm.errors import UserError
-from tasks.data.formats.problems import RowError
+from tasks.data.problems import RowError
 
 REPEATING = {"label_num"}  # columns that repeat another column as numbers
 logger = logging.getLogger(__name__)

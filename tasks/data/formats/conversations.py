@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.data.formats.columns import columns_of
-from tasks.data.formats.problems import Problem, RowError, check_form
 from tasks.data.formats.tables import READERS, read_rows
+from tasks.data.problems import Problem, RowError, check_form
 from tasks.data.sniff import sniff
 from tasks.data.textfiles import tidy
 

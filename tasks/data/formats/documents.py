@@ -10,10 +10,10 @@ from typing import Any
 
 from tasks.data.cleaning.record import changed, left_out
 from tasks.data.formats.columns import columns_of
-from tasks.data.formats.problems import Problem, RowError, check_form
 from tasks.data.formats.tables import READERS as TABLES
 from tasks.data.formats.tables import Row, read_rows
 from tasks.data.mail.html import html_text
+from tasks.data.problems import Problem, RowError, check_form
 from tasks.data.sniff import PROSE, sniff, suffix_of
 from tasks.data.textfiles import lines, mend, read_text
 

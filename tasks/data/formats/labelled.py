@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tasks.data.cleaning.record import drop
 from tasks.data.feedback import FEEDBACK, VOTE_COLUMNS
-from tasks.data.formats.problems import Problem, rows_of_file, without_problems
+from tasks.data.problems import Problem, rows_of_file, without_problems
 from tasks.data.textfiles import raw_files
 
 logger = logging.getLogger(__name__)

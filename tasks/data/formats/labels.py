@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tasks.data.formats.problems import RowError
+from tasks.data.problems import RowError
 from tasks.data.splits import Split
 
 NEGATIONS = ("no", "non", "not")

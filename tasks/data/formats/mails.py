@@ -15,11 +15,11 @@ from tasks.data.formats.columns import columns_of
 from tasks.data.formats.labelled import LabelledText
 from tasks.data.formats.labels import Labels
 from tasks.data.formats.messages import begins_mailbox, message_bytes, message_of_apple, messages
-from tasks.data.formats.problems import Problem, RowError, check_form
 from tasks.data.formats.tables import READERS as TABLES
 from tasks.data.formats.tables import Row, named_rows, place_of, read_rows
 from tasks.data.mail import RowError as MailError
 from tasks.data.mail import clean_mail, parse_message
+from tasks.data.problems import Problem, RowError, check_form
 from tasks.data.sniff import is_message, sniff, suffix_of
 from tasks.data.textfiles import read_bytes, read_text
 

@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from llm.errors import UserError
-from tasks.data.formats.problems import Problem, RowError
+from tasks.data.problems import Problem, RowError
 from tasks.data.sniff import head_of, is_json, separator_of, suffix_of
 from tasks.data.textfiles import LARGEST, LONGEST_LINE, TooLargeError, large_list, lines, parse_json, read_text
 

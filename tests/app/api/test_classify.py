@@ -14,7 +14,7 @@ from projects import ROOT, environment
 
 from app.cleaning import Cleaner
 from app.errors import Busy
-from app.versions import Loaded
+from app.versions import LoadedVersion
 from llm.objectives.classifier import probabilities
 from llm.objectives.classifier.explanations import moved_by
 from tasks.data.mail import clean_row, parse_message
@@ -179,7 +179,7 @@ def test_a_request_whose_queue_is_full_is_refused_and_answered_later(server, cha
 
 
 def test_a_network_waits_with_its_share_of_requests_and_leaves_the_rest_to_others():
-    loaded = Loaded("classifier/1", *([None] * 7), client_share=0.25)
+    loaded = LoadedVersion("classifier/1", *([None] * 7), client_share=0.25)
     with loaded.classified_by(8, "one"), loaded.classified_by(8, "one"):
         with pytest.raises(Busy, match="2 requests of your network run or wait already, and at most 2 may"):
             loaded.classified_by(8, "one").__enter__()

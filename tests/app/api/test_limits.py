@@ -18,10 +18,10 @@ from app.api.classify import ClassifyRequest
 from app.api.limits import Sites
 from app.api.schema import ChatRequest, CompletionRequest
 from app.api.server import create_app
-from app.cli.command import cli
 from app.clients import network_of
 from app.feedback import AnswerFeedback
 from app.settings import Settings
+from cli.main import cli
 from tests.app.conftest import error_of, running, tracked
 
 CHAT = "/v1/chat/completions"

@@ -1,0 +1,86 @@
+"""`threestage classify`: is it spam? Mails in files, mailboxes and tables."""
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.shared import SOME_FAILED, Json, Model, check_model, loaded_version, print_json, to_person
+
+if TYPE_CHECKING:
+    from app.mail_files import Place
+
+
+def classify(
+    files: Annotated[
+        list[str], typer.Argument(help="Messages, mailboxes (mbox), texts, tables of mails, or - for one on stdin.")
+    ],
+    model: Model = None,
+    explain: Annotated[int, typer.Option(min=0, max=100, help="So many phrases that moved each decision most.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Print the label of each mail, and how probable it is.
+
+    A row of a table (JSON, JSON lines, CSV, Parquet) has `subject` and `body`, or the whole `message`. Of two labels,
+    such as ham and spam, the number is the probability of the second. A mail gets that label above a threshold, which
+    need not be one half; a model with two bounds is `unsure` between them. A line on stderr names these numbers, and
+    so does --json.
+    """
+    check_model(model)
+    reasons = {name: reason for name in files if (reason := _unreadable(name))}
+    if len(reasons) == len({*files}):  # before libraries and a model load, which takes seconds
+        for name, reason in reasons.items():
+            _print_error(name, reason, as_json)
+        raise typer.Exit(SOME_FAILED)
+    from app.api.classify import AT_ONCE, verdicts_of
+    from app.mail_files import read_mails
+    from llm.objectives import CLASSIFY
+
+    failed = False
+    with loaded_version(model, CLASSIFY) as loaded:
+        config = loaded.model.config
+        bounds = config.model_dump(include={"threshold", "unsure"}, exclude_none=True)
+        if bounds and not as_json:
+            low, high = config.unsure or (config.threshold, config.threshold)
+            decides = f"{loaded.registered_name} calls a mail {config.labels[-1]} above {high:.3f}"
+            between = f", and is unsure above {low:.3f}" if config.unsure else ""
+            to_person(f"the number is the probability of {config.labels[-1]}: {decides}{between}")
+        mails = read_mails(files)
+        while part := list(islice(mails, AT_ONCE)):
+            verdicts = iter(verdicts_of(loaded, [row for _, row in part if "error" not in row], explain))
+            for place, row in part:
+                found = row if "error" in row else next(verdicts).model_dump(exclude_none=True)
+                failed |= "error" in found
+                _print(place, found if "error" in found else found | bounds, as_json)
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _unreadable(name: str) -> str | None:
+    """The reason why a file can't be opened; None if it can."""
+    try:
+        if name != "-":
+            Path(name).open("rb").close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _print_error(name: str, reason: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"file": name, "error": reason})
+    else:
+        to_person(f"error: {name}: {reason}")
+
+
+def _print(place: "Place", found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json({name: value for name, value in place._asdict().items() if value is not None} | found)
+    elif "error" in found:
+        to_person(f"error: {place}: {found['error']}")
+    else:
+        *_, of_last = found["probabilities"].values()
+        typer.echo(f"{found['label']}\t{of_last if 'threshold' in found else found['probability']:.3f}\t{place}")
+        for moved in found.get("moved_by", ()):
+            typer.echo(f"\tlike {moved['label']}\t{moved['text']!r}")

@@ -1,0 +1,226 @@
+"""`threestage data check` looks at people's files and prints the lines of params.yaml that take them in."""
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from projects import ROOT
+from typer.testing import CliRunner
+
+from cli.main import cli
+from tasks.data.sources import Source, write_source
+from tasks.params.load import load_dataset
+from tests.app.conftest import error_of
+
+PAGE = (ROOT / "docs/your-data.md").read_text()
+MAILS = "".join(f"{('ham', 'spam')[n % 3 == 0]},Number {n},This is mail number {n}\n" for n in range(9))
+TALK = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+MBOX = "From a@b.example Thu Aug 22 12:36:23 2002\nFrom: a@b.example\nSubject: Hi\n\nThe cat sat.\n\n" * 2
+STORY = "Once upon a time there was a miller."
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch) -> Path:
+    """A folder with our own params.yaml and a table of mails."""
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text("stages: {}\n")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    Path("mails.csv").write_text(f"label,subject,body\n{MAILS}")
+    return tmp_path
+
+
+def check(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(cli, ["data", "check", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_the_page_shows_what_check_prints():
+    shown = re.findall(r"^```text\n\$ threestage data check (.*?)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    for name, content in re.findall(r"^```\w*\n# (\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+        Path(name).write_text(content)
+    assert len(shown) == 2
+    for command, output in shown:
+        assert CliRunner().invoke(cli, ["data", "check", *command.split()]).output == output
+
+
+def test_each_line_of_the_page_is_a_source():
+    lines = re.findall(r"^\| [^|]+ \| `- (.*?)` \|", PAGE, re.MULTILINE)
+    assert len(lines) > 20
+    for line in lines:
+        Source.model_validate(yaml.safe_load(line))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.txt", STORY, "as corpus: 1 rows"),
+        ("a [old].csv", f"label,subject,body\n{MAILS}", "as emails: 9 rows (6 ham, 3 spam)"),
+        ("a.jsonl", TALK, "as instructions: 1 rows"),
+        ("a.json", '[{"instruction": "a", "input": null, "output": "b", "text": "a b"}]', "as instructions: 1 rows"),
+    ],
+)
+def test_check_finds_the_dataset_that_files_are_for(name, content, found):
+    Path(name).write_text(content)
+    assert f"\n{found}\n" in check(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reasons"),
+    [
+        ("mbox", MBOX.encode(), ["as emails: 0 rows", "mbox/mbox: no file or folder name says"]),
+        (
+            "a.txt",
+            "Ein Müller hatte drei Söhne.".encode("latin-1"),
+            ["as corpus: 0 rows", "a/a.txt, row 1: byte 0xfc is not UTF-8", "as emails: 0 rows", "no file or folder"],
+        ),
+        (
+            "a.csv",
+            "label,text\nham,Grüße\n".encode("latin-1"),
+            ["as any dataset: 0 rows", "a/a.csv, row 2: byte 0xfc is not UTF-8; save the file as UTF-8, or give"],
+        ),
+        (
+            "program",
+            b"\x7fELF\0\0",
+            [
+                *("as corpus: 0 rows", "no text, and", "as emails: 0 rows", "no email"),
+                *("as instructions: 0 rows", "no table of i"),
+                *("as requests: 0 rows", "no table of r"),
+            ],
+        ),
+        ("a.pdf", b"%PDF-1.4\n1 0 obj\n", ["as any dataset: 0 rows", "a/a.pdf: a PDF; save its text as .txt"]),
+        ("a.csv", b"\n", ["a.csv: empty, 1 bytes", "as any dataset: 0 rows"]),
+    ],
+    ids=["unlabelled mailbox", "text in Latin-1", "table in Latin-1", "program", "PDF", "empty file"],
+)
+def test_files_that_no_dataset_reads_have_their_own_reason(name, content, reasons):
+    Path(name).write_bytes(content)
+    output = check(name, code=1)
+    places = [output.find(reason) for reason in reasons]
+    assert -1 not in places, output
+    assert places == sorted(places)
+    assert output.count("\nas ") == sum(reason.startswith("as ") for reason in reasons)
+
+
+def test_a_pdf_among_texts_is_left_out_and_named():
+    Path("texts").mkdir()
+    Path("texts/a.txt").write_text(STORY)
+    Path("texts/b.pdf").write_bytes(b"%PDF-1.7\n\0\1")
+    output = check("texts")
+    assert "as corpus: 1 rows\n" in output
+    assert "  texts/b.pdf: a PDF; save its text as .txt\n" in output
+
+
+def test_more_than_two_labels_may_be_kept():
+    Path("mails.csv").write_text("label,text\nham,hello there\nspam,win cash\nnewsletter,read this\n")
+    labels = "labels: [ham, spam, newsletter]"
+    assert f"or keep them, below datasets.emails.preprocess: {labels}\n" in check("mails.csv", code=1)
+    params = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(params.replace("labels: [ham, spam]", labels))
+    assert "as emails: 3 rows (1 ham, 1 spam, 1 newsletter)\n" in check("mails.csv")
+
+
+FOLDERS = "".join(f"{('inbox', 'junk')[n % 3 == 0]},Number {n},This is mail number {n}\n" for n in range(30))
+
+
+@pytest.mark.parametrize("options", [(), ("--as", "emails")])
+def test_mails_with_an_unusual_label_column_are_no_corpus(options):
+    Path("own mails.csv").write_text(f"folder,subject,body\n{FOLDERS}")
+    output = check("own mails.csv", *options, code=1)
+    again = "threestage data check 'own mails.csv'"
+    hint = f"these may be mails with their labels under 'folder' (20 'inbox', 10 'junk'): {again} --as emails --column"
+    assert f"\n{hint} label=folder" in output
+    assert (f"; if they are texts without labels: {again} --as corpus\n" in output) == (not options)
+    assert "to take them in" not in output
+    unmapped = check("own mails.csv", "--as", "emails", "--column", "label=folder", code=1)
+    assert "row 2: label 'junk' is not one of ham, spam (and 9 more)\n" in unmapped
+    assert "these may be mails" not in unmapped
+    named = ("--as", "emails", "--column", "label=folder", "--label", "inbox=ham", "--label", "junk=spam")
+    output = check("own mails.csv", *named)
+    assert "\nas emails: 30 rows (20 ham, 10 spam)\n" in output
+    assert '\nand below datasets.emails.preprocess: columns: {"label": "folder"}\n' in output
+    assert "\nas corpus: 30 rows\n" in check("own mails.csv", "--as", "corpus")
+
+
+def test_a_table_of_articles_is_a_corpus():
+    rows = "".join(f"{n},Title {n},Text {n}\n" for n in range(9))
+    Path("articles.csv").write_text(f"id,title,text\n{rows}")
+    assert "\nas corpus: 9 rows\n" in check("articles.csv")
+
+
+def test_an_error_of_many_rows_is_printed_once_with_their_number():
+    Path("own.csv").write_text(f"folder,subject,body\n{FOLDERS}")
+    output = check("own.csv", "--as", "emails", code=1)
+    assert "problems: 30 that stop the stage\n  own/own.csv, row 2: no label; " in output
+    assert output.count("no label; ") == 1
+    assert "may name one of folder, subject, body (and 29 more)\n" in output
+
+
+def test_files_in_the_inbox_need_no_line():
+    Path("data/inbox/emails").mkdir(parents=True)
+    Path("mails.csv").rename("data/inbox/emails/mails.csv")
+    for path in ("data/inbox/emails/mails.csv", "file:data/inbox/emails", "data/inbox/*/mails.csv"):
+        output = check(path)
+        assert "as emails: 9 rows" in output
+        assert "needs no line in params.yaml, which would add it twice" in output
+        assert "to take them in" not in output
+
+
+def test_each_problem_has_its_file_and_row_and_labels_can_be_mapped():
+    Path("mails.csv").write_text("label,subject,body\nham,a,b\n1,c,d\nspam,e\n0,f,g\n")
+    output = check("mails.csv", code=1)
+    assert "as emails: 1 rows (1 ham)\n" in output
+    assert "  mails/mails.csv, row 3: label '1' is not one of ham, spam\n" in output
+    assert "  mails/mails.csv, row 4: fewer cells than columns (2, not 3); add what is missing\n" in output
+    assert "map these labels with --label 0=… --label 1=…\n" in output
+    Path("mails.csv").write_text("label,body\n0,hello\n1,win cash\n")
+    output = check("mails.csv", code=1)
+    assert "as emails: 0 rows\n" in output, "and no corpus"
+    assert "to take them in" not in output
+    output = check("mails.csv", "--label=0=ham", "--label=1=spam")
+    assert output.endswith('and below datasets.emails.preprocess: label_map: {"0": "ham", "1": "spam"}\n')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["nowhere"], "error: nowhere: no such file or folder"),
+        (
+            ["mails.csv", "--as", "mails"],
+            "error: there is no dataset 'mails'; those are corpus, emails, instructions, requests",
+        ),
+        (["mails.csv", "--as", "emails", "--label", "1=smap"], "label_map: 'smap' is not one of"),
+        (["mails.csv", "--as", "emails", "--label", "1"], "--label 1: write VALUE=LABEL, such as 1=spam"),
+        (["mails.csv", "--column", "folder"], "--column folder: write OURS=NAME, such as label=folder"),
+        (["ftp://a/b"], "source: sources are npm:NAME@VERSION"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments, reason):
+    assert reason in error_of(CliRunner().invoke(cli, ["data", "check", *arguments]))
+
+
+def paste(dataset: str, output: str) -> Source:
+    """Put the block that `check` printed below the sources of a dataset, and read it."""
+    _, _, lines = output.partition(f"to take them in, put this below datasets.{dataset}.sources in params.yaml:\n")
+    block = "".join(line for line in lines.splitlines(keepends=True) if line.startswith(" "))
+    params = Path("params.yaml").read_text()
+    place = params.index("    sources:\n", params.index(f"  {dataset}:\n")) + len("    sources:\n")
+    Path("params.yaml").write_text(params[:place] + block + params[place:])
+    return load_dataset(dataset).sources[0]
+
+
+def test_the_printed_block_pins_a_file_and_a_folder(tmp_path):
+    source = paste("emails", check("mails.csv"))
+    assert (source.source, source.sha256) == ("mails.csv", hashlib.sha256(Path("mails.csv").read_bytes()).hexdigest())
+    for name in ("notes/a.md", "notes/b/c.md"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(name)
+    source = paste("corpus", check("notes", "--files", "*.md", "--as", "corpus"))
+    assert (source.source, source.files) == ("notes", "*.md")
+    Path("notes/b/c.md").write_text("changed")
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(ValueError, match=r"^notes: its sha256 is "):
+        write_source(source, tmp_path / "raw")

@@ -1,0 +1,170 @@
+"""`threestage feedback` and the page's tab over a quarantine with some rows."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from dvc.repo import Repo
+from projects import git
+from typer.testing import CliRunner, Result
+
+from app.errors import RequestError
+from app.page.feedback import decide, waiting
+from app.quarantine import Quarantine
+from app.settings import Settings
+from cli.main import cli
+from tasks.data.inbox import open_inbox
+from tasks.params.slices import find_dataset
+from tasks.stages.graph import LOCK_FILE
+from tasks.stages.lock import exclusive
+from tests.app.conftest import error_of
+
+CURATED = "the minutes of the meeting on Tuesday are attached to this mail for you to read"
+KEY = "a reviewer's key"
+
+
+@pytest.fixture
+def quarantine(tmp_path, monkeypatch) -> Quarantine:
+    """In a project: three rows of one network, of which one is nearly equal to one of two rows of another."""
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text("{}")
+    git(tmp_path, "init", "--quiet")
+    Repo.init().close()
+    for name in ("emails", "instructions"):
+        open_inbox(name)
+    Path("data/processed/emails").mkdir(parents=True)
+    train = pd.DataFrame({"id": ["a#1"], "subject": ["Minutes"], "body": [CURATED], "label": ["ham"]})
+    train.to_parquet("data/processed/emails/train.parquet")
+    found = Quarantine(Settings())
+    for label, subject, body, client in (
+        ("spam", "Minutes", CURATED + "!\u2028", "network 1"),
+        ("spam", "Won", "a cruise for two\x1b\u202e", "network 1"),
+        ("spam", "WON", "A cruise, for two", "network 2"),
+    ):
+        found.add("emails", {"label": label, "subject": subject, "body": body}, client, "m/1")
+    answer = {"instruction": "Who?", "output": "Me.", "system": "", "history": []}
+    found.add("instructions", answer | {"verdict": "good"}, "network 2", "a/1")
+    found.add("instructions", answer | {"instruction": "What?", "verdict": "bad"}, "network 1", "a/1")
+    return found
+
+
+def ids_of(quarantine: Quarantine) -> list[str]:
+    return [each.id for each in quarantine.waiting()]
+
+
+def threestage(*words: str) -> Result:
+    return CliRunner().invoke(cli, ["feedback", *words])
+
+
+def test_the_list_shows_what_each_text_would_change_and_no_character_that_moves_a_terminal(quarantine):
+    ids = ids_of(quarantine)
+    assert threestage().stdout.splitlines() == [
+        "5 rows wait: 4 texts of 2 networks",
+        "  network network 1: 1 contradicts, 1 new, 1 bad answer",
+        "  network network 2: 1 new, 1 not known",
+        f"{ids[0]}  emails  contradicts  spam  ham  Minutes {CURATED}!  network 1 x1  m/1",
+        f"{ids[1]}  emails  new  spam  Won a cruise for two  2 wordings  network 1 x1 network 2 x1  m/1",
+        f"{ids[4]}  instructions  bad answer  Me.  What?  network 1 x1  a/1",
+        f"{ids[3]}  instructions  not known  Me.  Who?  network 2 x1  a/1",
+    ]
+    (found,) = [each for each in json.loads(threestage("--json").stdout)["texts"] if each["change"] == "new"]
+    assert found["rows"] == {ids[1]: "network 1", ids[2]: "network 2"}
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        (["{1}"], [1, 2]),
+        (["{2}"], [2]),
+        (["network 2"], [2, 3]),
+        (["emails"], [0, 1, 2]),
+        (["{0}", "instructions", "{0}"], [0, 3, 4]),
+        (["all"], [0, 1, 2, 3, 4]),
+    ],
+)
+def test_rows_are_dropped_by_id_network_dataset_or_all(quarantine, words, chosen):
+    ids = ids_of(quarantine)
+    dropped = threestage("drop", "--yes", *(word.format(*ids) for word in words))
+    assert dropped.stdout == f"{len(chosen)} rows dropped\n"
+    assert ids_of(quarantine) == [each for number, each in enumerate(ids) if number not in chosen]
+
+
+def test_accepted_rows_are_in_their_inboxes_once_as_they_came_and_dvc_holds_them(quarantine):
+    rows = [dict(each.row) for each in quarantine.waiting()]
+    inbox = Path("data/inbox/emails/feedback.jsonl")
+    assert threestage("accept", "--yes", "emails").stdout.splitlines() == [
+        "3 rows accepted",
+        f"for git and DVC's remote: git add {inbox}.dvc && dvc push",
+    ]
+    assert [*map(json.loads, inbox.read_bytes().splitlines())] == rows[:3]
+    before = Path(f"{inbox}.dvc").read_text()
+    quarantine.add("emails", rows[0] | {"subject": "More"}, "network 3", "m/1")
+    assert threestage("accept", "--yes", "all").stdout.startswith("3 rows accepted\n")
+    assert [*map(json.loads, inbox.read_bytes().splitlines())][:3] == rows[:3]
+    assert Path(f"{inbox}.dvc").read_text() != before
+    assert quarantine.waiting() == []
+    assert threestage("accept", "--yes", "all").stdout.startswith("0 rows accepted\n")
+
+
+def test_rows_that_can_not_be_accepted_go_on_waiting(quarantine):
+    said = "error: no feedback 'cafe' waits; `threestage feedback` lists what does"
+    assert error_of(threestage("accept", "cafe")) == error_of(threestage("show", "cafe")) == said
+    with exclusive(LOCK_FILE):
+        assert "which still runs" in error_of(threestage("accept", "--yes", "all"))
+    Path("dvc.yaml").unlink()
+    assert "go to the project's folder" in error_of(threestage("accept", "--yes", "all"))
+    assert len(ids_of(quarantine)) == 5
+
+
+def test_a_group_of_rows_needs_a_yes_and_rows_by_their_ids_need_none(quarantine):
+    ids = ids_of(quarantine)
+    for name, what in (("all", "5 rows in 4 texts"), ("network 2", "2 rows in 2 texts"), (ids[1], "2 rows in 1 texts")):
+        said = error_of(threestage("accept", name))
+        assert said == f"error: {what} would be accepted; name each row by its ID, or add --yes"
+    assert ids_of(quarantine) == ids
+    assert threestage("accept", ids[0], ids[1], ids[2]).stdout.startswith("3 rows accepted\n")
+
+
+def test_a_text_is_shown_whole_and_its_first_wording_is_learned(quarantine):
+    first = " ".join(f"word{n}" for n in range(200))
+    second = f"{first} {' '.join(f'trigger{n}' for n in range(20))}"
+    for body in (first, second):
+        quarantine.add("emails", {"label": "ham", "subject": "Long", "body": f"{body}\nsays: \x1b"}, "network 4", "m/1")
+    id_ = ids_of(quarantine)[-2]
+    (line,) = [line for line in threestage().stdout.splitlines() if line.startswith(f"{id_} ")]
+    assert line.endswith("  2 wordings  network 4 x2  m/1")
+    assert threestage("show", id_).stdout.splitlines() == [
+        f"{id_}  emails  new",
+        "says:",
+        "    ham",
+        "text, from network 4:",
+        *("    Long", f"    {first}", "    says:  "),
+        "another wording, from network 4:",
+        *("    Long", f"    {second}", "    says:  "),
+    ]
+    assert threestage("accept", "--yes", id_).stdout.startswith("2 rows accepted\n")
+    emails = find_dataset("emails")
+    params = emails.params(seed=1, validation=0.1, test=0.1, near_duplicate=0.8)
+    learned = emails.read(Path("data/inbox/emails"), params)
+    assert [body.splitlines()[0] for body in learned["body"]] == [first]
+
+
+def test_on_the_page_only_a_reviewers_key_decides_and_only_on_the_rows_that_it_showed(quarantine):
+    state = SimpleNamespace(feedback=quarantine, settings=Settings(api_keys=("a key",), reviewer_keys=(KEY,)))
+    for key in ("", "a key", f"{KEY}s"):
+        with pytest.raises(RequestError, match="this is no reviewer's key"):
+            waiting(state, key)
+        with pytest.raises(RequestError, match="this is no reviewer's key"):
+            decide(state, key, [], "all", "dropped")
+    with pytest.raises(RequestError):
+        waiting(SimpleNamespace(feedback=quarantine, settings=Settings()), "")
+    shown = waiting(state, f" {KEY}")
+    assert [each.change for each in shown] == ["contradicts", "new", "bad answer", "not known"]
+    late = {"label": "spam", "subject": "Won", "body": "a cruise for two!"}
+    quarantine.add("emails", late, "network 3", "m/1")
+    assert decide(state, KEY, shown, f"{shown[0].id} instructions", "dropped") == 3
+    assert decide(state, KEY, shown, "all", "accepted") == 2
+    assert decide(state, KEY, shown, "all", "accepted") == 0
+    assert [each.client for each in quarantine.waiting()] == ["network 3"]

@@ -1,0 +1,251 @@
+"""The command line, in this process and as a user's shell starts it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+import yaml
+from dvc.repo import Repo
+from mlflow import MlflowClient
+from projects import ROOT, environment, free_ports
+from typer.testing import CliRunner
+
+from cli.main import cli
+from cli.pipeline import FLOWS
+from llm.training.checkpoint import Checkpoints
+from tasks.params.set_params import set_params
+from tasks.registry.decide import approve, compared
+from tasks.registry.tracking import configure_tracking
+from tasks.registry.versions import STATE, SUPERSEDED
+from tasks.stages.graph import reproduce
+from tests.app.conftest import UNAPPROVED, alive, children, error_of, shell, tracked, wait_until
+
+pytestmark = pytest.mark.slow
+HELP_AND = """
+import json, sys
+from cli.main import cli
+cli(["--help"], standalone_mode=False)
+heavy = {"torch", "mlflow", "pandas", "dvc", "prefect", "fastapi", "gradio"}
+print(json.dumps(sorted(heavy & sys.modules.keys())), flush=True)
+cli(sys.argv[1:])
+"""
+
+
+# ---- any command
+
+
+def test_help_names_each_command_and_the_exit_codes_and_fits_a_terminal(threestage):
+    said = threestage("--help").stdout
+    commands = re.findall(r"^  ([a-z]+)  ", said.partition("Commands:")[2], re.MULTILINE)
+    assert commands == [*FLOWS, "status", "chat", "classify", "serve", "data", "feedback"]
+    assert re.findall(r"\b\d+\b", said.partition("Exit codes:")[2]) == ["0", "1", "2", "3", "130", "143"]
+    assert "--install-completion" in said
+    for command in commands[len(FLOWS) :]:  # the flows have their own
+        help_ = threestage(command, "--help")
+        assert help_.exit_code == 0
+        assert max(map(len, help_.stdout.splitlines())) <= 80
+    assert re.fullmatch(r"threestage \d+\.\d+\.\d+\n", threestage("--version").stdout)
+
+
+@pytest.mark.parametrize("wrong", [["chat", "--temperature", "3"], ["serve", "--port", "x"], ["classify"], ["nothing"]])
+def test_a_wrong_option_ends_with_2(threestage, wrong):
+    assert threestage(*wrong).exit_code == 2
+
+
+@pytest.mark.parametrize("command", [*FLOWS, "status"])
+def test_outside_a_project_the_error_names_the_folder(threestage, tmp_path, command):
+    assert error_of(threestage(command)) == f"error: there is no dvc.yaml in {tmp_path}: go to the project's folder"
+
+
+@pytest.mark.parametrize("command", [["chat", "hello"], ["classify", "mail.eml"], ["serve", "--port", "0"]])
+def test_without_a_registry_the_error_says_so_and_none_is_made(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    said = error_of(CliRunner().invoke(cli, command))
+    assert said.startswith(f"error: {tmp_path / 'mlflow.db'}: there is no registry")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["chat", "hello"], ["classify", "mail.eml"]])
+def test_the_error_for_an_unknown_model_names_the_others(threestage, command):
+    said = error_of(threestage(*command, "--model", "oracle"))
+    assert said == "error: model 'oracle' is not registered; those are: assistant, classifier, foundation"
+
+
+def test_help_loads_no_heavy_library_and_a_flow_gets_all_arguments_and_gives_its_exit_code(tmp_path):
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows/__init__.py").touch()
+    (tmp_path / "flows/review.py").write_text("import json, sys; print(json.dumps(sys.argv[1:])); sys.exit(143)")
+    command = ["review", "approve", "classifier/3", "--by=reviewer-1", "--reason", "-- two words", "--help"]
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_AND, *command],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()[-2:]] == [[], command[1:]]
+    assert done.returncode == 143
+
+
+LOADED = """
+import sys
+from cli.main import cli
+try:
+    cli(sys.argv[1:])
+finally:
+    print(*sorted({"torch", "mlflow", "pandas", "dvc", "prefect", "fastapi", "gradio"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "reason", "loaded"),
+    [
+        (["classify", "gone.eml", "."], 3, "error: gone.eml: No such file or directory\nerror: .: Is a directory", ""),
+        (["classify", "-m", "oracle", "gone.eml"], 1, "error: model 'oracle' is not registered; those are: none", ""),
+        (["chat", "hello", "-m", "oracle@champion"], 1, "error: model 'oracle' is not registered; those are: none", ""),
+        (["serve", "--allowed-hosts", "a*b"], 1, "error: --allowed-hosts: 'a*b' is no name of a host", ""),
+        (["data", "check", "gone.csv"], 1, "error: gone.csv: no such file or folder", ""),
+        (["status"], 0, "", "dvc"),
+    ],
+)
+def test_a_quick_answer_loads_no_heavy_library(pipeline, mlflow_store, command, code, reason, loaded):
+    configure_tracking()
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *command], env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, loaded)
+    assert done.stderr.startswith(reason)
+
+
+# ---- status
+
+
+STAGES = """
+stages:
+  clean: {cmd: "cat raw > clean", deps: [raw], params: [foundation.train.seed], outs: [clean]}
+  train: {cmd: "cat clean > model", deps: [clean], outs: [model]}
+"""
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch) -> Path:
+    """A DVC project in which nothing ever ran."""
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text(STAGES)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Path("data").mkdir()
+    shutil.copy(ROOT / "data/replay.jsonl", "data")  # params.yaml names it
+    Path("raw").write_text("text")
+    Repo.init(no_scm=True).close()
+    return tmp_path
+
+
+def status(*options: str) -> str:
+    result = CliRunner().invoke(cli, ["status", *options])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_status_says_why_a_stage_is_stale(pipeline, monkeypatch):
+    never = {"clean": ["it never ran"], "train": ["it never ran"]}
+    assert json.loads(status("--json")) == {"stale": never, "versions": [], "interrupted": []}
+    lines = ["  clean  it never ran", "  train  it never ran", "the registry is empty"]
+    assert status().splitlines()[1:] == lines
+    assert not Path("mlflow.db").exists(), "status makes nothing"
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for stage in ("clean", "train"):
+        reproduce(stage, {})
+    assert "no stage is stale" in status()
+    set_params({"foundation.train.seed": 2})
+    Path("model").unlink()
+    assert json.loads(status("--json"))["stale"] == {
+        "clean": ["foundation.train.seed modified"],
+        "train": ["model is missing"],
+    }
+
+
+def test_status_names_versions_with_their_aliases_and_interrupted_trainings(pipeline, registry):
+    folder = Path(".threestage/stages/train/abc")
+    Checkpoints(folder).save(40, {"model": {"weight": torch.ones(2)}}, {})
+    with tracked(registry):
+        found, said = json.loads(status("--json")), status()
+    assert [(row["model"], row["version"], row["aliases"]) for row in found["versions"]] == [
+        ("assistant", "2", ["challenger"]),
+        ("assistant", "1", ["champion"]),
+        ("classifier", "1", ["challenger"]),
+        ("foundation", "1", ["challenger"]),
+    ]
+    assert re.search(r"^  assistant/1  \d{4}-\d\d-\d\d \d\d:\d\d\S*  champion$", said, re.MULTILINE)
+    assert found["interrupted"] == [{"stage": "train", "step": 40, "folder": str(folder)}]
+    assert "interrupted: train at step 40" in said
+
+
+def test_status_names_the_states_of_versions_and_the_gates_despite_which_one_was_approved(pipeline, mlflow_store):
+    configure_tracking()
+    MlflowClient().create_registered_model("threestage-classifier")
+    for _ in range(2):
+        MlflowClient().create_model_version("threestage-classifier", str(Path.cwd() / "mlartifacts"))
+    MlflowClient().set_model_version_tag("threestage-classifier", "2", STATE, SUPERSEDED)
+    compared("classifier", "1", None, ["f1", "drift"])
+    approve("classifier", "1", "reviewer-1", "we need one", despite_gates=True)
+    assert re.search(r"^  classifier/1 .*  champion, approved despite f1 and drift$", status(), re.MULTILINE)
+    assert re.search(r"^  classifier/2  \S+ \S+  superseded$", status(), re.MULTILINE)
+
+
+def test_a_missing_foundation_is_an_error_in_our_words_and_not_in_those_of_dvc(pipeline):
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    del values["foundation"]
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    assert error_of(CliRunner().invoke(cli, ["status"])) == "error: params.yaml: foundation: missing"
+
+
+# ---- processes
+
+
+def test_a_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path, registry):
+    row = json.dumps({"body": "the cat sat on the mat"})
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text(f"{row}\n" * 1500)  # a name that is not UTF-8 is no error
+    reader = shell("PYTHONIOENCODING=utf-8:strict threestage classify --json caf*.jsonl | head -1", tmp_path, registry)
+    (port,) = free_ports(1)
+    address, key = f"http://127.0.0.1:{port}", {"Authorization": "Bearer two"}
+    line = f"THREESTAGE_API_KEYS='one, two' exec {sys.executable} -m cli serve --no-page --port {port}"
+    server = shell(line, tmp_path, registry)
+    try:
+        wait_until(lambda: is_ready(address), 300)
+        assert httpx.get(f"{address}/v1/models", timeout=60).status_code == 401
+        found = httpx.get(f"{address}/v1/models", headers=key, timeout=60).json()["data"]
+        assert "assistant@champion" in [each["id"] for each in found]
+        mails = {"emails": [{"body": "the cat"}]}
+        answer = httpx.post(f"{address}/classify", json=mails, headers=key, timeout=300)
+        assert answer.json()["verdicts"][0]["label"] in ("ham", "unsure", "spam")
+        helpers = children(server.pid)
+        assert helpers  # the process that cleans mails
+    finally:
+        server.send_signal(signal.SIGINT)
+        _, errors = server.communicate(timeout=120)
+    assert server.returncode == 130, errors
+    assert errors.endswith("interrupted\n")
+    assert "threestage-assistant/1 is loaded" in errors
+    assert "terminate called" not in errors
+    wait_until(lambda: not any(map(alive, helpers)), 60)
+
+    said, errors = reader.communicate()
+    assert (reader.returncode, errors) == (0, UNAPPROVED)
+    assert (json.loads(said)["line"], json.loads(said)["file"]) == (1, "caf\udce9.jsonl")
+
+
+def is_ready(address: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{address}/readyz", timeout=60).status_code == 200
+    return False
