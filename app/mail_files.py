@@ -60,7 +60,7 @@ def _of_file(name: str) -> Iterator[tuple[Place, Row]]:
     elif form in READERS:
         for found in READERS[form](path):
             if isinstance(found, Problem):
-                yield Place(name, row=int(found.place.rpartition(" ")[2])), {"error": found.reason}
+                yield Place(name, row=int(found.where.rpartition(" ")[2])), {"error": found.reason}
             else:
                 yield Place(name, row=found[0]), _row(found[1])
     elif form == "mbox":

@@ -63,11 +63,11 @@ class Dataset:
     """The least and most characters of a row by column; other rows are dropped."""
     lines: Callable[[Table], Texts] | None = None
     """The text whose long lines are searched in other splits, if `groups` can't keep all such rows together."""
-    parts: Callable[[Path, Any, Path, Callable[[str], str]], list[Path]] | None = None
-    """Like `read`, for rows that may be too many for memory: cleaned rows in parts, by `part_of_rows`.
+    parts: Callable[..., list[Path]] | None = None
+    """Like `read`, for rows that may be too many for memory: `parts(folder, params, work, mask=mask)` returns parts of
+    cleaned rows, made by `part_of_rows` below the folder `work`.
 
-    Its arguments: the folder, the parameters, a folder for its parts, and a function that masks an example. Such rows
-    have no `groups`, `labels` or `forms`, and no feedback.
+    `mask` masks an example in a report. Such rows have no `groups`, `labels` or `forms`, and no feedback.
     """
     feedback: Lengths | None = None
     """The least and most characters of a row of feedback by column; None if the dataset can't read feedback."""

@@ -37,8 +37,8 @@ def without_duplicates(rows: Rows, threshold: float) -> Rows:
     )
     repeated = first != rows.positions
     equal = len(first) - len(np.unique(rows.hashes("equal")))
-    near = repeated.sum() - equal
-    logger.info("%d rows: %d equal and %d near duplicates dropped, %d left", len(first), equal, near, (~repeated).sum())
+    counts = {"rows": len(first), "equal": equal, "near": repeated.sum() - equal, "kept": (~repeated).sum()}
+    logger.info("%(rows)d rows: %(equal)d equal and %(near)d near duplicates dropped, %(kept)d left", counts)
     names = rows.read(np.unique(first[repeated]), ["id"])["id"].astype(object)
     reasons = "as " + names[first[repeated]].set_axis(rows.positions[repeated])
     return rows.without(DUPLICATES, reasons)
@@ -47,14 +47,14 @@ def without_duplicates(rows: Rows, threshold: float) -> Rows:
 def near_rows(rows: Rows, sets: Sets, threshold: float) -> Iterator[np.ndarray]:
     """Pairs [n, 2] of near duplicates: the index of one of these sets, and the position of a row. A part at a time."""
     prefixes = Prefixes(sets, threshold)
-    known = Known(sets)
+    exact = Known(sets)
     for path, positions, start in zip(rows.parts, rows.positions_by_part(), rows.starts[:-1], strict=True):
         part = read_part(path, [f"{HASH}shingles", f"{HASH}prefix"]).take(pa.array(positions - start))
         lists = part[f"{HASH}prefix"].combine_chunks()
         row_prefixes = np.split(lists.values.to_numpy(), lists.offsets.to_numpy()[1:-1])[: len(positions)]
         pairs = prefixes.candidates(part[f"{HASH}shingles"].to_numpy(), row_prefixes)
         chosen = np.unique(positions[pairs[:, 1]])
-        near = known.pairs([shingles(text) for text in rows.texts(chosen)], threshold)
+        near = exact.pairs([shingles(text) for text in rows.texts(chosen)], threshold)
         yield np.stack([near[:, 0], chosen[near[:, 1]]], axis=1)
 
 

@@ -94,7 +94,7 @@ def by_votes(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -> pd.Data
         else:
             reasons[line.Index] = "other networks say something else, and as many or more of them"
     agreed = {index: votes[text, lines["answer"][index]] for text, index in representative.items()}
-    kept = drop("feedback", rows, reasons, asked + "\n" + answer)
+    kept = drop("feedback", rows, reasons=reasons, text=asked + "\n" + answer)
     return kept.assign(votes=pd.Series(agreed, dtype=float)).drop(columns=["time", "verdict"])
 
 

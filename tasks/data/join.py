@@ -34,7 +34,7 @@ class NearRows:
         return self.table[np.isin(self.inbox, rows.index)]
 
 
-def join_inbox(table: Table, inbox: Table, dataset: Dataset, params: Split) -> Table:
+def join_inbox(table: Table, inbox: Table, *, dataset: Dataset, params: Split) -> Table:
     """Add the rows of an inbox to the train rows of a split `table`; rows with `votes` are feedback.
 
     A row that is a near duplicate of one of validation or test in any of its `forms`, or of its group, or has half of
@@ -46,37 +46,38 @@ def join_inbox(table: Table, inbox: Table, dataset: Dataset, params: Split) -> T
     these.
     """
     is_feedback = inbox["votes"].notna() if "votes" in inbox else pd.Series(False, inbox.index)
-    table = _join_files(table, inbox[~is_feedback], dataset, params)
-    return _join_feedback(table, inbox[is_feedback], dataset, params)
+    table = _join_files(table, inbox[~is_feedback], dataset=dataset, params=params)
+    return _join_feedback(table, inbox[is_feedback], dataset=dataset, params=params)
 
 
-def _join_files(table: Table, rows: Table, dataset: Dataset, params: Split) -> Table:
+def _join_files(table: Table, rows: Table, *, dataset: Dataset, params: Split) -> Table:
     if rows.empty:
         return table
     rows = _last_of_equal(rows, dataset)
-    near = _near_rows(table, rows, dataset, params)
-    reasons = _too_near(table, rows, near, dataset)
-    rows = drop("inbox", rows, reasons, dataset.text(rows))
+    near = _near_rows(table, rows, dataset=dataset, threshold=params.near_duplicate)
+    reasons = _too_near(table, rows, near=near, dataset=dataset)
+    rows = drop("inbox", rows, reasons=reasons, text=dataset.text(rows))
     logger.info(
         "inbox: %d rows of files are learned from, %d are too near to validation or test", len(rows), reasons.count()
     )
     return _in_train(_replaced(table, near.of(rows), dataset), rows)
 
 
-def _join_feedback(table: Table, rows: Table, dataset: Dataset, params: Split) -> Table:
+def _join_feedback(table: Table, rows: Table, *, dataset: Dataset, params: Split) -> Table:
     if rows.empty:
         return table
     rows = _last_of_equal(rows, dataset)
-    near = _near_rows(table, rows, dataset, params)
-    reasons = _too_near(table, rows, near, dataset)
+    near = _near_rows(table, rows, dataset=dataset, threshold=params.near_duplicate)
+    reasons = _too_near(table, rows, near=near, dataset=dataset)
     is_outvoted = rows.index.isin(near.inbox) & (rows["votes"] < AGREE).to_numpy() & reasons.isna().to_numpy()
     reasons[is_outvoted] = f"a row of train is about it, which gives way to {AGREE} networks that agree"
-    rows = drop("inbox", rows, reasons, dataset.text(rows))
+    rows = drop("inbox", rows, reasons=reasons, text=dataset.text(rows))
     train_rows = np.count_nonzero(table["split"] == "train") - len(np.unique(near.of(rows)))
-    copies = _within_shares(rows, dataset.text(rows), train_rows, params.feedback_weight)
+    text = dataset.text(rows)
+    copies = _within_shares(rows, text, train_rows=train_rows, weight=params.feedback_weight)
     is_over = pd.Series(~rows.index.isin(copies.index), rows.index)
     over = pd.Series("over the share of feedback in train", rows.index).where(is_over)
-    rows = drop("inbox", rows, over, dataset.text(rows))
+    rows = drop("inbox", rows, reasons=over, text=text)
     logger.info(
         "inbox: %d rows of feedback are learned from, %d are left out", len(rows), reasons.count() + is_over.sum()
     )
@@ -88,21 +89,22 @@ def _last_of_equal(rows: Table, dataset: Dataset) -> Table:
     text = dataset.text(rows)
     hashes = pd.Series(text_hashes(text), rows.index)
     last = rows["id"].groupby(hashes).transform("last")
-    return drop(DUPLICATES, rows, ("as " + last).where(hashes.duplicated(keep="last")), text)
+    reasons = ("as " + last).where(hashes.duplicated(keep="last"))
+    return drop(DUPLICATES, rows, reasons=reasons, text=text)
 
 
-def _near_rows(table: Table, rows: Table, dataset: Dataset, params: Split) -> NearRows:
+def _near_rows(table: Table, rows: Table, *, dataset: Dataset, threshold: float) -> NearRows:
     forms = dataset.forms or dataset.text
     inbox_forms = forms(rows)
     table_forms = forms(table)
-    pairs = near_pairs(inbox_forms.tolist(), table_forms.tolist(), params.near_duplicate)
+    pairs = near_pairs(inbox_forms.tolist(), table_forms.tolist(), threshold)
     return NearRows(
         inbox=inbox_forms.index.to_numpy()[pairs[:, 0]],
         table=table_forms.index.to_numpy()[pairs[:, 1]],
     )
 
 
-def _too_near(table: Table, rows: Table, near: NearRows, dataset: Dataset) -> pd.Series:
+def _too_near(table: Table, rows: Table, *, near: NearRows, dataset: Dataset) -> pd.Series:
     """The reason to leave out each row that is too near to rows of validation or test."""
     is_tested = table["split"] != "train"
     is_near = rows.index.isin(near.inbox[is_tested[near.table].to_numpy()])
@@ -121,7 +123,7 @@ def _replaced(table: Table, near: np.ndarray, dataset: Dataset) -> Table:
     is_replaced = table.index.isin(near)
     logger.info("inbox: %d rows of train are replaced", is_replaced.sum())
     reasons = pd.Series("the inbox says another thing of it", table.index).where(is_replaced)
-    return drop("inbox", table, reasons, dataset.text(table))
+    return drop("inbox", table, reasons=reasons, text=dataset.text(table))
 
 
 def _in_train(table: Table, rows: Table) -> Table:
@@ -129,7 +131,7 @@ def _in_train(table: Table, rows: Table) -> Table:
     return pd.concat([table, rows], ignore_index=True)
 
 
-def _within_shares(rows: Table, text: pd.Series, train_rows: int, weight: int) -> Table:
+def _within_shares(rows: Table, text: pd.Series, *, train_rows: int, weight: int) -> Table:
     """The rows of feedback to add to so many rows of train, each up to `weight` times, within the bounds.
 
     Rows with more votes come first, then those with a smaller hash of their text; no row comes twice before all came
@@ -137,7 +139,7 @@ def _within_shares(rows: Table, text: pd.Series, train_rows: int, weight: int) -
     """
     most = int(MOST * train_rows / (1 - MOST))
     most_of_network = -(-most // NETWORKS)
-    hashes = text.map(lambda value: hashlib.sha256(value.encode(errors="replace")).hexdigest())
+    hashes = text.map(_sha256)
     order = rows.assign(hash=hashes).sort_values(["votes", "hash"], ascending=[False, True])
     chosen: list[int] = []
     suffixes: list[str] = []
@@ -150,3 +152,7 @@ def _within_shares(rows: Table, text: pd.Series, train_rows: int, weight: int) -
                 suffixes.append(f" x{number}" if number > 1 else "")
     copies = rows.loc[chosen]
     return copies.assign(id=copies["id"] + pd.Series(suffixes, copies.index, dtype=str))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()

@@ -27,7 +27,7 @@ class OtherFormError(UserError):
 class Problem:
     """A file or row that can't be read."""
 
-    place: str
+    where: str
     """The file, and the row if the file has rows."""
     reason: str
     left_out: bool = False
@@ -36,10 +36,10 @@ class Problem:
     """Whether it is a file whose form the dataset does not read."""
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.reason}" if self.place and self.reason else self.place or self.reason
+        return ": ".join(filter(None, [self.where, self.reason]))
 
 
-def check_form(path: Path, form: str, readable: Iterable[str], reason: str) -> None:
+def check_form(path: Path, form: str, readable: Iterable[str], *, reason: str) -> None:
     """Raise OtherFormError, with this reason, if a file's form is not among those that are readable."""
     if form in readable:
         return
@@ -54,9 +54,9 @@ def rows_of_file(read: Callable[[Path], Iterator[Row | Problem]], path: Path) ->
     try:
         yield from read(path)
     except UserError as error:
-        place, _, reason = str(error).partition(": ")
+        where, _, reason = str(error).partition(": ")
         is_other_form = isinstance(error, OtherFormError)
-        yield Problem(place, reason, left_out=is_other_form and error.left_out, other_form=is_other_form)
+        yield Problem(where, reason, left_out=is_other_form and error.left_out, other_form=is_other_form)
 
 
 def without_problems(rows: Iterable[Row | Problem], problems: list[Problem] | None) -> Iterator[Row]:
@@ -73,7 +73,7 @@ def without_problems(rows: Iterable[Row | Problem], problems: list[Problem] | No
             problems.append(row)
         elif row.left_out:
             unreadable.append(row)
-            left_out("unreadable", [{"id": row.place, "reason": row.reason}])
+            left_out("unreadable", [{"id": row.where, "reason": row.reason}])
         else:
             raise UserError(str(row))
     if unreadable:

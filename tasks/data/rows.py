@@ -85,7 +85,8 @@ class Rows:
         facts = pa.concat_tables(tables, promote_options="permissive")
         facts = facts.rename_columns([*kept, "length"])
         categories = [name for name in kept if name == "source"]
-        return cls(dataset, folder, parts, facts.to_pandas(categories=categories, ignore_metadata=True))
+        facts = facts.to_pandas(categories=categories, ignore_metadata=True)
+        return cls(dataset=dataset, folder=folder, parts=parts, facts=facts)
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -168,7 +169,7 @@ class Rows:
         for positions in dropped.positions_by_part():
             if len(positions):
                 table = self.read(positions)
-                drop(rule, table, reasons[positions], (text or self.dataset.text)(table))
+                drop(rule, table, reasons=reasons[positions], text=(text or self.dataset.text)(table))
         return replace(self, facts=self.facts.drop(index=reasons.index))
 
     def with_train_rows(self, table: Table, threshold: float) -> "Rows":

@@ -56,8 +56,8 @@ def check_train_only(table: pd.DataFrame, params: Split) -> None:
     sources = table["source"].unique()
     for glob in params.train_only:
         if not any(fnmatchcase(source, glob) for source in sources):
-            more = ", …" if len(sources) > MOST_NAMED else ""
-            names = ", ".join(sources[:MOST_NAMED]) + more
+            ellipsis = ", …" if len(sources) > MOST_NAMED else ""
+            names = ", ".join(sources[:MOST_NAMED]) + ellipsis
             raise UserError(f"train_only: {glob!r} fits no source; sources are {names}")
 
 
@@ -65,9 +65,10 @@ def is_train_only(table: pd.DataFrame, params: Split) -> np.ndarray:
     """Whether each row is from a source that `train_only` names; bool [rows]."""
     if not params.train_only:
         return np.zeros(len(table), bool)
-    sources = table["source"].unique()
-    names = [source for source in sources if any(fnmatchcase(source, glob) for glob in params.train_only)]
-    return table["source"].isin(names).to_numpy()
+    matching: set[str] = set()
+    for glob in params.train_only:
+        matching.update(source for source in table["source"].unique() if fnmatchcase(source, glob))
+    return table["source"].isin(matching).to_numpy()
 
 
 def draw_splits(

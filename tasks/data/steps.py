@@ -61,7 +61,7 @@ def read_rows(job: Preprocessing, mask: Callable[[str], str]) -> Rows:
     An interrupted call for a dataset with many parts goes on with the next part.
     """
     if job.dataset.parts:
-        parts = job.dataset.parts(job.raw, job.params, job.work, mask)
+        parts = job.dataset.parts(job.raw, job.params, job.work, mask=mask)
     else:
         table = job.dataset.read(job.raw, job.params)
         check_sources(table, job.params, job.raw)
@@ -69,7 +69,8 @@ def read_rows(job: Preprocessing, mask: Callable[[str], str]) -> Rows:
         parts = [job.work / "rows.arrow"]
         job.work.mkdir(parents=True, exist_ok=True)
         # Its record is empty: the rules reported to the current one.
-        write_part(parts[0], part_of_rows(table, job.dataset, job.params.near_duplicate, record=Record()))
+        part = part_of_rows(table, job.dataset, job.params.near_duplicate, record=Record())
+        write_part(parts[0], part)
     return Rows.of(job.dataset, job.work, parts)
 
 
@@ -122,7 +123,7 @@ def add_inbox(rows: Rows, inbox: Table | None, params: Split) -> Rows:
         near = [pairs[:, 1] for pairs in near_rows(rows, sets, params.near_duplicate)]
         positions = np.unique(np.concatenate(near))
     table = rows.read(positions).assign(split=rows.facts["split"], position=positions)
-    joined = join_inbox(table, inbox, rows.dataset, params)
+    joined = join_inbox(table, inbox, dataset=rows.dataset, params=params)
     is_new = joined["position"].isna()
     replaced = positions[~np.isin(positions, joined["position"])]
     new_rows = joined[is_new].drop(columns=["split", "position"]).reset_index(drop=True)

@@ -125,7 +125,8 @@ def texts_to_learn(rows: Rows, seed: int) -> Iterator[str]:
     drawn = train.loc[drawn.index[drawn["length"].cumsum() <= LEARNED].sort_values()]
     if len(drawn) < len(train):
         characters = drawn["length"].sum() / 1e6
-        logger.info("a tokenizer is trained on %d of %d rows, %.1f M characters", len(drawn), len(train), characters)
+        share = f"{len(drawn)} of {len(train)} rows, {characters:.1f} M characters"
+        logger.info("a tokenizer is trained on %s", share)
     for positions in replace(rows, facts=drawn).positions_by_part():
         yield from rows.texts(positions)
 
@@ -155,5 +156,5 @@ def _token_pieces(paths: Iterable[Path]) -> Iterator[dict[str, Tokens]]:
 def write_tokens(encoding: tiktoken.Encoding, rows: Rows, folder: Path) -> Meta:
     """Write the token files of all splits and their `meta.json`, on all cores; `text` is what is encoded."""
     work = partial(_token_part, encoding=encoding)
-    parts = make_parts(rows.folder / "tokens", rows.codes_by_part(), work, len(rows.parts))
+    parts = make_parts(rows.folder / "tokens", rows.codes_by_part(), work, total=len(rows.parts))
     return write_files(encoding, _token_pieces(parts), folder)

@@ -174,7 +174,7 @@ def cut_documents(path: Path, params: Params, longest: float, mask: Mask) -> pa.
     return part_of_rows(table, DATASET, params.near_duplicate, record=record)
 
 
-def read_parts(folder: Path, params: Params, work: Path, mask: Mask) -> list[Path]:
+def read_parts(folder: Path, params: Params, work: Path, *, mask: Mask) -> list[Path]:
     """Read like `read_corpus`, but on all cores and without the rows that rules drop; write the parts below `work`.
 
     An interrupted call goes on with the next part.
@@ -186,7 +186,7 @@ def read_parts(folder: Path, params: Params, work: Path, mask: Mask) -> list[Pat
     logger.info("%d documents, %.1f M characters", len(table), table["length"].sum() / 1e6)
     check_sources(table, params, folder)
     cut_part = partial(cut_documents, params=params, longest=longest_document(table["length"]), mask=mask)
-    parts = make_parts(work / "rows", document_parts, cut_part, len(document_parts))
+    parts = make_parts(work / "rows", document_parts, cut_part, total=len(document_parts))
     for path in document_parts:
         absorb(read_record(path))
     rules: set[str] = set()

@@ -43,10 +43,11 @@ def read_emails(folder: Path, params: Params, problems: list[Problem] | None = N
     """
     labels = Labels(params.labels, params.label_map)
     read = partial(mails, labels=labels, columns=params.columns)
-    table = read_labelled(folder, read, ["subject", "body"], problems)
+    table = read_labelled(folder, read, columns=["subject", "body"], problems=problems)
     table["group"] = thread(table)
     is_blank = row_text(table).str.isspace()
-    table = drop("blank", table, pd.Series("no text", table.index).where(is_blank), row_text(table))
+    reasons = pd.Series("no text", table.index).where(is_blank)
+    table = drop("blank", table, reasons=reasons, text=row_text(table))
     is_feedback = table["source"] == FEEDBACK
     own_rows = table.loc[~is_feedback, COLUMNS].reset_index(drop=True)
     own_rows = without_contradictions(own_rows, row_text(own_rows))

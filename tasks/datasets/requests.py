@@ -36,14 +36,15 @@ def read_requests(folder: Path, params: Params, problems: list[Problem] | None =
     read is added to `problems`; without that list it raises UserError with file, row and reason.
     """
     labels = Labels(params.labels, params.label_map)
-    table = read_labelled(folder, partial(requests, labels=labels), ["request"], problems)[COLUMNS]
+    read = partial(requests, labels=labels)
+    table = read_labelled(folder, read, columns=["request"], problems=problems)[COLUMNS]
     return without_contradictions(table, table["request"])
 
 
 def requests(path: Path, name: PurePath, labels: Labels) -> Iterator[LabelledText | Problem]:
     """The requests of a file."""
     form = sniff(path)
-    check_form(path, form, READERS, f"no table of requests; they are read from {', '.join(READERS)}")
+    check_form(path, form, READERS, reason=f"no table of requests; they are read from {', '.join(READERS)}")
 
     def read(number: int | None, cells: Any) -> LabelledText:
         if not isinstance(cells, Mapping) or not isinstance(cells.get("request"), str):

@@ -43,6 +43,5 @@ def columns_of(
 def _log_choice(ours: str, matching: tuple[str, ...]) -> None:
     """Log the choice, once a process."""
     unused = " or ".join(map(repr, matching[1:]))
-    logger.warning(
-        "the %s is taken from the column %r, not from %s: `columns` may say otherwise", ours, matching[0], unused
-    )
+    choice = f"the {ours} is taken from the column {matching[0]!r}, not from {unused}"
+    logger.warning("%s: `columns` may say otherwise", choice)

@@ -57,7 +57,7 @@ def conversations(path: Path, columns: Mapping[str, str]) -> Iterator[Exchange |
     form = sniff(path)
     if form == "empty":
         return
-    check_form(path, form, READERS, f"no table of instructions; they are read from {', '.join(READERS)}")
+    check_form(path, form, READERS, reason=f"no table of instructions; they are read from {', '.join(READERS)}")
 
     def read(number: int | None, cells: Any) -> Exchange:
         if not isinstance(cells, Mapping):

@@ -53,7 +53,7 @@ def raw_documents(path: Path, columns: Columns) -> Iterator[Document | Problem]:
         form = "text"
     if form == "empty":
         return
-    check_form(path, form, READERS, f"no text, and none of {', '.join(READERS)}")
+    check_form(path, form, READERS, reason=f"no text, and none of {', '.join(READERS)}")
     yield from READERS[form](path, columns)
 
 

@@ -35,7 +35,9 @@ ReadFile = Callable[[Path, PurePath], Iterator[LabelledText | Problem]]
 """Reads the rows of a file, whose name in its dataset is the second argument."""
 
 
-def read_labelled(folder: Path, read: ReadFile, columns: Sequence[str], problems: list[Problem] | None) -> pd.DataFrame:
+def read_labelled(
+    folder: Path, read: ReadFile, *, columns: Sequence[str], problems: list[Problem] | None
+) -> pd.DataFrame:
     """Read all files below `folder`, in the order of their paths: id, source, these columns, label, VOTE_COLUMNS.
 
     The latter are those of feedback, and None in other rows. Files and rows that can't be read are added to `problems`;
@@ -65,4 +67,4 @@ def without_contradictions(table: pd.DataFrame, text: pd.Series) -> pd.DataFrame
         names = " and ".join(equal["id"] + " (" + equal["label"] + ")")
         logger.warning("%d rows left out: equal ones have several labels, such as %s", contradicted.sum(), names)
     reasons = ("equal ones have other labels than " + table["label"]).where(contradicted)
-    return drop("contradictions", table, reasons, text).reset_index(drop=True)
+    return drop("contradictions", table, reasons=reasons, text=text).reset_index(drop=True)

@@ -56,7 +56,7 @@ def mails(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]
     form = sniff(path)
     if form == "empty":
         return
-    check_form(path, form, READERS, f"no email, and no table of them; they are read from {', '.join(READERS)}")
+    check_form(path, form, READERS, reason=f"no email, and no table of them; they are read from {', '.join(READERS)}")
     yield from READERS[form](File(path=path, name=name, labels=labels, columns=columns))
 
 
@@ -69,17 +69,13 @@ def _label_of_path(file: File, label: str | None) -> str:
     return label
 
 
-def _mail(subject: str, body: str, label: str, number: int | None = None) -> LabelledText:
-    return LabelledText(label=label, texts={"subject": subject, "body": body}, number=number)
-
-
-def _message(file: File, content: bytes, label: str, number: int | None = None) -> LabelledText | Problem:
+def _message(file: File, content: bytes, *, label: str, number: int | None = None) -> LabelledText | Problem:
     """A raw message."""
     try:
         subject, body = parse_message(content, changed)
     except MailError as error:
         return Problem(place_of(file.path, number), str(error), left_out=True)
-    return _mail(subject, body, label, number)
+    return LabelledText(label=label, texts={"subject": subject, "body": body}, number=number)
 
 
 def _eml(file: File) -> Iterator[LabelledText | Problem]:
@@ -93,7 +89,7 @@ def _eml(file: File) -> Iterator[LabelledText | Problem]:
         return
     if suffix_of(file.path) == ".emlx":
         content = message_of_apple(file.path, content)
-    yield _message(file, content, label)
+    yield _message(file, content, label=label)
 
 
 def _mbox(file: File) -> Iterator[LabelledText | Problem]:
@@ -103,7 +99,7 @@ def _mbox(file: File) -> Iterator[LabelledText | Problem]:
 
 def _messages(file: File, label: str) -> Iterator[LabelledText | Problem]:
     for number, content in enumerate(messages(file.path), 1):
-        yield _message(file, content, label, number)
+        yield _message(file, content, label=label, number=number)
 
 
 def _text(file: File) -> Iterator[LabelledText | Problem]:
@@ -111,13 +107,13 @@ def _text(file: File) -> Iterator[LabelledText | Problem]:
     label = _label_of_path(file, file.labels.of_message(file.name))
     text = read_text(file.path)
     first, _, later_lines = text.partition("\n")
-    subject = re.match(r"subject:(.*)", first, re.IGNORECASE)
+    line = re.match(r"subject:(.*)", first, re.IGNORECASE)
     try:
-        cleaned = clean_mail(subject[1], later_lines, changed) if subject else clean_mail("", text, changed)
+        subject, body = clean_mail(line[1], later_lines, changed) if line else clean_mail("", text, changed)
     except MailError as error:
         yield Problem(str(file.path), str(error), left_out=True)
         return
-    yield _mail(*cleaned, label)
+    yield LabelledText(label=label, texts={"subject": subject, "body": body})
 
 
 def _csv(file: File) -> Iterator[LabelledText | Problem]:
@@ -170,7 +166,7 @@ def _of_rows(file: File, rows: Iterator[Row | Problem]) -> Iterator[LabelledText
             label = file.labels.of(label)
         return LabelledText(label=label, texts={"subject": subject, "body": body}, number=number, cells=cells)
 
-    return read_rows(file.path, rows, read, (MailError,))
+    return read_rows(file.path, rows, read, left_out=(MailError,))
 
 
 def _label(cells: Cells, columns: Mapping[str, str], path_label: str | None) -> Any:

@@ -39,6 +39,7 @@ def read_rows(
     path: Path,
     rows: Iterable[Row | Problem],
     read: Callable[[int | None, Any], T],
+    *,
     left_out: tuple[type[Exception], ...] = (),
 ) -> Iterator[T | Problem]:
     """The results of `read` for each row.
@@ -118,21 +119,21 @@ def named_rows(
         yield _named(path, Row(number, cells), names)
 
 
-def _check_names(names: Sequence[str], place: str) -> None:
+def _check_names(names: Sequence[str], where: str) -> None:
     if repeated := [name for name in names if name and names.count(name) > 1]:
-        raise UserError(f"{place}: two columns are called {repeated[0]!r}; rename one")
+        raise UserError(f"{where}: two columns are called {repeated[0]!r}; rename one")
 
 
 def _named(path: Path, row: Row, names: list[str]) -> Row | Problem:
-    place = place_of(path, row.number)
+    where = place_of(path, row.number)
     if len(row.cells) < len(names):
-        return Problem(place, f"fewer cells than columns ({len(row.cells)}, not {len(names)}); add what is missing")
+        return Problem(where, f"fewer cells than columns ({len(row.cells)}, not {len(names)}); add what is missing")
     if len(row.cells) > len(names):
-        return Problem(place, f"more cells than columns ({len(row.cells)}, not {len(names)}); quote what has commas")
+        return Problem(where, f"more cells than columns ({len(row.cells)}, not {len(names)}); quote what has commas")
     for column, cell in enumerate(row.cells):
         if column and not names[column] and LETTER.search(cell):  # the first column may hold row numbers
             reason = f"column {column + 1} has no name and holds {cell[:30]!r}; name it, or quote what has commas"
-            return Problem(place, reason, left_out=True)
+            return Problem(where, reason, left_out=True)
     return Row(row.number, {name: cell for name, cell in zip(names, row.cells, strict=True) if name})
 
 
@@ -143,8 +144,8 @@ def _json_lines(path: Path) -> Iterator[Row | Problem]:
         try:
             cells = parse_json(line.removesuffix("\n"), path, number)
         except UserError as error:
-            place = place_of(path, number)
-            yield Problem(place, str(error).removeprefix(f"{place}: "))
+            where = place_of(path, number)
+            yield Problem(where, str(error).removeprefix(f"{where}: "))
         else:
             yield Row(number, cells)
 

@@ -29,7 +29,7 @@ def joined(train_rows: int, rows: pd.DataFrame, weight: int) -> pd.DataFrame:
     train = pd.DataFrame({"id": ids, "text": texts, "answer": "ham", "split": "train"})
     votes = by_votes(rows, rows["text"], rows["answer"])
     params = Split(seed=1, validation=0.1, test=0.1, near_duplicate=0.8, feedback_weight=weight)
-    table = join_inbox(train, votes, TEXTS, params)
+    table = join_inbox(train, votes, dataset=TEXTS, params=params)
     assert list(table) == list(train)
     return table[table["id"].str.startswith("inbox/")]
 

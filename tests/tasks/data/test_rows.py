@@ -145,7 +145,7 @@ def test_inbox_joins_many_parts_as_it_joins_a_table(raw, tmp_path):
     tested = table[table["split"] == "test"].iloc[0]["text"]
     texts = [learned, tested + " too", "something else entirely", "mine"]
     inbox = pd.DataFrame({"id": [f"inbox/{n}" for n in range(4)], "source": "inbox/mine", "text": texts})
-    expected = join_inbox(table.reset_index(drop=True), inbox, DATASET, PARAMS)
+    expected = join_inbox(table.reset_index(drop=True), inbox, dataset=DATASET, params=PARAMS)
     joined = add_inbox(rows, inbox, PARAMS)
     assert len(joined.facts) == len(table) - 1 + 3
     assert as_table(joined).to_numpy().tolist() == expected.to_numpy().tolist()

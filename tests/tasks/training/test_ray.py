@@ -284,8 +284,8 @@ def test_tasks_of_ray_make_the_same_parts_of_a_corpus(tmp_path, monkeypatch):
     (tmp_path / "raw/notes").mkdir(parents=True)
     for number in range(5):
         (tmp_path / f"raw/notes/{number}.txt").write_text(f"Number {number} of five, and the cat sat on the mat .")
-    here = read_parts(tmp_path / "raw", params, tmp_path / "here", str)
+    here = read_parts(tmp_path / "raw", params, tmp_path / "here", mask=str)
     monkeypatch.setenv("THREESTAGE_RAY", "local")
-    there = read_parts(tmp_path / "raw", params, tmp_path / "ray", str)
+    there = read_parts(tmp_path / "raw", params, tmp_path / "ray", mask=str)
     assert [path.read_bytes() for path in there] == [path.read_bytes() for path in here]
     assert len(here) == 5
