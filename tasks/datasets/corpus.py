@@ -15,7 +15,8 @@ import pyarrow as pa
 import tiktoken
 from pydantic import Field
 
-from llm.tokenizer import save_tokenizer, train_bpe
+from llm.formats.tokenizer_json import save_tokenizer
+from llm.tokenizer import train_bpe
 from tasks.data.cleaning.record import RULES, Record, absorb, recorded
 from tasks.data.compression import without_compression
 from tasks.data.dataset import Dataset

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from llm.config import Config
 from llm.dataset import TokenWindows
 from llm.device import Compute
-from llm.kernels.training.cross_entropy import ROWS
 from llm.model.gpt import GPT
-from llm.objectives.language_model import bits_per_byte, check_prompts, continuations
+from llm.objectives.language_model import check_prompts, continuations
 from llm.tokenizer import decode, end_of_text, token_bytes
+from llm.training.loss import PIECE, bits_per_byte
 from tasks.applications.foundation.cache import add_cache, best_strengths, count_orders, document_numbers
 from tasks.applications.foundation.kneser_ney import KneserNey, models
 from tasks.measures.description import Evaluation
@@ -81,7 +81,7 @@ def token_losses(
         with compute.autocast():
             hidden_BTC = model.hidden_states(rows_BT[:, :-1])
             for window, x_TC, targets_T in zip(batch, hidden_BTC, rows_BT[:, 1:], strict=True):
-                pieces = zip(x_TC[window.scored :].split(ROWS), targets_T[window.scored :].split(ROWS), strict=True)
+                pieces = zip(x_TC[window.scored :].split(PIECE), targets_T[window.scored :].split(PIECE), strict=True)
                 for x_RC, targets_R in pieces:
                     logits_RV = model.logits(x_RC).float()
                     losses.append(F.cross_entropy(logits_RV, targets_R, reduction="none").double().cpu().numpy())

@@ -12,7 +12,7 @@ import pytest
 from dataset_rows import as_table
 from token_files import write_tokens
 
-from llm.tokenizer import load_tokenizer
+from llm.formats.tokenizer_json import load_tokenizer
 from tasks.data.cleaning.record import recorded
 from tasks.data.duplicates import overlap, without_duplicates
 from tasks.data.join import join_inbox

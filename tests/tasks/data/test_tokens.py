@@ -58,7 +58,7 @@ def test_corrupt_shard_is_named(files):
 
 
 def test_rows_of_many_tokens_are_whole_documents_from_all_over(files, encoding, monkeypatch):
-    from llm.tokenizer import save_tokenizer
+    from llm.formats.tokenizer_json import save_tokenizer
 
     folder, _ = files
     save_tokenizer(encoding, folder / "shards/tokenizer.json")
