@@ -115,7 +115,7 @@ def publish_small(folder: Path) -> None:
 
     from llm.chat import Chat
     from llm.config import GPTConfig
-    from llm.formats.huggingface import export_huggingface
+    from llm.formats.export import export_huggingface
     from llm.model.gpt import GPT
     from llm.tokenizer import END_OF_TEXT, make_encoding, train_bpe
 

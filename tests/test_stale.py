@@ -55,6 +55,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/kernels/c_library.py": REPLAY + TRAINING + EVALUATION,  # the options of the compiler
     "llm/formats/huggingface.py": [*LOAD, "pretrain"],
     "llm/formats/tokenizer_files.py": [*PREPROCESS, *LOAD, "pretrain"],
+    "llm/formats/tokenizer_json.py": PREPROCESS + LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/files.py": [],
     "tasks/applications/classifier/train.py": ["finetune@classifier", "evaluate@classifier"],
     "tasks/applications/classifier/measure.py": ["evaluate@classifier"],

@@ -24,7 +24,7 @@ from llm.objectives.classifier.calibration import UnsureRates
 from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, read_texts
 from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig
 from llm.training.frozen_blocks import split_blocks
-from llm.training.loop import Objective
+from llm.training.objective import Objective
 from llm.training.workers import Workers
 
 

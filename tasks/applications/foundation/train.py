@@ -12,10 +12,11 @@ from llm.config import GPTConfig, GPTShape, TrainConfig
 from llm.dataset import TokenWindows
 from llm.device import choose_compute
 from llm.errors import UserError
+from llm.formats.tokenizer_json import load_tokenizer
 from llm.kernels.training.choose import choose_backend
 from llm.model.gpt import GPT
 from llm.objectives.language_model import continuations, objective
-from llm.tokenizer import load_tokenizer, same_tokens
+from llm.tokenizer import same_tokens
 from llm.training.cost import training_flops
 from llm.training.workers import Workers
 from tasks.training.description import Training
