@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llm.errors import UserError
 from tasks.registry.git import git
-from tasks.stages import graph
+from tasks.stages import dvc_process, graph
 
 BRANCHES = "retrain"
 EMAIL = f"threestage@{platform.node() or 'localhost'}"
@@ -115,7 +115,7 @@ def share(day: str, message: str, *, push_to: str, seconds: float) -> Shared:
     with shared.step("data not pushed"):
         remote = graph.remote()
         if remote:
-            graph.push(deadline - time.monotonic())
+            dvc_process.push(deadline - time.monotonic())
             shared.done.append(f"data pushed to DVC's remote {remote}")
         else:
             shared.done.append("data not pushed: DVC has no default remote")
