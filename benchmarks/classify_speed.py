@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from benchmarks import report
 from benchmarks.contenders import ROOT
 from llm.errors import UserError
-from llm.objectives.classifier import email_texts
+from llm.objectives.classifier.texts import row_texts
 from tasks.served import ERROR, example, signature
 from tasks.training.setup import split_file
 
@@ -57,8 +57,8 @@ def tfidf(train: pd.DataFrame) -> Classify:
     """Logistic regression on TF-IDF of words and pairs of them: a usual and fast filter."""
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     model: Pipeline = make_pipeline(words, LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000))
-    model.fit(email_texts(train["subject"], train["body"]), train["label"])
-    return lambda mails: model.predict(email_texts(mails["subject"], mails["body"]))
+    model.fit(row_texts([train["subject"], train["body"]]), train["label"])
+    return lambda mails: model.predict(row_texts([mails["subject"], mails["body"]]))
 
 
 def speed(classify: Classify, mails: pd.DataFrame, batch: int) -> float:

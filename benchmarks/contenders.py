@@ -181,7 +181,7 @@ def our_model(
 
     def loss(model: GPT, index: int) -> Tensor:
         with compute.autocast():
-            return window_loss(model, *batches(index), sees(index), model.backend.cross_entropy)
+            return window_loss(model, *batches(index), length=sees(index), cross_entropy=model.backend.cross_entropy)
 
     return model, loss
 

@@ -18,23 +18,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import tiktoken
-from torch import nn
 
 from benchmarks import report
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.generation.packed import pack_for_inference
+from llm.loaded_model import LoadedModel
 from llm.objectives import load_for_inference
 from llm.objectives.assistant import Question, answer_all, build
-from llm.objectives.classifier import guard_replies
-from llm.objectives.classifier.model import email_text, probabilities
+from llm.objectives.classifier import email_text, guard_replies, probabilities
 from tasks.data.mail import RowError, parse_message
 from tasks.evaluation.assistant.refusals import declines
 from tasks.evaluation.classifier.baseline import fit_baseline
@@ -72,36 +69,24 @@ for line in sys.stdin:
 Where nltk's trained splitter of sentences is missing, the untrained one takes its place."""
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model of the pipeline, as it is served."""
+def load_base(folder: Path, assistant: LoadedModel) -> LoadedModel:
+    """An assistant's base as it is published: its own template, no penalty. Raises UserError without one."""
+    context_length = assistant.model.config.context_length
+    model, encoding = load_model(folder, build=build, context_length=context_length, as_stored=True)
+    return LoadedModel(pack_for_inference(model), encoding)
 
-    model: nn.Module
-    encoding: tiktoken.Encoding
 
-    @classmethod
-    def of(cls, folder: Path) -> "LoadedModel":
-        """The model in a folder. Raises UserError for a folder that holds none."""
-        return cls(*load_for_inference(folder))
-
-    @classmethod
-    def base_of(cls, assistant: "LoadedModel", folder: Path) -> "LoadedModel":
-        """The assistant's base as it is published: its own template, no penalty. Raises UserError as `of`."""
-        context_length = assistant.model.config.context_length
-        model, encoding = load_model(folder, build=build, context_length=context_length, as_stored=True)
-        return cls(pack_for_inference(model), encoding)
-
-    def answers(self, name: str, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy answers, of an assistant or its base, and a line with their speed."""
-        start = time.monotonic()
-        questions = [Question(prompt) for prompt in prompts]
-        answers = answer_all(self.model, self.encoding, questions, max_new_tokens=max_new_tokens)
-        seconds = time.monotonic() - start
-        tokens = sum(map(len, self.encoding.encode_ordinary_batch(answers)))
-        speed = f"{seconds / len(prompts):.2f} s each, {tokens / seconds:.0f} tokens/s"
-        sys.stdout.write(f"{name}: {len(prompts)} answers in {seconds:.0f} s, {speed}\n")
-        sys.stdout.flush()
-        return answers
+def greedy_answers(loaded: LoadedModel, name: str, prompts: Sequence[str], *, max_new_tokens: int) -> list[str]:
+    """Greedy answers, of an assistant or its base, and a line with their speed."""
+    start = time.monotonic()
+    questions = [Question(prompt) for prompt in prompts]
+    answers = answer_all(loaded, questions, max_new_tokens=max_new_tokens)
+    seconds = time.monotonic() - start
+    tokens = sum(map(len, loaded.encoding.encode_ordinary_batch(answers)))
+    speed = f"{seconds / len(prompts):.2f} s each, {tokens / seconds:.0f} tokens/s"
+    sys.stdout.write(f"{name}: {len(prompts)} answers in {seconds:.0f} s, {speed}\n")
+    sys.stdout.flush()
+    return answers
 
 
 def share(values: Sequence[bool]) -> dict[str, Any]:
@@ -127,11 +112,13 @@ def xstest(file: Path, guard: LoadedModel | None, assistant: LoadedModel, base: 
         raise UserError(f"{file}: column {sorted(missing)[0]} is missing")
     prompts = rows["prompt"].tolist()
     declined = {
-        "assistant": [declines(answer) for answer in assistant.answers("assistant", prompts, ANSWER)],
-        "base": [declines(answer) for answer in base.answers("base", prompts, ANSWER)],
+        "assistant": [
+            declines(answer) for answer in greedy_answers(assistant, "assistant", prompts, max_new_tokens=ANSWER)
+        ],
+        "base": [declines(answer) for answer in greedy_answers(base, "base", prompts, max_new_tokens=ANSWER)],
     }
     if guard is not None:
-        replies = guard_replies(guard.model, guard.encoding, prompts)
+        replies = guard_replies(guard, prompts)
         declined["guard"] = [reply is not None for reply in replies]
         declined["guard and assistant"] = list(np.logical_or(declined["guard"], declined["assistant"]))
     table = rows.assign(**declined)
@@ -147,11 +134,11 @@ def ifeval(
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:prompts]]
     texts = [row["prompt"] for row in rows]
     answers = {
-        "assistant": assistant.answers("assistant", texts, LONG_ANSWER),
-        "base": base.answers("base", texts, LONG_ANSWER),
+        "assistant": greedy_answers(assistant, "assistant", texts, max_new_tokens=LONG_ANSWER),
+        "base": greedy_answers(base, "base", texts, max_new_tokens=LONG_ANSWER),
     }
     if guard is not None:
-        replies = guard_replies(guard.model, guard.encoding, texts)
+        replies = guard_replies(guard, texts)
         guarded = [reply or answer for reply, answer in zip(replies, answers["assistant"], strict=True)]
         answers["guard and assistant"] = guarded
     kept = {who: _kept(checker, rows, texts_of_one) for who, texts_of_one in answers.items()}
@@ -180,9 +167,9 @@ def mails(folder: Path, classifier: LoadedModel, data: Path) -> dict[str, Any]:
     if not texts:
         raise UserError(f"{folder}: there is no .eml file with a text")
     train, validation = (pd.read_parquet(split_file(data, split)) for split in ("train", "validation"))
-    model = classifier.model
-    baseline = fit_baseline(train, validation, model.config)
-    ours = model.decide(probabilities(model, classifier.encoding, texts)) > 0
+    config = classifier.model.config
+    baseline = fit_baseline(train, validation, config)
+    ours = config.decide(probabilities(classifier, texts)) > 0
     theirs = baseline.config.decide(baseline.probabilities(texts)) > 0
     return {"classifier": share(ours), "baseline": share(theirs), "classifier to baseline": difference(ours, theirs)}
 
@@ -221,16 +208,16 @@ def main(arguments: list[str] | None = None) -> None:
     measured: dict[str, Any] = {}
     try:
         if options.xstest or options.ifeval:
-            assistant = LoadedModel.of(options.models / "assistant")
-            base = LoadedModel.base_of(assistant, options.models / "published")
+            assistant = load_for_inference(options.models / "assistant")
+            base = load_base(options.models / "published", assistant)
             guard_folder = options.models / "guard"
-            guard = LoadedModel.of(guard_folder) if guard_folder.exists() else None
+            guard = load_for_inference(guard_folder) if guard_folder.exists() else None
         if options.xstest:
             measured["xstest"] = xstest(options.xstest, guard, assistant, base)
         if options.ifeval:
             measured["ifeval"] = ifeval(options.ifeval, options.prompts, options.checker, guard, assistant, base)
         if options.mails:
-            measured["mails"] = mails(options.mails, LoadedModel.of(options.models / "classifier"), options.data)
+            measured["mails"] = mails(options.mails, load_for_inference(options.models / "classifier"), options.data)
     except UserError as error:
         parser.error(str(error))
     for title, figures in measured.items():

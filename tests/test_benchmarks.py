@@ -17,6 +17,7 @@ from llm.config import GPTConfig
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
 from llm.kernels.processor import has_fast_bfloat16
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import train_bpe
@@ -238,7 +239,7 @@ def published(tmp_path_factory):
     with torch.no_grad():
         for weight in model.parameters():
             weight *= 8 if weight.ndim == 2 else 1
-    save_model(folder, model.bfloat16(), encoding, "language_model")
+    save_model(folder, LoadedModel(model.bfloat16(), encoding), "language_model")
     return folder
 
 
@@ -279,7 +280,7 @@ def mails(tmp_path_factory):
     encoding = train_bpe(["the cat sat on the mat and the dog ate the hat"] * 9, 300)
     config = GPTConfig(context_length=64, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.n_vocab)
     spam = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
-    save_model(folder, Classifier(GPT(config), spam), encoding, "classifier", cleaning="tasks.data.mail")
+    save_model(folder, LoadedModel(Classifier(GPT(config), spam), encoding), "classifier", cleaning="tasks.data.mail")
     rows = [("the cat", "sat on the mat", "ham"), ("the dog", "ate the hat", "spam")] * 3
     for split in ("train", "test"):
         pd.DataFrame(rows, columns=["subject", "body", "label"]).to_parquet(data / f"{split}.parquet")

@@ -22,7 +22,6 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from pathlib import Path
 
-import tiktoken
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -36,6 +35,7 @@ from llm.formats.model_folder import load_model, read_config
 from llm.formats.published_files import LAYOUTS, PublishedFiles, open_published
 from llm.formats.tokenizer_files import read_tokenizer
 from llm.formats.weights import StoredTensor, check_tensors, materialise, weightless
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.tokenizer import end_of_text, save_tokenizer
 
@@ -54,7 +54,7 @@ def load_pretrained(
     *,
     context_length: int | None = None,
     dropout: float = 0.0,
-) -> tuple[GPT, tiktoken.Encoding]:
+) -> LoadedModel[GPT]:
     """Read a folder in Hugging Face's layout or a GGUF file, for further training with `dropout`.
 
     `context_length` may shorten the context. The model is in evaluation mode. Its tokenizer must be a byte-level BPE,
@@ -121,7 +121,7 @@ def _without_tied_output(
     return {name: tensor for name, tensor in tensors.items() if name != output}
 
 
-def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, chat: Chat | None = None) -> None:
+def export_huggingface(folder: Path, loaded: LoadedModel[GPT], chat: Chat | None = None) -> None:
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json as transformers loads them.
 
     The template of a `chat`, such as an assistant's, becomes chat_template.jinja, which begins with its system prompt
@@ -129,6 +129,7 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, ch
     `repetition_penalty`: transformers would count the prompt, which the chat's `text_penalty` does not. The folder must
     be new or empty. Raises UserError for a shape that no family in ARCHITECTURES has.
     """
+    model, encoding = loaded
     if not isinstance(model, GPT):
         raise UserError(f"{folder}: a {type(model).__name__} has no place in this format, only a GPT has")
     config = model.config
@@ -195,9 +196,9 @@ def main() -> None:
     export.add_argument("folder", type=Path, help="where to write, new or empty")
     arguments = parser.parse_args()
     try:
-        model, encoding = load_model(arguments.model)
+        loaded = load_model(arguments.model)
         chat = read_config(arguments.model).get("chat")
-        export_huggingface(arguments.folder, model, encoding, chat and Chat.model_validate(chat))
+        export_huggingface(arguments.folder, loaded, chat and Chat.model_validate(chat))
     except UserError as error:
         sys.exit(str(error))
 

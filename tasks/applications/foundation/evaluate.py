@@ -20,8 +20,10 @@ from llm.config import Config
 from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.kernels.training.cross_entropy import ROWS
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
-from llm.objectives.language_model import bits_per_byte, check_prompts, continuations
+from llm.objectives.language_model.loss import bits_per_byte
+from llm.objectives.language_model.serve import check_prompts, continuations
 from llm.tokenizer import decode, end_of_text, token_bytes
 from tasks.applications import Evaluation
 from tasks.evaluation.language_model.cache import add_cache, best_strengths, count_orders, document_numbers
@@ -204,7 +206,8 @@ def measure(
             f"> {text}",
         ]
     (evidence / "errors.md").write_text("\n\n".join(lines) + "\n")
-    texts = continuations(model, encoding, params.sample_prompts, tokens=params.sample_tokens, seed=params.seed)
+    loaded = LoadedModel(model, encoding)
+    texts = continuations(loaded, params.sample_prompts, tokens=params.sample_tokens, seed=params.seed)
     lines = ["# Samples of the foundation", *(f"> {' '.join(text.split())}" for text in texts)]
     (evidence / "samples.md").write_text("\n\n".join(lines) + "\n")
 

@@ -13,6 +13,7 @@ from llm.formats.huggingface import export_huggingface, load_pretrained, main
 from llm.formats.model_folder import load_model, save_model
 from llm.formats.tokenizer_files import read_chat_template
 from llm.generation.text import generate
+from llm.loaded_model import LoadedModel
 from llm.objectives import assistant
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import END_OF_TEXT, make_encoding, stop_tokens
@@ -50,7 +51,7 @@ def test_every_field_of_the_config_is_mapped_or_fixed():
 @torch.inference_mode()
 def test_an_exported_model_is_the_same_to_transformers_and_comes_back_bit_for_bit(tmp_path, make_gpt, encoding, shape):
     model, folder = make_gpt(**shape), tmp_path / "exported"
-    export_huggingface(folder, model, encoding)
+    export_huggingface(folder, LoadedModel(model, encoding))
     theirs, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert difference(model(TOKENS), theirs.eval()(TOKENS).logits) <= 1e-4
     theirs.generation_config.eos_token_id = None
@@ -70,10 +71,11 @@ def test_an_exported_model_is_the_same_to_transformers_and_comes_back_bit_for_bi
 def test_what_no_family_has_is_not_exported(tmp_path, make_gpt, encoding):
     for shape in ({"bias": False}, {"norm": "rms"}, {"n_kv_head": 1}, {"positions": "rotary"}, {"qk_norm": True}):
         with pytest.raises(ValueError, match=r"is none of GPT-2's .*, Llama's .*, Qwen3's"):
-            export_huggingface(tmp_path / "out", make_gpt(**shape), encoding)
+            export_huggingface(tmp_path / "out", LoadedModel(make_gpt(**shape), encoding))
     with pytest.raises(ValueError, match="a Classifier has no place in this format"):
         export_huggingface(
-            tmp_path / "out", Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=8)), encoding
+            tmp_path / "out",
+            LoadedModel(Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=8)), encoding),
         )
     assert not (tmp_path / "out").exists()
 
@@ -81,7 +83,7 @@ def test_what_no_family_has_is_not_exported(tmp_path, make_gpt, encoding):
 def test_the_command_exports_a_model_of_the_pipeline_and_overwrites_nothing(tmp_path, make_gpt, encoding, monkeypatch):
     made, out = tmp_path / "foundation", tmp_path / "out"
     made.mkdir()
-    save_model(made, make_gpt(), encoding, "language_model")
+    save_model(made, LoadedModel(make_gpt(), encoding), "language_model")
     monkeypatch.setattr(sys, "argv", ["llm.formats.huggingface", "export", str(made), str(out)])
     main()
     assert torch.equal(load_pretrained(out)[0](TOKENS), load_model(made)[0](TOKENS))
@@ -111,8 +113,8 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
     model.load_state_dict(gpt.state_dict())
     made = tmp_path / "assistant"
     made.mkdir()
-    save_model(made, model, chatty, "assistant")
-    export_huggingface(tmp_path / "called", model, chatty, model.chat)
+    save_model(made, LoadedModel(model, chatty), "assistant")
+    export_huggingface(tmp_path / "called", LoadedModel(model, chatty), model.chat)
     monkeypatch.setattr(sys, "argv", ["llm.formats.huggingface", "export", str(made), str(tmp_path / "said")])
     main()
     for name in ("called", "said"):
@@ -131,7 +133,7 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
 
 
 def test_a_model_without_a_chat_is_exported_without_a_template(tmp_path, make_gpt, encoding):
-    export_huggingface(tmp_path / "out", make_gpt(), encoding)
+    export_huggingface(tmp_path / "out", LoadedModel(make_gpt(), encoding))
     assert read_chat_template(tmp_path / "out") is None
 
 
@@ -142,8 +144,8 @@ def test_a_published_model_passes_through_our_folder_and_back_to_transformers(tm
     theirs = publish(published, encoding, "qwen3", {"vocab_size": tokenizer.get_vocab_size() + 5})
     tokenizer.save(str(published / "tokenizer.json"))
     ours.mkdir()
-    save_model(ours, *load_pretrained(published), "language_model")
-    export_huggingface(exported, *load_model(ours))
+    save_model(ours, load_pretrained(published), "language_model")
+    export_huggingface(exported, load_model(ours))
     again = AutoModelForCausalLM.from_pretrained(exported).eval()
     assert torch.equal(again(TOKENS).logits, theirs(TOKENS).logits)
     text = "<|im_start|>user\n<tool_call> cafe\u0301 12<|im_end|>"

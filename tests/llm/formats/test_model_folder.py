@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from llm.errors import UserError, UserFileError
 from llm.formats.model_folder import load_model, read_config, save_model
+from llm.loaded_model import LoadedModel
 from llm.model.attention import Context
-from llm.objectives import load, objective_module
+from llm.objectives import load, objective_package
 from llm.objectives.classifier import Classifier, ClassifierConfig, build
 
 TOKENS = torch.tensor([[5, 7, 11, 13]])
@@ -17,7 +18,7 @@ TOKENS = torch.tensor([[5, 7, 11, 13]])
 
 @pytest.fixture
 def saved(tmp_path, make_gpt, encoding):
-    save_model(tmp_path, make_gpt(), encoding, "language_model")
+    save_model(tmp_path, LoadedModel(make_gpt(), encoding), "language_model")
     return tmp_path
 
 
@@ -38,12 +39,12 @@ def test_a_model_comes_back_bit_for_bit_without_pickle(saved, make_gpt, encoding
     assert not model.training
     assert model.config == make_gpt().config
     assert tokenizer.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
-    save_model(saved, model, tokenizer, "language_model")
+    save_model(saved, LoadedModel(model, tokenizer), "language_model")
 
 
 def test_a_classifier_keeps_its_head_and_what_it_was_told(tmp_path, make_gpt, encoding):
     made = Classifier(make_gpt(), ClassifierConfig(labels=("no", "yes"), max_tokens=20, threshold=0.3)).eval()
-    save_model(tmp_path, made, encoding, "classifier")
+    save_model(tmp_path, LoadedModel(made, encoding), "classifier")
     model, _ = load_model(tmp_path, build=build, dropout=0.25)
     assert model.config == made.config
     assert model.gpt.config.dropout == 0.25
@@ -51,18 +52,18 @@ def test_a_classifier_keeps_its_head_and_what_it_was_told(tmp_path, make_gpt, en
 
 
 def test_the_config_holds_the_objective_and_what_else_it_was_given(tmp_path, make_gpt, encoding):
-    save_model(tmp_path, make_gpt(), encoding, "assistant", cleaning="tasks.data.mail")
+    save_model(tmp_path, LoadedModel(make_gpt(), encoding), "assistant", cleaning="tasks.data.mail")
     config = read_config(tmp_path)
     assert (config["objective"], config["cleaning"]) == ("assistant", "tasks.data.mail")
     assert config["gpt"] == make_gpt().config.model_dump()
-    assert objective_module(tmp_path).__name__ == "llm.objectives.assistant"
+    assert objective_package(tmp_path).__name__ == "llm.objectives.assistant"
     assert load(tmp_path)[0].config == make_gpt().config
 
 
 def test_equal_models_are_equal_bytes(tmp_path, make_gpt, encoding):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        save_model(tmp_path / name, make_gpt(), encoding, "language_model")
+        save_model(tmp_path / name, LoadedModel(make_gpt(), encoding), "language_model")
     for file in ("config.json", "model.safetensors", "tokenizer.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -172,7 +173,7 @@ def test_weights_stay_as_they_are_stored_where_that_is_asked_and_the_stream_is_f
     for weight in gpt.parameters():
         if weight.ndim == 2:
             weight.data = weight.data.bfloat16()
-    save_model(tmp_path, gpt, encoding, "language_model")
+    save_model(tmp_path, LoadedModel(gpt, encoding), "language_model")
     stored, _ = load_model(tmp_path, as_stored=True)
     for name, weight in gpt.state_dict().items():
         assert weight.dtype == (torch.float32 if "norm" in name else torch.bfloat16), name
@@ -190,7 +191,7 @@ def test_weights_stay_as_they_are_stored_where_that_is_asked_and_the_stream_is_f
 def test_rotary_positions_alone_take_a_shorter_context(tmp_path, make_gpt, encoding):
     for name, shape in {"rotary": LLAMA, "learned": {}}.items():
         (tmp_path / name).mkdir()
-        save_model(tmp_path / name, make_gpt(**shape), encoding, "language_model")
+        save_model(tmp_path / name, LoadedModel(make_gpt(**shape), encoding), "language_model")
     model, _ = load_model(tmp_path / "rotary", context_length=8)
     assert model.config == make_gpt(**LLAMA).config.model_copy(update={"context_length": 8})
     assert torch.equal(model(TOKENS), make_gpt(**LLAMA)(TOKENS))

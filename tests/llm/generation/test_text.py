@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from llm.generation.sampling import Sampling
 from llm.generation.text import MOST_AT_ONCE, TextStream, generate, generate_text
+from llm.loaded_model import LoadedModel
 from llm.objectives.language_model import continuations
 from llm.tokenizer import END_OF_TEXT, stop_tokens
 
@@ -33,7 +34,9 @@ def test_equal_prompts_and_seeds_give_equal_texts_and_another_seed_differs(make_
     one, two = generate(gpt, [[1, 2], [1, 2]], max_new_tokens=20, sampling=WILD)
     assert one == two
     texts = [
-        generate_text(gpt, encoding, "the cat", max_new_tokens=20, sampling=WILD.model_copy(update={"seed": seed}))
+        generate_text(
+            LoadedModel(gpt, encoding), "the cat", max_new_tokens=20, sampling=WILD.model_copy(update={"seed": seed})
+        )
         for seed in (1, 1, 2)
     ]
     assert texts[0] == texts[1] != texts[2]
@@ -97,9 +100,9 @@ def test_the_end_of_a_text_ends_it_and_is_not_shown(make_gpt, encoding):
     (ended,) = generate(gpt, [encoding.encode_ordinary("the cat")], max_new_tokens=9, sampling=WILD)
     options = {"max_new_tokens": 9, "sampling": WILD}
     assert end in ended
-    assert generate_text(gpt, encoding, "the cat", **options) == encoding.decode(ended[: ended.index(end)])
+    assert generate_text(LoadedModel(gpt, encoding), "the cat", **options) == encoding.decode(ended[: ended.index(end)])
 
 
 def test_samples_end_where_the_context_does(make_gpt, encoding):
-    (text,) = continuations(make_gpt(), encoding, ("the cat",), tokens=999, seed=1)
+    (text,) = continuations(LoadedModel(make_gpt(), encoding), ("the cat",), tokens=999, seed=1)
     assert text.startswith("the cat")
