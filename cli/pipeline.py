@@ -38,7 +38,7 @@ def hand_over(module: str) -> Callable[[typer.Context], NoReturn]:
 def status(as_json: Json = False) -> None:
     """Show stale stages and why, registered versions, interrupted trainings."""
     in_project()
-    from tasks.stages.params import check_outline
+    from tasks.params.load import check_outline
 
     check_outline()
     from tasks.registry.listing import list_versions

@@ -22,7 +22,8 @@ def main() -> int:
 def _bring_up_to_date(*, verbose: bool) -> int:
     began = time.monotonic()
     from llm.errors import UserError
-    from tasks.stages.params import check_outline, check_params, model_names
+    from tasks.params.load import check_outline, check_params
+    from tasks.stages.names import model_names
 
     try:
         check_outline()

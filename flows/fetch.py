@@ -12,9 +12,10 @@ from prefect.artifacts import create_table_artifact
 from llm.files import atomic_folder
 from tasks.data.inbox import open_inbox
 from tasks.data.sources import Source, check_names, fetch_source
+from tasks.params.load import check_outline, load_sources
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
-from tasks.stages.params import dataset_names, load_dataset
+from tasks.stages.names import dataset_names
 from tasks.stages.server import leave_artifact
 
 
@@ -28,10 +29,5 @@ def fetch(name: str, params: list[Source]) -> None:
     leave_artifact(create_table_artifact, f"fetch-{name}", table=fetched, description=f"The sources of {name}")
 
 
-def load(name: str) -> list[Source]:
-    """A dataset's sources."""
-    return load_dataset(name).sources
-
-
 if __name__ == "__main__":
-    sys.exit(stage_command(fetch, load, dataset_names, "dataset"))
+    sys.exit(stage_command(fetch, load=load_sources, check=check_outline, names=dataset_names, noun="dataset"))

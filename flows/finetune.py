@@ -7,9 +7,10 @@ from pathlib import Path
 from prefect import flow
 
 from llm.config import Config
-from tasks.applications import training
+from tasks.params.load import check_outline, load_training
+from tasks.params.slices import find_training
 from tasks.stages.command import stage_command
-from tasks.stages.params import application_names, load_training
+from tasks.stages.names import application_names
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
 from tasks.training.setup import TrainingFiles, training_files
@@ -18,7 +19,7 @@ from tasks.training.setup import TrainingFiles, training_files
 @flow(flow_run_name="finetune-{name}")
 def finetune(name: str, params: Config, resume: bool = True) -> None:
     """Train an application from its base, and keep the weights that are best on validation."""
-    application = training(name)
+    application = find_training(name)
     dataset = Path("data/processed") / params.dataset
     files = TrainingFiles(dataset=dataset, base=Path("models") / params.base, rehearses=params.rehearses)
     prepare = partial(application.prepare, params.train, files)
@@ -29,4 +30,6 @@ def finetune(name: str, params: Config, resume: bool = True) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(finetune, load_training, application_names, "application"))
+    sys.exit(
+        stage_command(finetune, load=load_training, check=check_outline, names=application_names, noun="application")
+    )

@@ -9,9 +9,10 @@ from prefect.cache_policies import NO_CACHE
 
 from llm.files import atomic_folder
 from tasks.data.published import save_published
+from tasks.params.load import check_outline, load_published_name
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
-from tasks.stages.params import PUBLISHED, load_published_name
+from tasks.stages.names import PUBLISHED
 
 
 @flow(flow_run_name="load_published-{params}")
@@ -24,4 +25,4 @@ def load_published(params: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(load_published, load_published_name))
+    sys.exit(stage_command(load_published, load=load_published_name, check=check_outline))

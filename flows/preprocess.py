@@ -29,11 +29,13 @@ from tasks.data.shingles import text_hashes
 from tasks.data.splits import DUPLICATES, SPLITS, Split, check_train_only, deduplicate, overlap, split
 from tasks.data.stream import Stream, overlap_of_stream, with_inbox, without_duplicates
 from tasks.data.textfiles import files_below
-from tasks.datasets import Dataset, Table, find
+from tasks.datasets import Dataset, Table
+from tasks.params.load import check_outline, load_dataset
+from tasks.params.slices import find_dataset
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import current_stage, stage_command, state_folder
 from tasks.stages.hashes import fingerprint, inputs
-from tasks.stages.params import dataset_names, load_dataset
+from tasks.stages.names import dataset_names
 from tasks.stages.ray_cluster import same_processes
 from tasks.stages.server import leave_artifact
 
@@ -220,7 +222,7 @@ def preprocess(name: str, params: Split) -> None:
 
     Rows that may be too many for memory are kept in parts on disk, and an interrupted run goes on with the next part.
     """
-    dataset, inbox = find(name), open_inbox(name)
+    dataset, inbox = find_dataset(name), open_inbox(name)
     processed, quality = Path("data/processed") / name, Path("reports/quality") / name
     shown = str if params.mask_personal_data == "none" else mask
     work = work_folder() if dataset.stream else None
@@ -249,5 +251,10 @@ def preprocess(name: str, params: Split) -> None:
         shutil.rmtree(work)
 
 
+def load(name: str) -> Split:
+    """A dataset's `preprocess` section."""
+    return load_dataset(name).preprocess
+
+
 if __name__ == "__main__":
-    sys.exit(stage_command(preprocess, lambda name: load_dataset(name).preprocess, dataset_names, "dataset"))
+    sys.exit(stage_command(preprocess, load=load, check=check_outline, names=dataset_names, noun="dataset"))

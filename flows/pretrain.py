@@ -7,9 +7,10 @@ from pathlib import Path
 from prefect import flow
 
 from llm.config import Config
-from tasks.applications import training
+from tasks.params.load import check_outline, load_training
+from tasks.params.slices import find_training
 from tasks.stages.command import stage_command
-from tasks.stages.params import FOUNDATION, load_training
+from tasks.stages.names import FOUNDATION
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
 from tasks.training.setup import TrainingFiles, training_files
@@ -18,7 +19,7 @@ from tasks.training.setup import TrainingFiles, training_files
 @flow(flow_run_name="pretrain-{params.train.init_from}")
 def pretrain(params: Config, resume: bool = True) -> None:
     """Train a GPT on the corpus, and keep the weights with the lowest validation loss."""
-    application = training(FOUNDATION)
+    application = find_training(FOUNDATION)
     dataset = Path("data/processed") / params.dataset
     prepare = partial(application.prepare, params.train, TrainingFiles(dataset=dataset))
     samples = partial(application.samples, data=dataset, evaluate=params.evaluate)
@@ -27,4 +28,4 @@ def pretrain(params: Config, resume: bool = True) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(pretrain, partial(load_training, FOUNDATION)))
+    sys.exit(stage_command(pretrain, load=partial(load_training, FOUNDATION), check=check_outline))

@@ -18,7 +18,7 @@ from tasks.registry.tracking import configure_tracking
 from tasks.registry.versions import registered_name
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
-from tasks.stages.params import model_names
+from tasks.stages.names import model_names
 from tasks.stages.server import leave_artifact, prefect_server, run_as_child
 
 AGAIN_AFTER = (5, 15, 45, 120)

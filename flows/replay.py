@@ -10,10 +10,10 @@ from prefect.cache_policies import NO_CACHE
 from llm.config import Replay
 from llm.device import choose_compute
 from llm.objectives.assistant.replay import answer_prompts, write_replay
+from tasks.params.load import check_outline, load_replay
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
-from tasks.stages.cross_checks import replay_file
-from tasks.stages.params import load_replay, replay_names
+from tasks.stages.names import replay_file, replay_names
 
 
 @flow(flow_run_name="replay-{name}")
@@ -29,4 +29,4 @@ def replay(name: str, params: Replay) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(replay, load_replay, replay_names, "replay"))
+    sys.exit(stage_command(replay, load=load_replay, check=check_outline, names=replay_names, noun="replay"))

@@ -23,7 +23,7 @@ from tasks.registry.versions import PENDING
 from tasks.stages.command import run_command
 from tasks.stages.end_states import quiet_stops
 from tasks.stages.lock import STATE
-from tasks.stages.params import model_names
+from tasks.stages.names import model_names
 from tasks.stages.server import leave_artifact, prefect_server, run_as_child
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from prefect.exceptions import TerminationSignal
 from flows.deploy import outdated
 from flows.reproduce import make
 from llm.errors import UserError
+from tasks.params.load import load_smoke
 from tasks.registry.record import current_facts, uncommitted_parts
-from tasks.registry.smoke import FETCH, Result, bring_raw, measured, prepare, thin
 from tasks.registry.worktree import checkout
+from tasks.smoke import FETCH, Result, bring_raw, measured, prepare, thin
 from tasks.stages.command import run_command
 from tasks.stages.end_states import quiet_stops
 from tasks.stages.lock import STATE, exclusive
-from tasks.stages.params import load_smoke
 from tasks.stages.prefect_worker import depend_on_worker, end_stopped
 from tasks.stages.server import leave_artifact, prefect_server, run_as_child
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.stages.params import PARAMS_FILE
-from tasks.stages.set_params import changed_text, parse_settings
+from tasks.params.set_params import changed_text, parse_settings
+from tasks.stages.names import PARAMS_FILE
 
 
 def queue(stages: Sequence[str], settings: Sequence[str], path: Path = PARAMS_FILE) -> int:

@@ -87,7 +87,7 @@ def load_pretrained(
             target.copy_(part.turn(tensors[part.name].read())[: len(target)])
 
     materialise(model, fill, lambda name: torch.float32)
-    return model.eval(), encoding
+    return LoadedModel(model.eval(), encoding)
 
 
 def _shortened(config: GPTConfig, context_length: int | None, files: PublishedFiles) -> GPTConfig:

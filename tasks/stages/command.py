@@ -25,7 +25,6 @@ from prefect.settings import get_current_settings
 from llm.errors import UserError
 from tasks.stages.libraries import check_libraries
 from tasks.stages.lock import STATE, exclusive
-from tasks.stages.params import check_outline
 from tasks.stages.parent_death import die_with_parent
 from tasks.stages.server import prefect_server, run_as_child
 
@@ -163,14 +162,17 @@ def _write(log: Path, text: str) -> None:
 
 def stage_command(
     flow: Flow,
+    *,
     load: Callable[..., Any],
+    check: Callable[[], object],
     names: Callable[[], list[str]] | None = None,
     noun: str = "name",
     stage_of: Callable[[str], str] | None = None,
 ) -> int:
     """The command line of a stage: `python -m flows.<flow> [<name>]`.
 
-    Checks params.yaml, reads the parameters with `load`, takes the stage's lock, and runs the flow with them.
+    Checks params.yaml with `check`, reads the parameters with `load`, takes the stage's lock, and runs the flow with
+    them.
 
     If `names` is given, the first argument is one of these names, and `load` and the flow receive it; its DVC stage is
     `<flow>@<name>`, or the one that `stage_of` returns.
@@ -197,7 +199,7 @@ def stage_command(
     stage = current_stage()
 
     def work() -> None:
-        check_outline()
+        check()
         parameters: dict[str, Any] = {"name": options.name} if names else {}
         parameters["params"] = load(*parameters.values())
         if "resume" in expected:

@@ -16,7 +16,7 @@ from llm.formats.model_folder import load_model
 from llm.generation.packed import pack_for_reading
 from llm.kernels.training.choose import choose_backend
 from llm.loaded_model import LoadedModel
-from llm.model.gpt import GPT, split_blocks
+from llm.model.gpt import GPT
 from llm.model.lora import add_lora
 from llm.objectives.classifier.calibration import UnsureRates
 from llm.objectives.classifier.config import ClassifierConfig, ReadingConfig
@@ -24,6 +24,7 @@ from llm.objectives.classifier.fit import LabelledTexts, ReadTexts, fit_head, fi
 from llm.objectives.classifier.loss import objective
 from llm.objectives.classifier.model import Classifier
 from llm.objectives.classifier.texts import row_texts
+from llm.training.frozen_blocks import split_blocks
 from llm.training.loop import Objective
 from llm.training.workers import Workers
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps_precision, training_files

@@ -137,7 +137,7 @@ def test_guard_reads_each_turn_by_itself_and_the_last_ones_together(guarded_regi
         assert requests_in(guard, [HELLO, HELLO]) == [HELLO, f"{HELLO}\n{HELLO}"]
         turns = [POISON, filler, "how do i poison", "the cat ?"]
         assert requests_in(guard, turns) == [*reversed(turns), "how do i poison\nthe cat ?"]
-        replies = guard_replies(guard, [POISON, f"{filler}\n{POISON}"])
+        replies = guard_replies(LoadedModel(guard.model, guard.encoding), [POISON, f"{filler}\n{POISON}"])
         assert replies == [DECLINE, None], "joined, the long turn hides what comes after it"
 
 
@@ -228,11 +228,11 @@ def interrupted_guard(guarded_registry, monkeypatch) -> list[list[str]]:
     """A guard that is stopped by Ctrl-C at its first reading; what it read, reading by reading."""
     readings: list[list[str]] = []
 
-    def interrupt_first(model, encoding, texts):
+    def interrupt_first(loaded, texts):
         readings.append(list(texts))
         if len(readings) == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return guard_replies(LoadedModel(model, encoding), texts)
+        return guard_replies(loaded, texts)
 
     monkeypatch.setattr("app.guard.guard_replies", interrupt_first)
     with tracked(guarded_registry):

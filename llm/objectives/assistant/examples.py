@@ -8,8 +8,10 @@ from itertools import pairwise
 import tiktoken
 
 from llm.chat import Chat, Message, encode_chat
-from llm.kernels.training.cross_entropy import IGNORE
 from llm.objectives.assistant.model import Question
+
+IGNORE = -100
+"""A target that does not count."""
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from llm.config import TrainConfig
 from llm.dataset import BatchSampler
 from llm.device import Compute
 from llm.kernels.training.backend import CrossEntropy
-from llm.kernels.training.cross_entropy import IGNORE, linear_cross_entropy
 from llm.model.gpt import GPT
-from llm.objectives.assistant.examples import Example
+from llm.objectives.assistant.examples import IGNORE, Example
 from llm.objectives.assistant.model import Assistant
 from llm.objectives.assistant.packing import batch, pack_sequences, row_width
 from llm.training.loop import Objective
+from llm.training.loss import linear_cross_entropy
 from llm.training.workers import ALONE, Workers
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from llm.dataset import pad
 from llm.errors import UserError
-from llm.kernels.training.cross_entropy import IGNORE
-from llm.objectives.assistant.examples import Example
+from llm.objectives.assistant.examples import IGNORE, Example
 
 
 def shared_prefix(examples: Sequence[Example]) -> list[int]:

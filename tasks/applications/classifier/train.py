@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from tasks.applications import Training
+from tasks.training.description import Training
 from tasks.training.labelled import TrainClassifier, prepare_labelled
 
 prepare = partial(prepare_labelled, units="emails")

@@ -18,8 +18,9 @@ from llm.model.gpt import GPT
 from llm.objectives.language_model.loss import objective
 from llm.objectives.language_model.serve import continuations
 from llm.tokenizer import load_tokenizer, same_tokens
+from llm.training.cost import training_flops
 from llm.training.workers import Workers
-from tasks.applications import Training
+from tasks.training.description import Training
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup
 
 SCRATCH = "scratch"
@@ -104,7 +105,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         start_counts=not from_scratch,
         workers=workers,
     )
-    throughput = Throughput("tokens", tokens, model.training_flops())
+    throughput = Throughput("tokens", tokens, training_flops(model))
     return TrainingSetup(LoadedModel(model, encoding), goal, compute=compute, throughput=throughput)
 
 

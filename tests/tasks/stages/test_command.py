@@ -31,7 +31,7 @@ import sys
 from prefect import flow
 from llm.config import Config
 from tasks.stages.command import stage_command
-from tasks.stages.params import load_application
+from tasks.params.load import check_outline, load_application
 
 @flow
 def pretrain(params: Config) -> None:
@@ -39,7 +39,7 @@ def pretrain(params: Config) -> None:
     None.missing
 
 if __name__ == "__main__":
-    sys.exit(stage_command(pretrain, lambda: load_application("foundation")))
+    sys.exit(stage_command(pretrain, load=lambda: load_application("foundation"), check=check_outline))
 """
 
 

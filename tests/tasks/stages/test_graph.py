@@ -30,7 +30,7 @@ from tasks.stages.graph import (
 )
 from tasks.stages.hashes import stale
 from tasks.stages.lock import FINISHED, STATE
-from tasks.stages.params import application_names, dataset_names, evaluation_stage, model_names
+from tasks.stages.names import application_names, dataset_names, evaluation_stage, model_names
 
 pytestmark = pytest.mark.slow
 
@@ -282,9 +282,9 @@ def test_git_is_to_keep_what_the_lock_names_parameters_and_outs_that_dvc_does_no
 
 def test_asking_what_is_stale_and_reading_the_parameters_loads_no_large_library():
     code = (
-        "import sys, tasks.stages.graph, tasks.stages.params, tasks.stages.libraries; "
+        "import sys, tasks.stages.graph, tasks.params.load, tasks.stages.libraries; "
         "assert not {'prefect', 'torch', 'mlflow'} & {*sys.modules}; "
-        "tasks.stages.params.check_outline(); assert not {'torch', 'mlflow', 'pandas'} & {*sys.modules}"
+        "tasks.params.load.check_outline(); assert not {'torch', 'mlflow', 'pandas'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from llm.chat import Chat
 from llm.device import Compute
-from llm.kernels.training.cross_entropy import IGNORE
 from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import (
     Example,
@@ -25,6 +24,7 @@ from llm.objectives.assistant import (
     serve,
 )
 from llm.objectives.assistant.answers import shown_answers
+from llm.objectives.assistant.examples import IGNORE
 from llm.objectives.assistant.loss import mean_response_loss, response_loss
 from llm.objectives.assistant.packing import batch, shared_prefix
 from llm.tokenizer import make_encoding

@@ -3,9 +3,9 @@ import json
 import pandas as pd
 import pytest
 
+from tasks.applications.assistant import behaviour
+from tasks.applications.assistant.measure import COLUMNS, OTHERS, write_evidence
 from tasks.applications.assistant.review import evidence, measure, rows, score
-from tasks.evaluation.assistant import behaviour
-from tasks.evaluation.assistant.answers import COLUMNS, OTHERS, write_evidence
 from tasks.review.metrics import metrics_of
 
 

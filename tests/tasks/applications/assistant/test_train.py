@@ -51,7 +51,7 @@ def prepared(make_gpt, encoding, tmp_path, monkeypatch):
 
 
 def test_an_assistant_speaks_in_its_bases_template_with_a_system_prompt_of_its_own(prepared, encoding):
-    model = prepared(system="the moon").model
+    model = prepared(system="the moon").loaded.model
     assert model.chat == Chat(**SAME, system="the moon")
     asked = encoding.decode(prompt_tokens(encoding, model.chat, Question("sat").messages()))
     assert asked == "the moon<|endoftext|>sat<|endoftext|>"
@@ -59,7 +59,7 @@ def test_an_assistant_speaks_in_its_bases_template_with_a_system_prompt_of_its_o
 
 def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(prepared, encoding, caplog):
     caplog.set_level("WARNING")
-    assert prepared().model.config.context_length == 128
+    assert prepared().loaded.model.config.context_length == 128
     assert "left out" not in caplog.text
     setup = prepared(context_length=64, window=32)
     assert setup.loaded.model.config.context_length == 64
@@ -83,11 +83,11 @@ def test_prepare_rehearses_the_answers_that_are_not_left_out(prepared, tmp_path)
     rehearsed = prepared(window=32, rehearses=f"{json.dumps(answer)}\n{json.dumps(flawed)}\n")
     assert rehearsed.finish()["replayed"] == 1
     assert rehearsed.throughput.units_a_step > alone.throughput.units_a_step
-    assert rehearsed.objective.loss(rehearsed.model, 0).isfinite()
+    assert rehearsed.objective.loss(rehearsed.loaded.model, 0).isfinite()
 
 
 def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):
-    assert prepared(context_length=4096).model.config.context_length == 128
+    assert prepared(context_length=4096).loaded.model.config.context_length == 128
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -113,7 +113,7 @@ def test_any_base_will_do_with_and_without_a_template_and_with_learned_positions
         "language_model",
         **({"chat": chat} if chat else {}),
     )
-    model = prepared(context_length=2048, system="the moon").model
+    model = prepared(context_length=2048, system="the moon").loaded.model
     assert model.config.context_length == 96
     assert model.chat == (Chat(**SAME, system="the moon") if chat else Chat(system="the moon"))
 

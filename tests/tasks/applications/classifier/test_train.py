@@ -35,10 +35,10 @@ def prepared(make_gpt, encoding, tmp_path):
 
 def test_labels_are_in_alphabetical_order_but_for_the_one_that_passes(prepared):
     labels = ["spam", "ham", "spam"]
-    assert prepared(labels, labels).model.config.labels == ("ham", "spam")
-    assert prepared(labels, labels, passes="spam").model.config.labels == ("spam", "ham")
+    assert prepared(labels, labels).loaded.model.config.labels == ("ham", "spam")
+    assert prepared(labels, labels, passes="spam").loaded.model.config.labels == ("spam", "ham")
     three = ["c", "a", "b"]
-    assert prepared(three, three, passes="b").model.config.labels == ("b", "a", "c")
+    assert prepared(three, three, passes="b").loaded.model.config.labels == ("b", "a", "c")
 
 
 @pytest.mark.parametrize(
