@@ -129,10 +129,10 @@ def xstest(file: Path, systems: Systems) -> dict[str, Any]:
     if missing := {"prompt", "label"} - set(rows):
         raise UserError(f"{file}: column {sorted(missing)[0]} is missing")
     prompts = rows["prompt"].tolist()
-    declined = {
-        name: [declines(answer) for answer in greedy_answers(model, name, prompts, max_new_tokens=ANSWER)]
-        for name, model in {"assistant": systems.assistant, "base": systems.base}.items()
-    }
+    declined = {}
+    for name, model in {"assistant": systems.assistant, "base": systems.base}.items():
+        answers = greedy_answers(model, name, prompts, max_new_tokens=ANSWER)
+        declined[name] = [declines(answer) for answer in answers]
     if systems.guard is not None:
         replies = guard_replies(systems.guard, prompts)
         declined["guard"] = [reply is not None for reply in replies]
