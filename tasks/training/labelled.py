@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from statistics import fmean
+from typing import Self
 
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llm.config import FinetuneConfig, Rate
 from llm.device import Compute, choose_compute
@@ -48,6 +49,16 @@ class TrainClassifier(ReadingConfig, FinetuneConfig):
     threshold, if a label passes."""
     unsure: UnsureRates | None = None
     """Which texts are answered with `unsure`, if a label passes; null gives each a label."""
+
+    @model_validator(mode="after")
+    def _each_key_has_an_effect(self) -> Self:
+        if self.passes is None and self.unsure is not None:
+            raise ValueError("unsure does nothing without a label that passes; name one under passes, or delete unsure")
+        if self.last_blocks is not None and self.lora is None:
+            raise ValueError("last_blocks does nothing without LoRA; name lora, or delete last_blocks")
+        if self.last_blocks and self.layers and self.last_blocks > self.layers:
+            raise ValueError(f"last_blocks {self.last_blocks} is more than layers {self.layers}")
+        return self
 
 
 def prepare_labelled(params: TrainClassifier, files: TrainingFiles, workers: Workers, *, units: str) -> TrainingSetup:
