@@ -2,8 +2,8 @@
 
 A model folder's config.json names its `objective`, which is a package of this folder and has
 
-- `objective(model, …)`: the `Objective` that llm/training/loop.py minimises. Its `evaluate` returns `validation_loss`
-  and further metrics named `validation_…`;
+- `objective(model, …)`: the `Objective` (llm/training/objective.py) that the loop minimises. The metrics of its
+  `evaluate` are named `validation_…`, `validation_loss` among them;
 - `build(gpt, config)`: a GPT, or a module around it as its `gpt`, from the rest of config.json, where its `describe()`
   wrote it;
 - `interface(config)`: the `Interface` of such a model: its columns, its options and what it can do;

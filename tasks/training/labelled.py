@@ -26,7 +26,7 @@ from llm.objectives.classifier.loss import objective
 from llm.objectives.classifier.model import Classifier
 from llm.objectives.classifier.texts import row_texts
 from llm.training.frozen_blocks import split_blocks
-from llm.training.loop import Objective
+from llm.training.objective import Objective
 from llm.training.workers import Workers
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps_precision, training_files
 

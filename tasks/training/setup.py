@@ -12,7 +12,7 @@ from llm.config import FinetuneConfig
 from llm.device import Compute
 from llm.errors import UserFileError
 from llm.loaded_model import LoadedModel
-from llm.training.loop import Objective
+from llm.training.objective import Objective
 from llm.training.workers import Workers
 
 

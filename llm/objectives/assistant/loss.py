@@ -17,8 +17,8 @@ from llm.model.gpt import GPT
 from llm.objectives.assistant.examples import IGNORE, Example
 from llm.objectives.assistant.model import Assistant
 from llm.objectives.assistant.packing import batch, pack_sequences, row_width
-from llm.training.loop import Objective
 from llm.training.loss import linear_cross_entropy
+from llm.training.objective import Objective
 from llm.training.workers import ALONE, Workers
 
 

@@ -12,7 +12,7 @@ from llm.dataset import BatchSampler
 from llm.device import Compute
 from llm.objectives.classifier.fit import ReadTexts, f1_score
 from llm.objectives.classifier.model import Classifier
-from llm.training.loop import Objective
+from llm.training.objective import Objective
 from llm.training.workers import ALONE, Workers
 
 

@@ -15,8 +15,8 @@ from llm.dataset import BatchSampler, TokenWindows
 from llm.device import Compute
 from llm.kernels.training.backend import CrossEntropy
 from llm.model.gpt import GPT
-from llm.training.loop import Objective
 from llm.training.loss import bits_per_byte, linear_cross_entropy
+from llm.training.objective import Objective
 from llm.training.workers import ALONE, Workers
 
 
