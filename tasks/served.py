@@ -31,8 +31,12 @@ def cleaning_module(folder: Path) -> Any:
 
 def _columns(types: Mapping[str, type | UnionType]) -> Schema:
     """Columns with their types; a column of type `T | None` is optional."""
-    kinds = {name: get_args(kind) or (kind,) for name, kind in types.items()}
-    return Schema([ColSpec(TYPES[kind[0]], name, required=len(kind) == 1) for name, kind in kinds.items()])
+    columns = []
+    for name, kind in types.items():
+        optional_types = get_args(kind)
+        column_type = optional_types[0] if optional_types else kind
+        columns.append(ColSpec(TYPES[column_type], name, required=not optional_types))
+    return Schema(columns)
 
 
 def signature(folder: Path) -> ModelSignature:
@@ -88,11 +92,14 @@ class ServedModel(PythonModel):
                 clean[number] = self.cleaning.clean_row(row)
             except self.cleaning.RowError as error:
                 answers[number] = {ERROR: str(error)}
-        found = self.objective.serve(self.loaded, list(clean.values()), **(params or {}))
-        for number, answer in zip(clean, found, strict=True):
+        served = self.objective.serve(self.loaded, list(clean.values()), **(params or {}))
+        for number, answer in zip(clean, served, strict=True):
             answers[number] = answer
-        table = [[_or_none(answer.get(name)) for name in self.columns] for answer in answers]
-        return pd.DataFrame(table, columns=self.columns, dtype=object)
+        return pd.DataFrame([self._values(answer) for answer in answers], columns=self.columns, dtype=object)
+
+    def _values(self, answer: dict[str, Any]) -> list[Any]:
+        """The values of an answer in the order of the columns."""
+        return [_or_none(answer.get(name)) for name in self.columns]
 
 
 mlflow.models.set_model(ServedModel())

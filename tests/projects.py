@@ -155,10 +155,10 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
-def git(folder: Path, *arguments: str) -> None:
-    """Run a git command as nobody in particular."""
+def git(folder: Path, command: str, *arguments: str) -> None:
+    """Run a git command as nobody in particular: the words of `command`, then each argument as it is."""
     someone = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run(["git", *someone, *arguments], cwd=folder, check=True)
+    subprocess.run(["git", *someone, *command.split(), *arguments], cwd=folder, check=True)
 
 
 NO_COMPILER = {"CXX": "false"}
