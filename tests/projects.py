@@ -116,6 +116,7 @@ def publish_small(folder: Path) -> None:
     from llm.chat import Chat
     from llm.config import GPTConfig
     from llm.formats.export import export_huggingface
+    from llm.loaded_model import LoadedModel
     from llm.model.gpt import GPT
     from llm.tokenizer import END_OF_TEXT, make_encoding, train_bpe
 
@@ -130,7 +131,7 @@ def publish_small(folder: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = GPT(GPTConfig(**shape, **llama, vocabulary_size=encoding.n_vocab))
-    export_huggingface(folder, model, encoding, Chat(template=CHATML))
+    export_huggingface(folder, LoadedModel(model, encoding), Chat(template=CHATML))
 
 
 def make_project(folder: Path) -> Path:
