@@ -14,7 +14,7 @@ from rich.tree import Tree
 
 from tasks.registry.markup import plain, printable
 
-WIDTH = 160  # columns of the tree in Markdown
+WIDTH = 110  # columns of the tree on a page
 HASH = 12  # characters of a hash that people see
 SHARED = ("machine", "run's commit", "not in the run's commit")  # facts that most nodes share
 UNSAFE = re.compile(r"[^\w .,:@/()+=-]")  # characters with a meaning in Mermaid's labels
