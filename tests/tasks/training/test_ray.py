@@ -63,8 +63,8 @@ def prepare_gpt(config: TrainConfig, data: Path, workers: Workers) -> TrainingSe
     torch.set_num_threads(1)
     encoding = load_tokenizer(data / "tokenizer.json")
     gpt = GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab}))
-    splits = (TokenWindows(data, split, 32) for split in ("train", "validation"))
-    goal = objective(gpt, config, *splits, CPU, evaluation_batches=3, workers=workers)
+    splits = [TokenWindows(data, split, 32) for split in ("train", "validation")]
+    goal = objective(gpt, config, splits[0], validation=splits[1], compute=CPU, evaluation_batches=3, workers=workers)
     return TrainingSetup(LoadedModel(gpt, encoding), goal, compute=CPU, throughput=Throughput("tokens", 256))
 
 
@@ -78,7 +78,7 @@ def prepare_classifier(config: TrainConfig, data: Path, workers: Workers) -> Tra
     labels = torch.tensor([n % 3 == 0 for n in range(len(WORDS))]).long()
     emails = LabelledTexts(texts, labels, list(range(len(WORDS))))
     emails = read_texts(LoadedModel(model, encoding), emails)
-    goal = classifier_objective(model, config, emails, emails, CPU, workers=workers)
+    goal = classifier_objective(model, config, emails, validation=emails, compute=CPU, workers=workers)
     return TrainingSetup(LoadedModel(model, encoding), goal, compute=CPU, throughput=Throughput("emails", 8))
 
 
@@ -90,8 +90,8 @@ def prepare_assistant(config: TrainConfig, data: Path, workers: Workers) -> Trai
     model = Assistant(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "context_length": 96}), Chat())
     add_lora(model, LoRAConfig(rank=2, alpha=4))
     questions = [Question(word) for word in WORDS]
-    rows = encode_examples(encoding, model.chat, questions, WORDS[1:] + WORDS[:1], 96)
-    goal = assistant_objective(model, config, pack_sequences(rows, 96), rows, CPU, workers=workers)
+    rows = encode_examples(encoding, model.chat, questions, outputs=WORDS[1:] + WORDS[:1], longest=96)
+    goal = assistant_objective(model, config, pack_sequences(rows, 96), validation=rows, compute=CPU, workers=workers)
     return TrainingSetup(LoadedModel(model, encoding), goal, compute=CPU, throughput=Throughput("tokens", 1))
 
 
