@@ -52,6 +52,7 @@ class Read(NamedTuple):
 
 
 data = typer.Typer(
+    name="data",
     help="Look at your own files before anything learns from them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

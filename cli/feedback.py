@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Which = Annotated[list[str], typer.Argument(metavar="WHICH", help="IDs from the list, networks, datasets, or all.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Decide on rows whose IDs you did not name.")]
 
-feedback = typer.Typer(help="List, show, accept and drop feedback.", rich_markup_mode=None)
+feedback = typer.Typer(name="feedback", help="List, show, accept and drop feedback.", rich_markup_mode=None)
 
 
 @feedback.callback(invoke_without_command=True)

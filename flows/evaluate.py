@@ -1,7 +1,6 @@
-"""Measure a model on the test split, which nothing was tuned on: `python -m flows.evaluate classifier`."""
+"""Measure a model on the test split, which nothing was tuned on: `threestage evaluate classifier`."""
 
 import json
-import sys
 from pathlib import Path
 
 import mlflow
@@ -17,9 +16,8 @@ from tasks.applications import evaluation
 from tasks.evaluation.statistics import draw_curves
 from tasks.registry.logged_model import find_model
 from tasks.registry.tracking import log_measured, stage_run
-from tasks.stages.command import stage_command
 from tasks.stages.hashes import md5_of
-from tasks.stages.params import evaluation_stage, load_evaluation, model_names, training_report
+from tasks.stages.params import training_report
 from tasks.stages.server import leave_artifact
 from tasks.training.setup import split_file
 
@@ -45,7 +43,3 @@ def evaluate(name: str, params: Config) -> None:
         mlflow.log_artifacts(str(report), "evaluation")
         description = f"The {name} on the test split"
         leave_artifact(create_table_artifact, f"evaluate-{name}", table=[metrics], description=description)
-
-
-if __name__ == "__main__":
-    sys.exit(stage_command(evaluate, load_evaluation, model_names, "model", evaluation_stage))

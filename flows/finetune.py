@@ -1,6 +1,5 @@
-"""Fine-tune a model into an application: `python -m flows.finetune classifier`."""
+"""Fine-tune a model into an application: `threestage finetune classifier`."""
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -8,8 +7,6 @@ from prefect import flow
 
 from llm.config import Config
 from tasks.applications import training
-from tasks.stages.command import stage_command
-from tasks.stages.params import application_names, load_training
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
 from tasks.training.setup import TrainingFiles, training_files
@@ -26,7 +23,3 @@ def finetune(name: str, params: Config, resume: bool = True) -> None:
     cleaning = {"cleaning": application.cleaning} if application.cleaning else {}
     with training_run(params.train, training_files(dataset), resume, application.identity(params.train)) as checkpoints:
         publish(name, params.objective, *fit(prepare, params.train, checkpoints, samples), **cleaning)
-
-
-if __name__ == "__main__":
-    sys.exit(stage_command(finetune, load_training, application_names, "application"))

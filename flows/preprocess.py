@@ -1,11 +1,10 @@
 """Clean, de-duplicate, split and check a raw dataset, and write it to `data/processed/<dataset>/`. Rows from
 `data/inbox/<dataset>/` join its train split.
 
-python -m flows.preprocess emails
+threestage preprocess emails
 """
 
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,9 +30,8 @@ from tasks.data.stream import Stream, overlap_of_stream, with_inbox, without_dup
 from tasks.data.textfiles import files_below
 from tasks.datasets import Dataset, Table, find
 from tasks.registry.tracking import stage_run
-from tasks.stages.command import current_stage, stage_command, state_folder
+from tasks.stages.command import current_stage, state_folder
 from tasks.stages.hashes import fingerprint, inputs
-from tasks.stages.params import dataset_names, load_dataset
 from tasks.stages.ray_cluster import same_processes
 from tasks.stages.server import leave_artifact
 
@@ -247,7 +245,3 @@ def preprocess(name: str, params: Split) -> None:
         leave_artifact(create_table_artifact, f"preprocess-{name}", table=table, description=description)
     if work:
         shutil.rmtree(work)
-
-
-if __name__ == "__main__":
-    sys.exit(stage_command(preprocess, lambda name: load_dataset(name).preprocess, dataset_names, "dataset"))

@@ -1,6 +1,5 @@
-"""Pre-train the foundation model, from scratch or from published weights: `python -m flows.pretrain`."""
+"""Pre-train the foundation model, from scratch or from published weights: `threestage pretrain`."""
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -8,8 +7,7 @@ from prefect import flow
 
 from llm.config import Config
 from tasks.applications import training
-from tasks.stages.command import stage_command
-from tasks.stages.params import FOUNDATION, load_training
+from tasks.stages.params import FOUNDATION
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
 from tasks.training.setup import TrainingFiles, training_files
@@ -24,7 +22,3 @@ def pretrain(params: Config, resume: bool = True) -> None:
     samples = partial(application.samples, data=dataset, evaluate=params.evaluate)
     with training_run(params.train, training_files(dataset), resume, application.identity(params.train)) as checkpoints:
         publish(FOUNDATION, params.objective, *fit(prepare, params.train, checkpoints, samples))
-
-
-if __name__ == "__main__":
-    sys.exit(stage_command(pretrain, partial(load_training, FOUNDATION)))

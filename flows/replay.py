@@ -1,6 +1,5 @@
-"""Have a base answer general prompts, which a fine-tune rehearses: `python -m flows.replay assistant`."""
+"""Have a base answer general prompts, which a fine-tune rehearses: `threestage replay assistant`."""
 
-import sys
 from pathlib import Path
 
 import mlflow
@@ -11,9 +10,7 @@ from llm.config import Replay
 from llm.device import choose_compute
 from llm.objectives.assistant.replay import answer_prompts, write_replay
 from tasks.registry.tracking import stage_run
-from tasks.stages.command import stage_command
 from tasks.stages.cross_checks import replay_file
-from tasks.stages.params import load_replay, replay_names
 
 
 @flow(flow_run_name="replay-{name}")
@@ -26,7 +23,3 @@ def replay(name: str, params: Replay) -> None:
         kept = sum(not each.left_out for each in answers)
         mlflow.log_metrics({"prompts": len(answers), "kept": kept})
         write_replay(replay_file(name), answers)
-
-
-if __name__ == "__main__":
-    sys.exit(stage_command(replay, load_replay, replay_names, "replay"))

@@ -1,6 +1,6 @@
 """Bring everything up to date, as one observed flow: the stale part of the DVC graph, the registry, a review.
 
-`python -m flows` runs it where there is anything to do; prefect.yaml schedules it. A failure stops only what depends on
+`threestage run` runs it where there is anything to do; prefect.yaml schedules it. A failure stops only what depends on
 it, and the run fails at its end, with all reasons.
 """
 

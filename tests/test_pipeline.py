@@ -195,14 +195,14 @@ def test_evaluation_and_a_version_elsewhere_give_the_same_probability_for_parts_
 
 
 def test_a_second_run_of_the_main_command_finds_nothing_to_do(project: Path, command_line) -> None:
-    code, said, error = command_line(project, "__main__")
+    code, said, error = command_line(project, "run")
     assert (code, error) == (0, "")
     assert "Everything is up to date" in said
     assert "version 1" in said
 
 
 def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
-    project: Path, tmp_path: Path, prefect_api: str, mlflow_store: Path, encoding: tiktoken.Encoding, stage_line
+    project: Path, tmp_path: Path, prefect_api: str, mlflow_store: Path, encoding: tiktoken.Encoding, command_line
 ) -> None:
     llama = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
     config = GPTConfig(context_length=256, n_layer=2, n_head=2, n_embd=32, vocabulary_size=encoding.n_vocab, **llama)
@@ -218,9 +218,9 @@ def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
             "applications": {"assistant": {"base": "foundation", "train": {"lora": LORA}}},
         },
     )
-    for stage in ("preprocess@corpus", "pretrain", "finetune@assistant"):
-        code, said = stage_line(folder, stage)
-        assert code == 0, said
+    for words in (["preprocess", "corpus"], ["pretrain"], ["finetune", "assistant"]):
+        code, _, error = command_line(folder, *words)
+        assert code == 0, error
 
     foundation, tokenizer = load_model(folder / "models/foundation")
     assert foundation.config == config.model_copy(update={"context_length": 128, "n_hidden": config.hidden_width})
@@ -283,7 +283,7 @@ def test_ctrl_c_in_the_main_command_leaves_a_checkpoint_the_last_good_model_and_
     log = tmp_path / "said"
     with log.open("w") as file:
         streams = {"stdout": file, "stderr": subprocess.STDOUT}
-        running = _start(folder, "flows", env=environment(**NO_COMPILER), start_new_session=True, **streams)
+        running = _start(folder, "cli", "run", env=environment(**NO_COMPILER), start_new_session=True, **streams)
 
     def said() -> str:
         return log.read_text(errors="replace")  # the last character of a progress bar may be half written

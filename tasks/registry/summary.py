@@ -35,7 +35,7 @@ def next_step(models: Iterable[str]) -> str:
     waiting = [f"{model}/{version}" for model, version in open_ones.items()]
     if not waiting:
         return "no version waits for a decision"
-    command = "python -m flows.review"
+    command = "threestage review"
     way = f"run `{command}`, read the page that it names, then run `{command} approve {waiting[0]} --reason TEXT`"
     return f"{', '.join(waiting)} wait{'s' * (len(waiting) == 1)} for a decision: {way}, or the same with `reject`"
 

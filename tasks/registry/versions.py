@@ -56,7 +56,7 @@ def find_version(name: str) -> ModelVersion:
     model = _registered(title) or _registered(registered_name(title))
     if model is None:
         names = ", ".join(each.name for each in mlflow.search_registered_models(max_results=20))
-        there = f"there are: {names}" if names else "there are none yet: run `python -m flows`"
+        there = f"there are: {names}" if names else "there are none yet: run `threestage run`"
         raise UserError(f"{name}: there is no such registered model; {there}")
     numbers = [str(each.version) for each in reversed(versions(MlflowClient(), model.name))]
     aliases = {alias: str(version) for alias, version in model.aliases.items()}

@@ -1,9 +1,7 @@
-"""The command line of a stage: options, lock, Prefect run, errors and exit code."""
+"""A command as a process: its lock, Prefect run, log, errors and exit code."""
 
-import argparse
 import errno
 import gc
-import inspect
 import logging
 import os
 import signal
@@ -12,7 +10,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
@@ -29,6 +26,7 @@ from tasks.stages.params import check_outline
 from tasks.stages.parent_death import die_with_parent
 from tasks.stages.server import prefect_server, run_as_child
 
+STAGE = "DVC_STAGE"  # the variable in which dvc names the stage that it runs
 LOCK_PATIENCE = 20  # seconds; a stage whose dvc was killed still finishes its step
 GOODBYE = 10  # seconds for a stopped training to tell its server; a standing one needs less than one
 STOPPED = 75  # exit code of a training that stopped on request, with a checkpoint (EX_TEMPFAIL: try again)
@@ -41,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 def current_stage() -> str:
     """The DVC stage that this process runs, such as `evaluate@classifier`."""
-    return os.environ["DVC_STAGE"]
+    return os.environ[STAGE]
 
 
 def state_folder(stage: str) -> Path:
@@ -161,52 +159,27 @@ def _write(log: Path, text: str) -> None:
         sys.stderr.write(f"{log} can't be written: {error.strerror}\n")
 
 
-def stage_command(
-    flow: Flow,
-    load: Callable[..., Any],
-    names: Callable[[], list[str]] | None = None,
-    noun: str = "name",
-    stage_of: Callable[[str], str] | None = None,
+def run_stage(
+    stage: str,
+    flow: Flow[..., Any],
+    load: Callable[[], dict[str, Any]],
+    *,
+    again: str = "the same command",
+    verbose: bool = False,
 ) -> int:
-    """The command line of a stage: `python -m flows.<flow> [<name>]`.
+    """Run a stage of the DVC graph in this process. Returns the exit code.
 
-    Checks params.yaml, reads the parameters with `load`, takes the stage's lock, and runs the flow with them.
-
-    If `names` is given, the first argument is one of these names, and `load` and the flow receive it; its DVC stage is
-    `<flow>@<name>`, or the one that `stage_of` returns.
+    Checks params.yaml, reads the parameters of the flow with `load`, takes the stage's lock, and runs the flow.
     """
-    section, expected = flow.fn.__name__, inspect.signature(flow.fn).parameters
-    parser = argparse.ArgumentParser(prog=f"python -m flows.{section}", description=inspect.getdoc(flow.fn))
-    try:
-        if names:
-            parser.add_argument("name", choices=names(), metavar=noun, help=f"one of {', '.join(names())}")
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    if "resume" in expected:
-        parser.add_argument(
-            "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from the last checkpoint"
-        )
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
-    options = parser.parse_args()
-
-    if "DVC_STAGE" in os.environ:
+    if STAGE in os.environ:
         die_with_parent()
-    named = stage_of or f"{section}@{{}}".format
-    os.environ.setdefault("DVC_STAGE", named(options.name) if names else section)
-    stage = current_stage()
+    stage = os.environ.setdefault(STAGE, stage)
 
     def work() -> None:
         check_outline()
-        parameters: dict[str, Any] = {"name": options.name} if names else {}
-        parameters["params"] = load(*parameters.values())
-        if "resume" in expected:
-            parameters["resume"] = options.resume
+        parameters = load()
         check_libraries()
-        with ExitStack() as stack:
-            stack.enter_context(exclusive(f"stages/{stage}", LOCK_PATIENCE))
-            stack.enter_context(prefect_server())
+        with exclusive(f"stages/{stage}", LOCK_PATIENCE), prefect_server():
             run_as_child(flow, parameters)
 
-    again = "the same command" + ("" if getattr(options, "resume", True) else " without --no-resume")
-    return run_command(work, state_folder(stage) / "log", again=again, verbose=options.verbose)
+    return run_command(work, state_folder(stage) / "log", again=again, verbose=verbose)

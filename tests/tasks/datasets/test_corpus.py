@@ -109,7 +109,7 @@ def test_one_book_is_a_corpus_under_the_default_shares(tmp_path, characters):
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"holds no files; run `python -m flows\.fetch"):
+    with pytest.raises(UserError, match=r"holds no files; run `threestage fetch"):
         read_corpus(tmp_path)
 
 

@@ -240,7 +240,7 @@ def test_a_stage_that_fails_and_a_command_that_is_stopped_leave_nothing(version,
     before, begun = state(), temporary / "begun"
     variables = {"PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_api, "TMPDIR": str(temporary)}
     running = subprocess.Popen(
-        [sys.executable, "-m", "flows.reproduce", URI],
+        [sys.executable, "-m", "cli", "reproduce", URI],
         env=os.environ | variables | {"WAIT": str(begun)},
         stderr=subprocess.PIPE,
         text=True,
