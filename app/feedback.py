@@ -21,7 +21,7 @@ from app.settings import Settings
 from app.versions import LoadedVersion
 from llm.objectives import CHAT, CLASSIFY
 from tasks.data.textfiles import tidy
-from tasks.datasets import find
+from tasks.params.slices import find_dataset
 from tasks.served import cleaning_module
 
 LONGEST = 10_000
@@ -150,7 +150,7 @@ def keep(quarantine: Quarantine, settings: Settings, loaded: LoadedVersion, row:
     if not settings.feedback:
         raise RequestError("this server takes no feedback", None, "feedback_off")
     try:
-        columns = find(loaded.dataset).feedback if loaded.dataset else None
+        columns = find_dataset(loaded.dataset).feedback if loaded.dataset else None
     except ModuleNotFoundError:  # another project's dataset
         columns = None
     lengths = {name: most for name, (_, most) in (columns or {}).items() if name in row}

@@ -13,7 +13,7 @@ from app.quarantine import Waiting
 from llm.errors import UserError
 from tasks.data.inbox import FEEDBACK, IN_INBOX, NEAR, lines_of_feedback, same_answer
 from tasks.data.splits import near_pairs
-from tasks.datasets import find
+from tasks.params.slices import find_dataset
 from tasks.registry.markup import cut, printable
 
 CHANGES = ("contradicts", "new", "repeats", "bad answer", "not known")
@@ -89,7 +89,7 @@ def select(found: Sequence[Text], words: Sequence[str]) -> list[str]:
 
 
 def _texts(name: str, rows: Sequence[Waiting]) -> Iterator[Text]:
-    dataset = find(name)
+    dataset = find_dataset(name)
     empty = {**dict.fromkeys(dataset.feedback or (), ""), "history": [], "verdict": "good"}
     table = pd.DataFrame([{**empty, **each.row} for each in rows])
     asked = dataset.text(table.assign(**{dataset.answer: ""}))

@@ -131,9 +131,9 @@ def _label_hint(source: str, folder: Path, dataset: str | None) -> str | None:
     """A line on a table of mails whose column of labels has no usual name; None if there is no such table."""
     from tasks.data.folders import files_below
     from tasks.data.formats.mails import likely_label
-    from tasks.datasets import find
+    from tasks.params.slices import find_dataset
 
-    if dataset and find(dataset).labels is None:
+    if dataset and find_dataset(dataset).labels is None:
         return None
     for path in files_below(folder):
         with suppress(UserError):  # reported with its file
@@ -165,7 +165,7 @@ def _best(folder: Path, wanted: str | None, changes: dict[str, dict[str, str]]) 
 
     If none reads anything, all that suit equally well; one entry if all have the same problems.
     """
-    from tasks.stages.params import dataset_names
+    from tasks.stages.names import dataset_names
 
     names = dataset_names()
     if wanted and wanted not in names:
@@ -191,10 +191,10 @@ def _read(name: str, folder: Path, changes: dict[str, dict[str, str]]) -> Read:
     import pandas as pd
 
     from tasks.data.formats import Problem
-    from tasks.datasets import find
-    from tasks.stages.params import load_preprocess
+    from tasks.params.load import load_preprocess
+    from tasks.params.slices import find_dataset
 
-    dataset, params, problems = find(name), load_preprocess(name), []
+    dataset, params, problems = find_dataset(name), load_preprocess(name), []
     given = {key: getattr(params, key) | new for key, new in changes.items() if new and hasattr(params, key)}
     if given:
         params = type(params)(**params.model_dump() | given)
@@ -234,10 +234,12 @@ def _print_problems(found: Read, folder: str) -> None:
 def _preview(found: Read) -> None:
     if found.table.empty:
         return
-    from tasks.datasets import find
+    from tasks.params.slices import find_dataset
     from tasks.registry.markup import cut
 
-    columns = [column for column in ("label", "text", *(find(found.dataset).feedback or ())) if column in found.table]
+    columns = [
+        column for column in ("label", "text", *(find_dataset(found.dataset).feedback or ())) if column in found.table
+    ]
     for row in found.table.head(SHOWN).to_dict("records"):
         typer.echo(f"  {row['id']}")
         for column in columns or [column for column in row if column != "id"]:

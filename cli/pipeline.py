@@ -16,7 +16,7 @@ SHOWN = 3
 def status(as_json: Json = False) -> None:
     """Show stale stages, versions and interrupted trainings."""
     in_project()
-    from tasks.stages.params import check_outline
+    from tasks.params.load import check_outline
 
     check_outline()
     from tasks.registry.listing import list_versions
@@ -57,7 +57,7 @@ def sweep(
 ) -> None:
     """Queue an experiment for each combination of values."""
     in_project()
-    from tasks.stages.experiments import queue_experiments
+    from tasks.params.experiments import queue_experiments
 
     number = queue_experiments(stages, settings)
     typer.echo(f"queued experiments: {number}; `dvc queue start` runs them")
@@ -72,7 +72,7 @@ def smoke(verbose: Verbose = False) -> None:
     in_project()
     with quick_imports():
         from flows.smoke import smoke as flow
-        from tasks.stages.params import load_smoke
+        from tasks.params.load import load_smoke
         from tasks.stages.server import prefect_server, run_as_child
 
     def work() -> None:

@@ -27,7 +27,7 @@ def register(verbose: Verbose = False) -> None:
     from flows.register import register as flow
     from tasks.registry.summary import next_step
     from tasks.registry.tracking import configure_tracking
-    from tasks.stages.params import model_names
+    from tasks.stages.names import model_names
     from tasks.stages.server import prefect_server, run_as_child
 
     def work() -> str:

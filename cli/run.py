@@ -21,8 +21,9 @@ def run(verbose: Verbose = False) -> None:
         stale = _is_something_stale()
         if not stale and _print_if_all_is_registered():
             return
+    from tasks.params.load import check_params
     from tasks.stages.command import lasted
-    from tasks.stages.params import check_params, model_names
+    from tasks.stages.names import model_names
     from tasks.stages.server import prefect_server, run_as_child
 
     def check() -> None:
@@ -47,7 +48,7 @@ def run(verbose: Verbose = False) -> None:
 
 def _is_something_stale() -> bool:
     """Whether a stage is stale, or a library that computes has another version than the recorded one."""
-    from tasks.stages.params import check_outline, check_params
+    from tasks.params.load import check_outline, check_params
 
     check_outline()
     from tasks.stages.graph import is_stale
@@ -64,7 +65,7 @@ def _print_if_all_is_registered() -> bool:
     """Print the summary if every model is registered with the bytes in this folder; whether it is."""
     from tasks.registry.register import check_bytes, registered
     from tasks.registry.summary import print_summary
-    from tasks.stages.params import model_names
+    from tasks.stages.names import model_names
 
     versions = registered(model_names())
     if not all(versions.values()):

@@ -7,6 +7,7 @@ import typer
 
 from app.project import in_project
 from cli.shared import Verbose, quick_imports
+from tasks.stages.names import FOUNDATION, application_names, dataset_names, evaluation_stage, model_names, replay_names
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -16,9 +17,10 @@ def _one_of(list_names: Callable[[], list[str]], noun: str) -> Any:
     """An argument that is one of the names in params.yaml."""
 
     def check(name: str) -> str:
+        in_project()
         names = list_names()
         if name not in names:
-            from tasks.stages.cross_checks import did_you_mean
+            from tasks.params.mistakes import did_you_mean
 
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(names)}{did_you_mean(name, names)}")
         return name
@@ -26,38 +28,10 @@ def _one_of(list_names: Callable[[], list[str]], noun: str) -> Any:
     return typer.Argument(metavar=noun.upper(), callback=check, help=f"The name of one {noun} in params.yaml.")
 
 
-def _datasets() -> list[str]:
-    in_project()
-    from tasks.stages.params import dataset_names
-
-    return dataset_names()
-
-
-def _replays() -> list[str]:
-    in_project()
-    from tasks.stages.params import replay_names
-
-    return replay_names()
-
-
-def _applications() -> list[str]:
-    in_project()
-    from tasks.stages.params import application_names
-
-    return application_names()
-
-
-def _models() -> list[str]:
-    in_project()
-    from tasks.stages.params import model_names
-
-    return model_names()
-
-
-Dataset = Annotated[str, _one_of(_datasets, "dataset")]
-Replay = Annotated[str, _one_of(_replays, "replay")]
-Application = Annotated[str, _one_of(_applications, "application")]
-EvaluatedModel = Annotated[str, _one_of(_models, "model")]
+Dataset = Annotated[str, _one_of(dataset_names, "dataset")]
+Replay = Annotated[str, _one_of(replay_names, "replay")]
+Application = Annotated[str, _one_of(application_names, "application")]
+EvaluatedModel = Annotated[str, _one_of(model_names, "model")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on from the last checkpoint.")]
 
 
@@ -65,10 +39,10 @@ def fetch(dataset: Dataset, verbose: Verbose = False) -> None:
     """Fetch the raw files of a dataset from its pinned sources."""
     with quick_imports():
         from flows.fetch import fetch as flow
-        from tasks.stages.params import load_dataset
+        from tasks.params.load import load_sources
 
     def load() -> dict[str, Any]:
-        return {"name": dataset, "params": load_dataset(dataset).sources}
+        return {"name": dataset, "params": load_sources(dataset)}
 
     _run(f"fetch@{dataset}", flow, load, verbose=verbose)
 
@@ -81,7 +55,7 @@ def preprocess(dataset: Dataset, verbose: Verbose = False) -> None:
     """
     with quick_imports():
         from flows.preprocess import preprocess as flow
-        from tasks.stages.params import load_dataset
+        from tasks.params.load import load_dataset
 
     def load() -> dict[str, Any]:
         return {"name": dataset, "params": load_dataset(dataset).preprocess}
@@ -93,7 +67,7 @@ def load_published(verbose: Verbose = False) -> None:
     """Convert published weights to a model folder."""
     with quick_imports():
         from flows.load_published import load_published as flow
-        from tasks.stages.params import load_published_name
+        from tasks.params.load import load_published_name
 
     def load() -> dict[str, Any]:
         return {"params": load_published_name()}
@@ -108,7 +82,7 @@ def pretrain(resume: Resume = True, verbose: Verbose = False) -> None:
     """
     with quick_imports():
         from flows.pretrain import pretrain as flow
-        from tasks.stages.params import FOUNDATION, load_training
+        from tasks.params.load import load_training
 
     def load() -> dict[str, Any]:
         return {"params": load_training(FOUNDATION), "resume": resume}
@@ -120,7 +94,7 @@ def replay(name: Replay, verbose: Verbose = False) -> None:
     """Have a base answer the prompts that a fine-tune rehearses."""
     with quick_imports():
         from flows.replay import replay as flow
-        from tasks.stages.params import load_replay
+        from tasks.params.load import load_replay
 
     def load() -> dict[str, Any]:
         return {"name": name, "params": load_replay(name)}
@@ -135,7 +109,7 @@ def finetune(application: Application, resume: Resume = True, verbose: Verbose =
     """
     with quick_imports():
         from flows.finetune import finetune as flow
-        from tasks.stages.params import load_training
+        from tasks.params.load import load_training
 
     def load() -> dict[str, Any]:
         return {"name": application, "params": load_training(application), "resume": resume}
@@ -150,7 +124,7 @@ def evaluate(model: EvaluatedModel, verbose: Verbose = False) -> None:
     """
     with quick_imports():
         from flows.evaluate import evaluate as flow
-        from tasks.stages.params import evaluation_stage, load_evaluation
+        from tasks.params.load import load_evaluation
 
     def load() -> dict[str, Any]:
         return {"name": model, "params": load_evaluation(model)}
@@ -168,7 +142,12 @@ def _run(
 ) -> None:
     """Run a stage in this process, and end with its exit code."""
     in_project()
+    from tasks.params.load import check_outline
     from tasks.stages.command import run_stage
 
+    def check_and_load() -> dict[str, Any]:
+        check_outline()
+        return load()
+
     again = "the same command" if resume else "the same command without --no-resume"
-    raise typer.Exit(run_stage(stage, flow, load, again=again, verbose=verbose))
+    raise typer.Exit(run_stage(stage, flow, check_and_load, again=again, verbose=verbose))

@@ -12,12 +12,12 @@ from llm.config import Config
 from llm.device import choose_compute, keep_freed_memory
 from llm.files import atomic_folder, write_atomic
 from llm.objectives import load
-from tasks.applications import evaluation
-from tasks.evaluation.statistics import draw_curves
+from tasks.measures.pictures import draw_curves
+from tasks.params.slices import find_evaluation
 from tasks.registry.logged_model import find_model
 from tasks.registry.tracking import log_measured, stage_run
 from tasks.stages.hashes import md5_of
-from tasks.stages.params import training_report
+from tasks.stages.names import training_report
 from tasks.stages.server import leave_artifact
 from tasks.training.setup import split_file
 
@@ -25,7 +25,7 @@ from tasks.training.setup import split_file
 @flow(flow_run_name="evaluate-{name}")
 def evaluate(name: str, params: Config) -> None:
     """Measure a model on the test split and keep the evidence that a reviewer reads."""
-    measure = task(evaluation(name).measure, name="measure", cache_policy=NO_CACHE)
+    measure = task(find_evaluation(name).measure, name="measure", cache_policy=NO_CACHE)
     data, report = Path("data/processed") / params.dataset, Path("reports/evaluation") / name
     with stage_run(params.evaluate, {"test": split_file(data, "test")}):
         keep_freed_memory()

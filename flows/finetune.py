@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import flow
 
 from llm.config import Config
-from tasks.applications import training
+from tasks.params.slices import find_training
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
 from tasks.training.setup import TrainingFiles, training_files
@@ -15,7 +15,7 @@ from tasks.training.setup import TrainingFiles, training_files
 @flow(flow_run_name="finetune-{name}")
 def finetune(name: str, params: Config, resume: bool = True) -> None:
     """Train an application from its base, and keep the weights that are best on validation."""
-    application = training(name)
+    application = find_training(name)
     dataset = Path("data/processed") / params.dataset
     files = TrainingFiles(dataset=dataset, base=Path("models") / params.base, rehearses=params.rehearses)
     prepare = partial(application.prepare, params.train, files)

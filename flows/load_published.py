@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from llm.files import atomic_folder
 from tasks.data.published import save_published
 from tasks.registry.tracking import stage_run
-from tasks.stages.params import PUBLISHED
+from tasks.stages.names import PUBLISHED
 
 
 @flow(flow_run_name="load_published-{params}")

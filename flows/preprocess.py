@@ -28,7 +28,8 @@ from tasks.data.shingles import text_hashes
 from tasks.data.splits import DUPLICATES, SPLITS, Split, check_train_only, deduplicate, overlap, split
 from tasks.data.stream import Stream, overlap_of_stream, with_inbox, without_duplicates
 from tasks.data.textfiles import files_below
-from tasks.datasets import Dataset, Table, find
+from tasks.datasets import Dataset, Table
+from tasks.params.slices import find_dataset
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import current_stage, state_folder
 from tasks.stages.hashes import fingerprint, inputs
@@ -218,7 +219,7 @@ def preprocess(name: str, params: Split) -> None:
 
     Rows that may be too many for memory are kept in parts on disk, and an interrupted run goes on with the next part.
     """
-    dataset, inbox = find(name), open_inbox(name)
+    dataset, inbox = find_dataset(name), open_inbox(name)
     processed, quality = Path("data/processed") / name, Path("reports/quality") / name
     shown = str if params.mask_personal_data == "none" else mask
     work = work_folder() if dataset.stream else None

@@ -6,8 +6,8 @@ from pathlib import Path
 from prefect import flow
 
 from llm.config import Config
-from tasks.applications import training
-from tasks.stages.params import FOUNDATION
+from tasks.params.slices import find_training
+from tasks.stages.names import FOUNDATION
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
 from tasks.training.setup import TrainingFiles, training_files
@@ -16,7 +16,7 @@ from tasks.training.setup import TrainingFiles, training_files
 @flow(flow_run_name="pretrain-{params.train.init_from}")
 def pretrain(params: Config, resume: bool = True) -> None:
     """Train a GPT on the corpus, and keep the weights with the lowest validation loss."""
-    application = training(FOUNDATION)
+    application = find_training(FOUNDATION)
     dataset = Path("data/processed") / params.dataset
     prepare = partial(application.prepare, params.train, TrainingFiles(dataset=dataset))
     samples = partial(application.samples, data=dataset, evaluate=params.evaluate)

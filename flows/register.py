@@ -12,7 +12,7 @@ from tasks.registry.lineage import log_lineage
 from tasks.registry.register import DELETED, register_model
 from tasks.registry.server import ServerAwayError
 from tasks.registry.versions import registered_name
-from tasks.stages.params import model_names
+from tasks.stages.names import model_names
 from tasks.stages.server import leave_artifact
 
 AGAIN_AFTER = (5, 15, 45, 120)

@@ -10,7 +10,7 @@ from llm.config import Replay
 from llm.device import choose_compute
 from llm.objectives.assistant.replay import answer_prompts, write_replay
 from tasks.registry.tracking import stage_run
-from tasks.stages.cross_checks import replay_file
+from tasks.stages.names import replay_file
 
 
 @flow(flow_run_name="replay-{name}")

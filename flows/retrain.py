@@ -43,7 +43,7 @@ from tasks.stages.dvc_lock import when_free
 from tasks.stages.end_states import end_lost, no_child_open, quiet_stops
 from tasks.stages.graph import RAN, RESTORED, UP_TO_DATE
 from tasks.stages.lock import exclusive
-from tasks.stages.params import evaluation_stage, model_names, training_stage
+from tasks.stages.names import evaluation_stage, model_names, training_stage
 from tasks.stages.prefect_worker import alone, depend_on_worker, end_stopped
 from tasks.stages.server import PARENT_TASK_RUN, leave_artifact, prefect_page, wait_until_back
 

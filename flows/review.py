@@ -16,7 +16,7 @@ from llm.errors import UserError
 from tasks.registry.decide import GATES, approve, model_state, reject, settle
 from tasks.registry.events import WAITS, emit, is_announced, send_unsent
 from tasks.stages.end_states import quiet_stops
-from tasks.stages.params import model_names
+from tasks.stages.names import model_names
 from tasks.stages.server import leave_artifact
 
 if TYPE_CHECKING:

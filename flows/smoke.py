@@ -13,8 +13,8 @@ from flows.deploy import outdated
 from flows.reproduce import make
 from llm.errors import UserError
 from tasks.registry.record import current_facts, uncommitted_parts
-from tasks.registry.smoke import FETCH, Result, bring_raw, measured, prepare, thin
 from tasks.registry.worktree import checkout
+from tasks.smoke import FETCH, Result, bring_raw, measured, prepare, thin
 from tasks.stages.end_states import quiet_stops
 from tasks.stages.lock import exclusive
 from tasks.stages.prefect_worker import depend_on_worker, end_stopped

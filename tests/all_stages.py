@@ -11,9 +11,9 @@ from importlib import import_module
 from dvc.repo import Repo
 
 from cli.main import cli
-from tasks.applications import evaluation, training
+from tasks.params.slices import find_evaluation, find_training
 from tasks.stages.graph import stages
-from tasks.stages.params import model_names
+from tasks.stages.names import model_names
 
 REGISTER = "register"
 LATER = (  # what stages import only when they come to it
@@ -39,8 +39,8 @@ def main() -> None:
     for name in LATER:
         import_module(name)
     for model in model_names():
-        training(model)
-        evaluation(model)
+        find_training(model)
+        find_evaluation(model)
     asked = sys.argv[1:] or [*stages(), REGISTER]
     made = [stage for stage in asked if stage != REGISTER]
     for stage in made:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tasks.stages.params import merged
+from tasks.stages.yaml_text import merged
 
 ROOT = Path(__file__).parents[1]
 OPENS_STORE = "/api/2.0/mlflow/experiments/search?max_results=1"

@@ -69,13 +69,13 @@ def test_a_dataset_and_an_application_are_slices_a_block_and_a_test_each(extende
     assert changed(extended) == {
         "params.yaml",
         *("tasks/datasets/questions.py", "tests/tasks/datasets/test_questions.py"),
-        *("tasks/applications/quiz/train.py", "tasks/applications/quiz/evaluate.py"),
-        "tests/tasks/applications/quiz/test_evaluate.py",
+        *("tasks/applications/quiz/train.py", "tasks/applications/quiz/measure.py"),
+        "tests/tasks/applications/quiz/test_measure.py",
     }
 
 
 def test_its_own_tests_pass(extended: Path) -> None:
-    tests = ["tests/tasks/datasets/test_questions.py", "tests/tasks/applications/quiz/test_evaluate.py"]
+    tests = ["tests/tasks/datasets/test_questions.py", "tests/tasks/applications/quiz/test_measure.py"]
     done = run(extended, "pytest", "-p", "no:cacheprovider", "-n0", *tests)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "3 passed" in done.stdout

@@ -27,7 +27,7 @@ from llm.formats.model_folder import load_model, read_config
 from llm.model.gpt import GPT
 from llm.objectives import load
 from llm.objectives.classifier import email_text, probabilities
-from tasks.evaluation.classifier.evasions import GROUPS
+from tasks.applications.classifier.evasions import GROUPS
 from tasks.registry.record import read_record
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}

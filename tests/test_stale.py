@@ -24,7 +24,6 @@ REPLAY = [f"replay@{name}" for name in VALUES["replay"]]
 FINETUNE, EVALUATE = ([f"{stage}@{name}" for name in APPLICATIONS] for stage in ("finetune", "evaluate"))
 TRAINING, EVALUATION = ["pretrain", *FINETUNE], ["evaluate_foundation", *EVALUATE]
 CLASSIFIER = [f"{stage}@{name}" for name in ("classifier", "guard") for stage in ("finetune", "evaluate")]
-EVALUATE_CLASSIFIER = ["evaluate@classifier", "evaluate@guard"]
 ASSISTANT = [*REPLAY, "finetune@assistant", "evaluate@assistant"]
 FOUNDATION = ["pretrain", "evaluate_foundation"]
 
@@ -32,6 +31,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/model/attention.py": LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/model/lora.py": LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/training/loop.py": TRAINING,
+    "llm/training/loss.py": TRAINING + EVALUATION,
     "llm/kernels/training/flash.c": TRAINING + EVALUATION,
     "llm/objectives/__init__.py": [],
     "llm/objectives/language_model/__init__.py": FOUNDATION,
@@ -42,24 +42,23 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/chat.py": LOAD + REPLAY + FINETUNE + EVALUATE,
     "llm/tokenizer.py": PREPROCESS + LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/generation/sampling.py": REPLAY + EVALUATION,
+    "llm/generation/reading.py": REPLAY + EVALUATION,
     "llm/generation/packed.py": REPLAY + EVALUATE,
     "llm/kernels/serving/decode.c": REPLAY + EVALUATE,  # what a model answers
     "llm/kernels/c_library.py": REPLAY + TRAINING + EVALUATION,  # the options of the compiler
     "llm/formats/huggingface.py": [*LOAD, "pretrain"],
     "llm/formats/tokenizer_files.py": [*PREPROCESS, *LOAD, "pretrain"],
     "llm/files.py": [],
-    "tasks/applications/classifier/train.py": ["finetune@classifier"],
-    "tasks/applications/classifier/evaluate.py": ["evaluate@classifier"],
-    "tasks/applications/classifier/review.py": [],
-    "tasks/applications/guard/train.py": ["finetune@guard"],
-    "tasks/applications/classifier/card.md": [],
-    "tasks/applications/preference/train.py": [],  # it is switched off
-    "tasks/evaluation/assistant/rouge.py": ["evaluate@assistant"],
-    "tasks/evaluation/assistant/judge.py": ["evaluate@assistant"],
-    "tasks/evaluation/classifier/measures.py": EVALUATE_CLASSIFIER,
-    "tasks/evaluation/language_model/cache.py": ["evaluate_foundation"],
-    "tasks/evaluation/language_model/kneser_ney.py": ["evaluate_foundation"],
-    "tasks/evaluation/statistics.py": EVALUATION,
+    "tasks/applications/classifier/train.py": ["finetune@classifier", "evaluate@classifier"],
+    "tasks/applications/classifier/measure.py": ["evaluate@classifier"],
+    "tasks/applications/classifier/evasions.py": ["evaluate@classifier"],
+    "tasks/applications/guard/train.py": ["finetune@guard", "evaluate@guard"],
+    "tasks/applications/assistant/rouge.py": ["evaluate@assistant"],
+    "tasks/applications/assistant/judge.py": ["evaluate@assistant"],
+    "tasks/measures/labels/measure.py": EVALUATE,
+    "tasks/applications/foundation/cache.py": ["evaluate_foundation"],
+    "tasks/applications/foundation/kneser_ney.py": ["evaluate_foundation"],
+    "tasks/measures/intervals.py": EVALUATION,
     "tasks/training/fit.py": TRAINING,
     "tasks/training/labelled.py": FINETUNE,
     "tasks/training/progress.py": [],
@@ -102,10 +101,17 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "cli/*": "starts the flow, and computes nothing",
         "app/project.py": "checks that a command runs in a project",
         "*/__init__.py": "packages, finders, and the forms that slices fill in",
+        "*/description.py": "the forms that applications fill in",
         "llm/errors.py": "the words of a mistake",
         "llm/files.py": "writes the bytes that it is given",
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
+        "tasks/params/*": "how params.yaml is read: its values are in dvc.lock",
+        "tasks/applications/*/check.py": "checks before a stage starts",
+        **dict.fromkeys(
+            (*FETCHING, "tasks/data/published.py"),
+            "a check of params.yaml imports them; a stage that fetches with them has them as deps",
+        ),
         **dict.fromkeys(
             ("llm/generation/packed.py", "llm/kernels/serving/*"),
             "for serving; an evaluation that computes with them has them as deps; a classifier's head is fitted on "
@@ -139,7 +145,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "llm/training/*": "how a model learns",
     },
     "flows.finetune": {
-        "llm/generation/*": "samples are logged, and in no out; other draws are no reason for preference to train anew",
+        "llm/generation/*": "samples are logged, and in no out",
         "tasks/training/*": "progress, interrupted ones",
     },
     "flows.evaluate": {
@@ -189,7 +195,7 @@ def commands() -> dict[str, list[str]]:
         "preprocess": "tasks.datasets.{}",
         "pretrain": "tasks.applications.foundation.train",
         "finetune": "tasks.applications.{}.train",
-        "evaluate": "tasks.applications.{}.evaluate",
+        "evaluate": "tasks.applications.{}.measure",
     }
     modules: dict[str, list[str]] = {}
     with Repo(str(ROOT)) as repo:
@@ -234,6 +240,13 @@ def test_every_dep_that_is_code_exists(deps):
         code = [name for name in names if name.split("/")[0] in PACKAGES]
         assert code, stage
         assert [name for name in code if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["card.md", "check.py"])
+def test_card_and_check_of_an_application_are_no_reason_to_run_a_stage(name: str) -> None:
+    with Repo(str(ROOT)) as repo:
+        assert repo.dvcignore.is_ignored_file(str(ROOT / "tasks/applications/classifier" / name))
+        assert not repo.dvcignore.is_ignored_file(str(ROOT / "tasks/applications/classifier/measure.py"))
 
 
 def test_compiled_python_is_no_reason_to_run_a_stage() -> None:

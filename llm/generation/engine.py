@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llm.generation.pieces import Piece, read_pieces
+from llm.generation.reading import reading_of
 from llm.generation.request import Event, Logprobs, Request, check_request
 from llm.generation.sampling import Sampler, choose
 from llm.model.gpt import GPT
@@ -128,7 +129,7 @@ class Engine:
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         shape = model.config.model_copy(update={"context_length": self.context_length})
         # one row more, for two that change places
-        self._cache = KeyValueCache(shape, rows + 1, model.device, model.cache_dtype)
+        self._cache = KeyValueCache(shape, rows + 1, model.device, reading_of(model).cache_dtype)
         self._cached = [_CachedTokens([]) for _ in range(rows)]
         self.rows: list[_Row] = []
         self._step = 0

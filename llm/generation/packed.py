@@ -29,9 +29,6 @@ class PackedGPT(GPT):
     fast.
     """
 
-    padding = 1  # decode.c reads text by text, and would read padding, too
-    reading_dtype = torch.float32
-
     def __init__(self, model: GPT, decoder: Decoder, prompt_model: GPT | None = None) -> None:
         nn.Module.__init__(self)
         public = {name: value for name, value in vars(model).items() if not name.startswith("_")}
@@ -44,16 +41,6 @@ class PackedGPT(GPT):
     def device(self) -> torch.device:
         """A CPU."""
         return torch.device("cpu")
-
-    @property
-    def reads_lists(self) -> bool:
-        """As `GPT.reads_lists`; torch, which reads prompts where `prompt_model` does, needs batches."""
-        return self.prompt_model is None
-
-    @property
-    def cache_dtype(self) -> torch.dtype:
-        """As `GPT.cache_dtype`: float16, half of float32's memory, or float32 in a model that is packed exactly."""
-        return self.decoder.cache_dtype
 
     def hidden_states(
         self,

@@ -8,6 +8,7 @@ import tiktoken
 
 from llm.errors import UserError
 from llm.generation.engine import PREFILL_TOKENS, Engine
+from llm.generation.reading import reading_of
 from llm.generation.request import Request, check_request
 from llm.generation.sampling import GREEDY, LIVELY, Sampling
 from llm.model.gpt import GPT
@@ -96,7 +97,7 @@ def run(model: GPT, requests: Sequence[Request], rows: int = MOST_AT_ONCE) -> li
     """What becomes of each request, at most `rows` at a time. Raises UserError as `Engine.submit` does."""
     if not requests:
         return []
-    prefill_tokens = PREFILL_TOKENS if model.reads_lists else PADDED_PREFILL_TOKENS
+    prefill_tokens = PREFILL_TOKENS if reading_of(model).takes_lists else PADDED_PREFILL_TOKENS
     context_length = max(1, *(each.room for each in requests))
     engine = Engine(model, min(len(requests), rows), context_length, prefill_tokens=prefill_tokens)
     texts = {engine.submit(each): Written([], []) for each in requests}

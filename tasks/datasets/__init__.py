@@ -5,7 +5,6 @@ A dataset is a module here with a `DATASET`, a block under `datasets` in params.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +70,3 @@ class Dataset:
     """The least and most characters of a row of feedback by column; None if the dataset can't read feedback."""
     answer: str = ""
     """The column that holds the right answer of feedback; the rest of `text` is its question."""
-
-
-def find(name: str) -> Dataset:
-    """The dataset in `tasks/datasets/<name>.py`. Raises ModuleNotFoundError without that file."""
-    return import_module(f"{__name__}.{name}").DATASET

@@ -25,7 +25,7 @@ from tasks.registry.versions import find_version
 from tasks.registry.worktree import Worktree, checkout
 from tasks.stages.hashes import LOCK, Hashes, as_hashes, flatten, locked_stages, md5_of, write_lock
 from tasks.stages.libraries import LIBRARIES, installed
-from tasks.stages.params import training_stage
+from tasks.stages.names import training_stage
 
 UNCOMMITTED = "lineage/uncommitted.diff"
 """An artifact of a version's run: the diff of its code from its commit."""

@@ -9,7 +9,7 @@ import yaml
 from tasks.registry.code_files import CODE, DATA, file_names, new_code
 from tasks.registry.git import git_output
 from tasks.stages.hashes import flatten
-from tasks.stages.params import PARAMS_FILE
+from tasks.stages.names import PARAMS_FILE
 
 MOST_BYTES = 1_000_000  # of the diff
 MOST_NAMED = 6  # values or files

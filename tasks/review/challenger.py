@@ -16,6 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
+from tasks.params.load import load_application
 from tasks.registry.decide import WHY_LENGTH, compared, model_state, settle
 from tasks.registry.events import WAITS, emit, version_page
 from tasks.registry.markup import plain
@@ -26,7 +27,6 @@ from tasks.review.comparison import Comparison, compare
 from tasks.review.gates import Gate, check
 from tasks.review.page import MARKS, summary, verdict, write_page
 from tasks.stages.lock import exclusive
-from tasks.stages.params import load_application
 
 FOLDER = "review"
 """Among the artifacts of the version's run."""

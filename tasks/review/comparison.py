@@ -18,9 +18,10 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
-from tasks.applications import Evidence, Review
-from tasks.applications import review as review_of
-from tasks.evaluation.statistics import interval
+from tasks.measures.description import Evidence, Review
+from tasks.measures.intervals import interval
+from tasks.params.load import load_application
+from tasks.params.slices import find_review
 from tasks.registry.main_figures import main_figures
 from tasks.registry.server import if_there, server_errors
 from tasks.registry.tracking import configure_tracking
@@ -29,7 +30,6 @@ from tasks.registry.versions import registered_name
 from tasks.review.answers import WITHIN, NoAnswerError, answers
 from tasks.review.changes import origin
 from tasks.review.metrics import BASE, CHAMPION, Difference, Metric, metrics_of
-from tasks.stages.params import load_application
 from tasks.training.setup import split_file
 
 ERRORS = 8  # of the challenger that the page shows
@@ -139,11 +139,8 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
         same_test = its is not None and test_rows is not None and test_rows == origin(its).test_rows
         logged, its_logged = _logged(mine), _logged(its) if same_test else {}
     found = Comparison(model, mine, its, metrics_of(logged, its_logged))
-    try:
-        form = review_of(model)
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith(f"tasks.applications.{model}"):
-            raise
+    form = find_review(model)
+    if form is None:
         reason = f"no rows are asked, as there is no tasks/applications/{model}/review.py" if its else ""
         return replace(found, incomparable=reason)
     explained = {**main_figures(model), **form.explained}

@@ -14,12 +14,13 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from tasks.data.drift import FETCH, moved
+from tasks.params.blocks import Gates
+from tasks.params.load import load_application
 from tasks.registry.markup import number, signed
 from tasks.registry.trained_on import TrainedOn, current_md5, current_rows, data_of, rows_before
 from tasks.review.changes import origin
 from tasks.review.comparison import Comparison
 from tasks.review.metrics import BASE
-from tasks.stages.params import Gates, load_application
 
 FEWEST = 200  # rows on each side: with fewer, chance alone moves a property by 0.1 and more
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.applications import Sample
-from tasks.evaluation.statistics import interval
+from tasks.measures.description import Sample
+from tasks.measures.intervals import interval
 from tasks.registry.main_figures import BASELINE, is_own, lower_is_better
 
 CHAMPION, BASE = "champion", "baseline"

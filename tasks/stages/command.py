@@ -22,7 +22,6 @@ from prefect.settings import get_current_settings
 from llm.errors import UserError
 from tasks.stages.libraries import check_libraries
 from tasks.stages.lock import STATE, exclusive
-from tasks.stages.params import check_outline
 from tasks.stages.parent_death import die_with_parent
 from tasks.stages.server import prefect_server, run_as_child
 
@@ -169,14 +168,13 @@ def run_stage(
 ) -> int:
     """Run a stage of the DVC graph in this process. Returns the exit code.
 
-    Checks params.yaml, reads the parameters of the flow with `load`, takes the stage's lock, and runs the flow.
+    Reads the parameters of the flow with `load`, takes the stage's lock, and runs the flow.
     """
     if STAGE in os.environ:
         die_with_parent()
     stage = os.environ.setdefault(STAGE, stage)
 
     def work() -> None:
-        check_outline()
         parameters = load()
         check_libraries()
         with exclusive(f"stages/{stage}", LOCK_PATIENCE), prefect_server():

@@ -16,7 +16,7 @@ from llm.formats.model_folder import save_model
 from llm.training.loop import Row, best_evaluation
 from tasks.registry.logged_model import log_model
 from tasks.registry.tracking import log_measured
-from tasks.stages.params import training_report
+from tasks.stages.names import training_report
 from tasks.stages.server import leave_artifact
 from tasks.training.setup import TrainingSetup
 

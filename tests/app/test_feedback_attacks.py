@@ -23,8 +23,8 @@ from cli.main import cli
 from flows.preprocess import add_inbox, read_inbox
 from tasks.data.inbox import open_inbox
 from tasks.data.splits import SPLITS
-from tasks.datasets import find
 from tasks.datasets.emails import thread
+from tasks.params.slices import find_dataset
 from tests.app.conftest import tracked, wait_until
 
 TRAIN = 980  # so that 20 rows of feedback are its share, five of them for one network
@@ -105,7 +105,7 @@ def send(app: TestClient, sent: list[Sent]) -> list[int]:
 
 
 def joined() -> pd.DataFrame:
-    emails = find("emails")
+    emails = find_dataset("emails")
     params = emails.params(seed=1, validation=0.1, test=0.1, near_duplicate=0.8)
     return add_inbox.fn(mails(), read_inbox.fn(emails, params, open_inbox("emails")), emails, params)
 

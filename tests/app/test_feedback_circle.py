@@ -15,7 +15,7 @@ from projects import ROOT, run
 
 from app.settings import Settings
 from llm.objectives.classifier import f1_score
-from tasks.evaluation.statistics import interval
+from tasks.measures.intervals import interval
 from tests.app.conftest import running, tracked, wait_until
 
 SPLITS = ("train", "validation", "test")

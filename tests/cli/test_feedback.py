@@ -16,7 +16,7 @@ from app.quarantine import Quarantine
 from app.settings import Settings
 from cli.main import cli
 from tasks.data.inbox import open_inbox
-from tasks.datasets import find
+from tasks.params.slices import find_dataset
 from tasks.stages.graph import LOCK_FILE
 from tasks.stages.lock import exclusive
 from tests.app.conftest import error_of
@@ -145,7 +145,7 @@ def test_a_text_is_shown_whole_and_its_first_wording_is_learned(quarantine):
         *("    Long", f"    {second}", "    says:  "),
     ]
     assert threestage("accept", "--yes", id_).stdout.startswith("2 rows accepted\n")
-    emails = find("emails")
+    emails = find_dataset("emails")
     params = emails.params(seed=1, validation=0.1, test=0.1, near_duplicate=0.8)
     learned = emails.read(Path("data/inbox/emails"), params)
     assert [body.splitlines()[0] for body in learned["body"]] == [first]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.applications.assistant.rubrics import Question, passes
 from tasks.data.paraphrases import paraphrases
-from tasks.evaluation.assistant.rubrics import Question, passes
 
 DATA = Path(__file__).parents[2] / "data"
 QUESTIONS = {name: DATA / f"behavioural/instructions/{name}.jsonl" for name in ("general", "harmless", "validation")}

@@ -11,7 +11,8 @@ from llm.errors import UserError
 from tasks.data.cleaning.record import Record, recorded
 from tasks.data.inbox import open_inbox
 from tasks.data.splits import Split
-from tasks.datasets import Dataset, find
+from tasks.datasets import Dataset
+from tasks.params.slices import find_dataset
 
 PARAMS = {"seed": 1, "validation": 0.1, "test": 0.1, "near_duplicate": 0.8}
 
@@ -29,7 +30,7 @@ def mails(tmp_path, monkeypatch):
 
 
 def test_a_glob_of_train_only_that_fits_no_source_stops_the_stage(mails):
-    emails = find("emails")
+    emails = find_dataset("emails")
     labels = ["urgent", "can wait"]
     with pytest.raises(UserError, match=r"'mad/\*' fits no source; sources are made\.csv, real\.csv"):
         read.fn("emails", emails, emails.params(**PARAMS, labels=labels, train_only=["made.csv", "mad/*"]))
@@ -39,7 +40,7 @@ def test_a_glob_of_train_only_that_fits_no_source_stops_the_stage(mails):
 def test_a_dataset_without_a_row_is_said_before_anything_is_made_of_it(mails):
     for file in mails.iterdir():
         file.write_text("label,subject,body\n")
-    emails = find("emails")
+    emails = find_dataset("emails")
     with pytest.raises(UserError, match=r"^data/raw/emails: there is not one row in its files"):
         read.fn("emails", emails, emails.params(**PARAMS))
 
@@ -54,7 +55,7 @@ EQUAL = {
 @pytest.mark.parametrize("name", EQUAL)
 def test_rows_that_are_all_equal_are_one_and_too_few_to_split(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    dataset, folder = find(name), Path("data/raw") / name
+    dataset, folder = find_dataset(name), Path("data/raw") / name
     params = dataset.params(**PARAMS, **({"rows_a_kind": 0} if name == "instructions" else {}))
     folder.mkdir(parents=True)
     (folder / "a.jsonl").write_text("\n".join([json.dumps(EQUAL[name])] * 50))
@@ -68,7 +69,7 @@ def test_rows_that_are_all_equal_are_one_and_too_few_to_split(name, tmp_path, mo
 
 
 def test_labels_of_the_parameters_are_what_every_split_must_have(mails, tmp_path):
-    emails = find("emails")
+    emails = find_dataset("emails")
     params = emails.params(**PARAMS, labels=["urgent", "can wait"])
     table = split_rows.fn(read.fn("emails", emails, params), emails, params)
     summary = check.fn("emails", Record(), table, emails, params, tmp_path / "report").iloc[0]
@@ -84,7 +85,7 @@ WORDS = " ".join(f"shared{n}" for n in range(40))
 
 def processed(**more) -> dict[str, pd.DataFrame]:
     """What the steps of `preprocess emails` write below the working folder."""
-    emails = find("emails")
+    emails = find_dataset("emails")
     params = emails.params(**PARAMS, labels=LABELS, **more)
     raw = read.fn("emails", emails, params)
     table = split_rows.fn(raw, emails, params)
@@ -193,7 +194,7 @@ def test_a_row_of_an_inbox_that_cannot_be_read_is_named(drawn):
 def test_the_same_question_in_any_wording_of_validation_or_test_is_left_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "data/instructions", "data/instructions")
-    instructions = find("instructions")
+    instructions = find_dataset("instructions")
     params = instructions.params(**PARAMS, rows_a_kind=12)
     Path("data/raw/instructions").mkdir(parents=True)
     Path("data/raw/instructions/talk.jsonl").write_text('{"instruction": "Hello there!", "output": "Hi"}\n')
@@ -218,7 +219,7 @@ def test_files_of_people_join_the_corpus_once_and_a_dataset_without_sources_can_
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    corpus, folder = find("corpus"), open_inbox("corpus")
+    corpus, folder = find_dataset("corpus"), open_inbox("corpus")
     (folder / "notes.txt").write_text("A note of one's own.")
     left = read_inbox.fn(corpus, corpus.params(**PARAMS), folder)
     assert left.to_numpy().tolist() == [["inbox/notes.txt", "inbox/notes.txt", "A note of one's own."]]

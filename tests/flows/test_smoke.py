@@ -13,8 +13,9 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from projects import ROOT, change_params, git
 
 from llm.errors import UserError
-from tasks.registry.smoke import Result
-from tasks.stages.params import load_smoke, read_yaml, reduced
+from tasks.params.load import load_smoke, reduced
+from tasks.smoke import Result
+from tasks.stages.yaml_text import read_yaml
 
 FEW = {"steps": 8, "evaluate_every": 8, "checkpoint_every": 8, "evaluation_batches": 1}
 SMOKE = {

@@ -18,12 +18,12 @@ from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.generation.packed import pack_for_reading
 from llm.kernels.training.choose import choose_backend
-from llm.model.gpt import split_blocks
 from llm.model.lora import add_lora
 from llm.objectives.classifier import objective
 from llm.objectives.classifier.calibration import UnsureRates
 from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, read_texts
 from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig
+from llm.training.frozen_blocks import split_blocks
 from llm.training.loop import Objective
 from llm.training.workers import Workers
 

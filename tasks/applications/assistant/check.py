@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llm.errors import UserError
 from tasks.data.sources import Source, check_globs
-from tasks.stages.cross_checks import inner
+from tasks.stages.names import inner
 
 FOREIGN = {"labels": "mails with labels", "tokenizer": "text without questions"}
 """Keys under `preprocess` of datasets that hold no instructions, and what they hold."""

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from llm.objectives.assistant.rows import contains_answer, is_right
-from tasks.applications import Evidence, Review, Sample
-from tasks.evaluation.assistant import behaviour
-from tasks.evaluation.assistant.rouge import rouge_l
-from tasks.evaluation.statistics import FORMULA, Wordings
+from tasks.applications.assistant import behaviour
+from tasks.applications.assistant.rouge import rouge_l
+from tasks.measures.description import Evidence, Review, Sample
+from tasks.measures.intervals import Wordings
+from tasks.measures.tables import FORMULA
 from tasks.training.setup import split_file
 
 SLICES = ("kind", "asked")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tasks.stages.cross_checks import BOUNDS, FOUNDATION, NOTHING_TO_REHEARSE, inner
+from tasks.stages.names import FOUNDATION, GATES_ON_METRICS, NOTHING_TO_REHEARSE, inner
 
 OF_TWO_LABELS = ("evasion_",)
 """Beginnings of metrics that exist only for two labels."""
@@ -31,7 +31,7 @@ def check(block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple
     ]:
         yield "train.replies", f"{strangers[0]!r} is no label that is stopped ({where}); delete it"
     yield from _check_last_blocks(block)
-    for bounds in BOUNDS:
+    for bounds in GATES_ON_METRICS:
         metrics = [str(metric) for metric in inner(block, "review", bounds) or ()]
         if len(labels) > 2 and (names := [metric for metric in metrics if metric.startswith(OF_TWO_LABELS)]):
             yield f"review.{bounds}", f"{', '.join(names)}: measured only with two labels ({where}); delete it"

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tasks.applications import Evidence, Review, Sample
-from tasks.evaluation.classifier.baseline import MAIL
-from tasks.evaluation.classifier.behavioural import behavioural_files, read_behavioural
-from tasks.evaluation.classifier.evidence import lengths
-from tasks.evaluation.statistics import short_paths
+from tasks.measures.description import Evidence, Review, Sample
+from tasks.measures.labels.baseline import MAIL
+from tasks.measures.labels.behavioural import behavioural_files, read_behavioural
+from tasks.measures.labels.evidence import lengths
+from tasks.measures.tables import short_paths
 from tasks.training.setup import split_file
 
 PROBABILITY = "_probability"

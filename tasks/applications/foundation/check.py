@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tasks.stages.cross_checks import inner
+from tasks.stages.names import inner
 
 FAMILIES = {"gpt2": ("gpt2", "r50k_base"), "smollm2": ("smollm2",)}
 """Published weights with one tokenizer, by the beginnings of their names."""

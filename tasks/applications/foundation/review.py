@@ -13,7 +13,7 @@ import pandas as pd
 
 from llm.tokenizer import decode, end_of_text, load_tokenizer
 from llm.tokens import open_tokens
-from tasks.applications import Review, Sample
+from tasks.measures.description import Review, Sample
 
 PIECE = 1500  # characters of a document that are read as one
 

@@ -16,8 +16,9 @@ from llm.kernels.training.choose import choose_backend
 from llm.model.gpt import GPT
 from llm.objectives.language_model import continuations, objective
 from llm.tokenizer import load_tokenizer, same_tokens
+from llm.training.cost import training_flops
 from llm.training.workers import Workers
-from tasks.applications import Training
+from tasks.training.description import Training
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup
 
 SCRATCH = "scratch"
@@ -102,7 +103,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         start_counts=not from_scratch,
         workers=workers,
     )
-    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, model.training_flops()))
+    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, training_flops(model)))
 
 
 def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from functools import partial
 
 from llm.objectives.classifier.prepare import TrainClassifier
-from tasks.applications import Training
+from tasks.training.description import Training
 from tasks.training.labelled import prepare_labelled
 
 prepare = partial(prepare_labelled, units="requests")

@@ -11,7 +11,7 @@ from llm.errors import UserError
 from tasks.data.instructions import compute, countries, words
 from tasks.data.instructions.choose import Lists, Values
 from tasks.data.instructions.countries import Correction
-from tasks.stages.params import read_yaml
+from tasks.stages.yaml_text import read_yaml
 
 PACKS = Path("data/instructions")
 TABLES: dict[str, Callable[..., Iterator[Values]]] = {

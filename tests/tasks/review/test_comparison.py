@@ -25,10 +25,10 @@ pytestmark = pytest.mark.slow
 
 FLIP = {"ham": "spam", "spam": "ham"}
 QUIZ = {
-    "train": "from tasks.applications import Training\n"
+    "train": "from tasks.training.description import Training\n"
     "class Params(TrainConfig): ...\n"
     "TRAINING = Training(objective='assistant', train=Params, prepare=print)\n",
-    "evaluate": "from tasks.applications import Evaluation\n"
+    "measure": "from tasks.measures.description import Evaluation\n"
     "class Params(Config): ...\n"
     "EVALUATION = Evaluation(params=Params, measure=print)\n",
 }

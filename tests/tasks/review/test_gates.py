@@ -8,13 +8,13 @@ from dvc.repo import Repo
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from tasks.params.blocks import Gates
 from tasks.registry.record import Record, write_record
 from tasks.review.challenger import Reviewed
 from tasks.review.comparison import Comparison, version_of
 from tasks.review.gates import Gate, check
 from tasks.review.metrics import Difference, Metric
 from tasks.stages.hashes import Hashes, md5_of
-from tasks.stages.params import Gates
 from tests.tasks.review.conftest import WHOLE
 
 EMAILS = "data/processed/emails"

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tasks.applications import Sample
-from tasks.evaluation.statistics import interval
+from tasks.measures.description import Sample
+from tasks.measures.intervals import interval
 from tasks.review.metrics import Difference, Metric, metrics_of
 
 LOGGED = {

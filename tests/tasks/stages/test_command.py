@@ -29,7 +29,7 @@ import sys
 from prefect import flow
 from llm.config import Config
 from tasks.stages.command import run_stage
-from tasks.stages.params import load_application
+from tasks.params.load import load_application
 
 @flow
 def pretrain(params: Config) -> None:

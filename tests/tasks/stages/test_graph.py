@@ -1,5 +1,4 @@
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -31,7 +30,7 @@ from tasks.stages.graph import (
 )
 from tasks.stages.hashes import stale
 from tasks.stages.lock import FINISHED, STATE
-from tasks.stages.params import application_names, dataset_names, evaluation_stage, model_names
+from tasks.stages.names import application_names, dataset_names, evaluation_stage, model_names
 
 pytestmark = pytest.mark.slow
 
@@ -138,16 +137,6 @@ def test_our_own_graph_is_whole_and_in_order(monkeypatch):
         ("finetune@assistant", "evaluate@assistant"),
     ]:
         assert found.index(before) < found.index(after)
-
-
-def test_an_application_has_stages_from_when_its_line_in_params_yaml_is_gone(project_copy, monkeypatch):
-    monkeypatch.chdir(project_copy)
-    before, text = stages(), Path("params.yaml").read_text()
-    assert not [stage for stage in before if stage.endswith("@preference")]
-    Path("params.yaml").write_text(re.sub(r"^switched_off:.*\n", "", text, flags=re.MULTILINE))
-    found = stages()
-    assert {*found} - {*before} == {"finetune@preference", "evaluate@preference"}
-    assert found.index("finetune@assistant") < found.index("finetune@preference") < found.index("evaluate@preference")
 
 
 def test_a_replay_that_no_application_rehearses_is_no_stage(project_copy, monkeypatch):
@@ -293,9 +282,9 @@ def test_git_is_to_keep_what_the_lock_names_parameters_and_outs_that_dvc_does_no
 
 def test_asking_what_is_stale_and_reading_the_parameters_loads_no_large_library():
     code = (
-        "import sys, tasks.stages.graph, tasks.stages.params, tasks.stages.libraries; "
+        "import sys, tasks.stages.graph, tasks.params.load, tasks.stages.libraries; "
         "assert not {'prefect', 'torch', 'mlflow'} & {*sys.modules}; "
-        "tasks.stages.params.check_outline(); assert not {'torch', 'mlflow', 'pandas'} & {*sys.modules}"
+        "tasks.params.load.check_outline(); assert not {'torch', 'mlflow', 'pandas'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -22,14 +22,15 @@ from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.training.checkpoint import Checkpoints
-from llm.training.loop import DivergedError, Objective, memory_needed
+from llm.training.cost import memory_needed
+from llm.training.loop import DivergedError, Objective
 from llm.training.workers import Workers
 from tasks.applications.foundation.train import Train
+from tasks.params.load import load_training
 from tasks.registry.record import read_record
 from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.command import state_folder
 from tasks.stages.lock import FINISHED, KEEP
-from tasks.stages.params import load_training
 from tasks.training.fit import fit, training_run
 from tasks.training.interrupted import interrupted, remove
 from tasks.training.progress import KEPT, log_checkpoint

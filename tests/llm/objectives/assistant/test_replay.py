@@ -9,7 +9,7 @@ from llm.errors import UserError
 from llm.formats.model_folder import save_model
 from llm.objectives.assistant import Question
 from llm.objectives.assistant.replay import Answer, answer_prompts, flaw, read_replay, write_replay
-from tasks.stages.cross_checks import NOTHING_TO_REHEARSE
+from tasks.stages.names import NOTHING_TO_REHEARSE
 
 CPU = torch.device("cpu")
 SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}

@@ -3,10 +3,9 @@ import json
 import pandas as pd
 import pytest
 
-from tasks.applications import review
+from tasks.applications.assistant import behaviour
+from tasks.applications.assistant.measure import COLUMNS, OTHERS, write_evidence
 from tasks.applications.assistant.review import evidence, measure, rows, score
-from tasks.evaluation.assistant import behaviour
-from tasks.evaluation.assistant.answers import COLUMNS, OTHERS, write_evidence
 from tasks.review.metrics import metrics_of
 
 
@@ -100,7 +99,3 @@ def test_what_people_ask_is_compared_in_metrics_of_its_own(asked, tmp_path, monk
     said, baseline = evidence(table, tmp_path)
     assert said["output"].tolist() == outputs
     assert (baseline["asked", "general: fact"], baseline["asked", "harmless: weapons"]) == (1.0, 1.0)
-
-
-def test_an_assistant_that_learned_preferences_is_reviewed_as_any(asked):
-    assert review("preference") is review("assistant")

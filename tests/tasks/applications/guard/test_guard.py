@@ -14,7 +14,7 @@ from llm.objectives import GUARD, capabilities
 from llm.objectives.classifier import guard_replies
 from llm.training.loop import train
 from llm.training.workers import ALONE
-from tasks.applications import evaluation, find_check, review, training
+from tasks.params.slices import find_check, find_evaluation, find_review, find_training
 from tasks.training.setup import TrainingFiles
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -34,7 +34,7 @@ def trained(make_gpt, encoding, tmp_path):
         table = pd.DataFrame(rows, columns=["request", "label"]).assign(source="a.jsonl")
         table["id"] = [f"{split}#{n}" for n in range(len(table))]
         table.assign(unit=range(len(table))).to_parquet(data / f"{split}.parquet")
-    guard = training("guard")
+    guard = find_training("guard")
     small = {"layers": None, "max_tokens": 32, "ngram_buckets": 4096, "steps": 0}
     params = guard.train.model_validate(BLOCK["train"] | small)
     setup = guard.prepare(params, TrainingFiles(dataset=data, base=tmp_path / "base"), ALONE)
@@ -67,13 +67,13 @@ def test_the_guard_is_measured_by_what_it_stops_and_reviewed_by_the_same_figures
     monkeypatch.chdir(tmp_path)
     evidence = tmp_path / "evidence"
     evidence.mkdir()
-    measured = evaluation("guard")
+    measured = find_evaluation("guard")
     params = measured.params(batch_size=4)
     metrics = measured.measure(model, encoding, data, tmp_path, params, CPU, evidence)
     assert (metrics["recall"], metrics["false_positive_rate"], metrics["f1"]) == (1.0, 0.0, 1.0)
     assert "evasion_recall" not in metrics
     assert pd.read_csv(evidence / "behavioural.csv")["id"].tolist() == ["everyday", "harmful"]
-    reviewed = review("guard")
+    reviewed = find_review("guard")
     rows = reviewed.rows(data)
     answers, _ = reviewed.evidence(rows, evidence)
     samples = reviewed.measure(rows, answers.reindex(rows.index))

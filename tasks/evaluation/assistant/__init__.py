@@ -1,1 +1,0 @@
-"""Measures of an assistant: right answers, ROUGE-L, and a judge."""
