@@ -34,7 +34,8 @@ import numpy as np
 import psutil
 
 from benchmarks.harness import FAILED, ROOT, Figures, Table, finish, make_parser, say
-from llm.tokenizer import end_of_text, load_tokenizer
+from llm.formats.tokenizer_json import load_tokenizer
+from llm.tokenizer import end_of_text
 
 RAW, TOKENIZER = ROOT / "data/raw/corpus", ROOT / "data/processed/corpus/tokenizer.json"
 FILE = 50_000_000  # bytes of a file, about

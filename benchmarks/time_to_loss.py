@@ -49,8 +49,8 @@ from benchmarks.contenders import (
 from benchmarks.harness import FAILED, OURS, Figures, Job, Table, finish, make_parser, peers_python, say
 from llm.config import TrainConfig
 from llm.dataset import BatchSampler, TokenWindows
+from llm.formats.tokenizer_json import load_tokenizer
 from llm.objectives.language_model import context_at
-from llm.tokenizer import load_tokenizer
 from llm.training.loss import bits_per_byte
 from tasks.applications.foundation.train import SCRATCH, Train
 from tasks.params.load import load_application

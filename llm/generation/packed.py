@@ -60,7 +60,7 @@ class PackedGPT(GPT):
         if self.prompt_model is not None and tokens_BT.shape[1] > 1 and rows_BT is None:
             return self.prompt_model.hidden_states(tokens_BT, positions_BT, cache=cache)
         cache_LBKSD = None if cache is None else (cache.keys_LBKSD, cache.values_LBKSD)
-        return self.decoder.hidden_states(tokens_BT, positions_BT, cache_LBKSD, rows_BT)
+        return self.decoder.hidden_states(tokens_BT, positions_BT, cache_LBKSD=cache_LBKSD, rows_BT=rows_BT)
 
     def logits(self, x_BTC: Tensor) -> Tensor:
         """As `GPT.logits`, float32."""

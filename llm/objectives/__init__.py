@@ -2,8 +2,8 @@
 
 A model folder's config.json names its `objective`, which is a module of this package and has
 
-- `objective(model, …)`: the `Objective` that llm/training/loop.py minimises. What its `evaluate` gives is named
-  `validation_…`, `validation_loss` among it;
+- `objective(model, …)`: the `Objective` (llm/training/objective.py) that the loop minimises. The metrics of its
+  `evaluate` are named `validation_…`, `validation_loss` among them;
 - `build(gpt, config)`: a GPT, or a module around it as its `gpt`, from the rest of config.json, where its `describe()`
   wrote it;
 - `INPUTS`, `OUTPUTS`, `OPTIONS` and `EXAMPLE`: the columns of a row that it answers and of its answer, with their

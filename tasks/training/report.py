@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from llm.files import atomic_folder, write_atomic
 from llm.formats.model_folder import save_model
-from llm.training.loop import Row, best_evaluation
+from llm.training.objective import Row, best_evaluation
 from tasks.registry.logged_model import log_model
 from tasks.registry.tracking import log_measured
 from tasks.stages.names import training_report

@@ -12,7 +12,7 @@ from torch import nn
 from llm.config import FinetuneConfig
 from llm.device import Compute
 from llm.errors import UserFileError
-from llm.training.loop import Objective
+from llm.training.objective import Objective
 from llm.training.workers import Workers
 
 

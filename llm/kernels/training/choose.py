@@ -14,7 +14,7 @@ from llm.device import Compute
 from llm.kernels.processor import LARGEST, has_fast_bfloat16_registers, has_fast_int8, largest_int8_weight
 from llm.kernels.training.backend import TORCH, Backend
 from llm.kernels.training.bfloat16 import PANEL
-from llm.kernels.training.compiled import compiled_run, cpp_compiler
+from llm.kernels.training.compiled import CompiledBlock, cpp_compiler
 from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c, load_cross_entropy
 from llm.kernels.training.flash import flash_attention, load_flash
 from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
@@ -67,7 +67,7 @@ def choose_backend(
     else:
         reason = f"{values / 1e9:.1f} billion values pass through them, {WORTH / 1e9:.0f} are worth the compiler's time"
         name = backend.name.replace(TORCH.name, f"compiled by {compiler}")
-        backend = replace(backend, run=compiled_run(), fallback=backend, name=name)
+        backend = replace(backend, block=CompiledBlock, fallback=backend, name=name)
         largest = largest_int8_weight(compute.device)
         if from_scratch and shape.n_embd >= WIDE_INT8:
             if compute.dtype == torch.bfloat16 and has_fast_int8(compute.device):

@@ -25,8 +25,8 @@ from llm.model.gpt import GPT
 from llm.objectives import CHAT, COMPLETE, Row, answer_each, text_of
 from llm.objectives.assistant.packing import IGNORE, Example, batch, pack_sequences, row_width
 from llm.tokenizer import decode, letterless_tokens
-from llm.training.loop import Objective
 from llm.training.loss import linear_cross_entropy
+from llm.training.objective import Objective
 from llm.training.workers import ALONE, Workers
 
 INPUTS = {"instruction": str, "input": str | None, "system": str | None, "history": str | None}  # history as JSON

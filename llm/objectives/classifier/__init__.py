@@ -36,7 +36,7 @@ from llm.objectives.classifier.model import build as build
 from llm.objectives.classifier.model import email_text as email_text
 from llm.objectives.classifier.model import email_texts as email_texts
 from llm.objectives.classifier.model import encoded as encoded
-from llm.training.loop import Objective
+from llm.training.objective import Objective
 from llm.training.workers import ALONE, Workers
 
 OPTIONS: dict[str, tuple[type, Any]] = {"explain": (int, 0)}

@@ -19,8 +19,8 @@ from llm.generation.text import generate_text, options, request_maker, write_all
 from llm.kernels.training.backend import CrossEntropy
 from llm.model.gpt import GPT
 from llm.objectives import COMPLETE, Row, answer_each, text_of
-from llm.training.loop import Objective
 from llm.training.loss import bits_per_byte, linear_cross_entropy
+from llm.training.objective import Objective
 from llm.training.workers import ALONE, Workers
 
 build = build_gpt
