@@ -55,9 +55,10 @@ class OneLine(TyperGroup):
             to_person(f"error: {error}")
             raise typer.Exit(ERROR) from None
         except ValidationError as error:
-            first = error.errors()[0]
-            place, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-            to_person(": ".join(filter(None, ("error", place, reason))))
+            mistake = error.errors()[0]
+            key = ".".join(map(str, mistake["loc"]))
+            reason = mistake["msg"].removeprefix("Value error, ")
+            to_person(f"error: {key}: {reason}" if key else f"error: {reason}")
             raise typer.Exit(ERROR) from None
         except ModuleNotFoundError as error:
             if error.name not in EXTRA:

@@ -22,30 +22,36 @@ def status(as_json: Json = False) -> None:
     from tasks.registry.listing import list_versions
     from tasks.stages.graph import changes
 
-    stale, interrupted = changes(), []
+    stale = changes()
+    trainings = []
     if any(Path(".threestage/stages").glob("*/*/")):
-        from tasks.training.interrupted import interrupted as find_interrupted  # which loads torch
+        from tasks.training.interrupted import interrupted  # which loads torch
 
-        interrupted = find_interrupted()
+        trainings = interrupted()
     versions = [] if missing_store() else list_versions()
     if as_json:
-        stopped = [{"stage": each.stage, "step": each.step, "folder": str(each.folder)} for each in interrupted]
-        rows = [row._asdict() for row in versions]
+        stopped = [
+            {"stage": training.stage, "step": training.step, "folder": str(training.folder)} for training in trainings
+        ]
+        rows = [version._asdict() for version in versions]
         typer.echo(json.dumps({"stale": stale, "versions": rows, "interrupted": stopped}))
         return
     typer.echo("stale stages; `threestage run` runs them:" if stale else "no stage is stale")
     width = max(map(len, stale), default=0)
     for name, reasons in stale.items():
-        more = f" and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
-        typer.echo(f"  {name:{width}}  {', '.join(reasons[:SHOWN])}{more}")
-    for each in interrupted:
-        typer.echo(f"interrupted: {each}")
+        line = f"  {name:{width}}  {', '.join(reasons[:SHOWN])}"
+        typer.echo(f"{line} and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else line)
+    for training in trainings:
+        typer.echo(f"interrupted: {training}")
     typer.echo("the registry has these versions:" if versions else "the registry is empty")
-    for row in versions:
-        despite = [f"approved despite {' and '.join(row.despite)}"] if row.despite else []
-        state = [row.state] if row.state else []
-        remarks = ", ".join([*row.aliases, *state, *despite])
-        typer.echo(f"  {row.model}/{row.version}  {row.created}  {remarks}".rstrip())
+    for version in versions:
+        remarks = list(version.aliases)
+        if version.state:
+            remarks.append(version.state)
+        if version.despite:
+            remarks.append(f"approved despite {' and '.join(version.despite)}")
+        line = f"  {version.model}/{version.version}  {version.created}  {', '.join(remarks)}"
+        typer.echo(line.rstrip())
 
 
 def sweep(

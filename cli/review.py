@@ -1,6 +1,7 @@
 """`threestage review`: compare challengers with champions, decide on them, and read who decided what."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,7 @@ from cli.shared import Verbose, run_and_exit
 from llm.errors import UserError
 
 if TYPE_CHECKING:
-    from tasks.registry.decide import ModelState
+    from tasks.registry.history import ModelState
 
 COMPARE = "compare"
 WEEK = 7 * 24 * 60
@@ -111,9 +112,10 @@ def rollback(model: Version, reason: Reason, by: By = None, verbose: Verbose = F
     from tasks.registry.decide import check_name, roll_back
 
     def work() -> None:
-        name, version, state = _find(model)
-        outcome = roll_back(name, check_name(by or _user()), reason, instead_of=version or state.champion)
-        _print({name: outcome})
+        choice = _find(model)
+        current = choice.version or choice.state.champion
+        outcome = roll_back(choice.model, check_name(by or _user()), reason, instead_of=current)
+        _print({choice.model: outcome})
 
     run_and_exit("review", work, verbose)
 
@@ -124,7 +126,7 @@ def history(model: Annotated[str, typer.Argument(metavar="MODEL")], verbose: Ver
     in_project()
 
     def work() -> None:
-        _, _, state = _find(model)
+        state = _find(model).state
         aliases = {"champion": state.champion, "previous": state.previous, "challenger": state.challenger}
         present = ", ".join(f"{alias} {version}" for alias, version in aliases.items() if version)
         for event in state.history:
@@ -143,24 +145,42 @@ def _decide(
     from tasks.registry.versions import PENDING
 
     def work() -> None:
-        name, version, state = _find(model)
-        waiting = [number for number, label in state.state_of.items() if label == PENDING]
-        version = version or state.challenger or next(iter(waiting), "")
+        choice = _find(model)
+        waiting = [version for version, state in choice.state.state_of.items() if state == PENDING]
+        version = choice.version or choice.state.challenger or next(iter(waiting), "")
         if not version:
-            raise UserError(f"{name}: no version waits for a decision; name one as {name}/VERSION")
-        _print({name: decide_as(decision, name, version, by or _user(), reason, despite_gates)})
+            raise UserError(f"{choice.model}: no version waits for a decision; name one as {choice.model}/VERSION")
+        outcome = decide_as(
+            decision,
+            model=choice.model,
+            version=version,
+            by=by or _user(),
+            reason=reason,
+            despite_gates=despite_gates,
+        )
+        _print({choice.model: outcome})
 
     run_and_exit("review", work, verbose)
 
 
-def _find(model: str) -> tuple[str, str, "ModelState"]:
-    """The name and version in MODEL[/VERSION], and the model's state. Raises UserError for an unknown name."""
+@dataclass(frozen=True)
+class Choice:
+    """What MODEL[/VERSION] names."""
+
+    model: str
+    version: str
+    """Empty if none is named."""
+    state: "ModelState"
+
+
+def _find(name: str) -> Choice:
+    """The model and version of a name, and the model's state. Raises UserError for an unknown model."""
     from flows.review import chosen_models
     from tasks.registry.decide import model_state
 
-    name, _, version = model.partition("/")
-    chosen_models([name])
-    return name, version, model_state(name)
+    model, _, version = name.partition("/")
+    chosen_models([model])
+    return Choice(model=model, version=version, state=model_state(model))
 
 
 def _user() -> str:

@@ -114,8 +114,8 @@ def check_model(model: str | None) -> None:
     title = re.split("[@/]", model)[0].removeprefix(local_prefix())
     names = list(dict.fromkeys(version.model for version in list_versions()))
     if title not in names:
-        known = ", ".join(names) or "none; `make run` makes them"
-        raise UserError(f"model {title!r} is not registered; those are: {known}")
+        registered = ", ".join(names) or "none; `make run` makes them"
+        raise UserError(f"model {title!r} is not registered; those are: {registered}")
 
 
 @contextmanager

@@ -136,7 +136,7 @@ def test_a_quick_answer_loads_no_heavy_library(pipeline, mlflow_store, command, 
 
 STAGES = """
 stages:
-  clean: {cmd: "cat raw > clean", deps: [raw], params: [foundation.train.seed], outs: [clean]}
+  clean: {cmd: "cat raw > clean", deps: [raw], params: [foundation.train.steps], outs: [clean]}
   train: {cmd: "cat clean > model", deps: [clean], outs: [model]}
 """
 
@@ -170,10 +170,10 @@ def test_status_says_why_a_stage_is_stale(pipeline, monkeypatch):
     for stage in ("clean", "train"):
         reproduce(stage, {})
     assert "no stage is stale" in status()
-    set_params({"foundation.train.seed": 2})
+    set_params({"foundation.train.steps": 2})
     Path("model").unlink()
     assert json.loads(status("--json"))["stale"] == {
-        "clean": ["foundation.train.seed modified"],
+        "clean": ["foundation.train.steps modified"],
         "train": ["model is missing"],
     }
 
