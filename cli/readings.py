@@ -11,7 +11,7 @@ from llm.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tasks.data.formats import Problem
+    from tasks.data.problems import Problem
 
 Changes = Mapping[str, Mapping[str, str]]
 """Entries that are added to `label_map` and `columns` of a dataset's parameters."""
@@ -80,7 +80,7 @@ def best_readings(folder: Path, dataset: str | None, changes: Changes) -> list[R
 def _read(name: str, folder: Path, changes: Changes) -> Reading:
     import pandas as pd
 
-    from tasks.data.formats import Problem
+    from tasks.data.problems import Problem
     from tasks.params.load import load_preprocess
     from tasks.params.slices import find_dataset
 

@@ -37,7 +37,7 @@ from tasks.registry.parent_run import close_left_runs, parent_run
 from tasks.registry.register import check_bytes, registered
 from tasks.registry.summary import next_step
 from tasks.registry.versions import registered_name
-from tasks.stages import graph
+from tasks.stages import dvc_process, graph
 from tasks.stages.command import lasted
 from tasks.stages.dvc_lock import when_free
 from tasks.stages.end_states import end_lost, no_child_open, quiet_stops
@@ -59,7 +59,7 @@ Decide = Literal["person", "gates", "nobody"]
 def reproduce(stage: str, api_url: str, seconds: float) -> None:
     """Run a DVC stage; its flow run is a child of this task."""
     with no_child_open(UUID(task_run.id)):
-        graph.reproduce(stage, {"PREFECT_API_URL": api_url, PARENT_TASK_RUN: str(task_run.id)}, seconds)
+        dvc_process.reproduce(stage, {"PREFECT_API_URL": api_url, PARENT_TASK_RUN: str(task_run.id)}, seconds)
 
 
 @task(task_run_name="share", cache_policy=NO_CACHE)

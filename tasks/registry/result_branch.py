@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llm.errors import UserError
 from tasks.registry.git import git
-from tasks.stages import graph
+from tasks.stages import dvc_process, graph
 
 BRANCHES = "retrain"
 EMAIL = f"threestage@{platform.node() or 'localhost'}"
@@ -92,7 +92,7 @@ def share(day: str, message: str, push_to: str, seconds: float) -> tuple[list[st
         done.append(f"committed to the branch {branch}" if branch else "nothing to commit: HEAD has all results")
     with failure("data not pushed"):
         if remote := graph.remote():
-            graph.push(deadline - time.monotonic())
+            dvc_process.push(deadline - time.monotonic())
         done.append(f"data pushed to DVC's remote {remote}" if remote else "data not pushed: DVC has no default remote")
     with failure(f"{branch} not pushed"):
         if branch and push_to:

@@ -19,7 +19,8 @@ import psutil
 from llm.errors import UserError
 from tasks.registry.git import git, git_output
 from tasks.stages import parent_death
-from tasks.stages.graph import remote, stop
+from tasks.stages.dvc_process import stop
+from tasks.stages.graph import remote
 from tasks.stages.hashes import PREFIX, md5_of
 from tasks.stages.libraries import FILE, write_libraries
 

@@ -25,7 +25,7 @@ from tasks.params.set_params import set_params
 from tasks.registry.decide import approve, compared
 from tasks.registry.tracking import configure_tracking
 from tasks.registry.versions import STATE, SUPERSEDED
-from tasks.stages.graph import reproduce
+from tasks.stages.dvc_process import reproduce
 from tests.app.conftest import UNAPPROVED, alive, children, error_of, shell, tracked, wait_until
 
 pytestmark = pytest.mark.slow
