@@ -46,9 +46,9 @@ def check(pool: str) -> None:
         except ObjectNotFound:
             kind = ""
         if kind != PROCESS:
-            found = f"is of the type {kind}" if kind else "does not exist"
+            state = f"is of the type {kind}" if kind else "does not exist"
             way_out = f"`prefect work-pool create {pool} --type {PROCESS}`"
-            raise UserError(f"the work pool {pool} {found}; runs share one checkout on one machine: {way_out}")
+            raise UserError(f"the work pool {pool} {state}; runs share one checkout on one machine: {way_out}")
         for entry in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]:
             flow = load_flow_arguments_from_entrypoint(entry["entrypoint"], {"name"})["name"]
             name = f"{flow}/{entry['name']}"

@@ -119,25 +119,29 @@ def run_command(
         signal.signal(signal.SIGINT, on_interrupt)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # Prefect calls this handler after its own
         signal.signal(signal.SIGTERM, _on_terminate)
-    again, code, said = f"{again} goes on from there", 1, ""
+    resumes = f"{again} goes on from there"
+    next_step: str | None = None
+    end = ""
     try:
-        again, code = work(), 0
+        next_step = work()
+        code = 0
     except KeyboardInterrupt:
-        code, said = 130, "interrupted"
-    except InterruptedError as error:
-        code, said = STOPPED, f"{error}; {again}"
+        code, end, next_step = 130, "interrupted", resumes
     except TerminationSignal:
-        code, said = 143, "terminated"
+        code, end, next_step = 143, "terminated", resumes
+    except InterruptedError as error:
+        code, end = STOPPED, f"{error}; {resumes}"
     except Exception as error:
+        code = 1
         reason = _mendable(error)
         if verbose or reason is None:
             traceback.print_exc()
-        said = f"this is a bug; {log} holds its log" if reason is None else f"error: {reason}"
+        end = f"this is a bug; {log} holds its log" if reason is None else f"error: {reason}"
         _write(log, traceback.format_exc())
     if code:
-        sys.stderr.write(f"{said}\n")
-    end = f"{said}; ended after {lasted(began)}" if code else f"finished in {lasted(began)}"
-    _write(log, f"{end}; {again}\n" if again and code in (0, 130, 143) else f"{end}\n")
+        sys.stderr.write(f"{end}\n")
+    last = f"{end}; ended after {lasted(began)}" if code else f"finished in {lasted(began)}"
+    _write(log, f"{last}; {next_step}\n" if next_step else f"{last}\n")
     return code
 
 
