@@ -114,7 +114,7 @@ def rollback(model: Version, reason: Reason, by: By = None, verbose: Verbose = F
     def work() -> None:
         choice = _find(model)
         current = choice.version or choice.state.champion
-        outcome = roll_back(choice.model, check_name(by or _user()), reason, instead_of=current)
+        outcome = roll_back(choice.model, by=check_name(by or _user()), reason=reason, instead_of=current)
         _print({choice.model: outcome})
 
     run_and_exit("review", work, verbose)

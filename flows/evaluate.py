@@ -26,17 +26,26 @@ from tasks.training.setup import split_file
 def evaluate(name: str, params: Config) -> None:
     """Measure a model on the test split and keep the evidence that a reviewer reads."""
     measure = task(find_evaluation(name).measure, name="measure", cache_policy=NO_CACHE)
-    data, report = Path("data/processed") / params.dataset, Path("reports/evaluation") / name
+    data = Path("data/processed") / params.dataset
+    report = Path("reports/evaluation") / name
     with stage_run(params.evaluate, {"test": split_file(data, "test")}):
         keep_freed_memory()
         compute = choose_compute()
         model, encoding = load(Path("models") / name, compute.device)
         base = Path("models") / params.base if hasattr(params, "base") else None
         with atomic_folder(report / "evidence") as evidence:
-            found = measure(model, encoding, data, base, params.evaluate, compute, evidence)
+            measured = measure(
+                model,
+                encoding,
+                data=data,
+                base=base,
+                params=params.evaluate,
+                compute=compute,
+                evidence=evidence,
+            )
             if (curves := training_report(name) / "curves.csv").exists():
                 draw_curves(curves, evidence / "loss.svg")
-        metrics = {metric: round(value, 5) for metric, value in found.items()}
+        metrics = {metric: round(value, 5) for metric, value in measured.items()}
         write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         logged = find_model(md5_of(Path("models") / name))
         log_measured(metrics, "test", logged and logged.model_id)

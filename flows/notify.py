@@ -104,8 +104,8 @@ def set_up(url: str, name: str) -> str:
     """
     logging.getLogger("apprise").propagate = False  # it would log the URL
     if (service := Apprise.instantiate(url)) is None:
-        known = "slack://…, mailtos://…, json://HOST:PORT/PATH, or others that `apprise --details` lists"
-        raise UserError(f"apprise knows no such URL; it takes {known}")
+        forms = "slack://…, mailtos://…, json://HOST:PORT/PATH, or others that `apprise --details` lists"
+        raise UserError(f"apprise knows no such URL; it takes {forms}")
     block = BLOCK(url=url)
     with block.raise_on_failure():
         try:
@@ -117,13 +117,13 @@ def set_up(url: str, name: str) -> str:
             ) from None
     document = block.save(f"{PREFIX}-{name}", overwrite=True)
     with get_client(sync_client=True) as client:
-        before = _automations(client, name)
+        outdated = _automations(client, name)
         for kind, message in messages().items():
             send = SendNotification(block_document_id=document, subject=message.subject, body=message.body)
             title, tags = f"{PREFIX}: {kind} to {name}", [TAG, name]
             client.create_automation(AutomationCore(name=title, tags=tags, trigger=message.trigger, actions=[send]))
-        for each in before:
-            client.delete_automation(each.id)
+        for automation in outdated:
+            client.delete_automation(automation.id)
     return f"{name}: {service.service_name} gets messages from now on; Prefect's page Automations lists them"
 
 
@@ -131,8 +131,8 @@ def remove(name: str) -> str:
     """Stop all messages to an address. Raises UserError if there is none of that name."""
     with get_client(sync_client=True) as client:
         automations = _automations(client, name)
-        for each in automations:
-            client.delete_automation(each.id)
+        for automation in automations:
+            client.delete_automation(automation.id)
         with suppress(ObjectNotFound):
             slug = BLOCK.get_block_type_slug()
             block = client.read_block_document_by_name(f"{PREFIX}-{name}", slug, include_secrets=False)
@@ -143,4 +143,5 @@ def remove(name: str) -> str:
 
 
 def _automations(client: SyncPrefectClient, name: str) -> list[Automation]:
-    return [each for each in client.read_automations(limit=200) if {TAG, name} <= {*each.tags}]
+    automations = client.read_automations(limit=200)
+    return [automation for automation in automations if {TAG, name} <= set(automation.tags)]

@@ -20,5 +20,9 @@ def pretrain(params: Config, resume: bool = True) -> None:
     dataset = Path("data/processed") / params.dataset
     prepare = partial(application.prepare, params.train, TrainingFiles(dataset=dataset))
     samples = partial(application.samples, data=dataset, evaluate=params.evaluate)
-    with training_run(params.train, training_files(dataset), resume, application.identity(params.train)) as checkpoints:
-        publish(FOUNDATION, params.objective, *fit(prepare, params.train, checkpoints, samples))
+    run = training_run(
+        params.train, training_files(dataset), resume=resume, identity=application.identity(params.train)
+    )
+    with run as checkpoints:
+        setup, history = fit(prepare, params.train, checkpoints, samples=samples)
+        publish(FOUNDATION, params.objective, setup=setup, history=history)

@@ -16,10 +16,10 @@ from tasks.stages.names import replay_file
 @flow(flow_run_name="replay-{name}")
 def replay(name: str, params: Replay) -> None:
     """Answer the prompts, and mark the answers that are not good enough to learn from."""
-    answer = task(answer_prompts, name="answer", cache_policy=NO_CACHE)
+    answer_all = task(answer_prompts, name="answer", cache_policy=NO_CACHE)
     with stage_run():
         mlflow.log_params(params.model_dump(mode="json"))
-        answers = answer(params, Path("models") / params.base, choose_compute().device)
-        kept = sum(not each.left_out for each in answers)
+        answers = answer_all(params, Path("models") / params.base, choose_compute().device)
+        kept = sum(not answer.left_out for answer in answers)
         mlflow.log_metrics({"prompts": len(answers), "kept": kept})
         write_replay(replay_file(name), answers)

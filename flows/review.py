@@ -55,7 +55,7 @@ def _decide(reviewed: "Reviewed", auto: bool, deadline: float | None) -> str:
         return outcome
     if auto and reviewed.is_clear:
         decide = approve if reviewed.passed else reject
-        return str(decide(reviewed.model, reviewed.version, GATES, reviewed.reason))
+        return str(decide(reviewed.model, reviewed.version, by=GATES, reason=reviewed.reason))
     return pending(reviewed) if deadline is None else ask(reviewed, deadline)
 
 

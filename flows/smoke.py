@@ -41,14 +41,17 @@ def smoke() -> str:
         end_stopped(client, flow_run.id, stop)
         raise
     failed = [result for result in results if not result.passed]
-    table = [
-        {"result": each.name, "value": str(each.value), "bound": each.bound, "": "" if each.passed else "OUTSIDE"}
-        for each in [*failed, *(each for each in results if each.passed)]
-    ]
+    passed = [result for result in results if result.passed]
+    table = [_row(result) for result in failed + passed]
     leave_artifact(create_table_artifact, NAME, table=table, description="Results of a smoke run and their bounds")
     if failed:
         raise UserError(f"{NAME}: outside its bound: {'; '.join(map(str, failed))}")
     return f"{NAME}: within bounds: {'; '.join(map(str, results))}"
+
+
+def _row(result: Result) -> dict[str, str]:
+    remark = "" if result.passed else "OUTSIDE"
+    return {"result": result.name, "value": str(result.value), "bound": result.bound, "": remark}
 
 
 def _run(api_url: str) -> list[Result]:

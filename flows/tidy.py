@@ -39,7 +39,7 @@ def checkpoints_of_trainings(days: float) -> list[Item]:
 
 
 def kinds(versions: int, days: float) -> list[Kind]:
-    """All kinds; arguments as in `tidy`."""
+    """What is tidied, in this order: what removed versions leave behind goes in the same run."""
     return [
         Kind(
             name="versions",
