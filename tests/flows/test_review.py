@@ -145,7 +145,7 @@ def test_a_challenger_is_compared_and_what_there_is_to_decide_stands_in_all_thre
     shown = (project / "outcome").read_text().splitlines()
     assert shown[0] == "version 2 waits for a decision"
     assert shown[1].startswith(
-        "  Version 2 does not pass: of 6 gates 1 failed and 1 could not be computed. Not passed:"
+        "  Version 2 does not pass: of 7 gates 1 failed and 1 could not be computed. Not passed:"
     )
     page = Path(shown[2].removeprefix("  page: "))
     assert (page.name, page.parent.name) == ("review.html", "review")
@@ -175,7 +175,7 @@ def test_a_challenger_is_compared_and_what_there_is_to_decide_stands_in_all_thre
     assert (run.name, run.state.name) == ("review: classifier 2 waits", "Completed")
     (event,) = announced(client, run.id)
     assert (event.resource.name, event.payload["model"]) == (f"{NAME} version 2", "classifier")
-    assert event.payload["verdict"].startswith("Version 2 does not pass: of 6 gates 1 failed")
+    assert event.payload["verdict"].startswith("Version 2 does not pass: of 7 gates 1 failed")
     assert event.payload["page"] == f"http://127.0.0.1:5000/#/models/{NAME}/versions/2"
     assert event.payload["run"].endswith(f"/runs/flow-run/{run.id}")
 
