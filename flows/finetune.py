@@ -26,7 +26,8 @@ def finetune(name: str, params: Config, resume: bool = True) -> None:
     samples = partial(application.samples, data=dataset, evaluate=params.evaluate)
     cleaning = {"cleaning": application.cleaning} if application.cleaning else {}
     with training_run(params.train, training_files(dataset), resume, application.identity(params.train)) as checkpoints:
-        publish(name, params.objective, *fit(prepare, params.train, checkpoints, samples), **cleaning)
+        setup, history = fit(prepare, params.train, checkpoints, samples=samples)
+        publish(name, params.objective, setup=setup, history=history, **cleaning)
 
 
 if __name__ == "__main__":

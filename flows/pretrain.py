@@ -24,7 +24,8 @@ def pretrain(params: Config, resume: bool = True) -> None:
     prepare = partial(application.prepare, params.train, TrainingFiles(dataset=dataset))
     samples = partial(application.samples, data=dataset, evaluate=params.evaluate)
     with training_run(params.train, training_files(dataset), resume, application.identity(params.train)) as checkpoints:
-        publish(FOUNDATION, params.objective, *fit(prepare, params.train, checkpoints, samples))
+        setup, history = fit(prepare, params.train, checkpoints, samples=samples)
+        publish(FOUNDATION, params.objective, setup=setup, history=history)
 
 
 if __name__ == "__main__":
