@@ -19,7 +19,7 @@ from app.versions import LoadedVersion
 from llm.objectives import CLASSIFY
 from llm.objectives.classifier import UNSURE, Classifier, email_text, probabilities
 from llm.objectives.classifier.explanations import moved_by
-from tasks.data.formats.mails import message_bytes
+from tasks.data.formats.messages import message_bytes
 from tasks.served import cleaning_module
 
 AT_ONCE = 64

@@ -11,7 +11,7 @@ from llm.generation import packed
 from llm.generation.packed import PackedGPT, pack_for_inference, pack_for_reading
 from llm.generation.text import generate
 from llm.kernels.processor import reads_fastest_in_int8
-from llm.kernels.serving.decode import load_library
+from llm.kernels.serving.decode_library import load_library
 from llm.objectives import load_for_inference
 from llm.objectives.classifier import Classifier, ClassifierConfig, probabilities
 from tests.processors import imitate

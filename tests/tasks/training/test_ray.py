@@ -31,7 +31,7 @@ from llm.objectives.language_model import continuations, objective
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import train
 from llm.training.workers import ALONE, Workers
-from tasks.datasets.corpus import Params, read_stream
+from tasks.datasets.corpus import Params, read_parts
 from tasks.stages.ray_cluster import Cluster, map_in_order
 from tasks.training.ray import train_on_ray
 from tasks.training.setup import Throughput, TrainingSetup
@@ -284,8 +284,8 @@ def test_tasks_of_ray_make_the_same_parts_of_a_corpus(tmp_path, monkeypatch):
     (tmp_path / "raw/notes").mkdir(parents=True)
     for number in range(5):
         (tmp_path / f"raw/notes/{number}.txt").write_text(f"Number {number} of five, and the cat sat on the mat .")
-    here = read_stream(tmp_path / "raw", params, tmp_path / "here", str)
+    here = read_parts(tmp_path / "raw", params, tmp_path / "here", mask=str)
     monkeypatch.setenv("THREESTAGE_RAY", "local")
-    there = read_stream(tmp_path / "raw", params, tmp_path / "ray", str)
-    assert [path.read_bytes() for path in there.parts] == [path.read_bytes() for path in here.parts]
-    assert len(here.parts) == 5
+    there = read_parts(tmp_path / "raw", params, tmp_path / "ray", mask=str)
+    assert [path.read_bytes() for path in there] == [path.read_bytes() for path in here]
+    assert len(here) == 5
