@@ -117,6 +117,7 @@ def publish_small(folder: Path) -> None:
     from llm.chat import Chat
     from llm.config import GPTConfig
     from llm.formats.export import export_huggingface
+    from llm.loaded_model import LoadedModel
     from llm.model.gpt import GPT
     from llm.tokenizer import END_OF_TEXT, make_encoding, train_bpe
 
@@ -131,7 +132,7 @@ def publish_small(folder: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = GPT(GPTConfig(**shape, **llama, vocabulary_size=encoding.n_vocab))
-    export_huggingface(folder, model, encoding, chat=Chat(template=CHATML))
+    export_huggingface(folder, LoadedModel(model, encoding), Chat(template=CHATML))
 
 
 def make_project(folder: Path) -> Path:
@@ -154,15 +155,15 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
-def git(folder: Path, *arguments: str) -> None:
-    """Run a git command as nobody in particular."""
-    subprocess.run(["git", *SOMEONE, *arguments], cwd=folder, check=True)
+def git(folder: Path, command: str, *arguments: str) -> None:
+    """Run a git command as nobody in particular: the words of `command`, then each argument as it is."""
+    subprocess.run(["git", *SOMEONE, *command.split(), *arguments], cwd=folder, check=True)
 
 
 def commit_all(folder: Path, message: str) -> None:
     """Commit all files of a folder."""
-    git(folder, "add", "--all")
-    subprocess.run(["git", *SOMEONE, "commit", "--quiet", "--message", message], cwd=folder, check=True)
+    git(folder, "add --all")
+    git(folder, "commit --quiet --message", message)
 
 
 NO_COMPILER = {"CXX": "false"}
