@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("benchmarks", "deploy", "docs", "tests/benchmarks")
+FOLDERS = (
+    "benchmarks",
+    "deploy",
+    "docs",
+    "tasks/params",
+    "tasks/stages",
+    "tests/benchmarks",
+    "tests/tasks/params",
+    "tests/tasks/stages",
+)
 EMPTY_NAMES = {"each", "found", "said", "place", "known", "taken", "told", "back", "rest", "more", "both", "other"}
 AS_MANY_AS_NEEDED = {
     "git",
