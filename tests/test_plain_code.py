@@ -9,8 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
     "benchmarks",
+    "cli",
     "deploy",
     "docs",
+    "flows",
     "tasks/params",
     "tasks/stages",
     "tests/benchmarks",
@@ -19,8 +21,10 @@ FOLDERS = (
 )
 EMPTY_NAMES = {"each", "found", "said", "place", "known", "taken", "told", "back", "rest", "more", "both", "other"}
 AS_MANY_AS_NEEDED = {
+    "command_line",
     "git",
     "run",
+    "threestage",
     "Path",
     "joinpath",
     "max",
