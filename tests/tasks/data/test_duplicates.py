@@ -8,7 +8,7 @@ from dataset_rows import as_rows, as_table
 
 from tasks.data.cleaning.record import recorded
 from tasks.data.duplicates import overlap, without_duplicates
-from tasks.data.shingles import near_pairs
+from tasks.data.similarity import near_pairs
 from tasks.data.splits import SPLITS, Split
 from tasks.data.steps import split_rows
 
@@ -136,7 +136,7 @@ def test_overlap_of_rows_without_duplicates_is_zero(varied, tmp_path):
 
 
 def test_near_pairs_are_those_of_the_exact_similarity(varied, monkeypatch):
-    monkeypatch.setattr("tasks.data.shingles.BLOCK", 7)
+    monkeypatch.setattr("tasks.data.similarity.BLOCK", 7)
     left = varied[:40]
     right = varied[20:90]
     expected = [[n, m] for n in range(40) for m in range(70) if jaccard(left[n], right[m]) >= 0.8]
