@@ -71,7 +71,8 @@ def test_duplicates_are_grouped_by_the_exact_jaccard_similarity_of_all_pairs(var
 
 
 def test_duplicates_are_grouped_by_chains(groups):
-    chain = [" ".join(f"w{n}" for n in range(start, start + 60)) for start in range(0, 40, 5)]
+    words = [f"w{n}" for n in range(100)]
+    chain = [" ".join(words[start : start + 60]) for start in range(0, 40, 5)]
     assert jaccard(chain[0], chain[-1]) < 0.5 < jaccard(chain[0], chain[1])
     assert set(groups(chain, 0.8)) == {0}
 

@@ -30,7 +30,8 @@ def sentence(generator: random.Random) -> str:
 
 
 def chat(generator: random.Random, senders: str) -> dict[str, list]:
-    return {"messages": [[{"sender": sender, "text": sentence(generator)} for sender in senders]]}
+    turn = [{"sender": sender, "text": sentence(generator)} for sender in senders]
+    return {"messages": [turn]}
 
 
 @pytest.fixture(scope="module")
