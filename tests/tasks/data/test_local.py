@@ -55,8 +55,8 @@ def test_a_glob_from_the_root_is_one_and_another_form_is_said(tmp_path, monkeypa
             find_files(glob, glob)
     else:
         first = Path(*tmp_path.parts[:2]).as_posix()[:-1] + "*"  # a wildcard in the first folder below the root
-        found = find_files("/".join([first, *tmp_path.parts[2:], glob]), glob)
-        assert [file.resolve() for file in found.paths] == [(tmp_path / "data/x.csv").resolve()]
+        files = find_files("/".join([first, *tmp_path.parts[2:], glob]), glob)
+        assert [file.resolve() for file in files.paths] == [(tmp_path / "data/x.csv").resolve()]
 
 
 def test_a_name_that_is_no_utf_8_is_said(tmp_path):

@@ -79,7 +79,7 @@ EMAILS: dict[str, tuple[str, dict[str, Content]]] = {
     ),
     "labels in another case": (
         "mails.csv",
-        {"mails.csv": csv_table(columns("Label", "Subject", "Body", {"ham": "HAM", "spam": "Spam "}))},
+        {"mails.csv": csv_table(columns("Label", "Subject", "Body", values={"ham": "HAM", "spam": "Spam "}))},
     ),
     "JSON lines": ("mails.jsonl", {"mails.jsonl": json_lines(columns("label", "title", "text"))}),
     "JSON": ("mails.json", {"mails.json": json.dumps(NAMED)}),
@@ -105,7 +105,7 @@ def test_emails_are_read_from(form, read):
 
 @pytest.mark.parametrize(("form", "write"), [("csv", csv_table), ("jsonl", json_lines), ("parquet", parquet)])
 def test_label_map_explains_labels_that_are_numbers(form, write, read):
-    rows = columns("spam", None, "text", {"ham": 0, "spam": 1})
+    rows = columns("spam", None, "text", values={"ham": 0, "spam": 1})
     table = read(emails, f"mails.{form}", {f"mails.{form}": write(rows)}, label_map={0: "ham", 1: "spam"})
     assert contents(table) == [(label, "", body) for label, _, body in MAILS]
 

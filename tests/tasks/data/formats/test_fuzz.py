@@ -52,10 +52,10 @@ def changed(content: bytes, changes: list[tuple[float, bytes, int]]) -> bytes:
 
 NAMES = "p div td tr table b br hr li pre title script style ruby iframe rt rp textarea a body html head form select"
 TAGS = st.builds(
-    "<{}{}{}>".format,
-    st.sampled_from(["", "/"]),
-    st.sampled_from([*NAMES.split(), "option", "x-y", "svg", "h1", "P"]),
-    st.sampled_from(["", " a='b'", "/"]),
+    "<{begin}{name}{end}>".format,
+    begin=st.sampled_from(["", "/"]),
+    name=st.sampled_from([*NAMES.split(), "option", "x-y", "svg", "h1", "P"]),
+    end=st.sampled_from(["", " a='b'", "/"]),
 )
 WORDS = ["word", " ", "\n", "\t\n ", "&amp;", "&nbsp;", "&lt;p&gt;", "é", "<", ">", "<!-- c -->", "<!doctype html>"]
 WORDS += ["<?pi x?>", "<![CDATA[x]]>", "\0", "\ufeff", "</", "<!--", "&#0;", "&#xd800;", '<a href="', "]]>", "\r\n"]
