@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("benchmarks", "deploy", "docs", "tests/benchmarks")
+FOLDERS = (
+    "benchmarks",
+    "deploy",
+    "docs",
+    "tasks/data",
+    "tasks/datasets",
+    "tests/benchmarks",
+    "tests/data",
+    "tests/tasks/data",
+    "tests/tasks/datasets",
+)
 EMPTY_NAMES = {"each", "found", "said", "place", "known", "taken", "told", "back", "rest", "more", "both", "other"}
 AS_MANY_AS_NEEDED = {
     "git",

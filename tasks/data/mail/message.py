@@ -153,7 +153,7 @@ def _texts(part: EmailMessage, note: Note) -> Iterator[str]:
     kind = part.get_content_type()
     name = (part.get_filename() or "").lower()
     if kind == "multipart/alternative" and part.is_multipart():
-        forms = sorted(part.get_payload(), key=lambda form: form.get_content_subtype() == "plain")
+        forms = sorted(part.get_payload(), key=_is_plain)
         yield _together([_paragraphs(_texts(form, note)) for form in forms])
     elif part.get_content_maintype() == "message" and part.is_multipart():
         encoding = str(part["content-transfer-encoding"] or "").lower()
@@ -166,6 +166,10 @@ def _texts(part: EmailMessage, note: Note) -> Iterator[str]:
     elif part.get_content_maintype() == "text" or kind == "application/xhtml+xml" or name.endswith(READABLE):
         is_page = kind == "application/xhtml+xml" or name.endswith(READABLE[:-1])
         yield body_text(_text(part), "html" if is_page else part.get_content_subtype(), note)
+
+
+def _is_plain(part: EmailMessage) -> bool:
+    return part.get_content_subtype() == "plain"
 
 
 def _mail_in(message: EmailMessage, encoding: str, note: Note) -> Iterator[str]:
