@@ -13,10 +13,14 @@ FOLDERS = (
     "docs",
     "tasks/data",
     "tasks/datasets",
+    "tasks/params",
+    "tasks/stages",
     "tests/benchmarks",
     "tests/data",
     "tests/tasks/data",
     "tests/tasks/datasets",
+    "tests/tasks/params",
+    "tests/tasks/stages",
 )
 EMPTY_NAMES = {"each", "found", "said", "place", "known", "taken", "told", "back", "rest", "more", "both", "other"}
 AS_MANY_AS_NEEDED = {
