@@ -105,7 +105,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "params.yaml:foundation.evaluate.sample_prompts": ["evaluate_foundation"],
     "params.yaml:applications.classifier.review": [],
 }
-FETCHING = ("archives", "compression", "folders", "sniff", "local", "remote", "sources")
+FETCHING = ("archives", "compression", "folders", "sniff", "local", "recode", "remote", "sources")
 FETCHING = [f"tasks/data/{name}.py" for name in FETCHING]
 SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "dataset", "problems", "gates", "shingles", "splits")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none
