@@ -14,8 +14,8 @@ from app.api.schema import Closed
 from app.api.v1 import ERRORS
 from app.clients import network_of
 from app.errors import Gone, RequestError, Timeout
+from app.loaded_version import LoadedVersion
 from app.metrics import EMAILS
-from app.versions import LoadedVersion
 from llm.objectives import CLASSIFY
 from llm.objectives.classifier import UNSURE, Classifier, email_text, probabilities
 from llm.objectives.classifier.explanations import moved_by

@@ -102,7 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
         found = versions.defaults()
         ready, reason, guard = bool(found) and all(found.values()), app.state.registry_error, None
         try:
-            guard = guard_model(app.state.settings, versions.registry.known)
+            guard = guard_model(app.state.settings, versions.registry.cached)
         except Unavailable as error:
             ready, reason = False, str(error)
         if not ready:
@@ -153,10 +153,10 @@ async def _watch(app: FastAPI) -> None:
 
 def _logged_guard(versions: Versions, before: str | None) -> str | None:
     """The guard, with a line in the log if chats are answered without one and were not before."""
-    if not versions.registry.known:
+    if not versions.registry.cached:
         return before
     try:
-        guard = guard_model(versions.settings, versions.registry.known)
+        guard = guard_model(versions.settings, versions.registry.cached)
     except Unavailable as error:
         guard = str(error)
     if guard is None and before is not None:

@@ -17,9 +17,10 @@ from app.clients import network_of
 from app.errors import NotFound, RequestError
 from app.generation import Choice, GeneratedToken, Generation, Piece, Reply, chat_prompt, check_size, ends, whole
 from app.guard import ask_guard
+from app.loaded_version import LoadedVersion
 from app.metrics import FIRST_TOKEN, TOKENS
-from app.registry import ListedVersion
-from app.versions import LoadedVersion, Versions
+from app.names import RegisteredVersion
+from app.versions import Versions
 from llm.objectives import CHAT, COMPLETE
 from llm.tokenizer import token_bytes
 
@@ -47,7 +48,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
 async def models(request: Request) -> Models:
     """Every model by its name, and every version by its own."""
     versions: Versions = request.app.state.versions
-    listed = await run_in_threadpool(versions.registry.listed)
+    listed = await run_in_threadpool(versions.registry.versions)
     found = []
     for name in dict.fromkeys(each.name.model for each in listed):
         own = [each for each in listed if each.name.model == name]
@@ -62,13 +63,13 @@ async def model(request: Request, name: str) -> Model:
     """The version that a name means."""
     versions: Versions = request.app.state.versions
     named = await run_in_threadpool(versions.registry.find, name)
-    listed = next((each for each in versions.registry.known if each.name == named), None)
+    listed = next((each for each in versions.registry.cached if each.name == named), None)
     if listed is None:
         raise NotFound(f"model {name!r} is not registered any more", "model")
     return _model(name, listed)
 
 
-def _model(name: str, listed: ListedVersion) -> Model:
+def _model(name: str, listed: RegisteredVersion) -> Model:
     return Model(
         id=name,
         created=listed.created,

@@ -12,10 +12,10 @@ from app.api.classify import Verdict, verdicts_of
 from app.clients import network_of
 from app.errors import RequestError
 from app.feedback import EmailFeedback, labelled
+from app.loaded_version import LoadedVersion
 from app.mail_files import read_mails
 from app.metrics import EMAILS
 from app.page.shared import PRIVATE, keep_feedback, shown_errors, version_dropdown
-from app.versions import LoadedVersion
 from llm.objectives import CLASSIFY
 from llm.objectives.classifier import UNSURE
 from llm.objectives.classifier.explanations import SHOWN

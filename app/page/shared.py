@@ -18,8 +18,9 @@ from app.errors import Busy
 from app.feedback import keep
 from app.generation import Generation, chat_prompt, ends
 from app.guard import MARK, ask_guard
+from app.loaded_version import LoadedVersion
 from app.metrics import TOKENS
-from app.versions import LoadedVersion, Versions
+from app.versions import Versions
 from llm.chat import Message
 from llm.errors import UserError
 from llm.generation.sampling import Sampling
@@ -63,7 +64,7 @@ def sentence(error: Exception) -> str:
 def version_choices(versions: Versions, capability: str) -> tuple[list[tuple[str, str]], list[str | None]]:
     """The versions with a capability under their names for people, the newest first; and in the order in which a person
     wants them: the default or None, then challengers. Raises as `Registry.listed`."""
-    found = [each for each in versions.registry.listed() if capability in each.capabilities]
+    found = [each for each in versions.registry.versions() if capability in each.capabilities]
     names = [", ".join([str(each.name), *(PLAIN.get(alias, alias) for alias in each.aliases)]) for each in found]
     values = [str(each.name) for each in found]
     default = next((str(each.name) for each in found if each.is_default), None)

@@ -157,7 +157,7 @@ def small(tmp_path) -> Quarantine:
 
 
 def add(quarantine: Quarantine, body: str, client: str = "client") -> bool:
-    return quarantine.add("emails", {"label": "ham", "subject": "a", "body": body}, client, "m/1")
+    return quarantine.add("emails", {"label": "ham", "subject": "a", "body": body}, client=client, version="m/1")
 
 
 def bodies(quarantine: Quarantine) -> list[str]:

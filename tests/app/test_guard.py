@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from app.api.server import create_app
 from app.errors import Unavailable
 from app.guard import guard_model, requests_in
+from app.names import RegisteredVersion, VersionName
 from app.quarantine import Quarantine
-from app.registry import ListedVersion, VersionName
 from app.settings import Settings
 from cli.chat import answer
 from cli.main import cli
@@ -282,8 +282,8 @@ def test_guard_that_can_not_be_loaded_closes_the_chat_until_it_is_turned_off(gua
         assert caplog.messages.count("chats are answered without a guard: it is turned off") == 1
 
 
-def version(model: str, *capabilities: str, is_default: bool = True) -> ListedVersion:
-    return ListedVersion(VersionName(model, "1"), (), 0, "", capabilities, is_default)
+def version(model: str, *capabilities: str, is_default: bool = True) -> RegisteredVersion:
+    return RegisteredVersion(VersionName(model, "1"), (), 0, "", capabilities, is_default)
 
 
 def test_model_whose_files_are_gone_may_be_the_guard():

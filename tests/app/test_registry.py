@@ -8,8 +8,9 @@ import pytest
 from mlflow import MlflowClient
 
 from app.errors import NotFound, RequestError, Unavailable
+from app.names import RegisteredVersion, VersionName, models_with
 from app.page.shared import version_choices
-from app.registry import ListedVersion, Registry, VersionName, models_with
+from app.registry import Registry
 from app.settings import Settings
 from app.versions import Versions
 from llm.objectives import CHAT, CLASSIFY, COMPLETE
@@ -52,8 +53,8 @@ def test_a_name_means_its_champion_an_alias_or_a_version(registry):
 
 
 def test_models_are_found_by_their_capabilities_first_those_whose_main_one_it_is():
-    def version(model: str, number: int, *capabilities: str, is_default: bool = True) -> ListedVersion:
-        return ListedVersion(VersionName(model, str(number)), (), 0, "", capabilities, is_default)
+    def version(model: str, number: int, *capabilities: str, is_default: bool = True) -> RegisteredVersion:
+        return RegisteredVersion(VersionName(model, str(number)), (), 0, "", capabilities, is_default)
 
     listed = [
         version("assistant", 1, CHAT, COMPLETE),

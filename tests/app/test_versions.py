@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 import app.versions
 from app.api.server import create_app
 from app.errors import Unavailable
-from app.registry import CARD, VersionName
+from app.names import VersionName
+from app.registry import CARD
 from app.settings import Settings
 from app.versions import Loader, Versions
 from llm.generation.request import Request

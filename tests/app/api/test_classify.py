@@ -14,7 +14,7 @@ from projects import ROOT, environment
 
 from app.cleaning import Cleaner
 from app.errors import Busy
-from app.versions import LoadedVersion
+from app.loaded_version import LoadedVersion
 from llm.objectives.classifier import probabilities
 from llm.objectives.classifier.explanations import moved_by
 from tasks.data.mail import clean_row, parse_message

@@ -451,7 +451,9 @@ def test_keys_lock_the_page_feedback_can_be_off_and_reviewers_decide_on_it(brows
     more = {"quarantine": tmp_path, "reviewer_keys": (REVIEWER,)}
     settings = Settings(api_keys=("another", KEY), feedback=False, context_length=256, **more)
     waiting = Quarantine(settings)
-    waiting.add("emails", {"label": "ham", "subject": "<b>Lunch</b>", "body": "at noon"}, "a network", "m/1")
+    waiting.add(
+        "emails", {"label": "ham", "subject": "<b>Lunch</b>", "body": "at noon"}, client="a network", version="m/1"
+    )
     with tracked(store), running(settings, page=True) as address, browser.new_context() as context:
         assert httpx.post(f"{address}/gradio_api/queue/join", json={"data": []}, timeout=60).status_code == 401
         assert httpx.get(f"{address}/config", timeout=60).status_code == 401
