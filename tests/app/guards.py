@@ -37,5 +37,5 @@ def write_guard(folder: Path) -> Path:
     fit_head(model, read, read, false_positive_rate=0.0, unsure=None)
     assert model.ngrams.weight.any()
     folder.mkdir(parents=True)
-    save_model(folder, model, encoding, "classifier")
+    save_model(folder, model, encoding, objective="classifier")
     return folder
