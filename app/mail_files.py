@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm.errors import UserError
-from tasks.data.formats import Problem
-from tasks.data.formats.mails import message_bytes, messages
+from tasks.data.formats.messages import message_bytes, messages
 from tasks.data.formats.tables import READERS
+from tasks.data.problems import Problem
 from tasks.data.sniff import TABLES, sniff, suffix_of
 from tasks.data.textfiles import read_bytes
 
@@ -63,7 +63,7 @@ def _of_file(name: str) -> Iterator[tuple[Place, Row]]:
     elif form in READERS:
         for row in READERS[form](path):
             if isinstance(row, Problem):
-                yield Place(name, row=int(row.place.rpartition(" ")[2])), {"error": row.reason}
+                yield Place(name, row=int(row.where.rpartition(" ")[2])), {"error": row.reason}
             else:
                 number, cells = row
                 yield Place(name, row=number), _row(cells)

@@ -17,10 +17,11 @@ from app.errors import Gone, RequestError, Timeout
 from app.loaded_version import LoadedVersion
 from app.metrics import EMAILS
 from app.settings import Settings
+from llm.loaded_model import LoadedModel
 from llm.objectives import CLASSIFY
-from llm.objectives.classifier import UNSURE, Classifier, email_text, probabilities
+from llm.objectives.classifier import UNSURE, email_text, probabilities
 from llm.objectives.classifier.explanations import moved_by
-from tasks.data.formats.mails import message_bytes
+from tasks.data.formats.messages import message_bytes
 from tasks.served import cleaning_module
 
 AT_ONCE = 64
@@ -172,16 +173,16 @@ def verdicts_of(
 
     Hold the version's `turn`.
     """
-    model: Classifier = loaded.model
-    labels = model.config.labels
+    config = loaded.model.config
+    labels = config.labels
     texts = _texts(loaded, rows, seconds)
     verdicts = [_verdict_without_label(text, explained) for text in texts]
     readable = {number: text for number, text in enumerate(texts) if verdicts[number].error is None}
     if not readable:
         return verdicts
-    read = partial(probabilities, model, loaded.encoding)
+    read = partial(probabilities, LoadedModel(loaded.model, loaded.encoding))
     shares = read(list(readable.values()))
-    decisions = zip(readable, shares, model.decide(shares), model.is_unsure(shares), strict=True)
+    decisions = zip(readable, shares, config.decide(shares), config.is_unsure(shares), strict=True)
     for number, row, label, unsure in decisions:
         verdict = verdicts[number]
         verdict.leaning = labels[label]

@@ -39,7 +39,7 @@ class Gates(Bounds):
     if the whole 95 % interval of the difference, paired by test row, is on the worse side."""
     ahead: tuple[str, ...] = ()
     """Metrics in which it must be significantly better than the baseline."""
-    drift: Annotated[float, Field(gt=0)] | None = None
+    drift: Annotated[float, Field(gt=0)] | None = 0.25
     """The largest distance of the training data from the champion's in any property, as a population stability index:
     above 0.25 is conventionally large. Null turns this gate off."""
 
@@ -116,10 +116,10 @@ def parse_dataset(name: str, values: Any, path: Path) -> DatasetBlock:
     except UserError as error:
         raise UserError(f"{path}: {key}: {error}") from None
     block = create_model(name, __base__=DatasetBlock, preprocess=(dataset.params, ...))
-    return validated(block, values, key, path)
+    return validated(block, values, key=key, file=path)
 
 
-def parse_model(name: str, values: Any, path: Path, parts: tuple[Part, ...] = ("train", "evaluate")) -> ModelBlock:
+def parse_model(name: str, values: Any, path: Path, *, parts: tuple[Part, ...] = ("train", "evaluate")) -> ModelBlock:
     """The block of the foundation or an application. Raises UserError, a line for each mistake.
 
     A section that is not among `parts` is not checked, as that would import the libraries of its stage.
@@ -135,7 +135,7 @@ def parse_model(name: str, values: Any, path: Path, parts: tuple[Part, ...] = ("
     except UserError as error:
         raise UserError(f"{path}: {key}: {error}") from None
     block = create_model(name, __base__=ModelBlock if name == FOUNDATION else ApplicationBlock, **sections)
-    parsed = validated(block, values, key, path)
+    parsed = validated(block, values, key=key, file=path)
     if parsed.objective != training.objective:
         file = f"tasks/applications/{name}/train.py"
         raise UserError(f"{path}: {key}.objective: {file} has {training.objective}, not {parsed.objective!r}")

@@ -7,7 +7,8 @@ from pathlib import PurePath
 import pytest
 
 from app.mail_files import is_message, read_mails
-from tasks.data.formats.mails import Labels, mails
+from tasks.data.formats.labels import Labels
+from tasks.data.formats.mails import mails
 from tasks.data.mail import clean_row
 from tests.app.conftest import CHARSETS, UNAPPROVED, error_of, rows_of
 
@@ -68,8 +69,8 @@ def test_unicode_mail_of_any_charset_is_read_as_training_reads_it(tmp_path, char
     labels = Labels(("ham", "spam"))
     (learned,) = mails(path, PurePath("ham", path.name), labels, options={})
     ((_, row),) = read_mails([str(path)])
-    assert clean_row(row) == {"subject": learned.subject, "body": learned.body}
-    assert learned.body in CHARSETS[charset].decode(charset)
+    assert clean_row(row) == learned.texts
+    assert learned.texts["body"] in CHARSETS[charset].decode(charset)
 
 
 def test_classify_prints_a_verdict_above_the_phrases_that_moved_it(threestage, tmp_path):

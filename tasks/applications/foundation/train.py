@@ -14,8 +14,10 @@ from llm.device import choose_compute
 from llm.errors import UserError
 from llm.formats.tokenizer_json import load_tokenizer
 from llm.kernels.training.choose import choose_backend
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
-from llm.objectives.language_model import continuations, objective
+from llm.objectives.language_model.loss import objective
+from llm.objectives.language_model.serve import continuations
 from llm.tokenizer import same_tokens
 from llm.training.cost import training_flops
 from llm.training.workers import Workers
@@ -24,14 +26,22 @@ from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup
 
 SCRATCH = "scratch"
 SAMPLE_TOKENS = 40
+CHANGEABLE = {"context_length", "dropout"}
+"""What may differ from the shape of published weights."""
 
 
 class Train(GPTShape, TrainConfig):
     """The model and its training on unlabelled text.
 
-    Published weights bring their own shape: of the keys that give it only `context_length` and `dropout` count.
+    Published weights bring their own shape: with them no key gives it but `context_length` and `dropout`.
     """
 
+    n_layer: int = Field(default=12, gt=0)
+    """Transformer blocks; the defaults of the shape are those of GPT-2 with 124 M parameters."""
+    n_head: int = Field(default=12, gt=0)
+    """Attention heads a block."""
+    n_embd: int = Field(default=768, gt=0)
+    """Width of the residual stream; without a `head_size`, a multiple of `n_head`."""
     init_from: str = SCRATCH
     """`scratch`, or the published weights that training goes on from: a name of tasks/data/published.py, a folder in
     Hugging Face layout, or a `.gguf` file."""
@@ -53,6 +63,13 @@ class Train(GPTShape, TrainConfig):
     def _scratch_must_learn(self) -> Self:
         if self.init_from == SCRATCH and self.steps == 0:
             raise ValueError("steps 0 leave a model from scratch untrained; name published weights in init_from")
+        return self
+
+    @model_validator(mode="after")
+    def _published_weights_bring_their_shape(self) -> Self:
+        shape = sorted(self.model_fields_set & GPTShape.model_fields.keys() - CHANGEABLE)
+        if self.init_from != SCRATCH and shape:
+            raise ValueError(f"{', '.join(shape)}: {self.init_from} brings its own; delete the keys of its shape")
         return self
 
 
@@ -104,16 +121,19 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         start_counts=not from_scratch,
         workers=workers,
     )
-    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, training_flops(model)))
+    throughput = Throughput("tokens", tokens, training_flops(model))
+    return TrainingSetup(LoadedModel(model, encoding), goal, compute=compute, throughput=throughput)
 
 
 def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
     """The prompts that the evaluation continues, continued; those that leave no room are left out."""
-    encoding, context = setup.encoding, setup.model.config.context_length
+    loaded = setup.loaded
+    context_length = loaded.model.config.context_length
     written = evaluate.get("sample_prompts")
-    prompts = [str(each) for each in written] if isinstance(written, list) else []
-    prompts = [each for each in prompts if 0 < len(encoding.encode_ordinary(each)) < context]
-    return continuations(setup.model, encoding, prompts, tokens=SAMPLE_TOKENS, seed=1)
+    prompts = [str(prompt) for prompt in written] if isinstance(written, list) else []
+    lengths = {prompt: len(loaded.encoding.encode_ordinary(prompt)) for prompt in prompts}
+    prompts = [prompt for prompt in prompts if 0 < lengths[prompt] < context_length]
+    return continuations(loaded, prompts, tokens=SAMPLE_TOKENS, seed=1)
 
 
 TRAINING = Training(objective="language_model", train=Train, prepare=prepare, samples=samples, identity=identity)

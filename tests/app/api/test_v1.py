@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from llm.chat import Message, prompt_tokens
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import Question, answer_all
 from llm.tokenizer import decode
 from tests.app.api.questions import HELLO, ask, say
@@ -12,7 +13,7 @@ from tests.app.api.questions import HELLO, ask, say
 
 def test_chat_answer_is_the_assistants_without_a_server(client, assistant):
     questions = ["hello how are you ?", "the cat sat", "ä ö ü 🐈 <|endoftext|>", "a bird\n\nsang " * 20]
-    expected = answer_all(*assistant, [Question(text) for text in questions], max_new_tokens=64)
+    expected = answer_all(assistant, [Question(text) for text in questions], max_new_tokens=64)
     assert [say(client, text, max_tokens=64).strip() for text in questions] == expected
     assert len(set(expected)) > 2
     with pytest.raises(openai.BadRequestError, match="the last message has no text"):
@@ -175,7 +176,7 @@ def test_prompt_has_earlier_turns_and_the_system_prompt(client, assistant):
     history = Question("the moon ?", history=["hello how are you ?", "well"])
     assert (
         ask(client, turns).choices[0].message.content.strip()
-        == answer_all(model, encoding, [history], max_new_tokens=12)[0]
+        == answer_all(LoadedModel(model, encoding), [history], max_new_tokens=12)[0]
     )
 
 

@@ -6,6 +6,7 @@ import torch
 
 from llm.dataset import TokenWindows
 from llm.device import Compute
+from llm.loaded_model import LoadedModel
 from llm.objectives import assistant, classifier, language_model
 from llm.objectives.assistant import Example
 from llm.objectives.classifier import Classifier, ClassifierConfig, LabelledTexts
@@ -50,7 +51,7 @@ def learn(request, make_gpt, make_config, encoding, token_files, texts, windows)
             case _:
                 torch.manual_seed(0)
                 model = Classifier(model, ClassifierConfig(labels=("ham", "spam"), max_tokens=32))
-                read = classifier.read_texts(model, encoding, texts)
+                read = classifier.read_texts(LoadedModel(model, encoding), texts)
                 goal = classifier.objective(model, config, read, read, CPU)
         (row,) = train(model, config, goal)
         return row, [*map(goal.weight, range(parts))]

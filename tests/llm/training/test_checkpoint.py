@@ -8,7 +8,8 @@ from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.objectives.language_model import objective
 from llm.training.checkpoint import Checkpoints
-from llm.training.loop import Objective, train
+from llm.training.loop import train
+from llm.training.objective import Objective
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 

@@ -8,7 +8,9 @@ from llm.dataset import BatchSampler, TokenWindows
 from llm.device import Compute
 from llm.objectives.language_model import objective, text_loss
 from llm.training.checkpoint import Checkpoints
-from llm.training.loop import LOWER, DivergedError, Objective, train
+from llm.training.divergence import LOWER, DivergedError
+from llm.training.loop import train
+from llm.training.objective import Objective
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 
