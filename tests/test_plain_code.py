@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("benchmarks", "deploy", "docs", "tests/benchmarks")
+FOLDERS = (
+    *("app", "benchmarks", "deploy", "docs", "llm/formats", "llm/generation"),
+    *("tests/benchmarks", "tests/llm/formats", "tests/llm/generation"),
+)
 EMPTY_NAMES = {"each", "found", "said", "place", "known", "taken", "told", "back", "rest", "more", "both", "other"}
 AS_MANY_AS_NEEDED = {
     "git",
