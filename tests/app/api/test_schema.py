@@ -108,10 +108,10 @@ def with_cases(operation, count: int, try_it: Callable) -> None:
         suppress_health_check=list(HealthCheck),
     )
     @given(st.one_of([operation.as_strategy(mode) for mode in modes(operation)]))
-    def try_case(case):
+    def check_case(case):
         try_it(case)
 
-    try_case()
+    check_case()
 
 
 @pytest.mark.parametrize(
