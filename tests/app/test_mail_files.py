@@ -67,7 +67,7 @@ def test_unicode_mail_of_any_charset_is_read_as_training_reads_it(tmp_path, char
     path = tmp_path / ("mbox" if postmark else "mail.eml")
     path.write_bytes(postmark.encode() + CHARSETS[charset])
     labels = Labels(("ham", "spam"))
-    (learned,) = mails(path, PurePath("ham", path.name), labels, options={})
+    (learned,) = mails(path, PurePath("ham", path.name), labels, columns={})
     ((_, row),) = read_mails([str(path)])
     assert clean_row(row) == learned.texts
     assert learned.texts["body"] in CHARSETS[charset].decode(charset)

@@ -162,14 +162,14 @@ def test_on_the_page_only_a_reviewers_key_decides_and_only_on_the_rows_that_it_s
         with pytest.raises(RequestError, match="this is no reviewer's key"):
             waiting(state, key)
         with pytest.raises(RequestError, match="this is no reviewer's key"):
-            decide(state, key, [], "all", "dropped")
+            decide(state, key, shown=[], which="all", decision="dropped")
     with pytest.raises(RequestError):
         waiting(SimpleNamespace(feedback=quarantine, settings=Settings()), "")
     shown = waiting(state, f" {KEY}")
     assert [each.change for each in shown] == ["contradicts", "new", "bad answer", "not known"]
     late = {"label": "spam", "subject": "Won", "body": "a cruise for two!"}
     quarantine.add("emails", late, client="network 3", version="m/1")
-    assert decide(state, KEY, shown, f"{shown[0].id} instructions", "dropped") == 3
-    assert decide(state, KEY, shown, "all", "accepted") == 2
-    assert decide(state, KEY, shown, "all", "accepted") == 0
+    assert decide(state, KEY, shown=shown, which=f"{shown[0].id} instructions", decision="dropped") == 3
+    assert decide(state, KEY, shown=shown, which="all", decision="accepted") == 2
+    assert decide(state, KEY, shown=shown, which="all", decision="accepted") == 0
     assert [each.client for each in quarantine.waiting()] == ["network 3"]
