@@ -104,7 +104,8 @@ def training_weights(days: float) -> list[Item]:
 
 def _is_running(run: Run) -> bool:
     """Whether a run is open, and began so lately that nothing can have killed it unnoticed."""
-    return run.info.status == "RUNNING" and run.info.start_time > (time.time() - KILLED_AFTER * DAY) * 1000
+    days = (time.time() - run.info.start_time / 1000) / DAY
+    return run.info.status == "RUNNING" and days < KILLED_AFTER
 
 
 def cache_files(days: float) -> list[Item]:

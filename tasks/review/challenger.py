@@ -86,7 +86,7 @@ class Reviewed:
     @property
     def ways(self) -> list[str]:
         """The ways in which a person can decide, one line of Markdown each."""
-        line, which, now = "python -m flows.review", f"{self.model}/{self.version}", model_state(self.model)
+        line, which, now = "threestage review", f"{self.model}/{self.version}", model_state(self.model)
         despite = now.despite(now.champion) if now.champion else ()
         return [
             *([f"Champion {now.champion} was approved despite {', '.join(despite)}."] if despite else []),
