@@ -8,8 +8,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
-    *("app", "benchmarks", "deploy", "docs", "llm/formats", "llm/generation"),
-    *("tests/benchmarks", "tests/llm/formats", "tests/llm/generation"),
+    "app",
+    "benchmarks",
+    "deploy",
+    "docs",
+    "llm/formats",
+    "llm/generation",
+    "tasks/params",
+    "tasks/stages",
+    "tests/benchmarks",
+    "tests/llm/formats",
+    "tests/llm/generation",
+    "tests/tasks/params",
+    "tests/tasks/stages",
 )
 EMPTY_NAMES = {"each", "found", "said", "place", "known", "taken", "told", "back", "rest", "more", "both", "other"}
 AS_MANY_AS_NEEDED = {

@@ -21,8 +21,7 @@ from tasks.registry.decide import compared, model_state, settle
 from tasks.registry.events import WAITS, emit, version_page
 from tasks.registry.markup import plain
 from tasks.registry.outcomes import WHY_LENGTH
-from tasks.registry.server import is_server, without_secret
-from tasks.registry.tracking import server_errors, tracking_uri
+from tasks.registry.server import is_server, server_errors, tracking_uri, without_secret
 from tasks.registry.versions import APPROVED, BY, CHAMPION, REJECTED, STATE, WHY, registered_name
 from tasks.review.comparison import Comparison, compare
 from tasks.review.gates import Gate, check

@@ -74,7 +74,9 @@ def fit_baseline(
         probability = calibrated(logits)
         decides = config
         if config.false_positive_rate is not None:
-            decides = config.with_bounds(probability, actual, config.false_positive_rate, config.unsure_rates)
+            decides = config.with_bounds(
+                probability, actual, false_positive_rate=config.false_positive_rate, rates=config.unsure_rates
+            )
         readers.append(Reader(decides, partial(_probabilities, features, model, calibrated, config.labels)))
         rows.append({"learner": name, **_strength(decides, probability, actual)})
     table = pd.DataFrame(rows)

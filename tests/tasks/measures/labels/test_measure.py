@@ -128,7 +128,7 @@ def test_unsure_answers_and_the_errors_among_the_others_are_counted_for_both_by_
     assert found["sure_errors"] == pytest.approx(1 - found["accuracy"])
     assert found["baseline_sure_errors"] == 0
     second, wanted = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7]), np.array([0, 0, 1, 0, 1, 1])
-    its = model.config.with_bounds(np.stack([1 - second, second], axis=1), wanted, 0.1, rates)
+    its = model.config.with_bounds(np.stack([1 - second, second], axis=1), wanted, false_positive_rate=0.1, rates=rates)
     assert its.unsure == pytest.approx((0.25, 0.5))
     assert its.threshold == pytest.approx(0.5)
 
