@@ -8,17 +8,22 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
+    "app",
     "benchmarks",
     "cli",
     "deploy",
     "docs",
     "flows",
+    "llm/formats",
+    "llm/generation",
     "tasks/data",
     "tasks/datasets",
     "tasks/params",
     "tasks/stages",
     "tests/benchmarks",
     "tests/data",
+    "tests/llm/formats",
+    "tests/llm/generation",
     "tests/tasks/data",
     "tests/tasks/datasets",
     "tests/tasks/params",
