@@ -77,12 +77,14 @@ def make_models(folder: Path) -> None:
     spam = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
     for name, objective in MODELS.items():
         (folder / "made" / name).mkdir(parents=True)
-        model, more = GPT(config), {}
+        model = GPT(config)
+        cleaning = {}
         if objective == "classifier":
-            model, more = Classifier(model, spam), {"cleaning": "tasks.data.mail"}
+            model = Classifier(model, spam)
+            cleaning = {"cleaning": "tasks.data.mail"}
         elif objective == "assistant":
             model = assistant.build(model, {})
-        save_model(folder / "made" / name, model, encoding, objective, **more)
+        save_model(folder / "made" / name, model, encoding, objective=objective, **cleaning)
     shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tasks/data/mail", folder / "tasks/data/mail")
     shutil.copy(ROOT / "tasks/served.py", folder / "tasks")
@@ -115,11 +117,11 @@ def write_model(folder: Path, model: str, seed: int = 1, *, context_length: int 
             gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5, unsure=(0.19, 0.6))
         )
         torch.nn.init.normal_(made.head.weight, std=0.5)
-        save_model(folder, made, encoding, "classifier", cleaning="tasks.data.mail")
+        save_model(folder, made, encoding, objective="classifier", cleaning="tasks.data.mail")
     elif model == "assistant":
         made = Assistant(gpt.config, Chat(system="You are a test."))
         made.load_state_dict(gpt.state_dict())
-        save_model(folder, made, encoding, "assistant")
+        save_model(folder, made, encoding, objective="assistant")
     else:
-        save_model(folder, gpt, encoding, "language_model")
+        save_model(folder, gpt, encoding, objective="language_model")
     return folder

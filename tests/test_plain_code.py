@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("benchmarks", "deploy", "docs", "tests/benchmarks")
+FOLDERS = (
+    "benchmarks",
+    "deploy",
+    "docs",
+    "llm/kernels",
+    "llm/model",
+    "llm/training",
+    "tests/benchmarks",
+    "tests/llm/kernels",
+    "tests/llm/model",
+    "tests/llm/training",
+)
 EMPTY_NAMES = {"each", "found", "said", "place", "known", "taken", "told", "back", "rest", "more", "both", "other"}
 AS_MANY_AS_NEEDED = {
     "git",
