@@ -63,10 +63,10 @@ class TokenWindows:
     def __len__(self) -> int:
         return (len(self.tokens) - 1) // self.context_length
 
-    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of these windows, both int64 BT."""
+    def batch(self, rows: np.ndarray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Inputs and targets of these windows, both int64 BT on a device."""
         offsets = rows[:, None] * self.context_length + np.arange(self.context_length + 1)
-        tokens = torch.from_numpy(self.tokens[offsets].astype(np.int64))
+        tokens = torch.from_numpy(self.tokens[offsets].astype(np.int64)).to(device)
         return tokens[:, :-1], tokens[:, 1:]
 
     def evaluation_batches(self, batches: int, batch_size: int, workers: int = 1) -> list[np.ndarray]:

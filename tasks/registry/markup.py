@@ -61,6 +61,11 @@ def _column_side(is_right: bool) -> str:
     return "---:" if is_right else "---"
 
 
+def table_markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Container[int] = ()) -> Markup:
+    """The same as one text, for templates."""
+    return Markup("\n".join(table(columns, rows, right)))
+
+
 def number(value: Any) -> Any:
     """A float with three decimals, or two significant digits if it is small; nothing for None; other values
     unchanged."""
@@ -110,10 +115,6 @@ def _code(value: Any) -> Markup:
     return Markup(f"`{cut(value).replace('`', ' ')}`")
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Container[int] = ()) -> Markup:
-    return Markup("\n".join(table(columns, rows, right)))
-
-
 def _value(value: Any) -> Any:
     """What a template writes for a value: Markdown as it is, and anything else escaped."""
     return value if isinstance(value, Markup) else Markup(escaped(str(number(value))))
@@ -129,7 +130,7 @@ def render_markdown(template: Path, **values: Any) -> str:
         finalize=_value,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals["table"] = _table
+    environment.globals["table"] = table_markdown
     environment.filters |= {"signed": signed, "cut": cut, "code": _code, "markdown": _own_markdown}
     text = environment.get_template(template.name).render(**values)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -91,7 +91,9 @@ def fit(
     """
     free = _free_memory()
     setup = prepare(ALONE)
-    model, objective, compute = setup.model, setup.objective, setup.compute
+    model = setup.loaded.model
+    objective = setup.objective
+    compute = setup.compute
     count = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     cluster = Cluster.asked_for() if params.steps else None  # nothing to share out

@@ -72,7 +72,7 @@ def _train_here(job: dict[str, Any]) -> None:
     try:
         setup = job["prepare"](workers)
         train(
-            setup.model,
+            setup.loaded.model,
             job["config"],
             replace(setup.objective, samples=partial(job["samples"], setup)),
             checkpoints=Checkpoints(job["checkpoints"], workers=workers),

@@ -51,7 +51,7 @@ def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row]
     pd.DataFrame(evaluations).to_csv(report / "curves.csv", index=False, float_format="%.6f")
     write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     with atomic_folder(folder) as fresh:
-        save_model(fresh, setup.model, setup.encoding, objective, **more)
+        save_model(fresh, setup.loaded, objective, **more)
 
     mlflow.log_artifacts(str(report), "report")
     log_measured({f"final.{name}": value for name, value in metrics.items()}, "validation", log_model(model))

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import tiktoken
 import torch
 from torch import nn
 
 from llm.config import FinetuneConfig
 from llm.device import Compute
 from llm.errors import UserFileError
+from llm.loaded_model import LoadedModel
 from llm.training.objective import Objective
 from llm.training.workers import Workers
 
@@ -36,10 +36,9 @@ class Throughput(NamedTuple):
 
 @dataclass
 class TrainingSetup:
-    """A model, its objective, and its tokenizer."""
+    """What is trained: a model with its tokenizer, and its objective."""
 
-    model: nn.Module
-    encoding: tiktoken.Encoding
+    loaded: LoadedModel[nn.Module]
     objective: Objective
     compute: Compute
     throughput: Throughput

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
-import tiktoken
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from llm.generation.packed import pack_for_reading
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives.classifier.calibration import UnsureRates, fit_scale
 from llm.objectives.classifier.inputs import Inputs, StreamInputs, TokenInputs
 from llm.objectives.classifier.linear import Sparse, fit
-from llm.objectives.classifier.model import Classifier, encoded, f1_score
+from llm.objectives.classifier.model import Classifier, encode_windows
 
 FOLDS = 5
 AT_ONCE = 1000
@@ -52,17 +53,26 @@ class ReadTexts:
     """What it begins with."""
 
 
-def read_texts(
-    model: Classifier, encoding: tiktoken.Encoding, labelled: LabelledTexts, reader: GPT | None = None
-) -> ReadTexts:
+def read_texts(loaded: LoadedModel[Classifier], labelled: LabelledTexts, reader: GPT | None = None) -> ReadTexts:
     """Choose what of texts is read closely. `reader` are the blocks that do not learn, where there are any.
 
     Call `fit_ngrams` first: they choose.
     """
-    windows = model.windows(labelled.texts)
-    tokens = encoded(model, encoding, windows)
+    windows = loaded.model.windows(labelled.texts)
+    tokens = encode_windows(loaded, windows)
     inputs = TokenInputs(tokens) if reader is None else StreamInputs(reader, tokens)
     return ReadTexts(labelled, windows, inputs)
+
+
+def f1_score(actual: np.ndarray, predicted: np.ndarray, labels: int) -> float:
+    """The harmonic mean of precision and recall of the second of two labels, or its mean over more.
+
+    Labels are numbers below `labels`; of more than two those count that a text has or is given.
+    """
+    wanted = np.arange(labels)[:, None] if labels > 2 else np.array([[1]])
+    hits = ((actual == wanted) & (predicted == wanted)).sum(axis=1)
+    sizes = (actual == wanted).sum(axis=1) + (predicted == wanted).sum(axis=1)
+    return float((2 * hits / np.maximum(1, sizes)).sum() / max(1, (sizes > 0).sum()))
 
 
 def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
@@ -106,7 +116,7 @@ def fit_head(
         logger.info("chosen on validation: the threshold is %s, unsure is between %s", found.threshold, found.unsure)
     return {
         "validation_loss": F.cross_entropy(logits, actual).item(),
-        "validation_f1": f1_score(actual.numpy(), model.decide(probability), labels),
+        "validation_f1": f1_score(actual.numpy(), model.config.decide(probability), labels),
     }
 
 

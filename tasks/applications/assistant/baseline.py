@@ -10,7 +10,8 @@ import pandas as pd
 import tiktoken
 
 from llm.chat import Chat
-from llm.objectives.assistant import Example, Question, encode_example
+from llm.objectives.assistant import Question
+from llm.objectives.assistant.examples import Example, encode_example
 
 BRIEF = "You are a helpful assistant. Answer in at most three short sentences."
 """The system prompt under which the base answers what people ask."""

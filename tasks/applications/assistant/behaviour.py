@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tiktoken
 
 from llm.chat import prompt_tokens
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import Assistant, Question, answer_all
 from tasks.applications.assistant import rubrics
 from tasks.measures.intervals import interval, lead, with_interval
@@ -36,13 +36,12 @@ def expected(row: Row) -> str:
     return f"such as: {row.example}"
 
 
-def answer(
-    model: Assistant, encoding: tiktoken.Encoding, questions: Sequence[Question], max_new_tokens: int
-) -> list[str]:
+def answer(loaded: LoadedModel[Assistant], questions: Sequence[Question], max_new_tokens: int) -> list[str]:
     """Answers to questions, empty where the context has no room for one."""
+    model, encoding = loaded
     lengths = [len(prompt_tokens(encoding, model.chat, each.messages())) for each in questions]
     fits = [length + max_new_tokens <= model.config.context_length for length in lengths]
-    texts = iter(answer_all(model, encoding, list(compress(questions, fits)), max_new_tokens=max_new_tokens))
+    texts = iter(answer_all(loaded, list(compress(questions, fits)), max_new_tokens=max_new_tokens))
     return [next(texts) if fit else "" for fit in fits]
 
 

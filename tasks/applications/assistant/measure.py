@@ -23,7 +23,9 @@ from llm.generation.packed import pack_for_inference
 from llm.generation.request import Request
 from llm.generation.sampling import GREEDY
 from llm.generation.text import run
-from llm.objectives.assistant import Assistant, Example, Question, build
+from llm.loaded_model import LoadedModel
+from llm.objectives.assistant import Assistant, Question, build
+from llm.objectives.assistant.examples import Example
 from llm.objectives.assistant.loops import has_loop
 from llm.objectives.assistant.rows import contains_answer, examples_of, is_right, questions_of
 from llm.tokenizer import decode, letterless_tokens
@@ -208,9 +210,8 @@ def measure(
         test[f"{name}answer"], metrics[f"{name}response_loss"] = answers, loss
         metrics |= {f"{name}unanswered": unanswered} if unanswered else {}
         if questions:
-            answers_to_questions[name] = behaviour.answer(
-                packed.model, packed.encoding, packed.questions, params.max_new_tokens
-            )
+            loaded = LoadedModel(packed.model, packed.encoding)
+            answers_to_questions[name] = behaviour.answer(loaded, packed.questions, params.max_new_tokens)
     test["nearest_answer"] = _nearest(train, questions_of(test))
     if questions:
         answers_to_questions["nearest_"] = _nearest(train, questions)

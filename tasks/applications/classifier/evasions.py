@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from llm.objectives.classifier.model import email_text
+from llm.objectives.classifier import email_text
 from tasks.data.mail import RowError, parse_message
 from tasks.measures.intervals import interval, with_interval
 from tasks.measures.labels.baseline import Reader

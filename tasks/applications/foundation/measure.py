@@ -19,6 +19,7 @@ from tqdm import tqdm
 from llm.config import Config
 from llm.dataset import TokenWindows
 from llm.device import Compute
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives.language_model import check_prompts, continuations
 from llm.tokenizer import decode, end_of_text, token_bytes
@@ -204,7 +205,8 @@ def measure(
             f"> {text}",
         ]
     (evidence / "errors.md").write_text("\n\n".join(lines) + "\n")
-    texts = continuations(model, encoding, params.sample_prompts, tokens=params.sample_tokens, seed=params.seed)
+    loaded = LoadedModel(model, encoding)
+    texts = continuations(loaded, params.sample_prompts, tokens=params.sample_tokens, seed=params.seed)
     lines = ["# Samples of the foundation", *(f"> {' '.join(text.split())}" for text in texts)]
     (evidence / "samples.md").write_text("\n\n".join(lines) + "\n")
 

@@ -14,8 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, make_union
 from sklearn.svm import LinearSVC
 
+from llm.objectives.classifier import ClassifierConfig, f1_score
 from llm.objectives.classifier.calibration import best_threshold, fit_scale
-from llm.objectives.classifier.model import ClassifierConfig, f1_score, row_texts
+from llm.objectives.classifier.texts import row_texts
 
 MAIL = ("subject", "body")
 """The columns of a mail."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tiktoken
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
+from llm.loaded_model import LoadedModel
+from llm.objectives.classifier import Classifier, probabilities
 from llm.objectives.classifier.explanations import in_words, moved_by
-from llm.objectives.classifier.model import Classifier, probabilities
 from tasks.measures.labels.baseline import texts_of
 from tasks.measures.pictures import picture
 from tasks.measures.tables import short_paths
@@ -40,14 +40,15 @@ def slices(test: pd.DataFrame, labels: Sequence[str], longest: str) -> pd.DataFr
     return pd.concat(tables).set_index(["by", "slice"]).reset_index()
 
 
-def worst(test: pd.DataFrame, model: Classifier, encoding: tiktoken.Encoding, count: int = 6) -> str:
+def worst(test: pd.DataFrame, loaded: LoadedModel[Classifier], count: int = 6) -> str:
     """The texts that were got wrong with the greatest confidence, to read, and the phrases that moved them most."""
-    read = partial(probabilities, model, encoding)
-    wrong, columns = test[~test["right"]], list(model.config.columns)
+    config = loaded.model.config
+    wrong, columns = test[~test["right"]], list(config.columns)
+    read = partial(probabilities, loaded)
     lines = ["# The worst errors of the classifier"]
     for row in wrong.sort_values("probability", ascending=False, kind="stable").head(count).itertuples():
         text = " ".join(" | ".join(wrong.loc[row.Index, columns]).split())[:400]
-        moved = in_words(moved_by(read, model.config.labels, *texts_of(wrong.loc[[row.Index]], columns))[:8])
+        moved = in_words(moved_by(read, config.labels, *texts_of(wrong.loc[[row.Index]], columns))[:8])
         verdict = f"labelled {row.label}; the classifier says {row.predicted}, with probability {row.probability:.3f}"
         lines.append(f"**{row.id}**: {verdict}\n\n> {text}\n\nIt looks {moved}")
     return "\n\n".join(lines) + "\n"

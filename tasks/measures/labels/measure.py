@@ -13,7 +13,8 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from llm.config import Config
 from llm.device import Compute
 from llm.generation.packed import pack_for_reading
-from llm.objectives.classifier.model import Classifier, ClassifierConfig, f1_score, probabilities
+from llm.loaded_model import LoadedModel
+from llm.objectives.classifier import Classifier, ClassifierConfig, f1_score, probabilities
 from tasks.measures.intervals import interval, with_interval
 from tasks.measures.labels.baseline import (
     Reader,
@@ -102,7 +103,7 @@ def measure(
     model.gpt = pack_for_reading(model.gpt)
     train, validation, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "validation", "test"))
     labels, columns = model.config.labels, model.config.columns
-    ours = Reader(model.config, partial(probabilities, model, encoding, batch_size=params.batch_size))
+    ours = Reader(model.config, partial(probabilities, LoadedModel(model, encoding), batch_size=params.batch_size))
     its = fit_baseline(train, validation, model.config, evidence)
     actual, names = numbers_of(test["label"], labels), np.array(labels)
     probability, its_probability = (each.probabilities(texts_of(test, columns)) for each in (ours, its))
@@ -145,6 +146,6 @@ def measure(
         baseline_right=its_predicted == actual,
     )
     slices(test, labels, columns[-1]).to_csv(evidence / "slices.csv", index=False, float_format="%.4f")
-    (evidence / "errors.md").write_text(worst(test, model, encoding))
+    (evidence / "errors.md").write_text(worst(test, LoadedModel(model, encoding)))
     draw_confusion(actual, predicted, labels, evidence / "confusion.svg")
     return metrics

@@ -9,6 +9,7 @@ import torch
 from llm.config import TrainConfig
 from llm.dataset import TokenWindows
 from llm.device import Compute
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives import assistant, classifier, language_model
 from llm.objectives.assistant import Example
@@ -61,7 +62,7 @@ def learn_labels(encoding):
     def make(gpt: GPT, config: TrainConfig) -> Learner:
         torch.manual_seed(0)
         model = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=32))
-        texts = classifier.read_texts(model, encoding, labelled_texts())
+        texts = classifier.read_texts(LoadedModel(model, encoding), labelled_texts())
         return Learner(model, classifier.objective(model, config, texts, validation=texts, compute=CPU))
 
     return make

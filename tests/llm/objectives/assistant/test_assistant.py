@@ -11,22 +11,22 @@ from torch.nn import functional as F
 
 from llm.chat import Chat
 from llm.device import Compute
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import (
     Example,
     Question,
     answer_all,
-    batch,
     build,
     encode_examples,
-    mean_response_loss,
     objective,
     pack_sequences,
-    response_loss,
     row_width,
     serve,
-    shown_answers,
 )
-from llm.objectives.assistant.packing import IGNORE, shared_prefix
+from llm.objectives.assistant.answers import shown_answers
+from llm.objectives.assistant.examples import IGNORE
+from llm.objectives.assistant.loss import mean_response_loss, response_loss
+from llm.objectives.assistant.packing import batch, shared_prefix
 from llm.tokenizer import make_encoding
 
 quick = settings(max_examples=25)
@@ -221,14 +221,14 @@ def test_an_assistants_own_penalty_holds_in_all_its_answers_unless_a_request_lif
     penalising = build_on(make_gpt(context_length=96))
     penalising.chat = Chat(text_penalty=1.5)
     questions, rows = [Question("the cat"), Question("a")], [{"instruction": "the cat"}, {"instruction": "a"}]
-    free = answer_all(repetitive, encoding, questions, max_new_tokens=30)
-    penalised = answer_all(penalising, encoding, questions, max_new_tokens=30)
+    free = answer_all(LoadedModel(repetitive, encoding), questions, max_new_tokens=30)
+    penalised = answer_all(LoadedModel(penalising, encoding), questions, max_new_tokens=30)
     assert free != penalised
-    assert [row["output"] for row in serve(penalising, encoding, rows, max_new_tokens=30)] == penalised
-    assert answer_all(penalising, encoding, questions[:1], max_new_tokens=30) == penalised[:1]
-    lifted = serve(penalising, encoding, rows, max_new_tokens=30, text_penalty=1)
+    assert [row["output"] for row in serve(LoadedModel(penalising, encoding), rows, max_new_tokens=30)] == penalised
+    assert answer_all(LoadedModel(penalising, encoding), questions[:1], max_new_tokens=30) == penalised[:1]
+    lifted = serve(LoadedModel(penalising, encoding), rows, max_new_tokens=30, text_penalty=1)
     assert [row["output"] for row in lifted] == free
-    asked = serve(repetitive, encoding, rows, max_new_tokens=30, text_penalty=1.5)
+    asked = serve(LoadedModel(repetitive, encoding), rows, max_new_tokens=30, text_penalty=1.5)
     assert [row["output"] for row in asked] == penalised
 
 
@@ -251,22 +251,28 @@ def taught(make_assistant, make_config, encoding):
 
 def test_an_assistant_learns_to_answer_and_to_stop(taught, encoding):
     gpt, _ = taught
-    assert answer_all(gpt, encoding, [Question("the cat"), Question("the dog", "ate")]) == ["sat on the mat", "the hat"]
+    assert answer_all(LoadedModel(gpt, encoding), [Question("the cat"), Question("the dog", "ate")]) == [
+        "sat on the mat",
+        "the hat",
+    ]
     cut = encoding.decode(encoding.encode("sat on the mat")[:2])
-    assert answer_all(gpt, encoding, [Question("the cat")], max_new_tokens=2) == [cut]
+    assert answer_all(LoadedModel(gpt, encoding), [Question("the cat")], max_new_tokens=2) == [cut]
 
 
 def test_an_answer_passes_over_rows_of_a_padded_embedding_that_are_no_token(make_assistant, encoding):
     gpt = make_assistant(context_length=64, vocabulary_size=encoding.n_vocab + 20, tied=False)
     with torch.no_grad():
         gpt.output.weight[: encoding.n_vocab] = 0
-    assert answer_all(gpt, encoding, [Question("the cat"), Question("sat", "on")], max_new_tokens=4) == ["", ""]
+    assert answer_all(LoadedModel(gpt, encoding), [Question("the cat"), Question("sat", "on")], max_new_tokens=4) == [
+        "",
+        "",
+    ]
 
 
 def test_an_evaluation_gives_the_loss_and_people_see_answers(taught, encoding):
     gpt, goal = taught
     assert goal.evaluate()["validation_loss"] < 0.05
-    assert shown_answers(gpt, encoding, [Question("the cat")], CPU) == ["the cat -> sat on the mat"]
+    assert shown_answers(LoadedModel(gpt, encoding), [Question("the cat")], CPU) == ["the cat -> sat on the mat"]
 
 
 def test_a_validation_row_may_be_longer_than_all_that_is_learned(make_assistant, make_config, encoding):
@@ -278,7 +284,7 @@ def test_a_validation_row_may_be_longer_than_all_that_is_learned(make_assistant,
 
 def test_a_question_that_leaves_no_room_for_an_answer_is_not_shown(make_assistant, encoding):
     gpt, long = make_assistant(context_length=128).eval(), Question("the moon " * 60)
-    shown = shown_answers(gpt, encoding, [long, Question("the cat")], CPU)
+    shown = shown_answers(LoadedModel(gpt, encoding), [long, Question("the cat")], CPU)
     assert [each.split(" -> ")[0] for each in shown] == ["the cat"]
 
 
@@ -290,7 +296,7 @@ def test_served_rows_are_answered_and_one_that_can_not_be_says_why_and_leaves_th
         {"instruction": "the moon " * 60},
         {"instruction": "the dog", "input": "ate"},
     ]
-    good, missing, number, long, other = serve(taught[0], encoding, rows)
+    good, missing, number, long, other = serve(LoadedModel(taught[0], encoding), rows)
     assert (good, other) == ({"output": "sat on the mat"}, {"output": "the hat"})
     assert missing == {"error": "instruction: missing"}
     assert number == {"error": "instruction: 7 is not text"}
@@ -301,9 +307,13 @@ def test_a_served_row_may_have_a_history_and_a_malformed_one_is_an_error_of_that
     gpt = make_assistant(context_length=128)
     asked = {"instruction": "and the dog"}
     histories = [None, "", " [] ", '["the cat", "sat"]', '["the cat"', '"sat"', '["sat", 1]', '["sat"]', "[" * 100_000]
-    found = serve(gpt, encoding, [asked | {"history": text} for text in histories] + [asked], max_new_tokens=6)
+    found = serve(
+        LoadedModel(gpt, encoding), [asked | {"history": text} for text in histories] + [asked], max_new_tokens=6
+    )
     plain, other = answer_all(
-        gpt, encoding, [Question("and the dog"), Question("and the dog", history=["the cat", "sat"])], max_new_tokens=6
+        LoadedModel(gpt, encoding),
+        [Question("and the dog"), Question("and the dog", history=["the cat", "sat"])],
+        max_new_tokens=6,
     )
     assert plain != other
     assert [each.get("output") for each in found] == [plain, plain, plain, other, None, None, None, None, None, plain]
@@ -333,14 +343,16 @@ def test_an_answer_stops_at_what_ends_a_turn_of_its_template(make_assistant, enc
         for place, (before, after) in enumerate([(start, word), (word, newline), (newline, end), (end, word)]):
             gpt.embedding.token.weight[before, place] = 1
             gpt.output.weight[after, place] = 1
-    assert answer_all(gpt, marked, [Question("")], max_new_tokens=9) == ["cat"]
-    assert serve(gpt, marked, [{"instruction": ""}], max_new_tokens=9) == [{"output": "cat"}]
+    assert answer_all(LoadedModel(gpt, marked), [Question("")], max_new_tokens=9) == ["cat"]
+    assert serve(LoadedModel(gpt, marked), [{"instruction": ""}], max_new_tokens=9) == [{"output": "cat"}]
 
 
 def test_served_answers_follow_the_options(taught, encoding):
     gpt, _ = taught
     cut = encoding.decode(encoding.encode("sat on the mat")[:2])
-    assert serve(gpt, encoding, [{"instruction": "the cat", "input": None}], max_new_tokens=2) == [{"output": cut}]
+    assert serve(LoadedModel(gpt, encoding), [{"instruction": "the cat", "input": None}], max_new_tokens=2) == [
+        {"output": cut}
+    ]
     for wrong in ({"top_q": 1}, {"temperature": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            serve(gpt, encoding, [{"instruction": "the cat"}], **wrong)
+            serve(LoadedModel(gpt, encoding), [{"instruction": "the cat"}], **wrong)

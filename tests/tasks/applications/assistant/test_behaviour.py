@@ -3,6 +3,7 @@ import json
 import pandas as pd
 import pytest
 
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import Question, build
 from tasks.applications.assistant.behaviour import answer, judged, measure_shares, question_of, read, write_evidence
 
@@ -58,7 +59,7 @@ def test_questions_without_room_for_an_answer_have_an_empty_one(make_gpt, encodi
     model = build(gpt, {})
     model.load_state_dict(gpt.state_dict())
     long, short = Question("the cat sat " * 30), Question("the cat")
-    first, second, third = answer(model.eval(), encoding, [short, long, short], 8)
+    first, second, third = answer(LoadedModel(model.eval(), encoding), [short, long, short], 8)
     assert (first, second) == (third, "")
     assert first
 

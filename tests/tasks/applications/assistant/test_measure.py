@@ -7,6 +7,7 @@ from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
 from llm.generation.packed import pack_for_inference
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import build
 from tasks.applications.assistant import measure as assistant
 
@@ -38,7 +39,7 @@ def base(tmp_path, parrot, encoding):
     """The model folder of an assistant with a template of its own, which says "hat"."""
     folder = tmp_path / "base"
     folder.mkdir()
-    save_model(folder, parrot(" hat", SAME), encoding, "language_model")
+    save_model(folder, LoadedModel(parrot(" hat", SAME), encoding), "language_model")
     return folder
 
 

@@ -9,6 +9,7 @@ import torch
 
 from llm.device import Compute
 from llm.generation.packed import pack_for_reading
+from llm.loaded_model import LoadedModel
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
 from tasks.applications.classifier.evasions import GROUPS, measure_evasions
@@ -47,7 +48,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     as_served.gpt = pack_for_reading(as_served.gpt)
     test = pd.read_parquet(emails / "test.parquet")
     texts = [email_text(*row) for row in zip(test["subject"], test["body"], strict=True)]
-    probability = probabilities(as_served, encoding, texts)[:, 1]
+    probability = probabilities(LoadedModel(as_served, encoding), texts)[:, 1]
     with torch.no_grad():  # so that it calls four of five texts spam: some of them are, and some not
         logit = float(np.log(1 / np.sort(probability)[2:4].mean() - 1))
         for each in (model, as_served):
@@ -58,7 +59,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     assert table["actual"].tolist() == test["label"].tolist()
     actual, predicted = table["actual"] == "spam", table["predicted"] == "spam"
     assert predicted.nunique() == 2
-    probability = probabilities(as_served, encoding, texts)[:, 1]
+    probability = probabilities(LoadedModel(as_served, encoding), texts)[:, 1]
     assert predicted.tolist() == (probability > 0.5).tolist()
     assert table["spam_probability"].to_numpy() == pytest.approx(probability, abs=1e-4)
     assert type(model.gpt) is type(as_served.gpt)
