@@ -99,7 +99,7 @@ class GPT(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self.blocks[0].mlp_norm.weight.device
+        return next(self.blocks.parameters()).device
 
     def describe(self) -> dict[str, Any]:
         """What a model folder's config.json says of it."""

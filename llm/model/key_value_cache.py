@@ -27,7 +27,7 @@ class KeyValueCache:
 
     def rows(self, first: int, last: int) -> Self:
         """Rows `first` … `last` - 1 as a cache that shares their memory."""
-        cache = object.__new__(KeyValueCache)
+        cache = object.__new__(type(self))
         cache.keys_LBKSD = self.keys_LBKSD[:, first:last]
         cache.values_LBKSD = self.values_LBKSD[:, first:last]
         return cache

@@ -29,7 +29,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     whole = hashlib.sha256()
     for name in sorted(tensors):
         whole.update(name.encode())
-        whole.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
+        whole.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
     return whole.hexdigest()
 
 
@@ -74,9 +74,9 @@ class Checkpoints:
         file = save(tensors, metadata={"sha256": _digest(tensors)})
         write_atomic(self.folder / f"{name}.safetensors", file)
         if workers.rank == 0:
-            for _, files in self._complete()[: -self.keep]:
-                for file in files:
-                    file.unlink()
+            for _, old_files in self._complete()[: -self.keep]:
+                for old_file in old_files:
+                    old_file.unlink()
 
     def newest(self, until: float = math.inf) -> int | None:
         """The step of the newest checkpoint of those up to step `until`; None without one."""

@@ -95,6 +95,7 @@ def update_matrices(matrices: Sequence[MuonMatrix], rates: MuonRates) -> None:
     squares: list[Tensor] = []
     for matrix in matrices:
         gradient_RC = matrix.weight_RC.grad
+        assert gradient_RC is not None  # Muon.step leaves out weights without one
         matrix.momentum_RC.lerp_(gradient_RC, 1 - rates.momentum)
         nesterov_RC = full_tensor(gradient_RC.lerp(matrix.momentum_RC, rates.momentum))
         averages += nesterov_RC.split(matrix.rows)
