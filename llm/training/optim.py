@@ -32,7 +32,9 @@ def schedule(step: int, config: TrainConfig) -> float:
     Bergsma et al. 2025 compare ways down: a line to zero learns most.
     """
     warmup = max(1, round(config.warmup * config.steps))
-    return (step + 1) / warmup if step < warmup else (config.steps - step) / max(1, config.steps - warmup)
+    if step < warmup:
+        return (step + 1) / warmup
+    return (config.steps - step) / max(1, config.steps - warmup)
 
 
 def orthogonal(matrices_NRC: Tensor) -> Tensor:
