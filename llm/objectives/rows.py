@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 from llm.errors import UserError
 
 T = TypeVar("T")
-Row = Mapping[str, Any]
-RowAnswer = dict[str, Any]
+InputRow = Mapping[str, Any]
+OutputRow = dict[str, Any]
 
 
-def text_of(row: Row, name: str, default: str | None = None) -> str:
+def text_of(row: InputRow, name: str, default: str | None = None) -> str:
     """The text in a row's column; `default` where there is none. Raises UserError for anything else."""
     value = row.get(name)
     if isinstance(value, str):
@@ -23,17 +23,17 @@ def text_of(row: Row, name: str, default: str | None = None) -> str:
 
 
 def answer_each(
-    rows: Sequence[Row], prepare: Callable[[Row], T], answer: Callable[[list[T]], list[RowAnswer]]
-) -> list[RowAnswer]:
-    """RowAnswer together all rows that `prepare` accepts; of the others its UserError is the answer, under `error`."""
+    rows: Sequence[InputRow], prepare: Callable[[InputRow], T], answer: Callable[[list[T]], list[OutputRow]]
+) -> list[OutputRow]:
+    """OutputRow together all rows that `prepare` accepts; of the others its UserError is the answer, under `error`."""
     prepared: dict[int, T] = {}
-    answers: list[RowAnswer] = [{} for _ in rows]
+    answers: list[OutputRow] = [{} for _ in rows]
     for number, row in enumerate(rows):
         try:
             prepared[number] = prepare(row)
         except UserError as error:
             answers[number] = {"error": str(error)}
     if prepared:
-        for number, row_answer in zip(prepared, answer(list(prepared.values())), strict=True):
-            answers[number] = row_answer
+        for number, output in zip(prepared, answer(list(prepared.values())), strict=True):
+            answers[number] = output
     return answers

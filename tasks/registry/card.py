@@ -73,11 +73,15 @@ class Section:
 def made_by(model: str, training: Hashes) -> str:
     """How a model was made, in a sentence or two of Markdown."""
     base = next((path for path in training.deps if path.startswith("models/")), None)
-    stages = f"trained by `{training_stage(model)}` and measured on the test split by `{evaluation_stage(model)}`."
+    trained = f"{model.capitalize()}, trained by `{training_stage(model)}`"
+    stages = f"{trained} and measured on the test split by `{evaluation_stage(model)}`."
     if base is None:
-        return f"{model.capitalize()}, {stages}"
-    weights = f", the weights `{locked('load_published').params[PUBLISHED]}`" if base == f"models/{PUBLISHED}" else ""
-    return f"{model.capitalize()}, {stages} It started from `{base}` (`{training.deps[base]}`){weights}."
+        return stages
+    start = f"{stages} It started from `{base}` (`{training.deps[base]}`)"
+    if base != f"models/{PUBLISHED}":
+        return f"{start}."
+    weights = locked("load_published").params[PUBLISHED]
+    return f"{start}, the weights `{weights}`."
 
 
 def _prose(model: str) -> str:
@@ -97,8 +101,10 @@ def _table(path: Path) -> Section | None:
         rows = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except pd.errors.EmptyDataError:
         return None
-    note = f"The first {ROWS} of {len(rows)} rows; all are in `evaluation/evidence/{path.name}`."
-    return Section(_title(path), _frame_markdown(rows.head(ROWS)), note if len(rows) > ROWS else "")
+    note = ""
+    if len(rows) > ROWS:
+        note = f"The first {ROWS} of {len(rows)} rows; all are in `evaluation/evidence/{path.name}`."
+    return Section(_title(path), _frame_markdown(rows.head(ROWS)), note)
 
 
 def _frame_markdown(rows: pd.DataFrame) -> Markup:
@@ -106,7 +112,8 @@ def _frame_markdown(rows: pd.DataFrame) -> Markup:
     numbers = [index for index, name in enumerate(rows) if is_numeric_dtype(rows[name])]
     counts = [name for name in rows.columns[numbers] if _is_count(rows[name])]
     values = rows.astype(dict.fromkeys(counts, "Int64")).astype(object)
-    return table_markdown(list(rows.columns), values.where(values.notna(), None).to_numpy().tolist(), numbers)
+    cells = values.where(values.notna(), None).to_numpy().tolist()
+    return table_markdown(list(rows.columns), cells, numbers)
 
 
 def _is_count(column: pd.Series) -> bool:
@@ -229,8 +236,8 @@ def write_card(folder: Path, source: CardSource) -> None:
 
 def note_gates(run_id: str | None, gates: Sequence[str]) -> None:
     """Note on the card of a version's run the gates despite which it was approved; without any, remove the note."""
-    note = f"**{NOTE} {plain(', '.join(gates))}.**\n" if gates else ""
-    _note(run_id, "card/card.md", heading=r"\A# .*\n", earlier=rf"\n\*\*{NOTE}.*\n", note=note and f"\n{note}")
+    note = f"\n**{NOTE} {plain(', '.join(gates))}.**\n" if gates else ""
+    _note(run_id, "card/card.md", heading=r"\A# .*\n", earlier=rf"\n\*\*{NOTE}.*\n", note=note)
     _note(run_id, "card/card.html", heading=r"</h1>\n", earlier=rf"<p><strong>{NOTE}.*\n", note=as_html(note))
 
 
@@ -239,6 +246,7 @@ def _note(run_id: str | None, path: str, *, heading: str, earlier: str, note: st
     if not holds(run_id, path):
         return
     text = mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")
-    noted = re.sub(f"({heading})(?:{earlier})?", lambda match: match[1] + note, text, count=1)
+    pattern = f"({heading})(?:{earlier})?"
+    noted = re.sub(pattern, lambda match: match[1] + note, text, count=1)
     if noted != text:
         MlflowClient().log_text(run_id, noted, path)

@@ -34,13 +34,18 @@ def new_code() -> list[str]:
     if not untracked:
         return []
     deps = {path for stage in locked_stages().values() for path in as_hashes(stage).deps}
-    used = {path for path in untracked if path in DATA or deps & {path, *map(str, PurePath(path).parents)}}
+    used = {path for path in untracked if path in DATA or _is_below(path, deps)}
     queue = [*file_names(git_output("ls-files -z --", *CODE)), *used]
     while queue:
         imported = _imported_files(Path(queue.pop()), untracked - used)
         used |= imported
         queue += imported
     return sorted(used)
+
+
+def _is_below(path: str, deps: set[str]) -> bool:
+    """Whether a path is one of these deps, or in one of them."""
+    return path in deps or any(str(folder) in deps for folder in PurePath(path).parents)
 
 
 def _imported_files(file: Path, among: set[str]) -> set[str]:

@@ -89,13 +89,17 @@ class _Builder:
         """The namespace of the version and of its base."""
         self.hashes = {name: as_hashes(stage) for name, stage in stages.items()}
         self.makers = {out: name for name, hashes in self.hashes.items() for out in hashes.outs.items()}
-        items = [item for stage in stages.values() for item in (*stage.get("deps", []), *stage.get("outs", []))]
-        self.items = {(item["path"].rstrip("/"), item["md5"]): item for item in items}
+        self.items: dict[tuple[str, str], Mapping[str, Any]] = {}
+        """The entries of deps and outs by path and MD5."""
+        for stage in stages.values():
+            for item in (*stage.get("deps", []), *stage.get("outs", [])):
+                self.items[item["path"].rstrip("/"), item["md5"]] = item
 
     def version(self, version: ModelVersion) -> Node:
         """A version: the bytes of its model, the decisions on it, how it was made and from what."""
         model = version.name.partition("-")[2]
-        path, md5 = f"{MODELS}/{model}", self.hashes[training_stage(model)].outs[f"{MODELS}/{model}"]
+        path = f"{MODELS}/{model}"
+        md5 = self.hashes[training_stage(model)].outs[path]
         record = read_record(version.run_id)
         recorded = record.facts if record else {}
         facts = {
@@ -163,7 +167,10 @@ class _Builder:
         name = self.makers.get((path, md5), "")
         params = self.stage(path, md5).params
         run, recorded = self.run_of(name)
-        chosen = {key: value for key, value in params.items() if key not in LIBRARIES and not key.endswith(".sources")}
+        libraries = {key: value for key, value in params.items() if key in LIBRARIES}
+        others = {key: value for key, value in params.items() if key not in LIBRARIES}
+        chosen = {key: value for key, value in others.items() if not key.endswith(".sources")}
+        machine = [form.format(recorded[key]) for key, form in MACHINE.items() if key in recorded]
         section = next(iter(chosen.values())) if len(chosen) == 1 else chosen
         flow_run = recorded.get("prefect.flow_run", NONE)
         facts = {
@@ -171,8 +178,8 @@ class _Builder:
             "size": _size(self.items.get((path, md5), {})),
             "seed": recorded.get("seed"),
             "parameters": flatten(section) if isinstance(section, dict) else chosen,
-            "libraries": {key: value for key, value in params.items() if key in LIBRARIES},
-            "machine": ", ".join(form.format(recorded[key]) for key, form in MACHINE.items() if key in recorded),
+            "libraries": libraries,
+            "machine": ", ".join(machine),
             "run": run,
             "run's commit": _commit(recorded),
             "not in the run's commit": ", ".join(uncommitted_parts(recorded)) if recorded else "",
@@ -205,7 +212,8 @@ def _decisions(version: ModelVersion, model: str) -> dict[str, Any]:
     """The state of a version and the decisions on it; its tags if no decision was carried out."""
     tags = version.tags
     is_own = version.name == f"{namespace()}-{model}"  # the history holds models of this namespace alone
-    events = [str(event) for event in history(model) if event.version == str(version.version)] if is_own else []
+    number = str(version.version)
+    events = [str(event) for event in history(model) if event.version == number] if is_own else []
     if events:
         return {"review": tags.get(STATE), "decisions": events}
     return {"review": tags.get(STATE), "review by": tags.get(BY), "reason": tags.get(WHY)}

@@ -71,12 +71,17 @@ def number(value: Any) -> Any:
     unchanged."""
     if not isinstance(value, float):
         return "" if value is None else value
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2g}"
+    return f"{value:.2g}" if _is_small(value) else f"{value:.3f}"
 
 
 def signed(value: float) -> str:
     """A difference, with its sign and the same digits."""
-    return f"{value:+.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:+.2g}"
+    return f"{value:+.2g}" if _is_small(value) else f"{value:+.3f}"
+
+
+def _is_small(value: float) -> bool:
+    """Whether three decimals would show nothing of it, or one digit."""
+    return value != 0 and abs(value) < 0.001
 
 
 def first_entries(text: str, count: int) -> tuple[str, bool]:
@@ -102,9 +107,12 @@ def entries_markdown(text: str) -> Markup:
 def _entry_line(line: str) -> str:
     match = ENTRY_LINE.fullmatch(printable(line))
     assert match is not None  # every line without line breaks fits
-    bold = f"**{escaped(match['bold'])}**" if match["bold"] and match["bold"].strip() else ""
-    space = " " if bold and match["text"].startswith(" ") else ""
-    return f"{match['block']}{bold}{space}{escaped(match['text'])}"
+    text = escaped(match["text"])
+    bold = escaped(match["bold"] or "")
+    if bold:
+        space = " " if match["text"].startswith(" ") else ""
+        text = f"**{bold}**{space}{text}"
+    return match["block"] + text
 
 
 def _own_markdown(text: str) -> Markup:

@@ -47,8 +47,13 @@ def version_key(model: str) -> str:
     Raises UserError if one of them never ran.
     """
     outs = locked(training_stage(model)).outs | locked(evaluation_stage(model)).outs
-    folders = {Path("models", model), Path("reports/evaluation", model)}
-    return digest({path: md5 for path, md5 in outs.items() if folders & {Path(path), *Path(path).parents}})
+    weights = Path("models", model)
+    evidence = Path("reports/evaluation", model)
+    made = {}
+    for path, md5 in outs.items():
+        if Path(path).is_relative_to(weights) or Path(path).is_relative_to(evidence):
+            made[path] = md5
+    return digest(made)
 
 
 def registered(models: Iterable[str]) -> dict[str, str | None]:
@@ -251,6 +256,7 @@ def _link_to_weights(version: ModelVersion) -> None:
     client = MlflowClient()
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
     linked = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
-    if (version.name, str(version.version)) not in [(link["name"], str(link["version"])) for link in linked]:
+    numbers = [int(link["version"]) for link in linked if link["name"] == version.name]
+    if int(version.version) not in numbers:
         linked.append({"name": version.name, "version": version.version})
         client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(linked)})

@@ -77,10 +77,14 @@ class Comparison:
     def __str__(self) -> str:
         if not self.differs:
             lines = [f"identical: {', '.join(self.ran)} made the bytes of {self.uri} again"]
-            return "\n".join(lines + [f"  {path}: md5 {md5}" for path, md5 in self.outs.items()])
+            lines += [f"  {path}: md5 {md5}" for path, md5 in self.outs.items()]
+            return "\n".join(lines)
         lines = [f"differs: {self.ran[-1]} is the first stage that made other bytes than those of {self.uri}"]
-        lines += [f"  {path}: {md5} then, {self.outs.get(path, MISSING)} here" for path, md5 in self.differs.items()]
-        return "\n".join(lines + [f"  because {reason}" for reason in self.reasons])
+        for path, md5 in self.differs.items():
+            here = self.outs.get(path, MISSING)
+            lines.append(f"  {path}: {md5} then, {here} here")
+        lines += [f"  because {reason}" for reason in self.reasons]
+        return "\n".join(lines)
 
 
 def registered(name: str) -> Registered:

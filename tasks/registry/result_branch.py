@@ -31,7 +31,10 @@ def _files(paths: Sequence[str]) -> list[str]:
     """The files at and below these paths, and paths that are gone."""
     files: list[Path] = []
     for path in map(Path, paths):
-        files += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if file.is_file())
+        else:
+            files.append(path)
     return [path.as_posix() for path in files]
 
 

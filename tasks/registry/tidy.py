@@ -104,7 +104,8 @@ def training_weights(days: float) -> list[Item]:
 
 def _is_running(run: Run) -> bool:
     """Whether a run is open, and began so lately that nothing can have killed it unnoticed."""
-    return run.info.status == "RUNNING" and run.info.start_time > (time.time() - KILLED_AFTER * DAY) * 1000
+    days = (time.time() - run.info.start_time / 1000) / DAY
+    return run.info.status == "RUNNING" and days < KILLED_AFTER
 
 
 def cache_files(days: float) -> list[Item]:
@@ -212,10 +213,10 @@ def _locked_outs(days: float) -> list[dict[str, str]]:
     """The outs, MD5 by path, in the dvc.lock of this folder and of each commit that counts."""
     texts = {Path(LOCK).read_text(): "here"} if Path(LOCK).exists() else {}
     for commit in _refs(days):
-        text = git_output("show", f"{commit}:./{LOCK}")
-        if text is not None:
-            texts.setdefault(text.decode(errors="replace"), commit)
-    locks = []
+        content = git_output("show", f"{commit}:./{LOCK}")
+        if content is not None:
+            texts.setdefault(content.decode(errors="replace"), commit)
+    locks: list[dict[str, str]] = []
     for text, where in texts.items():
         outs: dict[str, str] = {}
         for stage in parse_stages(text, f"{LOCK} of {where}").values():

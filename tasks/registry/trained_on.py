@@ -102,7 +102,9 @@ def _rows(files: dict[str, Path]) -> pd.DataFrame:
     encoding = load_tokenizer(files["tokenizer.json"])
     meta = json.loads(files["meta.json"].read_text())
     tokens = open_tokens(meta, "train", files.__getitem__)
-    spans, size = (SPANS, SPAN) if len(tokens) > SPANS * SPAN else (1, len(tokens))
+    spans, size = 1, len(tokens)
+    if size > SPANS * SPAN:
+        spans, size = SPANS, SPAN
     texts = []
     for start in np.linspace(0, len(tokens) - size, spans).astype(np.int64):
         span = np.asarray(tokens[start : start + size])

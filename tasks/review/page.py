@@ -61,9 +61,12 @@ def _by_main_metric(comparison: Comparison) -> str:
         clause = f"its difference from {opponent} has no interval"
     else:
         clause = f"it is **{difference.verdict}** than {opponent}"
-    counts = f" Of {comparison.rows} {comparison.unit} it lost {len(comparison.lost)} and won {len(comparison.won)}."
     values = _values(metric, difference, against_champion=comparison.champion is not None)
-    return f"{start}By {plain(metric.name)} {clause}: {values}.{counts if comparison.answered else ''}"
+    sentence = f"{start}By {plain(metric.name)} {clause}: {values}."
+    if not comparison.answered:
+        return sentence
+    counts = f"it lost {len(comparison.lost)} and won {len(comparison.won)}"
+    return f"{sentence} Of {comparison.rows} {comparison.unit} {counts}."
 
 
 def _values(metric: Metric, difference: Difference, against_champion: bool) -> str:
@@ -167,7 +170,8 @@ def _changes(origins: Mapping[str, Origin]) -> dict[str, Any]:
 
 def _evidence(versions: Mapping[str, ModelVersion], folder: Path) -> tuple[dict[str, Path], dict[str, Markup]]:
     """Of the evaluations' evidence the pictures by address, such as `champion/roc.svg`, and samples by version."""
-    pictures, samples = {}, {}
+    pictures: dict[str, Path] = {}
+    samples: dict[str, Markup] = {}
     for who, version in versions.items():
         if version.run_id and MlflowClient().list_artifacts(version.run_id, EVIDENCE):
             options = {"run_id": version.run_id, "artifact_path": EVIDENCE, "dst_path": str(folder / who)}

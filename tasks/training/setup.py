@@ -64,10 +64,10 @@ Prepare = Callable[[Workers], TrainingSetup]
 
 def split_file(data: Path, split: str) -> Path:
     """A dataset's file of one split, such as `train.parquet`. Raises UserFileError if there is none."""
-    found = sorted(data.glob(f"{split}.*"))
-    if not found:
+    files = sorted(data.glob(f"{split}.*"))
+    if not files:
         raise UserFileError(f"{data}: holds no {split}; run `dvc repro preprocess@{data.name}`")
-    return found[0]
+    return files[0]
 
 
 def training_files(data: Path) -> dict[str, Path]:

@@ -31,7 +31,11 @@ class Example:
     @property
     def targets(self) -> list[int]:
         """What comes after each token but the last: IGNORE where the assistant does not say it."""
-        return [token if learned else IGNORE for token, learned in zip(self.tokens[1:], self.learned[1:], strict=True)]
+        targets = self.tokens[1:]
+        for index, learned in enumerate(self.learned[1:]):
+            if not learned:
+                targets[index] = IGNORE
+        return targets
 
     @property
     def counted(self) -> int:
@@ -44,7 +48,7 @@ class Example:
         return sum(learned and not before for before, learned in pairwise(self.learned))
 
 
-def encode_example(encoding: tiktoken.Encoding, chat: Chat, question: Question, output: str) -> Example:
+def encode_example(encoding: tiktoken.Encoding, chat: Chat, question: Question, *, output: str) -> Example:
     """A conversation with its answer, which ends it. Raises UserError for one that the chat's template can't say."""
     parts = encode_chat(encoding, chat, [*question.messages(), Message("assistant", output)])
     while parts and not parts[-1].learned:  # what a template writes behind the last turn
@@ -58,13 +62,15 @@ def encode_example(encoding: tiktoken.Encoding, chat: Chat, question: Question, 
 
 
 def encode_examples(
-    encoding: tiktoken.Encoding, chat: Chat, questions: Sequence[Question], outputs: Sequence[str], longest: int
+    encoding: tiktoken.Encoding, chat: Chat, questions: Sequence[Question], *, outputs: Sequence[str], longest: int
 ) -> list[Example]:
     """Conversations with their answers; one of more than `longest` tokens is left out, and counted in the log."""
-    pairs = list(zip(questions, outputs, strict=True))
-    examples = [encode_example(encoding, chat, question, output) for question, output in pairs]
-    kept = [example for example in examples if len(example) <= longest]
-    if len(kept) < len(examples):
-        left_out = len(examples) - len(kept)
-        logger.warning("%d rows are longer than %d tokens and left out, of %d", left_out, longest, len(examples))
-    return kept
+    examples = []
+    for question, output in zip(questions, outputs, strict=True):
+        example = encode_example(encoding, chat, question, output=output)
+        if len(example) <= longest:
+            examples.append(example)
+    left_out = len(questions) - len(examples)
+    if left_out:
+        logger.warning("%d rows are longer than %d tokens and left out, of %d", left_out, longest, len(questions))
+    return examples

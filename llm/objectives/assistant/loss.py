@@ -51,7 +51,7 @@ def response_loss(
 
 @torch.inference_mode()
 def mean_response_loss(
-    model: GPT, examples: Sequence[Example], batch_size: int, compute: Compute, *, window: int | None = None
+    model: GPT, examples: Sequence[Example], compute: Compute, *, batch_size: int, window: int | None = None
 ) -> float:
     """Mean cross-entropy, in nats a token of the assistant's, over all examples, packed into windows of that length."""
     windows = pack_sequences(examples, window or model.config.context_length)
@@ -64,9 +64,9 @@ def objective(
     model: Assistant,
     config: TrainConfig,
     windows: Sequence[Sequence[Example]],
+    *,
     validation: Sequence[Example],
     compute: Compute,
-    *,
     opening_weight: float = 1.0,
     workers: Workers = ALONE,
 ) -> Objective:
@@ -99,7 +99,7 @@ def objective(
         return total * workers.count / weight(index)
 
     def evaluate() -> dict[str, float]:
-        loss = mean_response_loss(model, validation, config.batch_size, compute, window=longest)
+        loss = mean_response_loss(model, validation, compute, batch_size=config.batch_size, window=longest)
         return {"validation_loss": loss}
 
     return Objective(loss, evaluate, best="validation_loss", weight=weight)

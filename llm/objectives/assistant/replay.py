@@ -78,7 +78,8 @@ def answer_prompts(params: Replay, base: Path, device: torch.device) -> list[Ans
 
 def _log_reasons(base: Path, answers: list[Answer]) -> None:
     reasons = Counter(answer.left_out for answer in answers)
-    logger.info("%s answers %d of %d prompts well enough to learn from", base, reasons.pop("", 0), len(answers))
+    sound = f"{reasons.pop('', 0)} of {len(answers)}"
+    logger.info("%s answers %s prompts well enough to learn from", base, sound)
     for reason, count in reasons.most_common():
         logger.info("left out: %d, %s", count, reason)
 

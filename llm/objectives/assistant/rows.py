@@ -28,7 +28,7 @@ def questions_of(table: Table) -> list[Question]:
 
 
 def examples_of(
-    encoding: tiktoken.Encoding, chat: Chat, table: Table, longest: int, file: Path, way_out: str
+    encoding: tiktoken.Encoding, chat: Chat, table: Table, *, longest: int, file: Path, way_out: str
 ) -> list[Example]:
     """The rows of `file` as conversations of at most `longest` tokens.
 
@@ -36,10 +36,11 @@ def examples_of(
     """
     questions = questions_of(table)
     outputs = list(table["output"])
-    examples = encode_examples(encoding, chat, questions, outputs, longest)
+    examples = encode_examples(encoding, chat, questions, outputs=outputs, longest=longest)
     if examples:
         return examples
-    lengths = [len(example) for example in encode_examples(encoding, chat, questions, outputs, sys.maxsize)]
+    too_long = encode_examples(encoding, chat, questions, outputs=outputs, longest=sys.maxsize)
+    lengths = [len(example) for example in too_long]
     raise UserError(
         f"{file}: none of its {len(questions)} rows fits {longest} tokens, and the longest has "
         f"{max(lengths, default=0)}; {way_out}"

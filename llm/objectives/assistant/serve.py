@@ -13,7 +13,7 @@ from llm.generation.text import options, request_maker, write_all
 from llm.loaded_model import LoadedModel
 from llm.objectives.assistant.model import Assistant, Question
 from llm.objectives.interface import CHAT, COMPLETE, Interface
-from llm.objectives.rows import Row, RowAnswer, answer_each, text_of
+from llm.objectives.rows import InputRow, OutputRow, answer_each, text_of
 
 
 def interface(config: Mapping[str, Any]) -> Interface:
@@ -27,7 +27,7 @@ def interface(config: Mapping[str, Any]) -> Interface:
     )
 
 
-def serve(loaded: LoadedModel[Assistant], rows: Sequence[Row], **options: Any) -> list[RowAnswer]:
+def serve(loaded: LoadedModel[Assistant], rows: Sequence[InputRow], **options: Any) -> list[OutputRow]:
     """Answer the instruction of each row; `interface` lists the options.
 
     A row's `history` is JSON text: an array of strings, the user's and the assistant's by turns.
@@ -36,19 +36,19 @@ def serve(loaded: LoadedModel[Assistant], rows: Sequence[Row], **options: Any) -
     request_for = request_maker(loaded, GREEDY, **options)
     ends = turn_ends(encoding, model.chat)
 
-    def prepare(row: Row) -> Request:
+    def prepare(row: InputRow) -> Request:
         question = _question(row)
         request = request_for(prompt_tokens(encoding, model.chat, question.messages()))
         sampling = request.sampling.with_default_penalty(model.chat.text_penalty)
         return replace(request, stop_tokens=ends, sampling=sampling)
 
-    def answer(requests: list[Request]) -> list[RowAnswer]:
+    def answer(requests: list[Request]) -> list[OutputRow]:
         return [{"output": text.strip()} for text in write_all(loaded, requests)]
 
     return answer_each(rows, prepare, answer)
 
 
-def _question(row: Row) -> Question:
+def _question(row: InputRow) -> Question:
     return Question(
         instruction=text_of(row, "instruction"),
         input=text_of(row, "input", ""),

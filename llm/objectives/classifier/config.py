@@ -62,15 +62,20 @@ class ClassifierConfig(ReadingConfig):
         return probability[:, 1:].sum(axis=1)
 
     def with_bounds(
-        self, probability: np.ndarray, actual: np.ndarray, false_positive_rate: float, rates: UnsureRates | None
+        self, probability: np.ndarray, actual: np.ndarray, *, false_positive_rate: float, rates: UnsureRates | None
     ) -> Self:
         """A copy whose threshold and unsure bounds are chosen from the probabilities of validation texts, N x K, and
         their label numbers, N."""
-        chances, is_looked_for = self.looked_for(probability), actual > 0
+        chances = self.looked_for(probability)
+        is_looked_for = actual > 0
         threshold = best_threshold(chances, is_looked_for, false_positive_rate)
-        unsure = unsure_bounds(chances, is_looked_for, threshold, rates) if rates else None
-        found = {"threshold": threshold, "false_positive_rate": false_positive_rate}
-        return self.model_copy(update=found | {"unsure": unsure, "unsure_rates": rates})
+        bounds = {
+            "threshold": threshold,
+            "false_positive_rate": false_positive_rate,
+            "unsure": unsure_bounds(chances, is_looked_for, threshold=threshold, rates=rates) if rates else None,
+            "unsure_rates": rates,
+        }
+        return self.model_copy(update=bounds)
 
     def decide(self, probability: np.ndarray) -> np.ndarray:
         """The number of the label that each text is given, N, from the labels' probabilities, N x K."""

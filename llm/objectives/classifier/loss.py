@@ -20,9 +20,9 @@ def objective(
     model: Classifier,
     config: TrainConfig,
     train: ReadTexts,
+    *,
     validation: ReadTexts,
     compute: Compute,
-    *,
     workers: Workers = ALONE,
 ) -> Objective:
     """Train the GPT and its head on shuffled texts; keep the weights with the highest F1 on `validation`.

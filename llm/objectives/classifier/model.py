@@ -1,5 +1,6 @@
 """The classifier's model: a GPT and n-grams, two views of a text, and one linear head over both."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,36 +57,37 @@ class Classifier(nn.Module):
         return (x_BTC * real_BT1).sum(dim=1) / lengths_B[:, None]
 
     def forward(self, inputs: Tensor, lengths_B: Tensor) -> Tensor:
-        """Logits, B x K, by the GPT alone, from the same inputs."""
+        """Logits, B x K, by the GPT alone; the inputs are those of `mean_states`."""
         return self.head(self.mean_states(inputs, lengths_B))
 
     @torch.no_grad()
     def states_of(self, inputs: Inputs, texts: range, batch_size: int = 8) -> Tensor:
-        """`mean_states`, float32 N x C on the CPU, of these texts: by decode.c, or in bfloat16 where that is fast.
+        """The `mean_states` of these texts, float32 N x C on the CPU, computed as the GPT reads fastest.
 
-        A text comes out the same alone and among others, but for torch's last bits: it is padded by its own length.
+        A text is padded by its own length, so its states do not depend on the other texts, but for torch's last bits.
         """
         device = self.head.weight.device
         reading = reading_of(self.gpt)
-        states = torch.zeros(len(texts), self.head.in_features)
+        states_NC = torch.zeros(len(texts), self.head.in_features)
         by_padding: dict[int, list[int]] = {}
         for text in texts:
-            length = min(-(-inputs.lengths[text] // reading.padding) * reading.padding, self.config.max_tokens)
-            by_padding.setdefault(length, []).append(text)
+            length = math.ceil(inputs.lengths[text] / reading.padding) * reading.padding
+            by_padding.setdefault(min(length, self.config.max_tokens), []).append(text)
         with reading.autocast():
-            for length, alike in by_padding.items():
-                for first in range(0, len(alike), batch_size):
-                    batch = alike[first : first + batch_size]
+            for length, rows in by_padding.items():
+                for first in range(0, len(rows), batch_size):
+                    batch = rows[first : first + batch_size]
                     tensors, lengths_B = inputs.batch(batch, length)
                     means_BC = self.mean_states(tensors.to(device), lengths_B.to(device))
-                    states[[text - texts.start for text in batch]] = means_BC.float().cpu()
-        return states
+                    states_NC[[text - texts.start for text in batch]] = means_BC.float().cpu()
+        return states_NC
 
     @torch.no_grad()
     def logits(self, texts: Sequence[str], windows: Sequence[str], states_NC: Tensor) -> Tensor:
         """Logits, float32 N x K on the CPU, of texts, their `windows`, and the GPT's `states` of those."""
-        logits = nn.functional.linear(states_NC, self.head.weight.cpu().float(), self.head.bias.cpu().float())
-        return logits if self.ngrams is None else logits + self.ngrams(texts, windows)
+        weight_KC = self.head.weight.cpu().float()
+        logits_NK = nn.functional.linear(states_NC, weight_KC, self.head.bias.cpu().float())
+        return logits_NK if self.ngrams is None else logits_NK + self.ngrams(texts, windows)
 
 
 def build(gpt: GPT, config: Mapping[str, Any]) -> Classifier:

@@ -11,7 +11,7 @@ from llm.objectives.classifier.explanations import in_words, moved_by
 from llm.objectives.classifier.model import Classifier, probabilities
 from llm.objectives.classifier.texts import row_text
 from llm.objectives.interface import CLASSIFY, GUARD, Interface
-from llm.objectives.rows import Row, RowAnswer, answer_each, text_of
+from llm.objectives.rows import InputRow, OutputRow, answer_each, text_of
 
 EXAMPLES = {"subject": "Meeting on Friday"}
 EXAMPLE = "Shall we say ten o'clock?"
@@ -35,42 +35,42 @@ def interface(config: Mapping[str, Any]) -> Interface:
     )
 
 
-def serve(loaded: LoadedModel[Classifier], rows: Sequence[Row], *, explain: int = 0) -> list[RowAnswer]:
+def serve(loaded: LoadedModel[Classifier], rows: Sequence[InputRow], *, explain: int = 0) -> list[OutputRow]:
     """An answer for each row's text, with the `explain` phrases that moved it most; `interface` has its columns."""
     if explain < 0:
         raise UserError(f"explain {explain} is no number of phrases")
     config = loaded.model.config
 
-    def prepare(row: Row) -> str:
+    def prepare(row: InputRow) -> str:
         text = row_text([text_of(row, column, "") for column in config.columns])
         if not text.strip():
             raise UserError("there is no text to classify")
         return text
 
-    def answer(texts: list[str]) -> list[RowAnswer]:
+    def answer(texts: list[str]) -> list[OutputRow]:
         answers = _classify(loaded, texts)
         if explain:
-            for row_answer, text in zip(answers, texts, strict=True):
+            for output, text in zip(answers, texts, strict=True):
                 moved = moved_by(partial(probabilities, loaded), config.labels, text)
-                row_answer["moved_by"] = in_words(moved[:explain])
+                output["moved_by"] = in_words(moved[:explain])
         return answers
 
     return answer_each(rows, prepare, answer)
 
 
-def _classify(loaded: LoadedModel[Classifier], texts: list[str]) -> list[RowAnswer]:
+def _classify(loaded: LoadedModel[Classifier], texts: list[str]) -> list[OutputRow]:
     """The answer for each text, without the phrases that moved it."""
     config = loaded.model.config
     probability_NK = probabilities(loaded, texts)
-    answers: list[RowAnswer] = []
+    answers: list[OutputRow] = []
     for probability_K, number, unsure in zip(
         probability_NK, config.decide(probability_NK), config.is_unsure(probability_NK), strict=True
     ):
         leaning = config.labels[number]
-        row_answer: RowAnswer = {"label": UNSURE if unsure else leaning, "leaning": leaning}
+        output: OutputRow = {"label": UNSURE if unsure else leaning, "leaning": leaning}
         for label, probability in zip(config.labels, probability_K, strict=True):
-            row_answer[f"{label}_probability"] = float(probability)
-        answers.append(row_answer)
+            output[f"{label}_probability"] = float(probability)
+        answers.append(output)
     return answers
 
 

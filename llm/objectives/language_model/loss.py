@@ -56,7 +56,7 @@ def context_at(step: int, steps: int, first: int | None, context_length: int) ->
 
 @torch.inference_mode()
 def text_loss(
-    model: GPT, windows: TokenWindows, batches: Iterable[np.ndarray], compute: Compute, *, workers: Workers = ALONE
+    model: GPT, windows: TokenWindows, batches: Iterable[np.ndarray], *, compute: Compute, workers: Workers = ALONE
 ) -> float:
     """Mean cross-entropy, in nats a token, over batches of window numbers; those of all workers count."""
     total = 0.0
@@ -74,9 +74,9 @@ def objective(
     model: GPT,
     config: TrainConfig,
     train: TokenWindows,
+    *,
     validation: TokenWindows,
     compute: Compute,
-    *,
     evaluation_batches: int,
     first_context_length: int | None = None,
     start_counts: bool = False,
@@ -99,7 +99,8 @@ def objective(
             return window_loss(training_model, inputs_BT, targets_BT, length=length, cross_entropy=cross_entropy)
 
     def evaluate() -> dict[str, float]:
-        loss = text_loss(model, validation, batches[workers.rank :: workers.count], compute, workers=workers)
+        own_batches = batches[workers.rank :: workers.count]
+        loss = text_loss(model, validation, own_batches, compute=compute, workers=workers)
         bits = bits_per_byte(loss, 1, validation.bytes_per_token)
         return {"validation_loss": loss, "validation_bits_per_byte": bits}
 

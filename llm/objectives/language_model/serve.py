@@ -12,7 +12,7 @@ from llm.generation.text import generate_text, options, request_maker, write_all
 from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives.interface import COMPLETE, Interface
-from llm.objectives.rows import Row, RowAnswer, answer_each, text_of
+from llm.objectives.rows import InputRow, OutputRow, answer_each, text_of
 
 
 def interface(config: Mapping[str, Any]) -> Interface:
@@ -26,14 +26,14 @@ def interface(config: Mapping[str, Any]) -> Interface:
     )
 
 
-def serve(loaded: LoadedModel[GPT], rows: Sequence[Row], **options: Any) -> list[RowAnswer]:
+def serve(loaded: LoadedModel[GPT], rows: Sequence[InputRow], **options: Any) -> list[OutputRow]:
     """Continue the prompt of each row; `interface` lists the options."""
     request_for = request_maker(loaded, LIVELY, **options)
 
-    def prepare(row: Row) -> Request:
+    def prepare(row: InputRow) -> Request:
         return request_for(loaded.encoding.encode_ordinary(text_of(row, "prompt")))
 
-    def answer(requests: list[Request]) -> list[RowAnswer]:
+    def answer(requests: list[Request]) -> list[OutputRow]:
         return [{"text": text} for text in write_all(loaded, requests)]
 
     return answer_each(rows, prepare, answer)

@@ -113,7 +113,14 @@ def _answers(contender: _Contender, test: pd.DataFrame, file: Path, params: Eval
     ]
     long = sum(len(example) > context for example in examples)
     if long == len(examples):
-        examples_of(encoding, model.chat, test, context, file, "raise train.context_length, or bring shorter rows")
+        examples_of(
+            encoding,
+            model.chat,
+            test,
+            longest=context,
+            file=file,
+            way_out="raise train.context_length, or bring shorter rows",
+        )
     if long:
         logger.warning(
             "%s: %d of %d rows are longer than %d tokens: no part of its loss", name, long, len(test), context

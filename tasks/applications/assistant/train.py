@@ -81,21 +81,31 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     window = min(params.window or model.config.context_length, model.config.context_length)
     way_out = f"raise train.window and train.context_length (the base has {base_has}), or bring shorter rows"
     train, validation = examples = [
-        examples_of(encoding, model.chat, table, window, path, way_out)
+        examples_of(encoding, model.chat, table, longest=window, file=path, way_out=way_out)
         for table, path in zip(tables, paths, strict=True)
     ]
     left_out = [len(table) - len(kept) for table, kept in zip(tables, examples, strict=True)]
     told = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
     if answers := read_replay(files.rehearses):
         questions = [answer.question for answer in answers]
-        replayed = encode_examples(encoding, model.chat, questions, [answer.output for answer in answers], window)
+        replayed = encode_examples(
+            encoding, model.chat, questions, outputs=[answer.output for answer in answers], longest=window
+        )
         train = random.Random(params.seed).sample(train + replayed, len(train) + len(replayed))
         told["replayed"] = len(replayed)
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
     widths = [row_width(each) for each in windows]
     compute = choose_backend(compute, model.config, forward * max(widths), lora=params.lora is not None)
-    goal = objective(model, params, windows, validation, compute, opening_weight=params.opening_weight, workers=workers)
+    goal = objective(
+        model,
+        params,
+        windows,
+        validation=validation,
+        compute=compute,
+        opening_weight=params.opening_weight,
+        workers=workers,
+    )
     tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
     flops = training_flops(model)
     if params.lora:

@@ -18,7 +18,7 @@ def test_the_loss_of_a_text_keeps_no_graph_and_is_that_of_inference(make_gpt, to
     with torch.inference_mode():
         expected = window_loss(gpt, *windows.batch(rows)).item()
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda tensor: tensor):
-        assert text_loss(gpt, windows, [rows], CPU) == expected
+        assert text_loss(gpt, windows, [rows], compute=CPU) == expected
     assert kept == []
 
 
@@ -40,7 +40,9 @@ def test_training_begins_with_the_first_context_length_and_counts_updates_not_ba
     gpt, windows = make_gpt(positions="rotary"), TokenWindows(token_files, "train", 32)
     config = TrainConfig(seed=1, steps=3, batch_size=2, gradient_accumulation=2, learning_rate=0.1, evaluate_every=3,
                          checkpoint_every=3)  # fmt: skip
-    goal = objective(gpt, config, windows, windows, CPU, evaluation_batches=1, first_context_length=8)
+    goal = objective(
+        gpt, config, windows, validation=windows, compute=CPU, evaluation_batches=1, first_context_length=8
+    )
     order = BatchSampler(len(windows), 2, seed=1)
     for batch, length in enumerate([8, 8, 16, 16, 32, 32]):
         alone = window_loss(gpt, *windows.batch(order[batch]), length=length, cross_entropy=gpt.backend.cross_entropy)

@@ -63,8 +63,8 @@ def prepare_gpt(config: TrainConfig, data: Path, workers: Workers) -> TrainingSe
     torch.set_num_threads(1)
     encoding = load_tokenizer(data / "tokenizer.json")
     gpt = GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab}))
-    splits = (TokenWindows(data, split, 32) for split in ("train", "validation"))
-    goal = objective(gpt, config, *splits, CPU, evaluation_batches=3, workers=workers)
+    splits = [TokenWindows(data, split, 32) for split in ("train", "validation")]
+    goal = objective(gpt, config, splits[0], validation=splits[1], compute=CPU, evaluation_batches=3, workers=workers)
     return TrainingSetup(LoadedModel(gpt, encoding), goal, compute=CPU, throughput=Throughput("tokens", 256))
 
 
@@ -78,7 +78,7 @@ def prepare_classifier(config: TrainConfig, data: Path, workers: Workers) -> Tra
     labels = torch.tensor([n % 3 == 0 for n in range(len(WORDS))]).long()
     emails = LabelledTexts(texts, labels, list(range(len(WORDS))))
     emails = read_texts(LoadedModel(model, encoding), emails)
-    goal = classifier_objective(model, config, emails, emails, CPU, workers=workers)
+    goal = classifier_objective(model, config, emails, validation=emails, compute=CPU, workers=workers)
     return TrainingSetup(LoadedModel(model, encoding), goal, compute=CPU, throughput=Throughput("emails", 8))
 
 
@@ -90,8 +90,8 @@ def prepare_assistant(config: TrainConfig, data: Path, workers: Workers) -> Trai
     model = Assistant(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "context_length": 96}), Chat())
     add_lora(model, LoRAConfig(rank=2, alpha=4))
     questions = [Question(word) for word in WORDS]
-    rows = encode_examples(encoding, model.chat, questions, WORDS[1:] + WORDS[:1], 96)
-    goal = assistant_objective(model, config, pack_sequences(rows, 96), rows, CPU, workers=workers)
+    rows = encode_examples(encoding, model.chat, questions, outputs=WORDS[1:] + WORDS[:1], longest=96)
+    goal = assistant_objective(model, config, pack_sequences(rows, 96), validation=rows, compute=CPU, workers=workers)
     return TrainingSetup(LoadedModel(model, encoding), goal, compute=CPU, throughput=Throughput("tokens", 1))
 
 
@@ -230,7 +230,7 @@ def test_two_workers_that_share_the_weights_fine_tune_by_lora_as_one_does(learn,
 
 
 def test_a_stage_that_is_to_train_on_ray_learns_the_same_loss(
-    project_copy, token_files, mlflow_store, prefect_api, stage_line, monkeypatch
+    project_copy, token_files, mlflow_store, prefect_api, command_line, monkeypatch
 ):
     shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context_length": 64, "batch_size": 2}
     short = {"steps": 8, "evaluate_every": 4, "checkpoint_every": 4, "evaluation_batches": 1, "dropout": 0.0}
@@ -241,7 +241,7 @@ def test_a_stage_that_is_to_train_on_ray_learns_the_same_loss(
     for workers in ("", "2"):
         monkeypatch.setenv("THREESTAGE_RAY", "local" if workers else "")
         monkeypatch.setenv("THREESTAGE_WORKERS", workers or "1")
-        code, error = stage_line(project_copy, "pretrain", "--no-resume")
+        code, _, error = command_line(project_copy, "pretrain", "--no-resume")
         assert code == 0, error
         losses.append(pd.read_csv(curves)[["train_loss", "validation_loss"]].to_numpy())
     assert losses[1] == pytest.approx(losses[0], rel=2e-3), "it computes in bfloat16 where the processor has it"

@@ -69,7 +69,7 @@ def test_packed_rows_have_the_loss_and_the_gradient_of_unpacked_ones(make_gpt, e
 def test_the_mean_loss_is_over_all_response_tokens(make_gpt, examples, batch_size):
     gpt = make_gpt()
     expected = sum(alone(gpt, example).item() for example in examples) / sum(e.counted for e in examples)
-    assert mean_response_loss(gpt, examples, batch_size, CPU) == pytest.approx(expected, rel=1e-5)
+    assert mean_response_loss(gpt, examples, CPU, batch_size=batch_size) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_mean_loss_keeps_no_graph_and_is_that_of_inference(make_gpt):
@@ -77,7 +77,7 @@ def test_the_mean_loss_keeps_no_graph_and_is_that_of_inference(make_gpt):
     with torch.inference_mode():
         expected = response_loss(gpt, pack_sequences(examples, 32), CPU).item() / 4
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda tensor: tensor):
-        assert mean_response_loss(gpt, examples, 2, CPU) == expected
+        assert mean_response_loss(gpt, examples, CPU, batch_size=2) == expected
     assert kept == []
 
 
@@ -172,7 +172,7 @@ def test_the_shared_prefix_is_what_more_than_half_begin_with_before_anything_is_
 def test_rows_are_conversations_that_end_and_long_ones_are_counted_and_left_out(encoding, caplog):
     caplog.set_level(logging.WARNING)
     rows = [Question("the cat"), Question("sat", "on the mat")]
-    (kept,) = encode_examples(encoding, Chat(), rows, ["the hat", "the moon " * 40], 64)
+    (kept,) = encode_examples(encoding, Chat(), rows, outputs=["the hat", "the moon " * 40], longest=64)
     said = [token for token, learned in zip(kept.tokens, kept.learned, strict=True) if learned]
     assert encoding.decode(kept.tokens[: -len(said)]) == "### Instruction:\nthe cat\n\n### Response:\n"
     assert encoding.decode(said[:-1]) == "the hat"
@@ -191,7 +191,9 @@ def test_a_question_is_its_system_prompt_its_history_and_the_instruction_with_it
 
 
 def test_all_turns_of_the_assistant_are_learned(encoding):
-    (kept,) = encode_examples(encoding, Chat(), [Question("and the dog", history=["the cat", "sat"])], ["ate"], 99)
+    (kept,) = encode_examples(
+        encoding, Chat(), [Question("and the dog", history=["the cat", "sat"])], outputs=["ate"], longest=99
+    )
     said = [token for token, learned in zip(kept.tokens, kept.learned, strict=True) if learned]
     end = encoding.decode([encoding.eot_token])
     assert encoding.decode(said) == f"sat{end}ate{end}"
@@ -238,9 +240,13 @@ def taught(make_assistant, make_config, encoding):
     gpt = make_assistant(context_length=128, n_embd=32)
     torch.nn.init.normal_(gpt.embedding.token.weight, std=0.1)
     examples = encode_examples(
-        encoding, gpt.chat, [Question("the cat"), Question("the dog", "ate")], ["sat on the mat", "the hat"], 128
+        encoding,
+        gpt.chat,
+        [Question("the cat"), Question("the dog", "ate")],
+        outputs=["sat on the mat", "the hat"],
+        longest=128,
     )
-    goal = objective(gpt, make_config(), [examples], examples, CPU)
+    goal = objective(gpt, make_config(), [examples], validation=examples, compute=CPU)
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2)
     for step in range(40):
         goal.loss(gpt, step).backward()
@@ -277,8 +283,10 @@ def test_an_evaluation_gives_the_loss_and_people_see_answers(taught, encoding):
 
 def test_a_validation_row_may_be_longer_than_all_that_is_learned(make_assistant, make_config, encoding):
     gpt = make_assistant(context_length=128)
-    short, long = encode_examples(encoding, gpt.chat, [Question("a"), Question("the moon " * 12)], ["b", "c"], 128)
-    goal = objective(gpt, make_config(), [[short]], [long], CPU)
+    short, long = encode_examples(
+        encoding, gpt.chat, [Question("a"), Question("the moon " * 12)], outputs=["b", "c"], longest=128
+    )
+    goal = objective(gpt, make_config(), [[short]], validation=[long], compute=CPU)
     assert goal.evaluate()["validation_loss"] == pytest.approx(alone(gpt, long).item() / long.counted, rel=1e-5)
 
 

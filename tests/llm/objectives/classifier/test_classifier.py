@@ -258,7 +258,7 @@ EMAILS = LabelledTexts(["the cat", "moon", "the dog ate", "hat"], torch.tensor([
 def test_an_output_layer_of_its_own_is_not_trained_for_no_text_is_predicted(make_gpt, make_config, encoding):
     model = make_classifier(make_gpt(tied=False))
     emails = read_texts(LoadedModel(model, encoding), EMAILS)
-    objective(model, make_config(batch_size=2), emails, emails, CPU).loss(model, 0).backward()
+    objective(model, make_config(batch_size=2), emails, validation=emails, compute=CPU).loss(model, 0).backward()
     idle = {name for name, weight in model.named_parameters() if weight.grad is None}
     assert idle == {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert idle == {"gpt.output.weight"}
@@ -274,9 +274,9 @@ def test_the_loss_by_hand(model, make_config, encoding):
     tokens = encoding.encode_ordinary_batch(emails.texts)
     config = make_config(batch_size=3)
     read = read_texts(LoadedModel(model, encoding), emails)
-    goal = objective(model, config, read, read, CPU)
+    goal = objective(model, config, read, validation=read, compute=CPU)
     for index in range(3):
-        rows = BatchSampler(4, 3, config.seed, np.array(list(map(len, tokens))))[index]
+        rows = BatchSampler(4, 3, config.seed, lengths=np.array(list(map(len, tokens))))[index]
         logits = torch.cat([model(torch.tensor([tokens[row]]), torch.tensor([len(tokens[row])])) for row in rows])
         assert goal.loss(model, index).item() == pytest.approx(
             F.cross_entropy(logits, emails.labels[rows]).item(), rel=1e-4
@@ -285,7 +285,7 @@ def test_the_loss_by_hand(model, make_config, encoding):
 
 def test_an_evaluation_says_loss_and_f1_on_validation_of_the_gpt_alone(model, make_config, encoding):
     emails = read_texts(LoadedModel(model, encoding), EMAILS)
-    found = objective(model, make_config(), emails, emails, CPU).evaluate()
+    found = objective(model, make_config(), emails, validation=emails, compute=CPU).evaluate()
     logits = model.head(states(model, encoding.encode_ordinary_batch(EMAILS.texts))).detach()
     assert found["validation_loss"] == pytest.approx(F.cross_entropy(logits, EMAILS.labels).item())
     guess = np.argmax(logits.numpy(), axis=1)

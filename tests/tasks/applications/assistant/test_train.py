@@ -65,7 +65,7 @@ def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(pre
     assert setup.loaded.model.config.context_length == 64
     assert "1 rows are longer than 32 tokens and left out" in caplog.text
     rows = [Question("the cat", system="the mat", history=("hi", "hello")), Question("the dog")]
-    examples = encode_examples(encoding, setup.loaded.model.chat, rows, ["sat", "ate"], 32)
+    examples = encode_examples(encoding, setup.loaded.model.chat, rows, outputs=["sat", "ate"], longest=32)
     (window,) = pack_sequences(examples, 32)  # both share one
     assert setup.throughput.units_a_step == row_width(window)
 
@@ -94,7 +94,7 @@ def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):
 def test_a_split_whose_rows_are_all_longer_than_a_window_is_named_with_the_longest(prepared, tmp_path, split, encoding):
     rows = {"instruction": ["sat " * 9, "the dog " * 20], "output": ["mat", "ate"]}
     write(tmp_path, split, **rows)
-    (longest,) = encode_examples(encoding, Chat(**SAME), [Question("the dog " * 20)], ["ate"], 999)
+    (longest,) = encode_examples(encoding, Chat(**SAME), [Question("the dog " * 20)], outputs=["ate"], longest=999)
     with pytest.raises(UserError) as error:
         prepared(window=10)
     assert str(error.value) == (
