@@ -13,6 +13,8 @@ from llm.config import Config
 from llm.device import choose_compute, keep_freed_memory
 from llm.files import atomic_folder, write_atomic
 from llm.objectives import load
+from tasks.measures import evaluate as measures
+from tasks.measures.description import Subject
 from tasks.measures.pictures import draw_curves
 from tasks.params.load import check_outline, load_evaluation
 from tasks.params.slices import find_evaluation
@@ -28,7 +30,7 @@ from tasks.training.setup import split_file
 @flow(flow_run_name="evaluate-{name}")
 def evaluate(name: str, params: Config) -> None:
     """Measure a model on the test split and keep the evidence that a reviewer reads."""
-    measure = task(find_evaluation(name).measure, name="measure", cache_policy=NO_CACHE)
+    measure = task(measures.evaluate, name="measure", cache_policy=NO_CACHE)
     data, report = Path("data/processed") / params.dataset, Path("reports/evaluation") / name
     with stage_run(params.evaluate, {"test": split_file(data, "test")}):
         keep_freed_memory()
@@ -36,10 +38,19 @@ def evaluate(name: str, params: Config) -> None:
         model, encoding = load(Path("models") / name, compute.device)
         base = Path("models") / params.base if hasattr(params, "base") else None
         with atomic_folder(report / "evidence") as evidence:
-            found = measure(model, encoding, data, base, params.evaluate, compute, evidence)
+            subject = Subject(
+                model=model,
+                encoding=encoding,
+                data=data,
+                base=base,
+                params=params.evaluate,
+                compute=compute,
+                evidence=evidence,
+            )
+            values = measure(find_evaluation(name), subject)
             if (curves := training_report(name) / "curves.csv").exists():
                 draw_curves(curves, evidence / "loss.svg")
-        metrics = {metric: round(value, 5) for metric, value in found.items()}
+        metrics = {metric: round(value, 5) for metric, value in values.items()}
         write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         logged = find_model(md5_of(Path("models") / name))
         log_measured(metrics, "test", logged and logged.model_id)

@@ -56,8 +56,8 @@ def _answers(comparison: Comparison) -> Gate:
     if comparison.failed:
         return Gate(name, False, comparison.failed)
     if not comparison.checked:
-        missing = f"there is no tasks/applications/{comparison.model}/review.py"
-        return Gate(name, None, f"nothing says which rows to ask: {missing}")
+        file = f"tasks/applications/{comparison.model}/measure.py"
+        return Gate(name, None, f"nothing says which rows to ask: {file} names none")
     agreed = "" if comparison.agreed is None else f", {comparison.agreed} of them scored as in its evaluation"
     return Gate(name, True, f"{comparison.checked} {comparison.unit}{agreed}")
 

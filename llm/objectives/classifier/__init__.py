@@ -144,7 +144,7 @@ def objective(
         predicted = logits_NK.argmax(dim=1).numpy()
         return {
             "validation_loss": F.cross_entropy(logits_NK, actual).item(),
-            "validation_f1": f1_score(actual.numpy(), predicted, len(model.config.labels)),
+            "validation_f1": float(f1_score(actual.numpy(), predicted, len(model.config.labels))),
         }
 
     return Objective(

@@ -106,7 +106,7 @@ def fit_head(
         logger.info("chosen on validation: the threshold is %s, unsure is between %s", found.threshold, found.unsure)
     return {
         "validation_loss": F.cross_entropy(logits, actual).item(),
-        "validation_f1": f1_score(actual.numpy(), model.decide(probability), labels),
+        "validation_f1": float(f1_score(actual.numpy(), model.decide(probability), labels)),
     }
 
 

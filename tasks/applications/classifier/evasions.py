@@ -9,21 +9,15 @@ from collections.abc import Callable
 from email.message import EmailMessage
 from email.policy import SMTP
 from html import escape
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-
-from llm.objectives.classifier.model import email_text
-from tasks.data.mail import RowError, parse_message
-from tasks.measures.intervals import interval, with_interval
-from tasks.measures.labels.baseline import Reader
 
 
 class Spam(NamedTuple):
     """A spam, and a harmless mail to hide it in."""
 
+    id: str
     subject: str
     body: str
     cover: str
@@ -42,7 +36,7 @@ def draw(test: pd.DataFrame, plain: str, looked_for: str) -> list[Spam]:
         return chosen.sample(min(MAILS, len(chosen)), random_state=1)
 
     pairs = zip(some(looked_for, *WORDS["spam"]).itertuples(), some(plain, *WORDS["cover"]).itertuples(), strict=False)
-    return [Spam(spam.subject, spam.body, cover.body) for spam, cover in pairs]
+    return [Spam(id=spam.id, subject=spam.subject, body=spam.body, cover=cover.body) for spam, cover in pairs]
 
 
 Form = Callable[[Spam], bytes]
@@ -234,80 +228,3 @@ def _forwarded(spam: Spam) -> EmailMessage:
     part = EmailMessage()
     part.set_content(_message(spam.subject, spam.body))
     return part
-
-
-def measure_evasions(test: pd.DataFrame, ours: Reader, its: Reader, evidence: Path) -> dict[str, float]:
-    """The share of disguised spam that the model and its baseline catch. The evidence has them by form and by group.
-
-    `evasion_recall` is the mean over all forms, `evasion_loss` by how much that is below the recall of the same spam as
-    it was, and `evasion_worst` the share of that recall which is left in the worst form. `evasion_<group>` is the mean
-    over the forms of one of GROUPS; its interval is over the spams, of which each is in all forms. A message that can't
-    be read counts as passed. There are none with more than two labels, nor where test has no spam and
-    ham of a fitting length.
-    """
-    if len(ours.config.labels) > 2:
-        return {}
-    if not (spams := draw(test, *ours.config.labels)):
-        return {}
-    texts_of = {name: [_text_of(form(spam)) for spam in spams] for name, form in {AS_IT_WAS: _plain, **FORMS}.items()}
-    different = list(dict.fromkeys(text for texts in texts_of.values() for text in texts))  # cleaning undoes some forms
-    number_of = {text: number for number, text in enumerate(different)}
-    decided = ours.config.decide(ours.probabilities(different))
-    its_decided = its.config.decide(its.probabilities(different))
-    caught, its_caught = {}, {}
-    for name, texts in texts_of.items():
-        numbers = [number_of[text] for text in texts]
-        caught[name], its_caught[name] = decided[numbers], its_decided[numbers]
-    group_of = {name: group for group, forms in GROUPS.items() for name in forms}
-    rows = [
-        {
-            "form": name,
-            "group": group_of.get(name, ""),
-            "mails": len(spams),
-            "caught": caught[name].mean(),
-            "baseline_caught": its_caught[name].mean(),
-        }
-        for name in caught
-    ]
-    table = pd.DataFrame(rows)
-    table.to_csv(evidence / "evasions.csv", index=False, float_format="%.4f")
-    plain, evaded = table["caught"][0], table["caught"][1:]
-    metrics = {
-        "evasion_recall": float(evaded.mean()),
-        "evasion_loss": float(plain - evaded.mean()),
-        "evasion_worst": float(evaded.min() / plain) if plain else 0.0,
-        "baseline_evasion_recall": float(table["baseline_caught"][1:].mean()),
-    }
-    by_group = [_measure_group(group, caught, its_caught) for group in GROUPS]
-    pd.DataFrame(by_group).to_csv(evidence / "evasion_groups.csv", index=False, float_format="%.4f")
-    for row in by_group:
-        name = f"evasion_{row['group']}"
-        metrics |= with_interval(name, row["caught"], (row["low"], row["high"]))
-        metrics[f"baseline_{name}"] = row["baseline_caught"]
-    return metrics
-
-
-def _plain(spam: Spam) -> bytes:
-    return message(spam.subject, spam.body)
-
-
-def _measure_group(group: str, caught: dict[str, np.ndarray], its_caught: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The share of spams caught in the forms of a group, by the model with its interval, and by the baseline."""
-    by_spam = np.mean([caught[name] for name in GROUPS[group]], axis=0)
-    its_by_spam = np.mean([its_caught[name] for name in GROUPS[group]], axis=0)
-    low, high = interval(np.mean, by_spam)
-    return {
-        "group": group,
-        "forms": len(GROUPS[group]),
-        "caught": float(by_spam.mean()),
-        "low": low,
-        "high": high,
-        "baseline_caught": float(its_by_spam.mean()),
-    }
-
-
-def _text_of(raw: bytes) -> str:
-    try:
-        return email_text(*parse_message(raw))
-    except RowError:
-        return email_text("", "")
