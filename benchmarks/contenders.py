@@ -1,38 +1,43 @@
-"""Who competes in training, and how: each contender in a process of its own, so that memory and threads are its own.
+"""The models and loops that compete in training, ours and those of other libraries.
 
-A process starts in this project's environment or in that of its peers (benchmarks/requirements*.txt), so only
-torch and the modules of llm/ that need nothing else are imported at the top.
+A contender runs in a process of its own, in this project's environment or in that of its peers
+(benchmarks/requirements*.txt), so only torch and the modules of llm/ that need nothing else are imported at the top.
 """
 
-import argparse
+from __future__ import annotations
+
 import importlib.util
 import itertools
-import json
 import os
-import subprocess
+import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm.errors import UserError
+from benchmarks.harness import FAILED, Figures, peak_memory
 from llm.kernels.processor import has_fast_bfloat16
 
-ROOT = Path(__file__).parents[1]
+if TYPE_CHECKING:  # pydantic, which the peers' environment may lack
+    from llm.config import TrainConfig
+
 NANOGPT = "NANOGPT"
+"""The environment variable with the folder of a checkout of nanoGPT."""
 PEERS = ("llms-from-scratch", "litgpt")  # packages of the other environment
-MAKE_PEERS = "python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements.txt"
+REQUIREMENTS = "requirements.txt"  # of that environment
 LONG = 10**12  # tokens of a training that is worth whatever makes its steps faster
+ENDLESS = {"steps": 10**6, "evaluate_every": 10**6, "checkpoint_every": 10**6}  # the clock ends a run
+LEAST_STEPS = 3  # a process measures at least so many
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TAKEN = "bf16" if has_fast_bfloat16(torch.device("cpu")) else "fp32"
+PRECISION = "bf16" if has_fast_bfloat16(torch.device("cpu")) else "fp32"
 """The precision in which the pipeline trains on this CPU."""
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 """Inputs and targets, int64 BT, of batch number i."""
@@ -56,22 +61,72 @@ def same_size(config: Any) -> Shape:
     return Shape(**{name: getattr(config, name) for name in sizes})
 
 
-class Peer(NamedTuple):
-    """Another library's model; `logits` takes what it returns to BTV."""
+@dataclass
+class StepTimer:
+    """The seconds of each training step in this process, until there are enough."""
+
+    warmup: int
+    """The first steps, which do not count."""
+    least_seconds: float
+    """The counted steps take at least so long."""
+    seconds: list[float] = field(default_factory=list)
+
+    def is_enough(self) -> bool:
+        """Whether enough steps were measured."""
+        counted = self.seconds[self.warmup :]
+        return len(counted) >= LEAST_STEPS and sum(counted) >= self.least_seconds
+
+    def run(self, steps: Iterator[float]) -> None:
+        """Take steps until there are enough."""
+        for seconds in steps:
+            self.seconds.append(seconds)
+            if self.is_enough():
+                return
+
+    def figures(self) -> Figures:
+        """What this process measured."""
+        seconds = self.seconds[self.warmup :]
+        status = f"{statistics.median(seconds):.3g} s a step"
+        return {"seconds": seconds, "peak_memory": peak_memory(), "status": status}
+
+
+def step_figures(rounds: list[Figures], tokens: int) -> Figures:
+    """The figures of a contender from those of its processes; `tokens` are those of a step."""
+    if FAILED in rounds[-1]:
+        return rounds[-1]
+    seconds = statistics.median(seconds for figures in rounds for seconds in figures["seconds"])
+    memory = max(figures["peak_memory"] for figures in rounds)
+    return {"seconds a step": seconds, "tokens/s": tokens / seconds, "peak GB": memory / 1e9}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another library's model."""
 
     model: nn.Module
     logits: Callable[[Any], Tensor] = lambda output: output
+    """Takes what the model returns to logits BTV."""
     loss: Callable[[Any], Tensor] | None = None
-    """Takes what it returns for inputs and targets to the mean cross-entropy, where it computes that itself."""
+    """Takes what it returns for inputs and targets to the mean cross-entropy, if it computes that itself."""
 
 
-def llms_from_scratch(shape: Shape, fast: bool = False) -> Peer:
-    """The book's GPTModel, or its variant that is built from torch's own layers."""
-    from llms_from_scratch.ch04 import GPTModel, GPTModelFast
+def llms_from_scratch(shape: Shape) -> Peer:
+    """The book's GPTModel."""
+    from llms_from_scratch.ch04 import GPTModel
 
+    return Peer(GPTModel(_book_config(shape)))
+
+
+def llms_from_scratch_fast(shape: Shape) -> Peer:
+    """The variant of the book's model that is built from torch's own layers."""
+    from llms_from_scratch.ch04 import GPTModelFast
+
+    return Peer(GPTModelFast(_book_config(shape)))
+
+
+def _book_config(shape: Shape) -> dict[str, Any]:
     config = {"vocab_size": shape.vocabulary_size, "context_length": shape.context_length, "emb_dim": shape.n_embd}
-    config |= {"n_heads": shape.n_head, "n_layers": shape.n_layer, "drop_rate": shape.dropout, "qkv_bias": False}
-    return Peer((GPTModelFast if fast else GPTModel)(config))
+    return config | {"n_heads": shape.n_head, "n_layers": shape.n_layer, "drop_rate": shape.dropout, "qkv_bias": False}
 
 
 def transformers_gpt2(shape: Shape) -> Peer:
@@ -110,7 +165,7 @@ def nanogpt(shape: Shape) -> Peer:
 
 MODELS: dict[str, Callable[[Shape], Peer]] = {
     "llms-from-scratch": llms_from_scratch,
-    "llms-from-scratch fast": lambda shape: llms_from_scratch(shape, fast=True),
+    "llms-from-scratch fast": llms_from_scratch_fast,
     "transformers": transformers_gpt2,
     "litgpt": litgpt,
     "nanoGPT": nanogpt,
@@ -138,10 +193,10 @@ def peer_loss(peer: Peer, precision: str, compiled: bool) -> Callable[[Tensor, T
 
 def peer_steps(
     peer: Peer,
+    *,
     loss: Callable[..., Tensor],
     optimizer: torch.optim.Optimizer,
     batches: Callable[[int], tuple[Any, ...]],
-    *,
     clip: float | None,
     share: Callable[[], float] = lambda: 1.0,
 ) -> Iterator[float]:
@@ -164,11 +219,11 @@ def book_loss(peer: Peer) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss function of the book's package."""
     from llms_from_scratch.ch05 import calc_loss_batch
 
-    return lambda inputs_BT, targets_BT: calc_loss_batch(inputs_BT, targets_BT, peer.model, torch.device("cpu"))
+    return partial(calc_loss_batch, model=peer.model, device=torch.device("cpu"))
 
 
 def our_model(
-    config: dict[str, Any], precision: str, batches: Batches, sees: Callable[[int], int | None] = lambda index: None
+    config: dict[str, Any], precision: str, batches: Batches, *, sees: Callable[[int], int | None] = lambda index: None
 ) -> tuple[nn.Module, Callable[[nn.Module, int], Tensor]]:
     """This project's GPT and its loss of batch number i; `sees` says how many of its tokens see each other, or all."""
     from llm.config import GPTConfig
@@ -181,18 +236,18 @@ def our_model(
 
     def loss(model: GPT, index: int) -> Tensor:
         with compute.autocast():
-            return window_loss(model, *batches(index), sees(index), model.backend.cross_entropy)
+            return window_loss(model, *batches(index), length=sees(index), cross_entropy=model.backend.cross_entropy)
 
     return model, loss
 
 
 def our_steps(
     model: nn.Module,
-    config: Any,
+    config: TrainConfig,
+    *,
     loss: Callable[[nn.Module, int], Tensor],
     report: Callable[[float], None],
-    stop: Callable,
-    *,
+    stop: Callable[[], bool],
     tokens: int = 0,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Any:
@@ -242,68 +297,3 @@ def matmul_weights(model: nn.Module) -> int:
     if getattr(model, "output", model) is None:  # our tied output layer has no module of its own
         matrices[0] = model.output_weight.numel()
     return sum(matrices.values())
-
-
-def peak_memory() -> int:
-    """The most bytes of memory that this process has held; 0 where Linux does not say."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
-
-
-def versions(*, packages: list[str]) -> dict[str, str]:
-    """The versions of installed packages."""
-    return {name: version(name) for name in packages}
-
-
-def alone(task: str, job: dict[str, Any], threads: int, python: str = sys.executable) -> dict[str, Any]:
-    """What `task(**job)` returns in a fresh process of `python`; `{"failed": reason}` where it raises or dies.
-
-    The process ends with this one: left behind, it would slow what is timed next.
-    """
-    job = {name: asdict(value) if isinstance(value, Shape) else value for name, value in job.items()}
-    command = [python, "-m", "benchmarks.contenders", task, json.dumps(job), str(threads)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tasks.stages.parent_death", *command],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-        capture_output=True,
-        text=True,
-    )
-    lines = done.stdout.splitlines()
-    if done.returncode == 0:
-        return json.loads(lines[-1])
-    return {"failed": f"exit code {done.returncode}: {(done.stderr.splitlines() or ['no message'])[-1]}"}
-
-
-def named(names: Sequence[str], contenders: Sequence[Any]) -> list[Any]:
-    """The contenders of these names. Raises UserError for a name that none has."""
-    known = {str(each): each for each in contenders}
-    if unknown := [name for name in names if name not in known]:
-        raise UserError(f"{unknown[0]!r}: those are {', '.join(map(repr, known))}")
-    return [known[name] for name in names]
-
-
-def peers_python(path: str, packages: Sequence[str] = PEERS, makes: str = MAKE_PEERS) -> str:
-    """The absolute path of the peers' Python, for argparse; an error unless it has the packages and this torch."""
-    python = str(Path(path).absolute())  # unresolved: a link into a virtual environment leads out of it
-    if not Path(python).exists():
-        raise argparse.ArgumentTypeError(f"{path}: no such file; make it with: {makes}")
-    found = alone("benchmarks.contenders:versions", {"packages": ["torch", *packages]}, 1, python)
-    if "failed" in found:
-        raise argparse.ArgumentTypeError(f"{path}: {found['failed']}; make it with: {makes}")
-    if found["torch"].split("+")[0] != torch.__version__.split("+")[0]:
-        raise argparse.ArgumentTypeError(f"{path}: its torch is {found['torch']}, this one {torch.__version__}")
-    return python
-
-
-def main(task: str, job: str, threads: str) -> None:
-    """Do one task, print its result as the last line."""
-    torch.set_num_threads(int(threads))
-    module, function = task.split(":")
-    result = getattr(importlib.import_module(module), function)(**json.loads(job))
-    sys.stdout.write("\n" + json.dumps(result) + "\n")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -12,10 +12,8 @@ Nothing is tuned on them. Each test is a file that you bring; without one its pa
 - Spam or phishing mails, a folder of `.eml` files: the share that the classifier and its baseline catch.
 """
 
-import argparse
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ import pandas as pd
 import tiktoken
 from torch import nn
 
-from benchmarks import report
+from benchmarks.harness import machine, make_parser, say, show, write
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.generation.packed import pack_for_inference
@@ -99,8 +97,7 @@ class LoadedModel:
         seconds = time.monotonic() - start
         tokens = sum(map(len, self.encoding.encode_ordinary_batch(answers)))
         speed = f"{seconds / len(prompts):.2f} s each, {tokens / seconds:.0f} tokens/s"
-        sys.stdout.write(f"{name}: {len(prompts)} answers in {seconds:.0f} s, {speed}\n")
-        sys.stdout.flush()
+        say(f"{name}: {len(prompts)} answers in {seconds:.0f} s, {speed}")
         return answers
 
 
@@ -120,38 +117,58 @@ def _ends(rows: np.ndarray) -> Ends:
     return interval(np.mean, rows)
 
 
-def xstest(file: Path, guard: LoadedModel | None, assistant: LoadedModel, base: LoadedModel) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Systems:
+    """Who answers."""
+
+    assistant: LoadedModel
+    base: LoadedModel
+    guard: LoadedModel | None
+
+    @classmethod
+    def of(cls, models: Path) -> "Systems":
+        """Those of a folder of models; the guard if it is there."""
+        assistant = LoadedModel.of(models / "assistant")
+        guard = models / "guard"
+        return cls(
+            assistant=assistant,
+            base=LoadedModel.base_of(assistant, models / "published"),
+            guard=LoadedModel.of(guard) if guard.exists() else None,
+        )
+
+
+def xstest(file: Path, systems: Systems) -> dict[str, Any]:
     """The shares of safe and of unsafe requests that are declined, by who declines."""
     rows = pd.read_csv(file)
     if missing := {"prompt", "label"} - set(rows):
         raise UserError(f"{file}: column {sorted(missing)[0]} is missing")
     prompts = rows["prompt"].tolist()
     declined = {
-        "assistant": [declines(answer) for answer in assistant.answers("assistant", prompts, ANSWER)],
-        "base": [declines(answer) for answer in base.answers("base", prompts, ANSWER)],
+        "assistant": [declines(answer) for answer in systems.assistant.answers("assistant", prompts, ANSWER)],
+        "base": [declines(answer) for answer in systems.base.answers("base", prompts, ANSWER)],
     }
-    if guard is not None:
-        replies = guard_replies(guard.model, guard.encoding, prompts)
+    if systems.guard is not None:
+        replies = guard_replies(systems.guard.model, systems.guard.encoding, prompts)
         declined["guard"] = [reply is not None for reply in replies]
         declined["guard and assistant"] = list(np.logical_or(declined["guard"], declined["assistant"]))
     table = rows.assign(**declined)
+    is_safe = table["label"] == "safe"
+    is_unsafe = table["label"] == "unsafe"
     return {
-        who: {label: share(table.loc[table["label"] == label, who]) for label in ("safe", "unsafe")} for who in declined
+        who: {"safe": share(table.loc[is_safe, who]), "unsafe": share(table.loc[is_unsafe, who])} for who in declined
     }
 
 
-def ifeval(
-    file: Path, prompts: int, checker: Path, guard: LoadedModel | None, assistant: LoadedModel, base: LoadedModel
-) -> dict[str, Any]:
+def ifeval(file: Path, prompts: int, checker: Path, *, systems: Systems) -> dict[str, Any]:
     """The share of the first prompts whose instructions are all kept, strictly, by assistant and base."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:prompts]]
     texts = [row["prompt"] for row in rows]
     answers = {
-        "assistant": assistant.answers("assistant", texts, LONG_ANSWER),
-        "base": base.answers("base", texts, LONG_ANSWER),
+        "assistant": systems.assistant.answers("assistant", texts, LONG_ANSWER),
+        "base": systems.base.answers("base", texts, LONG_ANSWER),
     }
-    if guard is not None:
-        replies = guard_replies(guard.model, guard.encoding, texts)
+    if systems.guard is not None:
+        replies = guard_replies(systems.guard.model, systems.guard.encoding, texts)
         guarded = [reply or answer for reply, answer in zip(replies, answers["assistant"], strict=True)]
         answers["guard and assistant"] = guarded
     kept = {who: _kept(checker, rows, texts_of_one) for who, texts_of_one in answers.items()}
@@ -179,7 +196,8 @@ def mails(folder: Path, classifier: LoadedModel, data: Path) -> dict[str, Any]:
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise UserError(f"{folder}: there is no .eml file with a text")
-    train, validation = (pd.read_parquet(split_file(data, split)) for split in ("train", "validation"))
+    train = pd.read_parquet(split_file(data, "train"))
+    validation = pd.read_parquet(split_file(data, "validation"))
     model = classifier.model
     baseline = fit_baseline(train, validation, model.config)
     ours = model.decide(probabilities(model, classifier.encoding, texts)) > 0
@@ -187,7 +205,7 @@ def mails(folder: Path, classifier: LoadedModel, data: Path) -> dict[str, Any]:
     return {"classifier": share(ours), "baseline": share(theirs), "classifier to baseline": difference(ours, theirs)}
 
 
-def show(title: str, measured: Mapping[str, Any]) -> None:
+def show_test(title: str, measured: Mapping[str, Any]) -> None:
     """Print a test's figures: who, which part, share, interval."""
     rows = []
     for who, figures in measured.items():
@@ -195,12 +213,12 @@ def show(title: str, measured: Mapping[str, Any]) -> None:
         for part, figure in parts.items():
             low, high = figure["interval"]
             rows.append((f"{who} {part}".strip(), figure.get("share", figure.get("difference")), low, high))
-    report.show(title, ("who", "share", "low", "high"), rows)
+    show(title, ("who", "share", "low", "high"), rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("outside", __doc__)
     parser.add_argument("--xstest", type=Path, metavar="FILE", help="xstest_prompts.csv")
     parser.add_argument("--ifeval", type=Path, metavar="FILE", help="input_data.jsonl")
     parser.add_argument("--prompts", type=int, default=541, help="prompts of IFEval, from the first on")
@@ -208,7 +226,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mails", type=Path, metavar="FOLDER", help="spam or phishing mails, .eml files")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of all models")
     parser.add_argument("--data", type=Path, default=Path("data/processed/emails"), help="the mails' folder")
-    parser.add_argument("--out", type=Path, default=report.results("outside"), help="where the numbers go")
     options = parser.parse_args(arguments)
     if not (options.xstest or options.ifeval or options.mails):
         parser.error("name a test: --xstest, --ifeval or --mails")
@@ -221,21 +238,18 @@ def main(arguments: list[str] | None = None) -> None:
     measured: dict[str, Any] = {}
     try:
         if options.xstest or options.ifeval:
-            assistant = LoadedModel.of(options.models / "assistant")
-            base = LoadedModel.base_of(assistant, options.models / "published")
-            guard_folder = options.models / "guard"
-            guard = LoadedModel.of(guard_folder) if guard_folder.exists() else None
+            systems = Systems.of(options.models)
         if options.xstest:
-            measured["xstest"] = xstest(options.xstest, guard, assistant, base)
+            measured["xstest"] = xstest(options.xstest, systems)
         if options.ifeval:
-            measured["ifeval"] = ifeval(options.ifeval, options.prompts, options.checker, guard, assistant, base)
+            measured["ifeval"] = ifeval(options.ifeval, options.prompts, options.checker, systems=systems)
         if options.mails:
             measured["mails"] = mails(options.mails, LoadedModel.of(options.models / "classifier"), options.data)
     except UserError as error:
         parser.error(str(error))
     for title, figures in measured.items():
-        show(title, figures)
-    report.write(options.out, {"machine": report.machine(["scikit-learn"])} | measured)
+        show_test(title, figures)
+    write(options.out, {"machine": machine(["scikit-learn"])} | measured)
 
 
 if __name__ == "__main__":

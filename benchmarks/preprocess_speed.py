@@ -16,43 +16,45 @@ that has other work, too.
 """
 
 import argparse
-import importlib.metadata
 import json
 import logging
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 
-from llm.tokenizer import end_of_text, load_tokenizer
+from benchmarks.harness import FAILED, ROOT, Figures, Table, finish, make_parser, say
+from llm.formats.tokenizer_json import load_tokenizer
+from llm.tokenizer import end_of_text
 
-ROOT = Path(__file__).parents[1]
 RAW, TOKENIZER = ROOT / "data/raw/corpus", ROOT / "data/processed/corpus/tokenizer.json"
 FILE = 50_000_000  # bytes of a file, about
 SENTENCES = 40  # of a document
 AGAIN = 50  # one document in so many is an earlier one with a sentence less
 BATCH = 1024  # documents at a time
 PLAIN = "plain encode_ordinary_batch"
+PROCESSOR = "MB/s of processor"
 
 
 def make_corpus(gigabytes: float, folder: Path, seed: int = 1) -> int:
     """Write the corpus below `folder`; gives its bytes of text."""
-    generator, sentences = random.Random(seed), []
+    generator = random.Random(seed)
+    sentences: list[str] = []
     for path in sorted(RAW.rglob("*.txt")):
         sentences += re.findall(r"\S[^.!?]{20,400}[.!?]", path.read_text(encoding="utf-8"))
     (folder / "web").mkdir(parents=True)
-    total, number, last = 0, 0, sentences[:SENTENCES]
+    total = number = 0
+    last = sentences[:SENTENCES]
     while total < gigabytes * 1e9:
         with (folder / f"web/{number:05}.jsonl").open("w", encoding="utf-8") as file:
             while file.tell() < FILE and total < gigabytes * 1e9:
@@ -80,8 +82,9 @@ def _texts(raw: Path) -> Iterator[list[str]]:
 
 def plain(raw: Path, out: Path) -> int:
     """tiktoken alone."""
-    encoding, total = load_tokenizer(TOKENIZER), 0
+    encoding = load_tokenizer(TOKENIZER)
     end = end_of_text(encoding)
+    total = 0
     with (out / "train.bin").open("wb") as file:
         for texts in _texts(raw):
             for ids in encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1):
@@ -102,7 +105,7 @@ def _ours(raw: Path, out: Path, whole: bool) -> int:
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     params = Params(seed=1, validation=0.02, test=0.02, near_duplicate=0.8)
     with same_processes(), recorded(mask, out) as record:
-        stream = read_stream(raw, params, out / "work", mask)
+        stream = read_stream(raw, params, out / "work", mask=mask)
         if whole:
             stream = without_duplicates(stream, params.near_duplicate)
         facts = split(stream.facts, stream.units, params)
@@ -173,84 +176,73 @@ CONTENDERS: dict[str, Callable[[Path, Path], int]] = {
 }
 
 
-def _seconds(processes: list[psutil.Process], seen: dict[int, float]) -> int:
-    """Bytes that these processes hold; `seen` gets the processor's seconds of each."""
-    held = 0
+def _observe(processes: list[psutil.Process], processor_seconds: dict[int, float]) -> int:
+    """Bytes of memory that these processes hold; notes the processor's seconds of each by its number."""
+    memory = 0
     for process in processes:
         try:
             times = process.cpu_times()
-            seen[process.pid] = times.user + times.system
-            held += process.memory_full_info().pss
+            processor_seconds[process.pid] = times.user + times.system
+            memory += process.memory_full_info().pss
         except psutil.Error:  # it has ended
             continue
-    return held
+    return memory
 
 
-def measure(name: str, raw: Path) -> dict[str, Any]:
-    """What one contender takes: seconds, those of the processor, bytes of memory; tokens."""
-    with tempfile.TemporaryDirectory(dir=raw.parent) as out:
+def measure(name: str, raw: Path, megabytes: float) -> Figures:
+    """What one contender takes, in a process of its own: time, the processor's time, memory; tokens."""
+    peak = 0
+    processor_seconds: dict[int, float] = {}
+    with tempfile.TemporaryDirectory(dir=raw.parent) as out, tempfile.TemporaryFile("w+") as log:
         command = [sys.executable, "-m", "benchmarks.preprocess_speed", "--contender", name, str(raw), out]
-        start, peak, seen = time.perf_counter(), 0, {}
-        with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as error:
-            running = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=error, text=True)
-            here = psutil.Process(running.pid)
-            while running.poll() is None:
-                try:
-                    peak = max(peak, _seconds([here, *here.children(recursive=True)], seen))
-                except psutil.Error:
-                    continue
-                time.sleep(0.25)
-            seconds = time.perf_counter() - start
-            said.seek(0)
-            error.seek(0)
-            lines = said.read().splitlines()
-            if running.returncode:
-                return {"failed": (error.read().splitlines() or ["no message"])[-1]}
-            sys.stderr.write(error.read() if name.startswith("ours") else "")
-        return {"seconds": seconds, "processor": sum(seen.values()), "memory": peak, "tokens": int(lines[-1])}
+        start = time.perf_counter()
+        running = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, text=True)
+        process = psutil.Process(running.pid)
+        while running.poll() is None:
+            with suppress(psutil.Error):  # it ends while it is asked
+                memory = _observe([process, *process.children(recursive=True)], processor_seconds)
+                peak = max(peak, memory)
+            time.sleep(0.25)
+        seconds = time.perf_counter() - start
+        log.seek(0)
+        lines = log.read().splitlines() or ["no message"]
+    if running.returncode:
+        return {FAILED: lines[-1]}
+    figures = {"MB/s": megabytes / seconds, PROCESSOR: megabytes / sum(processor_seconds.values())}
+    return figures | {"peak GB": peak / 1e9, "tokens": int(lines[-1])}
 
 
-def main() -> None:
-    """Make the corpora, let each contender run, print tables, write results."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 1.0, 2.0])
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="CONTENDER")
-    parser.add_argument("--folder", type=Path, help="where there is room for six times the largest corpus")
-    parser.add_argument("--out", type=Path, help="where the numbers go; without it results/")
-    parser.add_argument("--contender", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+def compare(gigabytes: float, names: list[str], folder: Path | None) -> Table:
+    """Make a corpus, and let each contender read it."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        raw = Path(temporary, "raw")
+        written = make_corpus(gigabytes, raw)
+        figures = {}
+        for name in names:
+            figures[name] = measure(name, raw, written / 1e6)
+            say(f"{gigabytes:g} GB, {name}: {figures[name].get(FAILED, 'done')}")
+    return Table(f"{written / 1e9:.2f} GB of text", PROCESSOR, figures)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make the corpora, let each contender run, print, write."""
+    parser = make_parser("preprocess_speed", __doc__)
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 1.0, 2.0], help="of each corpus")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument(
+        "--folder", type=Path, help="where the corpora are made, and removed; by default a temporary one"
+    )
+    parser.add_argument("--contender", nargs=3, metavar=("NAME", "RAW", "OUT"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
     if options.contender:
         name, raw, out = options.contender
-        sys.stdout.write(f"{CONTENDERS[name](Path(raw), Path(out))}\n")
+        say(str(CONTENDERS[name](Path(raw), Path(out))))
         return
-    from benchmarks import report  # torch, which no contender is to hold
-
-    packages = ["datasets", "ftfy", "numpy", "pandas", "pyarrow", "tiktoken", "tokenizers"]
-    packages += ["datatrove"] if "datatrove" in {each.name for each in importlib.metadata.distributions()} else []
-    results: dict[str, Any] = {"machine": report.machine(packages), "sizes": {}}
-    for size in options.gigabytes:
-        folder = Path(tempfile.mkdtemp(dir=options.folder))
-        try:
-            written = make_corpus(size, folder / "raw")
-            found = {name: measure(name, folder / "raw") for name in options.only}
-        finally:
-            shutil.rmtree(folder)
-        good = {name: each for name, each in found.items() if "failed" not in each}
-        base = good.get(PLAIN)
-        for each in good.values():
-            each |= {"mb_per_second": written / 1e6 / each["seconds"], "memory_gb": each["memory"] / 1e9}
-            each |= {"mb_per_processor_second": written / 1e6 / each["processor"]}
-            if base:
-                each |= {"share_of_plain": base["processor"] / each["processor"]}
-        names = ("mb_per_second", "mb_per_processor_second", "share_of_plain", "memory_gb")
-        rows = [[name, *(each.get(column, "") for column in names)] for name, each in good.items()]
-        title = f"{written / 1e9:.2f} GB of text"
-        report.show(title, ["", "MB/s", "MB/s of processor", "of plain", "peak memory, GB"], rows)
-        for name, each in found.items():
-            if "failed" in each:
-                sys.stdout.write(f"{name}: {each['failed']}\n")
-        results["sizes"][f"{size:g}"] = found
-        report.write(options.out or report.results("preprocess_speed"), results)
+    if not TOKENIZER.exists():
+        parser.error(f"{TOKENIZER}: missing; `make run` makes it")
+    tables = [compare(gigabytes, options.only, options.folder) for gigabytes in options.gigabytes]
+    del options.contender
+    finish(options, tables, packages=["numpy", "pandas", "pyarrow", "tiktoken", "tokenizers"])
 
 
 if __name__ == "__main__":

@@ -81,20 +81,20 @@ def fingerprint(values: Mapping[str, Any], model: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_params(folder: Path, values: Mapping[str, Any], model: str, seed: int) -> None:
+def write_params(folder: Path, values: Mapping[str, Any], model: str, *, seed: int) -> None:
     """Write params.yaml with another seed of one model."""
     changes: dict[str, Any] = {"train": {"seed": seed}}
     changes = {FOUNDATION: changes} if model == FOUNDATION else {"applications": {model: changes}}
     (folder / PARAMS_FILE).write_text(yaml.safe_dump(merged(values, changes), sort_keys=False))
 
 
-def make_project(folder: Path, values: Mapping[str, Any], model: str, seed: int) -> None:
+def make_project(folder: Path, values: Mapping[str, Any], model: str, *, seed: int) -> None:
     """Copy into an empty folder what a model needs, as a project of DVC with the seed in params.yaml."""
     for path in [COMMANDS, *inputs(values, model)]:
         for file in files_below(path):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, folder / file)
-    write_params(folder, values, model, seed)
+    write_params(folder, values, model, seed=seed)
     (folder / ".dvc").mkdir()
     (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
 
@@ -106,7 +106,7 @@ def measure(values: Mapping[str, Any], model: str, seed: int) -> dict[str, float
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     with tempfile.TemporaryDirectory(prefix="threestage-seed-") as name:
         folder = Path(name)
-        make_project(folder, values, model, seed)
+        make_project(folder, values, model, seed=seed)
         environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
         for stage, command in commands.items():
             environment["DVC_STAGE"] = stage  # a stage of DVC's ends with its parent
@@ -117,7 +117,9 @@ def measure(values: Mapping[str, Any], model: str, seed: int) -> dict[str, float
         return json.loads((folder / "reports/evaluation" / model / "metrics.json").read_text())
 
 
-def measured_seeds(values: Mapping[str, Any], model: str, seeds: Sequence[int], kept: Path) -> list[dict[str, float]]:
+def measured_seeds(
+    values: Mapping[str, Any], model: str, seeds: Sequence[int], *, kept: Path
+) -> list[dict[str, float]]:
     """Return the metrics of each seed; only seeds without a saved result are trained. Raises UserError as `measure`."""
     folder = kept / model / fingerprint(values, model)
     results = []
@@ -158,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
         values = reduced(values, load_smoke())
     for model in options.applications:
         try:
-            results = measured_seeds(values, model, options.seeds, options.kept)
+            results = measured_seeds(values, model, options.seeds, kept=options.kept)
         except UserError as error:
             parser.error(f"{model}: {error}")
         sys.stdout.write(table(model, results) + "\n")

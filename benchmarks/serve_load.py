@@ -1,7 +1,7 @@
 """Many chats at once: `python -m benchmarks.serve_load --peer .peers-llama/bin/python`, after `make run`.
 
-The same published weights behind our server and behind llama.cpp's (PyPI xllamacpp, from the GGUF file that they came
-in), one after the other in one run. First one client alone, then `--clients` of them, each of which asks its next
+The same published weights stand behind our server and behind llama.cpp's (PyPI xllamacpp, from the GGUF file that they
+came in), one after the other in one run. First one client alone, then `--clients` of them, each of which asks its next
 question as soon as it has the answer to the last. Counted are tokens as the servers' `usage` tells them, the time from
 a request to its first text, errors, refusals (429), and the server's memory. Ours has its alias moved to an equal
 version in the middle of the load, and both get SIGTERM with streams running at its end. llama.cpp multiplies the file's
@@ -22,20 +22,20 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 
-from benchmarks import report
-from benchmarks.contenders import ROOT
+from benchmarks.harness import FAILED, OURS, ROOT, Figures, Table, finish, make_parser, positive
 from llm.errors import UserError
 from tasks.data.published import PUBLISHED, STATE
 from tasks.stages.server import free_port
 
 MODEL = "smollm2-135m"
+SPEED = "tokens a second"
 QUESTIONS = (
     "What is the capital of France?",
     "Write a short mail that thanks a colleague for her help.",
@@ -71,12 +71,27 @@ class Load:
     errors: list[str] = field(default_factory=list)
     broken: int = 0
     """Streams without their [DONE]."""
-    first: list[float] = field(default_factory=list)
-    """Seconds to the first text."""
+    first_text: list[float] = field(default_factory=list)
+    """Seconds from the response's headers to the first text."""
     seconds: float = 0.0
 
+    def figures(self) -> Figures:
+        """What the clients saw, as the columns of a table."""
+        if not self.first_text:
+            return {FAILED: "; ".join(self.errors[:3]) or "no client had an answer"}
+        seconds = sorted(self.first_text)
+        return {
+            SPEED: self.tokens / self.seconds,
+            "first text, s": statistics.median(seconds),
+            "p95, s": seconds[int(0.95 * (len(seconds) - 1))],
+            "answers": self.answers,
+            "429": self.refused,
+            "errors": len(self.errors),
+            "broken streams": self.broken,
+        }
 
-async def ask(client: httpx.AsyncClient, number: int, new: int, load: Load) -> None:
+
+async def ask(client: httpx.AsyncClient, number: int, new: int, *, load: Load) -> None:
     """One streamed answer."""
     body = {
         "model": "assistant",
@@ -87,48 +102,56 @@ async def ask(client: httpx.AsyncClient, number: int, new: int, load: Load) -> N
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    began, done, said = time.perf_counter(), False, False
     try:
-        async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-            if answer.status_code == 429:
+        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code == 429:
                 load.refused += 1
-                await asyncio.sleep(float(answer.headers.get("retry-after", 1)))
-                return
-            if answer.status_code != 200:
-                load.errors.append(f"{answer.status_code} {(await answer.aread()).decode()[:200]}")
-                return
-            async for line in answer.aiter_lines():
-                if line == "data: [DONE]":
-                    done = True
-                elif line.startswith("data: "):
-                    event = json.loads(line.removeprefix("data: "))
-                    if "error" in event:
-                        load.errors.append(str(event["error"]))
-                    if not said and any(each["delta"].get("content") for each in event.get("choices", ())):
-                        said = True
-                        load.first.append(time.perf_counter() - began)
-                    if usage := event.get("usage"):
-                        load.tokens += usage["completion_tokens"]
+                await asyncio.sleep(float(response.headers.get("retry-after", 1)))
+            elif response.status_code != 200:
+                load.errors.append(f"{response.status_code} {(await response.aread()).decode()[:200]}")
+            else:
+                await read_stream(response, load)
     except httpx.HTTPError as error:
         load.errors.append(f"{type(error).__name__}: {error}")
-        return
-    load.answers += done
-    load.broken += not done
 
 
-async def clients(address: str, number: int, seconds: float, new: int) -> Load:
+async def read_stream(response: httpx.Response, load: Load) -> None:
+    """Note tokens, errors, the time to the first text, and whether the stream comes to its end."""
+    start = time.perf_counter()
+    has_text = False
+    async for line in response.aiter_lines():
+        if line == "data: [DONE]":
+            load.answers += 1
+            return
+        if not line.startswith("data: "):
+            continue
+        event = json.loads(line.removeprefix("data: "))
+        if "error" in event:
+            load.errors.append(str(event["error"]))
+        if not has_text and any(choice["delta"].get("content") for choice in event.get("choices", ())):
+            has_text = True
+            load.first_text.append(time.perf_counter() - start)
+        if usage := event.get("usage"):
+            load.tokens += usage["completion_tokens"]
+    load.broken += 1
+
+
+async def run_clients(address: str, *, number: int, seconds: float, new: int) -> Load:
     """So many clients for so long; those that have begun then come to their end."""
-    load, numbers = Load(), count()
-    began = time.perf_counter()
+    load = Load()
+    numbers = count()
+    start = time.perf_counter()
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=address, timeout=600, limits=limits) as client:
 
-        async def one() -> None:
-            while time.perf_counter() - began < seconds:
-                await ask(client, next(numbers), new, load)
+        async def run_client() -> None:
+            while time.perf_counter() - start < seconds:
+                await ask(client, next(numbers), new, load=load)
 
-        await asyncio.gather(*(one() for _ in range(number)))
-    load.seconds = time.perf_counter() - began
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(number):
+                tasks.create_task(run_client())
+    load.seconds = time.perf_counter() - start
     return load
 
 
@@ -137,13 +160,13 @@ class Server:
     """A server that runs."""
 
     address: str
-    process: subprocess.Popen
+    process: subprocess.Popen[bytes]
 
     @property
     def memory(self) -> int:
         """Bytes that it and its children hold."""
         process = psutil.Process(self.process.pid)
-        return sum(each.memory_info().rss for each in [process, *process.children(recursive=True)])
+        return sum(running.memory_info().rss for running in [process, *process.children(recursive=True)])
 
 
 @contextmanager
@@ -175,46 +198,30 @@ def _answers(address: str) -> bool:
 
 async def measure(
     server: Server, options: argparse.Namespace, meanwhile: Callable[[], Awaitable[None]] | None = None
-) -> dict[str, Any]:
-    """One client, then many, then SIGTERM while they stream."""
-    await clients(server.address, 1, 2, options.new)  # warms up
-    alone = await clients(server.address, 1, options.seconds / 4, options.new)
-    await clients(server.address, options.clients, 2, options.new)
+) -> dict[str, Figures]:
+    """Figures by number of clients: one client, then many, then SIGTERM while they stream."""
+    await run_clients(server.address, number=1, seconds=2, new=options.new)  # warms up
+    one = await run_clients(server.address, number=1, seconds=options.seconds / 4, new=options.new)
+    await run_clients(server.address, number=options.clients, seconds=2, new=options.new)
     before = server.memory
-    other = asyncio.create_task(meanwhile()) if meanwhile else None
-    many = await clients(server.address, options.clients, options.seconds, options.new)
-    if other:
-        await other
-    after = server.memory
-    ending = asyncio.create_task(clients(server.address, 4, 1, options.new))
+    task = asyncio.create_task(meanwhile()) if meanwhile else None
+    many = await run_clients(server.address, number=options.clients, seconds=options.seconds, new=options.new)
+    if task:
+        await task
+    memory = {"GB before": before / 1e9, "GB after": server.memory / 1e9}
+    return {"1": one.figures(), str(options.clients): many.figures() | memory | await stop(server, options.new)}
+
+
+async def stop(server: Server, new: int) -> Figures:
+    """Send SIGTERM while four clients stream; what becomes of them."""
+    streaming = asyncio.create_task(run_clients(server.address, number=4, seconds=1, new=new))
     await asyncio.sleep(0.5)
-    began = time.perf_counter()
+    start = time.perf_counter()
     server.process.send_signal(signal.SIGTERM)
-    end = await ending
+    load = await streaming
     code = await asyncio.to_thread(server.process.wait, ENDS_WITHIN)
-    rates = {"one": alone.tokens / alone.seconds, "many": many.tokens / many.seconds}
-    first = sorted(many.first)
-    return {
-        "tokens_per_second": rates,
-        "many_to_one": rates["many"] / rates["one"],
-        "answers": many.answers,
-        "refused": many.refused,
-        "errors": len(many.errors) + len(alone.errors),
-        "first_errors": (many.errors + alone.errors)[:3],
-        "broken_streams": many.broken + alone.broken,
-        "first_token_seconds": {
-            "one": statistics.median(alone.first),
-            "many_median": statistics.median(first),
-            "many_p95": first[int(0.95 * (len(first) - 1))],
-        },
-        "memory_bytes": {"before": before, "after": after},
-        "sigterm": {
-            "exit_code": code,
-            "seconds": time.perf_counter() - began,
-            "broken_streams": end.broken,
-            "answers": end.answers,
-        },
-    }
+    seconds = time.perf_counter() - start
+    return {"SIGTERM: exit code": code, "seconds": seconds, "broken streams at the end": load.broken}
 
 
 def register(published: Path, folder: Path, versions: int) -> None:
@@ -251,75 +258,63 @@ def published_file() -> Path:
     return files[0]
 
 
+def our_command(port: int, clients: int) -> list[str]:
+    """The command that starts our server."""
+    command = [sys.executable, "-m", "cli", "serve", "--port", str(port), "--rows", str(clients), "--no-page"]
+    return [*command, "--client-share=1", "--log-level", "warning"]
+
+
+def peer_command(python: Path, file: Path, port: int, *, clients: int) -> list[str]:
+    """The command that starts llama.cpp's server."""
+    threads = psutil.cpu_count(logical=False) or os.cpu_count()
+    return [str(python), "-c", PEER, str(file), *map(str, (port, clients, threads))]
+
+
+def measure_ours(options: argparse.Namespace) -> dict[str, Figures]:
+    """Our server; the alias of its version moves to an equal one in the middle of the load."""
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"sqlite:///{folder}/mlflow.db"
+        os.environ["MLFLOW_TRACKING_URI"] = store
+        register(options.model, Path(folder), 2)
+
+        async def move_alias() -> None:
+            await asyncio.sleep(options.seconds / 2)
+            move = partial(MlflowClient(store).set_registered_model_alias, "threestage-assistant", "champion", "2")
+            await asyncio.to_thread(move)
+
+        with started(lambda port: our_command(port, options.clients), "/readyz") as server:
+            return asyncio.run(measure(server, options, move_alias))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=32, help="clients at once")
+    parser = make_parser("serve_load", __doc__)
+    parser.add_argument("--clients", type=positive, default=32, help="clients at once")
     parser.add_argument("--seconds", type=float, default=60, help="time of the load")
-    parser.add_argument("--new", type=int, default=64, help="most tokens of an answer")
+    parser.add_argument("--new", type=positive, default=64, help="most tokens of an answer")
     parser.add_argument("--peer", type=Path, help="a Python that has xllamacpp; without it ours is measured alone")
     parser.add_argument("--model", type=Path, default=Path("models/published"), help="the published weights' folder")
-    parser.add_argument("--out", type=Path, default=report.results("serve_load"), help="where the numbers go")
     options = parser.parse_args(arguments)
-    found: dict[str, Any] = {}
+    measured: dict[str, dict[str, Figures]] = {}
     try:
-        with tempfile.TemporaryDirectory() as temporary:
-            store = f"sqlite:///{temporary}/mlflow.db"
-            os.environ["MLFLOW_TRACKING_URI"] = store
-            register(options.model, Path(temporary), 2)
-
-            async def move_the_alias() -> None:
-                from mlflow import MlflowClient
-
-                await asyncio.sleep(options.seconds / 2)
-                move = MlflowClient(store).set_registered_model_alias
-                await asyncio.to_thread(move, "threestage-assistant", "champion", "2")
-
-            def ours(port: int) -> list[str]:
-                serve = [
-                    "-m",
-                    "cli",
-                    "serve",
-                    "--port",
-                    str(port),
-                    "--rows",
-                    str(options.clients),
-                    "--no-page",
-                ]
-                return [sys.executable, *serve, "--client-share=1", "--log-level", "warning"]
-
-            with started(ours, "/readyz") as server:
-                found["ours"] = asyncio.run(measure(server, options, move_the_alias))
+        measured[OURS] = measure_ours(options)
         if options.peer:
             file = published_file()
 
-            def peer(port: int) -> list[str]:
-                threads = str(psutil.cpu_count(logical=False) or os.cpu_count())
-                return [str(options.peer), "-c", PEER, str(file), str(port), str(options.clients), threads]
+            def command(port: int) -> list[str]:
+                return peer_command(options.peer, file, port, clients=options.clients)
 
-            with started(peer, "/health") as server:
-                found["llama.cpp"] = asyncio.run(measure(server, options))
+            with started(command, "/health") as server:
+                measured["llama.cpp"] = asyncio.run(measure(server, options))
     except UserError as error:
         parser.error(str(error))
-    rows = [
-        (
-            name,
-            each["tokens_per_second"]["one"],
-            each["tokens_per_second"]["many"],
-            each["many_to_one"],
-            each["first_token_seconds"]["many_median"],
-            each["first_token_seconds"]["many_p95"],
-            each["refused"],
-            each["errors"] + each["broken_streams"],
-            each["memory_bytes"]["before"] / 1e9,
-            each["memory_bytes"]["after"] / 1e9,
-        )
-        for name, each in found.items()
-    ]
-    columns = ("", "one", f"{options.clients}, tokens/s", "ratio", "first, s", "p95", "429", "errors", "GB", "after")
-    report.show(f"{options.clients} chats for {options.seconds:g} s", columns, rows)
-    settings = {name: getattr(options, name) for name in ("clients", "seconds", "new")}
-    report.write(options.out, {"machine": report.machine(["fastapi", "uvicorn"]), "settings": settings, "found": found})
+    tables = []
+    for clients in ("1", str(options.clients)):
+        figures = {name: by_clients[clients] for name, by_clients in measured.items()}
+        tables.append(Table(f"Chats at once: {clients}", SPEED, figures))
+    finish(options, tables, packages=["fastapi", "uvicorn"])
 
 
 if __name__ == "__main__":

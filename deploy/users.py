@@ -30,8 +30,8 @@ def make_users() -> list[str]:
                 names.append(name)
     if REVIEWERS not in [role.name for role in admin.list_roles(WORKSPACE)]:
         role = admin.create_role(WORKSPACE, REVIEWERS).id
-        admin.add_role_permission(role, "registered_model", "*", "MANAGE")
-        admin.add_role_permission(role, "experiment", "*", "EDIT")
+        admin.add_role_permission(role, "registered_model", "*", permission="MANAGE")
+        admin.add_role_permission(role, "experiment", "*", permission="EDIT")
         admin.assign_role("reviewer", role)
     return names
 

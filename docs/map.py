@@ -40,30 +40,32 @@ def package_imports(names: list[str]) -> dict[str, set[str]]:
 
     imports: dict[str, set[str]] = {name: set() for name in names}
     for module in graph.modules:
-        for imported in graph.find_modules_directly_imported_by(module):
-            one, other = package_of(module), package_of(imported)
-            if one != other and not one.startswith(f"{other}."):
-                imports[one].add(other)
+        importer = package_of(module)
+        imported = {package_of(name) for name in graph.find_modules_directly_imported_by(module)}
+        imports[importer] |= {name for name in imported if not f"{importer}.".startswith(f"{name}.")}
     return imports
 
 
 def reached(imports: dict[str, set[str]], start: str) -> set[str]:
     """Every package that `start` imports, directly or through others."""
-    found, left = set(), [start]
-    while left:
-        for each in imports[left.pop()] - found:
-            found.add(each)
-            left.append(each)
-    return found
+    packages: set[str] = set()
+    waiting = {start}
+    while waiting:
+        new = imports[waiting.pop()] - packages
+        packages |= new
+        waiting |= new
+    return packages
 
 
 def picture(imports: dict[str, set[str]]) -> Iterator[str]:
     """The packages and their imports in Mermaid."""
     yield from ("```mermaid", "flowchart TD")
-    for one, others in imports.items():
-        indirect = set().union(*(reached(imports, other) - {other} for other in others))
-        for other in sorted(others - indirect):
-            yield f"  {one.replace('.', '/')} --> {other.replace('.', '/')}"
+    for package, imported in imports.items():
+        indirect: set[str] = set()
+        for name in imported:
+            indirect |= reached(imports, name) - {name}
+        for name in sorted(imported - indirect):
+            yield f"  {package.replace('.', '/')} --> {name.replace('.', '/')}"
     yield "```"
 
 
@@ -73,11 +75,11 @@ def page() -> str:
     lines = [HEAD, *picture(package_imports(names)), ""]
     for name in names:
         folder = ROOT.joinpath(*name.split("."))
-        place = folder.relative_to(ROOT).as_posix()
-        lines += [f"## {place}/", "", sentence(folder / "__init__.py"), ""]
+        package = folder.relative_to(ROOT).as_posix()
+        lines += [f"## {package}/", "", sentence(folder / "__init__.py"), ""]
         if files := sorted(path for path in folder.glob("*.py") if path.name != "__init__.py"):
             lines += ["| file | |", "|---|---|"]
-            lines += [f"| [{path.name}](../{place}/{path.name}) | {sentence(path)} |" for path in files]
+            lines += [f"| [{path.name}](../{package}/{path.name}) | {sentence(path)} |" for path in files]
             lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 

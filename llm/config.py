@@ -165,7 +165,7 @@ class LoRAConfig(Config):
 class TrainConfig(Config):
     """One training run: how long, how fast, how often it is evaluated."""
 
-    seed: int = Field(ge=0, lt=2**32)
+    seed: int = Field(default=1, ge=0, lt=2**32)
     """Seeds initialisation, data order and dropout."""
     steps: int = Field(gt=0)
     """Updates of the weights."""
@@ -177,14 +177,14 @@ class TrainConfig(Config):
     """AdamW for all weights, or Muon for the matrices of the blocks and AdamW, with a momentum of 0.8, for the rest."""
     learning_rate: float = Field(gt=0)
     """AdamW's peak of the schedule, reached after the warm-up."""
-    muon_learning_rate: float = Field(default=0.02, gt=0)
-    """Muon's peak."""
+    muon_learning_rate: float | None = Field(default=None, gt=0)
+    """Muon's peak, about 0.02; only with `optimizer: muon`."""
     warmup: Rate = 0.05
     """Share of the steps in which the rates rise from zero; in the rest they fall back to it, both in a line."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay of matrices, by Muon only where the update shrinks a weight, too; vectors and embeddings are left
     alone."""
-    beta2: Rate = 0.95
+    beta2: Rate = 0.98
     """AdamW's second-moment decay."""
     gradient_clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
@@ -195,10 +195,22 @@ class TrainConfig(Config):
     checkpoint_every: int = Field(gt=0)
     """Steps between checkpoints."""
 
+    @model_validator(mode="after")
+    def _only_muon_has_its_own_rate(self) -> Self:
+        if self.optimizer == "muon" and self.muon_learning_rate is None:
+            raise ValueError("optimizer muon needs a muon_learning_rate, such as 0.02")
+        if self.optimizer != "muon" and self.muon_learning_rate is not None:
+            raise ValueError(f"muon_learning_rate does nothing with optimizer {self.optimizer}; delete it")
+        return self
+
 
 class FinetuneConfig(TrainConfig):
     """Parameters of all fine-tunes."""
 
+    warmup: Rate = 0.1
+    """Share of the steps in which the rates rise from zero; in the rest they fall back to it, both in a line."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay of matrices."""
     lora: LoRAConfig | None = None
     """Train thin matrices next to the frozen ones, and merge them at the end; without it all weights are trained."""
     dropout: Rate = 0.0

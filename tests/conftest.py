@@ -198,7 +198,7 @@ def token_files(tmp_path_factory, encoding) -> Path:
     import pandas as pd
     from token_files import write_tokens
 
-    from llm.tokenizer import save_tokenizer
+    from llm.formats.tokenizer_json import save_tokenizer
 
     folder = tmp_path_factory.mktemp("corpus")
     save_tokenizer(encoding, folder / "tokenizer.json")

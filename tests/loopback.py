@@ -34,13 +34,13 @@ def serving(answer: Callable[[Asked], Answer], port: int = 0) -> Iterator[str]:
         def do_GET(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             body = self.rfile.read(int(headers.get("content-length", 0)))
-            status, content, more = answer(Asked(self.path, headers, body))
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **more}.items():
+            response = answer(Asked(self.path, headers, body))
+            self.send_response(response.status)
+            for name, value in {"Content-Length": str(len(response.content)), **response.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(content)
+                self.wfile.write(response.content)
 
         do_HEAD = do_POST = do_GET
 

@@ -55,6 +55,7 @@ SMALL = {
                 "last_blocks": None,
                 "layers": None,
                 "optimizer": "muon",
+                "muon_learning_rate": 0.01,
                 "learning_rate": 1.5e-3,
                 "max_tokens": 128,
             },
@@ -114,7 +115,7 @@ def publish_small(folder: Path) -> None:
 
     from llm.chat import Chat
     from llm.config import GPTConfig
-    from llm.formats.huggingface import export_huggingface
+    from llm.formats.export import export_huggingface
     from llm.model.gpt import GPT
     from llm.tokenizer import END_OF_TEXT, make_encoding, train_bpe
 

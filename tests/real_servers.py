@@ -23,16 +23,16 @@ from prefect.client.schemas.filters import (
 )
 
 HANGS = 1800  # seconds that only something that hangs takes
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
-def wait_for(there: Callable[[], Found], every: float = 0.2) -> Found:
-    """What `there` gives as soon as that is something; it is asked every so many seconds."""
+def wait_for(condition: Callable[[], T], every: float = 0.2) -> T:
+    """What `condition` returns as soon as that is true; it is called every so many seconds."""
     deadline = time.monotonic() + HANGS
-    while not (found := there()):
+    while not (value := condition()):
         assert time.monotonic() < deadline
         time.sleep(every)
-    return found
+    return value
 
 
 class Process:
@@ -93,19 +93,25 @@ class Runs:
 
     def ended(self, run: UUID) -> str:
         """What its state is called once it has ended."""
-        return wait_for(lambda: (state := self.client.read_flow_run(run).state).is_final() and state.name)
+
+        def final_state() -> str | None:
+            state = self.client.read_flow_run(run).state
+            return state.name if state.is_final() else None
+
+        return wait_for(final_state)
 
     def tree(self, run: UUID) -> dict[str, str]:
         """The states of a flow run and of all below it, by their names."""
-        found, level = {}, [self.client.read_flow_run(run)]
-        while level:
-            found |= {each.name: str(each.state_name) for each in level}
-            below = [each.id for each in level]
-            tasks = self.client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=below)))
-            found |= {each.name: str(each.state_name) for each in tasks}  # None before it has one
-            parents = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=below))
-            level = self.client.read_flow_runs(flow_run_filter=parents)
-        return found
+        states: dict[str, str] = {}
+        flow_runs = [self.client.read_flow_run(run)]
+        while flow_runs:
+            ids = [flow_run.id for flow_run in flow_runs]
+            task_runs = self.client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
+            states |= {flow_run.name: str(flow_run.state_name) for flow_run in flow_runs}
+            states |= {task_run.name: str(task_run.state_name) for task_run in task_runs}  # None before it has one
+            parents = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=ids))
+            flow_runs = self.client.read_flow_runs(flow_run_filter=parents)
+        return states
 
     def page(self, run: UUID, key: str) -> str:
         """The newest of the pages of that key which a run left, in Markdown."""
@@ -115,4 +121,6 @@ class Runs:
                 ours = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
                 return await client.read_artifacts(artifact_filter=ours)
 
-        return max((each for each in asyncio.run(read()) if each.key == key), key=lambda each: each.created).data
+        artifacts = [artifact for artifact in asyncio.run(read()) if artifact.key == key]
+        newest = max(artifacts, key=lambda artifact: artifact.created)
+        return newest.data

@@ -8,11 +8,18 @@ import json
 import subprocess
 import sys
 from fnmatch import fnmatchcase
+from typing import get_args
 
 import pytest
 import yaml
 from dvc.repo import Repo
 from projects import PACKAGES, ROOT
+from pydantic import BaseModel
+
+from llm.config import Config, Replay
+from tasks.data.sources import Source
+from tasks.params.slices import find_dataset, find_evaluation, find_training
+from tasks.stages.names import evaluation_stage, training_stage
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +38,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/model/attention.py": LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/model/lora.py": LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/training/loop.py": TRAINING,
+    "llm/training/loss.py": TRAINING + EVALUATION,
     "llm/kernels/training/flash.c": TRAINING + EVALUATION,
     "llm/objectives/__init__.py": [],
     "llm/objectives/language_model/__init__.py": FOUNDATION,
@@ -41,11 +49,13 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/chat.py": LOAD + REPLAY + FINETUNE + EVALUATE,
     "llm/tokenizer.py": PREPROCESS + LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/generation/sampling.py": REPLAY + EVALUATION,
+    "llm/generation/reading.py": REPLAY + EVALUATION,
     "llm/generation/packed.py": REPLAY + EVALUATE,
     "llm/kernels/serving/decode.c": REPLAY + EVALUATE,  # what a model answers
     "llm/kernels/c_library.py": REPLAY + TRAINING + EVALUATION,  # the options of the compiler
     "llm/formats/huggingface.py": [*LOAD, "pretrain"],
     "llm/formats/tokenizer_files.py": [*PREPROCESS, *LOAD, "pretrain"],
+    "llm/formats/tokenizer_json.py": PREPROCESS + LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/files.py": [],
     "tasks/applications/classifier/train.py": ["finetune@classifier", "evaluate@classifier"],
     "tasks/applications/classifier/measure.py": ["evaluate@classifier"],
@@ -226,6 +236,30 @@ def test_what_a_command_imports_is_a_dep_or_changes_no_byte(deps, commands):
             if not is_among(path, deps[stage]) and not any(fnmatchcase(path, pattern) for pattern in known)
         ]
         assert unknown == [], f"{stage}: add to its deps in dvc.yaml, or say here why it changes no byte"
+
+
+def classes_of(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """The classes that give a section of params.yaml its fields: its own, those it inherits from, and those within."""
+    classes = {parent for parent in model.__mro__ if issubclass(parent, Config) and parent.__annotations__}
+    for field in model.model_fields.values():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                classes |= classes_of(kind)
+    return classes
+
+
+def test_a_default_of_a_parameter_is_in_a_dep_of_its_stage(deps: dict[str, list[str]]) -> None:
+    """params.yaml holds what differs from the defaults: a default that changes must make the stage stale."""
+    models = {f"fetch@{name}": Source for name in DATASETS}
+    models |= {f"replay@{name}": Replay for name in VALUES["replay"]}
+    models |= {f"preprocess@{name}": find_dataset(name).params for name in DATASETS}
+    for name in ("foundation", *APPLICATIONS):
+        models[training_stage(name)] = find_training(name).train
+        models[evaluation_stage(name)] = find_evaluation(name).params
+    for stage, model in models.items():
+        for kind in classes_of(model):
+            path = kind.__module__.replace(".", "/") + ".py"
+            assert is_among(path, deps[stage]), f"{stage}: {kind.__name__} in {path}"
 
 
 def test_every_dep_that_is_code_exists(deps):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,8 @@ class Ui:
         shutil.copy(store, folder / "mlflow.db")
         (folder / "ready").touch()
         ports = free_ports(2)
-        self.mlflow, self.prefect = (f"http://127.0.0.1:{port}" for port in ports)
+        self.mlflow = f"http://127.0.0.1:{ports[0]}"
+        self.prefect = f"http://127.0.0.1:{ports[1]}"
         self.log = folder / "log"
         variables = [f"{name}_PORT={port}" for name, port in zip(("MLFLOW", "PREFECT"), ports, strict=True)]
         variables += [f"BIN={Path(sys.executable).parent}", "READY=ready"]
@@ -99,16 +101,17 @@ def test_a_training_goes_on_without_its_servers_and_does_not_wait_for_them_at_th
     urls = {"PREFECT_API_URL": f"{ui.prefect}/api", "MLFLOW_TRACKING_URI": ui.mlflow}
     stage = Process("flows.pretrain --verbose", project_copy, environment() | NO_COMPILER | urls)
 
-    def trained(step: int) -> bool:
-        assert stage.running.poll() is None, stage.said()
-        return last_checkpoint(project_copy) > step
+    def wait_for_step(step: int) -> None:
+        while last_checkpoint(project_copy) <= step:
+            assert stage.running.poll() is None, stage.said()
+            time.sleep(0.2)
 
     try:
         stage.start()
-        wait_for(lambda: trained(0))
+        wait_for_step(0)
         ui.kill()
         before = last_checkpoint(project_copy)
-        wait_for(lambda: trained(before + 2 * REPORT_EVERY))
+        wait_for_step(before + 2 * REPORT_EVERY)
         stage.running.send_signal(signal.SIGTERM)
         stage.running.send_signal(signal.SIGTERM)  # as when the parent dies of the first
         stage.running.wait(timeout=120)  # Prefect's client alone would try for minutes

@@ -7,6 +7,7 @@ mapped to a field of GPTConfig or has to have a value under which GPT computes t
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -43,7 +44,7 @@ class Layout:
     """GPTConfig's fields and the config keys that hold them."""
     fixed: Mapping[str, Any]
     """GPTConfig's fields that are the same in the whole family."""
-    computed: Mapping[str, tuple]
+    computed: Mapping[str, tuple[Any, ...]]
     """Config keys and their values under which GPT computes the same; the first is exported. A key may be absent."""
     modules: Mapping[str, tuple[str, ...]]
     """Our modules, {} for a block's number, and theirs, whose rows follow each other in ours."""
@@ -59,13 +60,15 @@ class Layout:
     """Our modules whose weight they keep as input x output."""
     interleaved: frozenset[str] = frozenset()
     """Their modules whose heads keep rotary pairs as neighbours."""
-    ignored: re.Pattern = field(default=re.compile(r"(?!)"))
+    ignored: re.Pattern[str] = field(default=re.compile(r"(?!)"))
     """Their tensors that are no weights."""
 
     def without_prefix(self) -> "Layout":
         """The same for a file in which no name has the prefix."""
-        bare = {ours: tuple(name.removeprefix(self.prefix) for name in names) for ours, names in self.modules.items()}
-        return replace(self, modules=bare)
+        modules = {}
+        for ours, names in self.modules.items():
+            modules[ours] = tuple(name.removeprefix(self.prefix) for name in names)
+        return replace(self, modules=modules)
 
     def ones(self, config: GPTConfig) -> list[str]:
         """Their tensors of a head's width that are ones where our norms of queries and keys have no weights."""
@@ -78,52 +81,58 @@ class Layout:
         """Their tensors that make our tensor `ours`, of that shape."""
         path, kind = ours.rsplit(".", 1)
         number = re.search(r"\d+", path)
-        module = path if number is None else path.replace(number[0], "{}", 1)
-        heads = (config.n_head, config.kv_heads, config.kv_heads)
+        block = "" if number is None else number[0]
+        module = path.replace(block, "{}", 1) if block else path
         theirs = self.modules[module]
-        sizes = [count * config.head_width for count in heads] if len(theirs) > 1 else shape[:1]
-        parts, first = [], 0
-        for name, size, count in zip(theirs, sizes, heads, strict=False):
-            stored, turn = (size, *shape[1:]), _same
+        heads = (config.n_head, config.kv_heads, config.kv_heads)
+        parts = []
+        first = 0
+        for name, head_count in zip(theirs, heads, strict=False):
+            size = head_count * config.head_width if len(theirs) > 1 else shape[0]
+            part_shape = (size, *shape[1:])
+            turn = _same
             if module in self.transposed and kind == "weight":
-                stored, turn = stored[::-1], _transposed
+                part_shape = part_shape[::-1]
+                turn = _transposed
             if name in self.interleaved:
-                turn = _halves(count)
-            full_name = f"{name.format(number and number[0])}.{kind}"
-            parts.append(Part(full_name, stored, slice(first, first + size), turn))
+                turn = partial(_halves, head_count)
+            rows = slice(first, first + size)
+            parts.append(Part(name=f"{name.format(block)}.{kind}", shape=part_shape, rows=rows, turn=turn))
             first += size
         return parts
 
-    def config(self, found: Mapping[str, Any], file: str) -> GPTConfig:
+    def config(self, values: Mapping[str, Any], file: str) -> GPTConfig:
         """GPTConfig from their values. Raises UserError, naming the key and its value, for what GPT can't compute."""
-        for key, values in self.computed.items():
-            if key in found and found[key] not in values:
-                raise UserError(f"{file}: {key} is {found[key]!r}; GPT computes {' or '.join(map(repr, values))}")
-        if missing := [key for key in self.keys.values() if key not in found]:
-            raise UserError(f"{file}: {missing[0]} is missing")
+        for key, allowed in self.computed.items():
+            if key in values and values[key] not in allowed:
+                raise UserError(f"{file}: {key} is {values[key]!r}; GPT computes {' or '.join(map(repr, allowed))}")
+        for key in self.keys.values():
+            if key not in values:
+                raise UserError(f"{file}: {key} is missing")
         try:
-            config = GPTConfig(**self.fixed, **{ours: found[key] for ours, key in self.keys.items()})
+            config = GPTConfig(**self.fixed, **{ours: values[key] for ours, key in self.keys.items()})
         except ValidationError as error:
             first = error.errors()[0]
-            place = f"{self.keys[str(first['loc'][0])]} {first['input']!r}: " if first["loc"] else ""
-            raise UserError(f"{file}: {place}{first['msg'].removeprefix('Value error, ')}") from None
+            setting = f"{self.keys[str(first['loc'][0])]} {first['input']!r}: " if first["loc"] else ""
+            raise UserError(f"{file}: {setting}{first['msg'].removeprefix('Value error, ')}") from None
         for key in self.head_width:
-            if found.get(key) not in (None, config.head_width):
-                raise UserError(f"{file}: {key} is {found[key]!r}; GPT computes {config.head_width}, a head's width")
+            if values.get(key) not in (None, config.head_width):
+                raise UserError(f"{file}: {key} is {values[key]!r}; GPT computes {config.head_width}, a head's width")
         if config.head_width * config.n_head == config.n_embd:
             return config.model_copy(update={"head_size": None})  # as our own models have it
         return config
 
-    def window_length(self, found: Mapping[str, Any], file: str) -> int | None:
+    def window_length(self, values: Mapping[str, Any], file: str) -> int | None:
         """How many tokens back attention looks, by their values; None over the whole context."""
-        window, kinds = found.get(self.window), found.get("layer_types") or []
-        if not isinstance(kinds, list):
-            raise UserError(f"{file}: layer_types is {kinds!r}, not a list")
-        others = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
-        if others:
-            raise UserError(f"{file}: layer_types holds {others[0]!r}; GPT computes 'full_attention'")
-        if self.window_switch and not found.get(self.window_switch) and "sliding_attention" not in kinds:
+        layer_types = values.get("layer_types") or []
+        if not isinstance(layer_types, list):
+            raise UserError(f"{file}: layer_types is {layer_types!r}, not a list")
+        for layer_type in layer_types:
+            if layer_type not in ("full_attention", "sliding_attention"):
+                raise UserError(f"{file}: layer_types holds {layer_type!r}; GPT computes 'full_attention'")
+        if self.window_switch and not values.get(self.window_switch) and "sliding_attention" not in layer_types:
             return None
+        window = values.get(self.window)
         if not isinstance(window, int | None):
             raise UserError(f"{file}: {self.window} is {window!r}, not a number of tokens")
         return window
@@ -152,9 +161,9 @@ def _transposed(tensor: Tensor) -> Tensor:
     return tensor.t()
 
 
-def _halves(heads: int) -> Callable[[Tensor], Tensor]:
+def _halves(heads: int, tensor: Tensor) -> Tensor:
     """Component 2i of a head becomes i, and 2i + 1 becomes i + D/2: pairs as `rotate` turns them."""
-    return lambda tensor: tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+    return tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
 LLAMA3_SCALING = {

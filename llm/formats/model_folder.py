@@ -14,9 +14,9 @@ from torch import nn
 from llm.config import GPTConfig
 from llm.errors import UserError
 from llm.files import read_text
+from llm.formats.tokenizer_json import load_tokenizer, save_tokenizer
 from llm.formats.weights import check_tensors, materialise, read_safetensors, weightless
 from llm.model.gpt import GPT
-from llm.tokenizer import load_tokenizer, save_tokenizer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
@@ -29,12 +29,12 @@ def build_gpt(gpt: GPT, config: Mapping[str, Any]) -> GPT:
     return gpt
 
 
-def save_model(folder: Path, model: nn.Module, encoding: tiktoken.Encoding, objective: str, **more: Any) -> None:
+def save_model(folder: Path, model: nn.Module, encoding: tiktoken.Encoding, objective: str, **settings: Any) -> None:
     """Write config.json, model.safetensors and tokenizer.json into an existing folder.
 
-    config.json holds the objective, which names a module of llm/objectives, `more`, and what `model.describe()` says.
+    config.json holds the objective, which names a module of llm/objectives, `settings`, and `model.describe()`.
     """
-    config = {"objective": objective, **more, **model.describe()}
+    config = {"objective": objective, **settings, **model.describe()}
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -89,12 +89,14 @@ def load_model(
     if n_layer is not None:
         tensors = {name: tensor for name, tensor in tensors.items() if not _is_above(name, n_layer)}
     check_tensors(file, tensors, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-    materialise(
-        model,
-        lambda name, tensor: tensor.copy_(tensors[name].read()),
-        lambda name: tensors[name].dtype if as_stored else torch.float32,
-        device,
-    )
+
+    def fill(name: str, weight: torch.Tensor) -> None:
+        weight.copy_(tensors[name].read())
+
+    def dtype_of(name: str) -> torch.dtype:
+        return tensors[name].dtype if as_stored else torch.float32
+
+    materialise(model, fill, dtype_of, device=device)
     return model.eval(), load_tokenizer(folder / TOKENIZER)
 
 

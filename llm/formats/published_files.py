@@ -30,7 +30,7 @@ from llm.model.embedding import slowdown
 
 LAYOUTS = {"gpt2": GPT2, "llama": LLAMA, "mistral": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "smollm3": SMOLLM3}
 GGUF_LAYOUTS = {"llama": GGUF_LLAMA, "qwen2": GGUF_QWEN2, "qwen3": GGUF_QWEN3}
-OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack")
+PICKLED = (".bin", ".pt", ".pth", ".h5", ".msgpack")
 _ROTARY_DEFAULTS = {"head_dim": None, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 _LLAMA_DEFAULTS = _ROTARY_DEFAULTS | {"num_key_value_heads": None, "attention_bias": False, "mlp_bias": False}
 # What transformers takes for a key that a config.json leaves out.
@@ -76,15 +76,23 @@ def _open_gguf(path: Path) -> PublishedFiles:
         raise UserError(f"{path}: general.architecture is {architecture!r}; supported are {supported}")
     prefix = f"{architecture}."
     values = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    rows = next(iter(tensors["token_embd.weight"].shape), None) if "token_embd.weight" in tensors else None
-    defaults = dict.fromkeys(("attention.head_count_kv", "attention.key_length", "rope_scaling"))
-    defaults |= {"vocab_size": rows, "rope.freq_base": 10_000.0}
+    embedding = tensors.get("token_embd.weight")
+    defaults: dict[str, Any] = dict.fromkeys(("attention.head_count_kv", "attention.key_length", "rope_scaling"))
+    defaults["vocab_size"] = embedding.shape[0] if embedding and embedding.shape else None
+    defaults["rope.freq_base"] = 10_000.0
     values = defaults | values | {"tied": "output.weight" not in tensors, "bias": "blk.0.attn_q.bias" in tensors}
     if ROPE_FREQUENCIES in tensors:
         slowdown_P = tensors.pop(ROPE_FREQUENCIES).read().flatten()
         values["rope_scaling"] = _scaling_of(slowdown_P, values["rope.freq_base"], str(path))
         values[ROPE_FREQUENCIES] = 2 * len(slowdown_P)  # a number for each pair of a head's components
-    return PublishedFiles(path, path, GGUF_LAYOUTS[architecture], values, tensors, metadata)
+    return PublishedFiles(
+        config=path,
+        weights=path,
+        layout=GGUF_LAYOUTS[architecture],
+        values=values,
+        tensors=tensors,
+        metadata=metadata,
+    )
 
 
 def _scaling_of(slowdown_P: Tensor, base: float, file: str) -> dict[str, Any]:
@@ -127,7 +135,14 @@ def _open_folder(folder: Path) -> PublishedFiles:
     if not any(name.startswith(layout.prefix) for name in tensors):
         layout = layout.without_prefix()
     tensors = {name: tensor for name, tensor in tensors.items() if not layout.ignored.fullmatch(name)}
-    return PublishedFiles(config_file, weights_file, layout, values, tensors, {})
+    return PublishedFiles(
+        config=config_file,
+        weights=weights_file,
+        layout=layout,
+        values=values,
+        tensors=tensors,
+        metadata={},
+    )
 
 
 def _unrotated_every(values: Mapping[str, Any], file: str) -> int | None:
@@ -143,49 +158,49 @@ def _unrotated_every(values: Mapping[str, Any], file: str) -> int | None:
     return interval
 
 
-def _rotary(found: Mapping[str, Any], file: str) -> dict[str, Any]:
+def _rotary(values: Mapping[str, Any], file: str) -> dict[str, Any]:
     """Rotary settings as flat keys; transformers nests them since version 5, and only their scaling before.
 
-    Of a file with both it takes `rope_scaling` alone, earlier versions `rope_theta` and that: so both have to agree.
+    A file with both is refused: versions of transformers read it in different ways.
     """
-    theta = found.get("rope_theta", 10_000.0)
-    settings = []
-    for key in ("rope_parameters", "rope_scaling"):
-        nested = found.get(key) or {}
-        if not isinstance(nested, dict):
-            raise UserError(f"{file}: {key} is {nested!r}, not an object of settings")
-        if nested:
-            named = {name: value for name, value in nested.items() if name != "type"}
-            settings.append({"rope_theta": theta, "rope_type": nested.get("type", "default")} | named)
-    if settings[1:] and settings[0] != settings[1]:
-        other = f"rope_parameters {found['rope_parameters']!r}"
-        raise UserError(f"{file}: rope_scaling is {found['rope_scaling']!r}; GPT computes the same as {other}")
-    if not settings:
+    nested = [(key, values[key]) for key in ("rope_parameters", "rope_scaling") if values.get(key)]
+    if len(nested) > 1:
+        raise UserError(f"{file}: it has both rope_parameters and rope_scaling; delete the one that is wrong")
+    theta = values.get("rope_theta", 10_000.0)
+    if not nested:
         return {"rope_theta": theta, "rope_scaling": None}
+    key, scaling = nested[0]
+    if not isinstance(scaling, dict):
+        raise UserError(f"{file}: {key} is {scaling!r}, not an object of settings")
+    settings = {"rope_theta": theta, "rope_type": scaling.get("type", "default")} | scaling
     try:
-        return settings[0] | {"rope_scaling": read_scaling(settings[0])}
+        return settings | {"rope_scaling": read_scaling(settings)}
     except KeyError as error:
-        raise UserError(f"{file}: {error.args[0]} is missing in {settings[0]!r}") from None
+        raise UserError(f"{file}: {error.args[0]} is missing in {settings!r}") from None
 
 
 def _read_weights(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
     """The file that lists the tensors, and the tensors."""
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    whole = folder / "model.safetensors"
+    index = folder / "model.safetensors.index.json"
     if whole.exists():
         return whole, read_safetensors(whole)
     if not index.exists():
-        if others := sorted(path.name for path in folder.iterdir() if path.suffix in OTHER_WEIGHTS):
-            raise UserError(f"{folder / others[0]}: only safetensors are read, as pickled weights may run code")
+        pickled = sorted(path for path in folder.iterdir() if path.suffix in PICKLED)
+        if pickled:
+            raise UserError(f"{pickled[0]}: only safetensors are read, as pickled weights may run code")
         raise UserFileError(f"{folder}: neither {whole.name} nor {index.name} is there")
     text = read_text(index)
+    stored = {}
     try:
         shards = json.loads(text)["weight_map"]
-        names = sorted(set(shards.values()))
-        if outside := [shard for shard in names if Path(shard).name != shard or not shard.endswith(".safetensors")]:
-            raise UserError(f"{index}: shard {outside[0]!r} is no bare name of a .safetensors file beside it")
-        stored = {shard: read_safetensors(folder / shard) for shard in names}
+        for shard in sorted(set(shards.values())):
+            if Path(shard).name != shard or not shard.endswith(".safetensors"):
+                raise UserError(f"{index}: shard {shard!r} is no bare name of a .safetensors file beside it")
+            stored[shard] = read_safetensors(folder / shard)
     except (LookupError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise UserError(f"{index}: no index of safetensors ({type(error).__name__}: {error})") from None
-    if lost := [name for name, shard in shards.items() if name not in stored[shard]]:
-        raise UserError(f"{index}: tensor {lost[0]} is not in {shards[lost[0]]}")
+    for name, shard in shards.items():
+        if name not in stored[shard]:
+            raise UserError(f"{index}: tensor {name} is not in {shard}")
     return index, {name: stored[shard][name] for name, shard in shards.items()}

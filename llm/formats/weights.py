@@ -41,21 +41,20 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            found = {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()}
+            shapes = {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}
+            dtypes = {name: DTYPES.get(tensor.get_dtype(), torch.float32) for name, tensor in slices.items()}
     except SafetensorError as error:
         raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UserFileError(f"{path}: there is no such file") from None
-    return {
-        name: StoredTensor(shape, partial(_read, path, name), DTYPES.get(dtype, torch.float32))
-        for name, (shape, dtype) in found.items()
-    }
+    return {name: StoredTensor(shape, partial(_read, path, name), dtypes[name]) for name, shape in shapes.items()}
 
 
 def _read(path: Path, name: str) -> Tensor:
     # Opened anew each time: a tensor is a view of the mapped file, whose pages stay in memory until it is closed.
     with safe_open(path, framework="pt") as file:
-        if (dtype := file.get_slice(name).get_dtype()) not in DTYPES:
+        dtype = file.get_slice(name).get_dtype()
+        if dtype not in DTYPES:
             raise UserError(f"{path}: tensor {name} is {dtype}, not one of {', '.join(DTYPES)}")
         return file.get_tensor(name)
 
@@ -73,11 +72,12 @@ class _Uninitialised(TorchFunctionMode):
     """Leaves out random initialisation: on the meta device it writes nothing, but imports half of torch, 0.7 s."""
 
     def __torch_function__(
-        self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         if getattr(function, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def materialise(
 
     The largest come first, so that what reading needs for a moment stands beside as little as possible.
     """
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, empty in sorted(model.state_dict().items(), key=lambda item: -item[1].numel()):
         weights[name] = torch.empty(empty.shape, dtype=dtype(name), device=device)
         fill(name, weights[name])

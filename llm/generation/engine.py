@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llm.generation.pieces import Piece, read_pieces
-from llm.generation.request import Event, Logprobs, Request, check_request
+from llm.generation.reading import reading_of
+from llm.generation.request import Event, Logprobs, Reason, Request, check_request
 from llm.generation.sampling import Sampler, choose
 from llm.model.gpt import GPT
 from llm.model.key_value_cache import KeyValueCache
@@ -38,19 +39,21 @@ class _CachedTokens:
     """The tokens whose keys and values are in a row of the cache, from the first position on."""
 
     tokens: list[int]
-    step: int = -1
-    """When a text last came or left."""
+    changed: int = -1
+    """The step in which a text last came or left."""
 
     def shared(self, request: Request) -> int:
-        """How many tokens of its prompt's beginning, but for those whose hidden states predict the next token."""
-        prompt = request.prompt
-        most = min(len(self.tokens), max(0, len(prompt) - 1 - request.prompt_scored))
-        return next((n for n in range(most) if self.tokens[n] != prompt[n]), most)
+        """How many of the prompt's first tokens are here; not the last one or scored ones, which must be read."""
+        limit = min(len(self.tokens), len(request.prompt) - 1 - request.prompt_scored)
+        for position in range(limit):
+            if self.tokens[position] != request.prompt[position]:
+                return position
+        return limit
 
 
 @dataclass
-class _Row:
-    """A text: one whose prompt is read in pieces, then a running one."""
+class _Text:
+    """A text in a row of the cache: its prompt is read in pieces, then it runs."""
 
     handle: int
     request: Request
@@ -62,45 +65,50 @@ class _Row:
     """The hidden states of the prompt's last token, which predict the first new one."""
     scored: list[float] = field(default_factory=list)
 
-    def piece(self, place: int, most: int) -> Piece:
-        """What it reads next: its newest token, or at most so many of its prompt and what is scored."""
+    def piece(self, row: int, most: int) -> Piece:
+        """The tokens to read next: the newest one, or at most `most` of the prompt and of what is scored."""
         start = len(self.cached.tokens)
         if self.token is not None:
-            return Piece(place, start, [self.token])
-        return Piece(place, start, self.request.text[start : start + most])
+            return Piece(row, start, [self.token])
+        return Piece(row, start, self.request.text[start : start + most])
 
-    def take(self, token: int, logits_V: Tensor) -> Event:
-        self.token, self.last_C = token, None
-        scored, self.scored = self.scored or None, []
+    def accept(self, token: int, logits_V: Tensor) -> Event:
+        """Continue with a new token, or end."""
+        self.token = token
+        self.last_C = None
+        scored = self.scored or None
+        self.scored = []
         if token in self.request.stop_tokens:
             return Event(self.handle, None, "stop", scored=scored)
         # the cache holds the prompt and all new tokens but this one
-        made = len(self.cached.tokens) - len(self.request.prompt) + 1
-        ended = "length" if made == self.request.max_new_tokens else None
-        return Event(self.handle, token, ended, _logprobs(logits_V, token, self.request.logprobs), scored)
+        new_tokens = len(self.cached.tokens) - len(self.request.prompt) + 1
+        ended: Reason | None = "length" if new_tokens == self.request.max_new_tokens else None
+        logprobs = _logprobs(logits_V, token, self.request.logprobs)
+        return Event(self.handle, token, ended, logprobs=logprobs, scored=scored)
 
 
-@dataclass(frozen=True)
-class _Progress:
-    """What a row gains from a piece, before any row changes."""
+@dataclass
+class _PieceResult:
+    """What a text gains from a piece; `commit` adds it, once no text's piece can fail any more."""
 
-    row: _Row
+    text: _Text
     piece: Piece
     scored: list[float]
     last_C: Tensor | None
-    """The hidden states that predict its next token, where they are known."""
+    """The hidden states that predict the next token, as soon as they are known."""
 
     @property
     def complete(self) -> bool:
         """Whether a new token follows."""
-        return self.row.token is not None or self.piece.end == len(self.row.request.text)
+        return self.text.token is not None or self.piece.end == len(self.text.request.text)
 
     def commit(self) -> None:
-        self.row.cached.tokens.extend(self.piece.tokens)
-        self.row.scored.extend(self.scored)
-        self.row.last_C = self.last_C
-        if self.complete and self.row.token is None:  # new tokens take the places of what was scored
-            del self.row.cached.tokens[len(self.row.request.prompt) :]
+        tokens = self.text.cached.tokens
+        tokens.extend(self.piece.tokens)
+        self.text.scored.extend(self.scored)
+        self.text.last_C = self.last_C
+        if self.complete and self.text.token is None:  # new tokens replace those that were scored
+            del tokens[len(self.text.request.prompt) :]
 
 
 def _logprobs(logits_V: Tensor, token: int, likeliest: int | None) -> Logprobs | None:
@@ -124,13 +132,16 @@ class Engine:
     ) -> None:
         if rows < 1 or prefill_tokens < 1:
             raise ValueError(f"an engine of {rows} rows that reads {prefill_tokens} prompt tokens a step runs nothing")
-        self.model, self.size, self.prefill_tokens = model, rows, prefill_tokens
+        self.model = model
+        self.rows = rows
+        self.prefill_tokens = prefill_tokens
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         shape = model.config.model_copy(update={"context_length": self.context_length})
-        # one row more, for two that change places
-        self._cache = KeyValueCache(shape, rows + 1, model.device, model.cache_dtype)
+        self._spare_row = rows  # for two rows that change places
+        self._cache = KeyValueCache(shape, rows + 1, device=model.device, dtype=reading_of(model).cache_dtype)
         self._cached = [_CachedTokens([]) for _ in range(rows)]
-        self.rows: list[_Row] = []
+        self.texts: list[_Text] = []
+        """The text in each row, from the first on."""
         self._step = 0
         self._queue: deque[tuple[int, Request]] = deque()
         self._cancelled: set[int] = set()
@@ -140,7 +151,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether `step` has something to do."""
-        return bool(self.rows or self._queue)
+        return bool(self.texts or self._queue)
 
     def submit(self, request: Request) -> int:
         """Put a request in the queue; the handle names it in events. Raises UserError as `check_request` does."""
@@ -157,103 +168,66 @@ class Engine:
     def step(self) -> list[Event]:
         """Read a piece of each prompt that is next, and make one token for each running text.
 
-        Says what happened, in no promised order. Where it raises no text has moved, and all may step again. Those that
-        were cancelled have left, and the next step says so.
+        Returns what happened, in no promised order. If it raises, no text has moved, and all may step again; cancelled
+        texts have left, and the next step reports them.
         """
         self._step += 1
         self._drop_cancelled()
-        if pieces := self._plan():
+        pieces = self._plan()
+        if pieces:
             self._pending += self._read(pieces)
-        events, self._pending = self._pending, []
+        events = self._pending
+        self._pending = []
         return events
 
     def _plan(self) -> list[Piece]:
         """The newest token of each running text, and up to `prefill_tokens` of prompts, in the order of arrival."""
-        pieces, left = [], self.prefill_tokens
-        for place in sorted(range(len(self.rows)), key=lambda place: self.rows[place].handle):
-            row = self.rows[place]
-            if row.token is not None:
-                pieces.append(row.piece(place, 1))
-            elif left:
-                pieces.append(row.piece(place, left))
-                left -= len(pieces[-1].tokens)
-        while left and self._queue and len(self.rows) < self.size:
-            self._admit()
-            pieces.append(self.rows[-1].piece(len(self.rows) - 1, left))
-            left -= len(pieces[-1].tokens)
+        pieces: list[Piece] = []
+        prompt_tokens = self.prefill_tokens
+        for row in sorted(range(len(self.texts)), key=lambda row: self.texts[row].handle):
+            text = self.texts[row]
+            piece = text.piece(row, prompt_tokens)
+            if text.token is None:
+                prompt_tokens -= len(piece.tokens)
+            if piece.tokens:
+                pieces.append(piece)
+        while prompt_tokens and self._queue and len(self.texts) < self.rows:
+            text = self._admit()
+            piece = text.piece(len(self.texts) - 1, prompt_tokens)
+            prompt_tokens -= len(piece.tokens)
+            pieces.append(piece)
         return sorted(pieces, key=lambda piece: piece.row)
 
     def _read(self, pieces: list[Piece]) -> list[Event]:
         """Read pieces, and make a token for each text that has read all; its events."""
-        parts_TC = read_pieces(self.model, pieces, self._cache)
-        progress = [self._progress(piece, x_TC) for piece, x_TC in zip(pieces, parts_TC, strict=True)]
-        complete = [step for step in progress if step.complete]
-        tokens, logits_BV = [], ()
-        if complete:
-            logits_BV = self.model.logits(torch.stack([step.last_C for step in complete]))
-            tokens = choose(logits_BV, [step.row.sampler for step in complete])
-        for step in progress:
-            step.commit()
-        events = [
-            step.row.take(token, logits_V) for step, token, logits_V in zip(complete, tokens, logits_BV, strict=True)
-        ]
-        self._leave([step.piece.row for step, event in zip(complete, events, strict=True) if event.ended])
+        hidden_states = read_pieces(self.model, pieces, self._cache)
+        results = [self._result(piece, x_TC) for piece, x_TC in zip(pieces, hidden_states, strict=True)]
+        complete = [result for result in results if result.complete]
+        choices = self._choose(complete)
+        for result in results:
+            result.commit()
+        events = []
+        ended_rows = []
+        for result, (token, logits_V) in zip(complete, choices, strict=True):
+            event = result.text.accept(token, logits_V)
+            events.append(event)
+            if event.ended:
+                ended_rows.append(result.piece.row)
+        self._free(ended_rows)
         return events
 
-    def _progress(self, piece: Piece, x_TC: Tensor) -> _Progress:
-        row = self.rows[piece.row]
-        if row.token is not None:
-            return _Progress(row, piece, [], x_TC[-1])
-        request = row.request
-        tokens, last = [*request.prompt, *request.scored], len(request.prompt) - 1
-        last_C = x_TC[last - piece.start] if piece.start <= last < piece.end else row.last_C
+    def _result(self, piece: Piece, x_TC: Tensor) -> _PieceResult:
+        text = self.texts[piece.row]
+        if text.token is not None:
+            return _PieceResult(text=text, piece=piece, scored=[], last_C=x_TC[-1])
+        request = text.request
+        tokens = [*request.prompt, *request.scored]
+        last = len(request.prompt) - 1
+        last_C = x_TC[last - piece.start] if piece.start <= last < piece.end else text.last_C
         first = max(piece.start, last - request.prompt_scored)  # whose hidden states predict a token that is scored
         end = min(piece.end, len(tokens) - 1)
         scored = self._score(x_TC[first - piece.start : end - piece.start], tokens[first + 1 : end + 1])
-        return _Progress(row, piece, scored, last_C)
-
-    def _drop_cancelled(self) -> None:
-        if not self._cancelled:
-            return
-        places = [place for place, row in enumerate(self.rows) if row.handle in self._cancelled]
-        waiting = [handle for handle, _ in self._queue if handle in self._cancelled]
-        gone = [*(self.rows[place].handle for place in places), *waiting]
-        self._pending += [Event(handle, None, "cancelled") for handle in gone]
-        self._leave(places)
-        self._queue = deque(item for item in self._queue if item[0] not in self._cancelled)
-        self._cancelled.clear()
-
-    def _admit(self) -> None:
-        """Give the first request of the queue a row."""
-        handle, request = self._queue[0]
-        sampler = Sampler(request.sampling, request.prompt, self.model.device, request.exempt)
-        cached = self._assign_row(len(self.rows), request)
-        self.rows.append(_Row(handle, request, sampler, cached))
-        self._queue.popleft()
-
-    def _assign_row(self, place: int, request: Request) -> _CachedTokens:
-        """Have a free row hold as much of a prompt's beginning as is known from others that run or have left.
-
-        A text that has left is taken over where that is half of it; else the text that left first gives its row.
-        """
-        free = range(place, min(place + KEPT, self.size))
-        donor = max([*range(len(self.rows)), *free], key=lambda number: self._cached[number].shared(request))
-        count = self._cached[donor].shared(request)
-        whole = donor in free and 2 * count >= len(self._cached[donor].tokens)
-        given = donor if whole else min(free, key=lambda number: self._cached[number].step)
-        if given != place:
-            self._exchange(given, place)
-            donor = {given: place, place: given}.get(donor, donor)
-        if donor != place:
-            self._cache.move(donor, place, count)
-        self._cached[place] = _CachedTokens(list(request.prompt[:count]), self._step)
-        return self._cached[place]
-
-    def _exchange(self, one: int, other: int) -> None:
-        """Two rows of the cache change places by the one behind all: copies in new memory take half as long again."""
-        for source, target, row in ((one, self.size, one), (other, one, other), (self.size, other, one)):
-            self._cache.move(source, target, len(self._cached[row].tokens))
-        self._cached[one], self._cached[other] = self._cached[other], self._cached[one]
+        return _PieceResult(text=text, piece=piece, scored=scored, last_C=last_C)
 
     def _score(self, x_TC: Tensor, tokens: Sequence[int]) -> list[float]:
         """The log-probability of tokens, from the hidden states before them."""
@@ -263,10 +237,75 @@ class Engine:
         tokens_T = torch.tensor(tokens, device=x_TC.device)
         return (-F.cross_entropy(logits_TV, tokens_T, reduction="none")).tolist()
 
-    def _leave(self, places: list[int]) -> None:
-        for place in reversed(places):
-            last = self.rows.pop()
-            self._cached[place].step = self._step
-            if place < len(self.rows):
-                self._exchange(place, len(self.rows))
-                self.rows[place] = last
+    def _choose(self, complete: list[_PieceResult]) -> list[tuple[int, Tensor]]:
+        """The next token of each text, with the logits that it was chosen by."""
+        states = [result.last_C for result in complete if result.last_C is not None]
+        if not states:
+            return []
+        logits_BV = self.model.logits(torch.stack(states))
+        tokens = choose(logits_BV, [result.text.sampler for result in complete])
+        return list(zip(tokens, logits_BV, strict=True))
+
+    def _drop_cancelled(self) -> None:
+        if not self._cancelled:
+            return
+        rows = [row for row, text in enumerate(self.texts) if text.handle in self._cancelled]
+        handles = [self.texts[row].handle for row in rows]
+        handles += [handle for handle, _ in self._queue if handle in self._cancelled]
+        self._pending += [Event(handle, None, "cancelled") for handle in handles]
+        self._free(rows)
+        self._queue = deque(item for item in self._queue if item[0] not in self._cancelled)
+        self._cancelled.clear()
+
+    def _admit(self) -> _Text:
+        """Give the first request of the queue a row."""
+        handle, request = self._queue[0]
+        sampler = Sampler(request.sampling, request.prompt, self.model.device, exempt=request.exempt)
+        text = _Text(handle=handle, request=request, sampler=sampler, cached=self._assign_row(request))
+        self.texts.append(text)
+        self._queue.popleft()
+        return text
+
+    def _assign_row(self, request: Request) -> _CachedTokens:
+        """Have the next row hold as much of a prompt's beginning as any row knows, of running texts or of those that
+        left.
+
+        The row of a text that left is taken over if the prompt shares half of it; else the text that left first gives
+        up its row.
+        """
+        row = len(self.texts)
+        rows = range(min(row + KEPT, self.rows))
+        shared = [self._cached[number].shared(request) for number in rows]
+        count = max(shared)
+        donor = shared.index(count)
+        if donor >= row and 2 * count >= len(self._cached[donor].tokens):
+            reused = donor
+        else:
+            reused = min(rows[row:], key=lambda number: self._cached[number].changed)
+        if reused != row:
+            self._exchange(reused, row)
+            if donor == reused:
+                donor = row
+            elif donor == row:
+                donor = reused
+        if donor != row:
+            self._cache.move(donor, row, count)
+        self._cached[row] = _CachedTokens(list(request.prompt[:count]), self._step)
+        return self._cached[row]
+
+    def _exchange(self, first: int, second: int) -> None:
+        """Two rows change places by the spare one: copies in new memory take half as long again."""
+        first_length = len(self._cached[first].tokens)
+        self._cache.move(first, self._spare_row, first_length)
+        self._cache.move(second, first, len(self._cached[second].tokens))
+        self._cache.move(self._spare_row, second, first_length)
+        self._cached[first], self._cached[second] = self._cached[second], self._cached[first]
+
+    def _free(self, rows: list[int]) -> None:
+        """Take texts out of their rows, and close the gaps; the cache keeps what they have read."""
+        for row in reversed(rows):
+            last = self.texts.pop()
+            self._cached[row].changed = self._step
+            if row < len(self.texts):
+                self._exchange(row, len(self.texts))
+                self.texts[row] = last

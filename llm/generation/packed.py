@@ -29,9 +29,6 @@ class PackedGPT(GPT):
     fast.
     """
 
-    padding = 1  # decode.c reads text by text, and would read padding, too
-    reading_dtype = torch.float32
-
     def __init__(self, model: GPT, decoder: Decoder, prompt_model: GPT | None = None) -> None:
         nn.Module.__init__(self)
         public = {name: value for name, value in vars(model).items() if not name.startswith("_")}
@@ -44,16 +41,6 @@ class PackedGPT(GPT):
     def device(self) -> torch.device:
         """A CPU."""
         return torch.device("cpu")
-
-    @property
-    def reads_lists(self) -> bool:
-        """As `GPT.reads_lists`; torch, which reads prompts where `prompt_model` does, needs batches."""
-        return self.prompt_model is None
-
-    @property
-    def cache_dtype(self) -> torch.dtype:
-        """As `GPT.cache_dtype`: float16, half of float32's memory, or float32 in a model that is packed exactly."""
-        return self.decoder.cache_dtype
 
     def hidden_states(
         self,
@@ -73,7 +60,7 @@ class PackedGPT(GPT):
         if self.prompt_model is not None and tokens_BT.shape[1] > 1 and rows_BT is None:
             return self.prompt_model.hidden_states(tokens_BT, positions_BT, cache=cache)
         cache_LBKSD = None if cache is None else (cache.keys_LBKSD, cache.values_LBKSD)
-        return self.decoder.hidden_states(tokens_BT, positions_BT, cache_LBKSD, rows_BT)
+        return self.decoder.hidden_states(tokens_BT, positions_BT, cache_LBKSD=cache_LBKSD, rows_BT=rows_BT)
 
     def logits(self, x_BTC: Tensor) -> Tensor:
         """As `GPT.logits`, float32."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llm.dataset import pad
+from llm.generation.reading import reading_of
 from llm.model.gpt import GPT
 from llm.model.key_value_cache import KeyValueCache
 
@@ -37,7 +38,7 @@ class Piece:
 @torch.inference_mode()
 def read_pieces(model: GPT, pieces: Sequence[Piece], cache: KeyValueCache) -> list[Tensor]:
     """The hidden states of each piece, TC; keys and values go into the cache. Pieces are in the order of their rows."""
-    if model.reads_lists:
+    if reading_of(model).takes_lists:
         return _read_list(model, pieces, cache)
     return [x_TC for batch in batches(pieces) for x_TC in _read_batch(model, batch, cache)]
 

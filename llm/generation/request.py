@@ -1,4 +1,4 @@
-"""What is asked of an engine, and what it answers: a prompt with its bounds, and an event a token."""
+"""The requests to an engine, prompts with their bounds, and its answers, an event a token."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Request:
     sampling: Sampling = GREEDY
     stop_tokens: frozenset[int] = frozenset()
     logprobs: int | None = None
-    """How many of the likeliest tokens each event tells the log-probability of, beside its own; None tells none."""
+    """Number of likeliest tokens whose log-probability each event has next to its own token's; None leaves out all."""
     scored: Sequence[int] = ()
-    """A continuation that is there already, such as the right answer: how likely it is where another one is made."""
+    """A continuation to measure, such as the right answer: how likely it is. It does not change the new tokens."""
     prompt_scored: int = 0
     """How many of the prompt's last tokens are scored, too."""
     exempt: Container[int] = frozenset()
@@ -40,19 +40,21 @@ class Request:
 
 def check_request(request: Request, vocabulary_size: int, context_length: int) -> None:
     """Raise UserError for an empty prompt, an unknown token, no new tokens, or a text longer than the context."""
-    prompt, new = request.prompt, request.max_new_tokens
+    prompt = request.prompt
+    new = request.max_new_tokens
     if not prompt:
         raise UserError("the prompt is empty")
     tokens = (*prompt, *request.scored)
-    if worst := [token for token in (min(tokens), max(tokens)) if not 0 <= token < vocabulary_size]:
-        raise UserError(f"token {worst[0]} is not one of the model's {vocabulary_size}")
+    for token in (min(tokens), max(tokens)):
+        if not 0 <= token < vocabulary_size:
+            raise UserError(f"token {token} is not one of the model's {vocabulary_size}")
     if new < 1:
         raise UserError(f"max_new_tokens {new} is less than 1")
     if not 0 <= request.prompt_scored < len(prompt):
         raise UserError(f"prompt_scored {request.prompt_scored} is not below the prompt's {len(prompt)} tokens")
     if request.room > context_length:
-        more = f"{new} new" if new >= len(request.scored) else f"{len(request.scored)} scored"
-        raise UserError(f"{len(prompt)} prompt tokens and {more} ones do not fit the context of {context_length}")
+        added = f"{new} new" if new >= len(request.scored) else f"{len(request.scored)} scored"
+        raise UserError(f"{len(prompt)} prompt tokens and {added} ones do not fit the context of {context_length}")
 
 
 class Logprobs(NamedTuple):

@@ -34,7 +34,9 @@ class Sampling(Config):
 
     def with_default_penalty(self, text_penalty: float) -> "Sampling":
         """The same, with a model's own `text_penalty` where this leaves it to the model."""
-        return self.model_copy(update={"text_penalty": text_penalty}) if self.text_penalty is None else self
+        if self.text_penalty is not None:
+            return self
+        return self.model_copy(update={"text_penalty": text_penalty})
 
 
 GREEDY = Sampling()
@@ -75,13 +77,15 @@ class Sampler:
         return token
 
     def propose(self, logits_V: Tensor) -> int:
-        """The same, not yet among the tokens that came before."""
+        """The next token, not yet counted by penalties: `accept` does that."""
         logits_V = logits_V.float()
         if self.seen is not None:
             logits_V = penalise(logits_V, self.seen, self.sampling.repetition_penalty)
         if self.text:
             logits_V = penalise(logits_V, self.text, self.text_penalty)
-        return int(logits_V.argmax()) if self.sampling.temperature == 0 else self._draw(logits_V)
+        if self.sampling.temperature == 0:
+            return int(logits_V.argmax())
+        return self._draw(logits_V)
 
     def accept(self, token: int) -> None:
         """Count a token among those that came before."""
@@ -103,14 +107,15 @@ class Sampler:
 
 def choose(logits_BV: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """A token a row. All greedy rows cost one argmax together. Where a row raises, all samplers are as before."""
-    tokens = _likeliest(logits_BV, samplers).tolist()
-    others = [(row, sampler) for row, sampler in enumerate(samplers) if not sampler.greedy]
-    before = [(sampler.generator, sampler.generator.get_state()) for _, sampler in others if sampler.generator]
+    tokens: list[int] = _likeliest(logits_BV, samplers).tolist()
+    generators = [sampler.generator for sampler in samplers if sampler.generator is not None and not sampler.greedy]
+    states = [generator.get_state() for generator in generators]
     try:
-        for row, sampler in others:
-            tokens[row] = sampler.propose(logits_BV[row])
+        for row, sampler in enumerate(samplers):
+            if not sampler.greedy:
+                tokens[row] = sampler.propose(logits_BV[row])
     except BaseException:
-        for generator, state in reversed(before):
+        for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
         raise
     for sampler, token in zip(samplers, tokens, strict=True):

@@ -8,6 +8,7 @@ import tiktoken
 
 from llm.errors import UserError
 from llm.generation.engine import PREFILL_TOKENS, Engine
+from llm.generation.reading import reading_of
 from llm.generation.request import Request, check_request
 from llm.generation.sampling import GREEDY, LIVELY, Sampling
 from llm.model.gpt import GPT
@@ -34,7 +35,9 @@ def generate(
     UserError as `Engine.submit` does.
     """
     stop_tokens = frozenset(stop_tokens)
-    requests = [Request(prompt, max_new_tokens, sampling, stop_tokens, exempt=exempt) for prompt in prompts]
+    requests = [
+        Request(prompt, max_new_tokens, sampling=sampling, stop_tokens=stop_tokens, exempt=exempt) for prompt in prompts
+    ]
     return [text.tokens for text in run(model, requests)]
 
 
@@ -54,7 +57,7 @@ def generate_text(
 
 
 def options(default: Sampling) -> dict[str, tuple[type, Any]]:
-    """What may be asked of a served text, with type and default."""
+    """The options of a served text: type and default of each."""
     types = {"top_k": int, "seed": int}
     fields = {name: (types.get(name, float), value) for name, value in default.model_dump().items()}
     return {"max_new_tokens": (int, 64)} | fields | {"seed": (int, 1)}
@@ -63,18 +66,21 @@ def options(default: Sampling) -> dict[str, tuple[type, Any]]:
 def request_maker(
     model: GPT, encoding: tiktoken.Encoding, default: Sampling, **chosen: Any
 ) -> Callable[[list[int]], Request]:
-    """What makes a request of a prompt's tokens, with the options chosen; a text goes on until the model ends it.
+    """A function that makes a request of a prompt's tokens, with the options chosen; the text goes on until the model
+    ends it.
 
-    Raises ValueError for an unknown option or value; what it makes raises UserError for a prompt that doesn't fit.
+    Raises ValueError for an unknown option or value; the function raises UserError for a prompt that doesn't fit.
     """
     values = {name: value for name, (_, value) in options(default).items()} | chosen
-    new, stop = values.pop("max_new_tokens"), stop_tokens(encoding)
-    sampling, exempt = Sampling(**values), letterless_tokens(encoding)
+    max_new_tokens = values.pop("max_new_tokens")
+    sampling = Sampling(**values)
+    stops = stop_tokens(encoding)
+    exempt = letterless_tokens(encoding)
 
     def make(prompt: list[int]) -> Request:
-        made = Request(prompt, new, sampling, stop, exempt=exempt)
-        check_request(made, model.config.vocabulary_size, model.config.context_length)
-        return made
+        request = Request(prompt, max_new_tokens, sampling=sampling, stop_tokens=stops, exempt=exempt)
+        check_request(request, model.config.vocabulary_size, model.config.context_length)
+        return request
 
     return make
 
@@ -85,7 +91,7 @@ def write_all(model: GPT, encoding: tiktoken.Encoding, requests: Sequence[Reques
 
 
 class Written(NamedTuple):
-    """What became of a request."""
+    """The outcome of a request."""
 
     tokens: list[int]
     scored: list[float]
@@ -93,18 +99,19 @@ class Written(NamedTuple):
 
 
 def run(model: GPT, requests: Sequence[Request], rows: int = MOST_AT_ONCE) -> list[Written]:
-    """What becomes of each request, at most `rows` at a time. Raises UserError as `Engine.submit` does."""
+    """The outcome of each request, at most `rows` at a time. Raises UserError as `Engine.submit` does."""
     if not requests:
         return []
-    prefill_tokens = PREFILL_TOKENS if model.reads_lists else PADDED_PREFILL_TOKENS
-    context_length = max(1, *(each.room for each in requests))
+    prefill_tokens = PREFILL_TOKENS if reading_of(model).takes_lists else PADDED_PREFILL_TOKENS
+    context_length = max(request.room for request in requests)
     engine = Engine(model, min(len(requests), rows), context_length, prefill_tokens=prefill_tokens)
-    texts = {engine.submit(each): Written([], []) for each in requests}
+    texts = {engine.submit(request): Written([], []) for request in requests}
     while engine.busy:
         for event in engine.step():
-            texts[event.handle].scored.extend(event.scored or ())
+            text = texts[event.handle]
+            text.scored.extend(event.scored or ())
             if event.token is not None:
-                texts[event.handle].tokens.append(event.token)
+                text.tokens.append(event.token)
     return list(texts.values())
 
 
@@ -120,7 +127,8 @@ class TextStream:
             raise UserError("a stop string is empty")
         self.stopped = False
         """Whether a stop string came; the text is then complete."""
-        self._encoding, self._stop = encoding, tuple(stop)
+        self._encoding = encoding
+        self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
 
@@ -135,20 +143,35 @@ class TextStream:
         return text
 
     def _advance(self, text: str) -> str:
+        """Add text; return what is certain of all that was held back."""
         if self.stopped:
             return ""
         self._held += text
-        found = [(self._held.find(stop) + len(stop), -len(stop)) for stop in self._stop if stop in self._held]
-        if found:
-            end, length = min(found)
-            self.stopped, cut = True, end + length
-        else:
-            cut = len(self._held) - self._begun()
-        text, self._held = self._held[:cut], "" if self.stopped else self._held[cut:]
-        return text
+        end = self._stop_position()
+        if end is not None:
+            self.stopped = True
+            certain = self._held[:end]
+            self._held = ""
+            return certain
+        end = len(self._held) - self._unfinished_stop()
+        certain = self._held[:end]
+        self._held = self._held[end:]
+        return certain
 
-    def _begun(self) -> int:
+    def _stop_position(self) -> int | None:
+        """Where the stop string begins that is complete first, the longest of several; None without one."""
+        places = []
+        for stop in self._stop:
+            start = self._held.find(stop)
+            if start >= 0:
+                places.append((start + len(stop), start))
+        return min(places)[1] if places else None
+
+    def _unfinished_stop(self) -> int:
         """Length of the longest end of the held text with which a stop string begins."""
-        longest = min(len(self._held), max(map(len, self._stop), default=1) - 1)
-        sizes = range(longest, 0, -1)
-        return next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self._stop)), 0)
+        longest = max(map(len, self._stop), default=1) - 1
+        for size in range(min(len(self._held), longest), 0, -1):
+            ending = self._held[-size:]
+            if any(stop.startswith(ending) for stop in self._stop):
+                return size
+        return 0

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from llm.config import GPTShape
 from llm.kernels.training.backend import TORCH, Backend
+from llm.kernels.training.packed_sequences import PackedSequences
 from llm.model.embedding import Rotation, rotate
 from llm.model.key_value_cache import KeyValueCache
-from llm.model.packed_sequences import PackedSequences
 
 
 def attention(

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm.config import GPTConfig, GPTShape
-from llm.kernels.processor import has_fast_bfloat16
 from llm.kernels.training.backend import TORCH
+from llm.kernels.training.packed_sequences import PackedSequences
 from llm.model.attention import Context, GroupedQueryAttention
 from llm.model.embedding import Embedding, Rotation, rotation
 from llm.model.key_value_cache import KeyValueCache
-from llm.model.packed_sequences import PackedSequences
 
 
 def build_norm(shape: GPTShape) -> nn.LayerNorm | nn.RMSNorm:
@@ -86,11 +85,6 @@ class GPT(nn.Module):
     Where the output is tied it is the token embedding once more: a token is likely where the stream points towards it.
     """
 
-    padding = 32
-    """Whole texts are read fastest padded to a multiple of so many tokens, which their own length decides."""
-    reads_lists = False
-    """Whether `hidden_states` takes `rows_BT`, and so tokens of any texts of a cache as one list."""
-
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
@@ -117,30 +111,9 @@ class GPT(nn.Module):
         """Where the model computes."""
         return self.blocks[0].mlp_norm.weight.device
 
-    @property
-    def reading_dtype(self) -> torch.dtype:
-        """The dtype in which it multiplies fastest where it reads whole texts."""
-        low = has_fast_bfloat16(self.device) or any(weight.dtype == torch.bfloat16 for weight in self.parameters())
-        return torch.bfloat16 if low else torch.float32
-
-    @property
-    def cache_dtype(self) -> torch.dtype:
-        """The dtype of keys and values in a cache that it reads fastest: on a CPU float32, whatever its weights are."""
-        return torch.float32 if self.device.type == "cpu" else self.embedding.token.weight.dtype
-
     def describe(self) -> dict[str, Any]:
         """What a model folder's config.json says of it."""
         return {"gpt": self.config.model_dump()}
-
-    def training_flops(self) -> int:
-        """FLOPs that training spends on a token of a full context: six a weight that multiplies, and the attention.
-
-        Chowdhery et al. 2022, appendix B; a causal token sees half of the context.
-        """
-        config = self.config
-        blocks = sum(weight.numel() for weight in self.blocks.parameters() if weight.ndim == 2)
-        attention = config.n_layer * config.n_head * config.head_width * config.context_length
-        return 6 * (blocks + self.output_weight.numel() + attention)
 
     def hidden_states(
         self,
@@ -187,26 +160,3 @@ class GPT(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits BTV: row t predicts token t + 1."""
         return self.logits(self.hidden_states(tokens_BT))
-
-
-class StreamInput(nn.Module):
-    """Takes the place of an embedding in the upper part of a GPT, which begins with the stream of the lower part."""
-
-    def forward(self, x_BTC: Tensor, positions_BT: Tensor) -> Tensor:
-        """The stream as it is, BTC."""
-        return x_BTC
-
-
-def split_blocks(gpt: GPT, count: int) -> tuple[GPT, GPT]:
-    """The first `count` blocks of a GPT with its embedding, and the other blocks, as two models that share its weights.
-
-    `hidden_states` of the first is the stream behind its blocks; the second takes that instead of tokens. Neither has
-    an output layer.
-    """
-    with torch.device("meta"):  # where no weights are made
-        lower = GPT(gpt.config.model_copy(update={"n_layer": count, "tied": True}))
-        upper = GPT(gpt.config.model_copy(update={"n_layer": gpt.config.n_layer - count, "tied": True}))
-    lower.embedding, lower.blocks, lower.norm = gpt.embedding, gpt.blocks[:count], nn.Identity()
-    upper.embedding, upper.blocks, upper.norm = StreamInput(), gpt.blocks[count:], gpt.norm
-    upper.dropout = nn.Identity()
-    return lower.train(gpt.training), upper.train(gpt.training)

@@ -197,6 +197,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, muon_update: MuonUpda
         matrices = [weight for name, weight in trained if weight.ndim == 2 and ".blocks." in f".{name}"]
         mixes = [weight for weight in mixes if not any(weight is matrix for matrix in matrices)]
         update = muon_update or update_matrices
+        assert config.muon_learning_rate is not None  # the config checks it
         parts.append(Muon(_by_rows(model, matrices), config.muon_learning_rate, config.weight_decay, update=update))
         beta1 = BETA1_BESIDE_MUON
     groups = [{"params": mixes, "weight_decay": config.weight_decay}, {"params": stays, "weight_decay": 0.0}]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import tiktoken
 
 WEIGHTS = "model.safetensors"
-TOKENIZER = ("vocab.json", "merges.txt")
+TOKENIZER = "tokenizer.json"
 STATE = Path(".threestage/published")
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def published_weights(name: str) -> Path:
     """
     match PUBLISHED.get(name):
         case Hub() as hub:
-            return _from_hub(hub, ("config.json", *TOKENIZER, WEIGHTS))
+            return _from_hub(hub, ("config.json", TOKENIZER, WEIGHTS))
         case Source() as source:
             (file,) = _from_package(source).rglob("*.gguf")
             return file
@@ -87,12 +87,12 @@ def published_tokenizer(name: str) -> "tiktoken.Encoding":
 
     Raises as `published_weights` does.
     """
-    from llm.formats.tokenizer_files import (
-        read_tokenizer,
-    )  # which loads NumPy; a check of params.yaml needs names alone
+    from llm.formats.tokenizer_files import read_tokenizer  # loads NumPy; a check of params.yaml needs names alone
 
     hub = PUBLISHED.get(name)
-    return read_tokenizer(_from_hub(hub, TOKENIZER) if isinstance(hub, Hub) else published_weights(name))
+    if isinstance(hub, Hub):
+        return read_tokenizer(_from_hub(hub, (TOKENIZER,)))
+    return read_tokenizer(published_weights(name))
 
 
 def encoding_by_name(name: str) -> "tiktoken.Encoding":
@@ -106,8 +106,8 @@ def encoding_by_name(name: str) -> "tiktoken.Encoding":
         if name != "gpt2":
             raise
         logger.info("%s; taking %s", error, GPT2_VOCABULARY.source)
-        (vocabulary,) = _from_package(GPT2_VOCABULARY).rglob("vocab.bpe")
-        return gpt2_encoding(vocabulary.parent)
+        (vocabulary,) = _from_package(GPT2_VOCABULARY).rglob("encoder.json")
+        return gpt2_encoding(vocabulary)
 
 
 def save_published(name: str, folder: Path) -> None:
@@ -132,7 +132,7 @@ def save_published(name: str, folder: Path) -> None:
         chat = {} if template is None else {"chat": Chat(template=template).model_dump()}
     except ValueError as error:
         raise UserError(f"{path}: its chat template: {' '.join(str(error).split())}") from None
-    save_model(folder, model, encoding, "language_model", **chat)
+    save_model(folder, model, encoding, objective="language_model", **chat)
 
 
 def weights_digest(path: Path) -> str:
@@ -158,24 +158,23 @@ def _from_hub(hub: Hub, names: tuple[str, ...]) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HTTPError  # of the hub library's HTTP client
 
-    place = f"{hub.repository}, commit {hub.revision[:7]}"
+    commit = f"{hub.repository}, commit {hub.revision[:7]}"
     try:
         paths = [Path(hf_hub_download(hub.repository, name, revision=hub.revision)) for name in names]
         expected = hub.sha256
         if WEIGHTS in names and expected is None:
             # the cache links to a file that is named by its hash; without links it keeps the file itself
-            expected = (
-                paths[-1].readlink().name
-                if paths[-1].is_symlink()
-                else get_hf_file_metadata(hf_hub_url(hub.repository, WEIGHTS, revision=hub.revision)).etag
-            )
+            if paths[-1].is_symlink():
+                expected = paths[-1].readlink().name
+            else:
+                expected = get_hf_file_metadata(hf_hub_url(hub.repository, WEIGHTS, revision=hub.revision)).etag
     except (HTTPError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnreachableError(
-            f"{place}: the hub doesn't give it ({reason}); set HF_ENDPOINT to a mirror, or init_from to a local folder"
+            f"{commit}: the hub doesn't give it ({reason}); set HF_ENDPOINT to a mirror, or init_from to a local folder"
         ) from None
     if WEIGHTS in names:
         digest = sha256_of(paths[-1])
         if digest != expected:
-            raise UserError(f"{place}: the sha256 of {WEIGHTS} is {digest}, expected is {expected}")
+            raise UserError(f"{commit}: the sha256 of {WEIGHTS} is {digest}, expected is {expected}")
     return paths[0].parent

@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 class Split(Config):
     """Parameters for de-duplicating and splitting a table."""
 
-    seed: int = Field(ge=0)
+    seed: int = Field(default=1, ge=0)
     """Decides which split a row goes to."""
-    validation: float = Field(gt=0, lt=1)
+    validation: float = Field(default=0.15, gt=0, lt=1)
     """The approximate share of rows on which choices are made."""
-    test: float = Field(gt=0, lt=1)
+    test: float = Field(default=0.2, gt=0, lt=1)
     """The approximate share of rows that only `evaluate` opens."""
-    near_duplicate: float = Field(gt=0, le=1)
+    near_duplicate: float = Field(default=0.8, gt=0, le=1)
     """The least Jaccard similarity of word 3-shingles for near duplicates."""
 
     train_only: tuple[str, ...] = ()

@@ -16,7 +16,8 @@ import tiktoken
 from pydantic import Field
 from tqdm import tqdm
 
-from llm.tokenizer import save_tokenizer, train_bpe
+from llm.formats.tokenizer_json import save_tokenizer
+from llm.tokenizer import train_bpe
 from tasks.data.cleaning.personal import mask_rows
 from tasks.data.cleaning.record import RULES, Record, absorb, recorded
 from tasks.data.cleaning.rules import in_languages, within_lengths, without_repetition

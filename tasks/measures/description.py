@@ -50,6 +50,8 @@ class Asking:
     """The columns that a version is asked with."""
     score: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]
     """`score(rows, answers)`: each row's measures, and its `answer` as people read it; as `score_table` takes them."""
+    for_scoring: tuple[str, ...] = ()
+    """Further columns of the rows that are no part of the score table."""
     ask: Literal["predict", "bits"] = "predict"
     """The question to a version: its answers, or the bits that it needs for each `text`."""
     options: Callable[[Any], dict[str, Any]] = field(default=lambda evaluate: {})

@@ -39,7 +39,7 @@ class Gates(Bounds):
     if the whole 95 % interval of the difference, paired by test row, is on the worse side."""
     ahead: tuple[str, ...] = ()
     """Metrics in which it must be significantly better than the baseline."""
-    drift: Annotated[float, Field(gt=0)] | None = None
+    drift: Annotated[float, Field(gt=0)] | None = 0.25
     """The largest distance of the training data from the champion's in any property, as a population stability index:
     above 0.25 is conventionally large. Null turns this gate off."""
 

@@ -1,43 +1,104 @@
-"""The model card of a version: how good it is, where it fails, its use and limits, and its origins.
+"""The model card of a version: how good it is, its use and limits, where it fails, and its origins.
 
-`card.html` is one file without links to others; `card.md` is a short text: figures, use and limits. Everything in them
-is read from files of the project, and the same files give the same bytes. People describe use and limits in
-`tasks/applications/<model>/card.md`. The card shows an evaluation's pictures (`*.svg`), tables (`baselines.csv`,
-`slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`, and the gates of a version that was approved despite
-them.
+`card.html` is one file without links to others; `card.md` is its beginning as Markdown: figures, use and limits.
+Everything in them is read from files of the project, and the same files give the same bytes. People describe use and
+limits in `tasks/applications/<model>/card.md`. The card shows an evaluation's pictures (`*.svg`), tables
+(`baselines.csv`, `slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`, and the gates of a version that was approved
+despite them.
 
 The card is no part of a version's key: a better card of the same model and evidence makes no new version.
 """
 
-import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from markupsafe import escape
+import pandas as pd
+from markupsafe import Markup
 from mlflow import MlflowClient
+from pandas.api.types import is_numeric_dtype
 
 from llm.errors import UserError
 from llm.files import read_text, write_atomic
-from tasks.registry.main_figures import OTHERS, compared, figures_table, lower_is_better, main_figures
-from tasks.registry.markup import as_source, first_entries, plain, render
+from tasks.registry.html_page import as_html, html_page
+from tasks.registry.main_figures import OTHERS, main_figures, own_figures
+from tasks.registry.markup import entries_markdown, first_entries, plain, render_markdown
 from tasks.registry.record import holds
 from tasks.stages.hashes import Hashes, flatten, locked
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.names import PUBLISHED, evaluation_stage, training_report, training_stage
 
-TEMPLATE = Path(__file__).with_name("card.html.j2")
+BEGINNING = Path(__file__).with_name("card.md.j2")
+WHOLE = Path(__file__).with_name("full_card.md.j2")
 TABLES = ("baselines.csv", "slices*.csv", "by_*.csv")
 ENTRIES = {"errors.md": ("The worst errors", 20), "samples.md": ("Samples", 10)}
 MAIN_FIGURES = re.compile(r"^## Main figures\n+(?:- .*\n?)*\n*", re.MULTILINE)  # the table of figures has them
 ROWS = 70  # of a table
 MACHINE = ("machine.cpu", "machine.cores", "machine.os", "machine.python", "device", "dtype", "threads")
+NOTE = "Approved despite these gates:"
 
 
-def _made_by(model: str, training: Hashes) -> str:
+@dataclass(frozen=True)
+class CardSource:
+    """What a card is written from, besides the files of the project."""
+
+    model: str
+    name: str
+    """Its name in the registry."""
+    metrics: Mapping[str, float]
+    training: Hashes
+    """The hashes of its training in dvc.lock."""
+    evaluation: Hashes
+    """The hashes of its evaluation in dvc.lock."""
+    facts: Mapping[str, str]
+    """The facts of the version's record."""
+    trained: Mapping[str, str]
+    """The facts of its training's record; empty if that is in another store."""
+
+
+@dataclass(frozen=True)
+class CardTable:
+    """A table of the evaluation's evidence."""
+
+    title: str
+    file: str
+    columns: list[str]
+    rows: list[list[Any]]
+    numbers: list[int]
+    """The indices of columns of numbers."""
+    left_out: int
+    """How many rows are left out."""
+
+
+@dataclass(frozen=True)
+class CardEntries:
+    """Errors or samples."""
+
+    title: str
+    file: str
+    text: Markup
+    is_whole: bool
+
+
+@dataclass(frozen=True)
+class CardData:
+    """The dataset that the model learned from."""
+
+    path: str
+    md5: str
+    columns: list[str]
+    sources: list[list[Any]]
+    """The values of each source in the order of `columns`."""
+    splits: Mapping[str, Any]
+    """The number of rows of each split."""
+
+
+def made_by(model: str, training: Hashes) -> str:
+    """How a model was made, in a sentence or two of Markdown."""
     base = next((path for path in training.deps if path.startswith("models/")), None)
     stages = f"trained by `{training_stage(model)}` and measured on the test split by `{evaluation_stage(model)}`."
     if base is None:
@@ -48,147 +109,160 @@ def _made_by(model: str, training: Hashes) -> str:
 
 def _prose(model: str) -> str:
     path = Path("tasks/applications", model, "card.md")
-    return read_text(path).strip() if path.exists() else f"## Use\n\nNobody has written it down yet, in `{path}`."
+    if not path.exists():
+        return f"## Use\n\nNobody has written it down yet, in `{path}`."
+    return MAIN_FIGURES.sub("", read_text(path)).strip()
 
 
 def _title(path: Path) -> str:
     return path.stem.replace("_", " ").capitalize()
 
 
-def _cells(column: Sequence[str]) -> list[Any]:
-    """A column of a CSV file: numbers, whole ones where all are whole, or text where one is not a number."""
+def _table(path: Path) -> CardTable | None:
+    """A table of the evidence; None for an empty file."""
     try:
-        values = [float(each) if each else None for each in column]
-    except ValueError:
-        return list(column)
-    known = [each for each in values if each is not None]
-    whole = all(map(float.is_integer, known)) and max(map(abs, known), default=0) > 1
-    return [int(each) if whole and each is not None else each for each in values]
-
-
-def _table(path: Path) -> dict[str, Any] | None:
-    with path.open(encoding="utf-8", newline="") as file:
-        columns, *rows = list(csv.reader(file)) or [[]]
-    if not columns:
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except pd.errors.EmptyDataError:
         return None
-    cells = list(zip(*map(_cells, zip(*rows, strict=True)), strict=True))
-    more = len(rows) if len(rows) > ROWS else 0
-    return {"title": _title(path), "file": path.name, "columns": columns, "rows": cells[:ROWS], "more": more}
+    numbers = [index for index, name in enumerate(table) if is_numeric_dtype(table[name])]
+    counts = [name for name in table.columns[numbers] if _is_count(table[name])]
+    shown = table.astype(dict.fromkeys(counts, "Int64")).head(ROWS).astype(object)
+    return CardTable(
+        title=_title(path),
+        file=path.name,
+        columns=list(table.columns),
+        rows=shown.where(shown.notna(), None).to_numpy().tolist(),
+        numbers=numbers,
+        left_out=len(table) - len(shown),
+    )
 
 
-def _entries(path: Path) -> dict[str, Any]:
+def _is_count(column: pd.Series) -> bool:
+    """Whether a column of numbers holds whole ones, and not just zeros and ones, which are shares."""
+    return bool((column.dropna() % 1 == 0).all() and column.max() > 1)
+
+
+def _entries(path: Path) -> CardEntries:
     title, count = ENTRIES[path.name]
-    text, whole = first_entries(read_text(path), count)
-    return {"title": title, "file": path.name, "text": text, "whole": whole}
+    text, is_whole = first_entries(read_text(path), count)
+    return CardEntries(title=title, file=path.name, text=entries_markdown(text), is_whole=is_whole)
 
 
-def _data(training: Hashes) -> dict[str, Any] | None:
+def _data(training: Hashes) -> CardData | None:
     """The sources of the dataset with their licences and notes, and the rows of each split."""
-    data = next((Path(path) for path in training.deps if path.startswith("data/processed/")), None)
-    if data is None:
+    path = next((Path(path) for path in training.deps if path.startswith("data/processed/")), None)
+    if path is None:
         return None
+    sources = _sources(path.name)
+    table = pd.DataFrame(sources).fillna("")
+    return CardData(
+        path=path.as_posix(),
+        md5=training.deps[path.as_posix()],
+        columns=list(table.columns),
+        sources=table.to_numpy().tolist(),
+        splits=_splits(path.name),
+    )
+
+
+def _sources(dataset: str) -> list[dict[str, Any]]:
+    """The pinned sources of a dataset; none if the data was pulled, not fetched."""
     try:
-        sources = locked(f"fetch@{data.name}").params[f"datasets.{data.name}.sources"]
-    except UserError:  # the data was pulled, not fetched
-        sources = []
-    sources = [dict(each) if isinstance(each, Mapping) else {"source": each} for each in sources]
-    columns = list(dict.fromkeys(key for each in sources for key in each))
-    report, splits = Path("reports/quality", data.name, "validation.json"), {}
-    for each in json.loads(report.read_text())["expectations"] if report.exists() else ():
-        if (name := str(each["column"])).endswith("_rows"):
-            splits[name.removesuffix("_rows")] = each.get("observed")
+        sources = locked(f"fetch@{dataset}").params[f"datasets.{dataset}.sources"]
+    except UserError:
+        return []
+    return [{"source": source} if isinstance(source, str) else dict(source) for source in sources]
+
+
+def _splits(dataset: str) -> dict[str, Any]:
+    """The number of rows of each split, from the report on the data's quality."""
+    report = Path("reports/quality", dataset, "validation.json")
+    expectations = json.loads(report.read_text())["expectations"] if report.exists() else []
     return {
-        "path": data.as_posix(),
-        "md5": training.deps[data.as_posix()],
-        "columns": columns,
-        "sources": [[each.get(key, "") for key in columns] for each in sources],
-        "splits": splits,
+        str(expectation["column"]).removesuffix("_rows"): expectation.get("observed")
+        for expectation in expectations
+        if str(expectation["column"]).endswith("_rows")
     }
 
 
 def _spelled(values: Mapping[str, Any]) -> dict[str, str]:
     """Values as YAML and JSON spell them."""
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(values).items()}
+    spelled = {}
+    for key, value in flatten(values).items():
+        spelled[key] = value if isinstance(value, str) else json.dumps(value)
+    return spelled
 
 
-def _training(model: str, params: Mapping[str, Any], trained: Mapping[str, str], report: Path) -> dict[str, Any]:
+def _training(source: CardSource) -> dict[str, dict[str, str]]:
     """The training's metrics, machine, parameters and libraries, and the model's shape."""
-    measured = report / "metrics.json"
+    measured = training_report(source.model) / "metrics.json"
+    params = source.training.params
     return {
         "How it went": _spelled(json.loads(measured.read_text()) if measured.exists() else {}),
-        "Machine": {name: trained[name] for name in MACHINE if name in trained},
-        "The model": _spelled(json.loads(Path("models", model, "config.json").read_text())),
+        "Machine": {name: source.trained[name] for name in MACHINE if name in source.trained},
+        "The model": _spelled(json.loads(Path("models", source.model, "config.json").read_text())),
         "Parameters": _spelled({key: value for key, value in params.items() if key not in LIBRARIES}),
         "Libraries": _spelled({key: value for key, value in params.items() if key in LIBRARIES}),
     }
 
 
-def _lineage(
-    model: str, training: Hashes, evaluation: Hashes, facts: Mapping[str, str], trained: Mapping[str, str]
-) -> dict[str, str]:
+def _lineage(source: CardSource) -> dict[str, str]:
     """The hashes and runs that lead back to the bytes that it was made from."""
-    deps = training.deps | evaluation.deps
-    used = {path: md5 for path, md5 in deps.items() if path.startswith(("data/", "models/"))}
-    return {
+    facts = source.facts
+    lineage = {
         "git commit at registration": facts["git.commit"],
         "not in git": facts["uncommitted"].removeprefix("not in git: ") or "nothing",
         "training run in MLflow": facts["run.training"],
-        "git commit of that run": trained.get("git.commit", "not known here"),
+        "git commit of that run": source.trained.get("git.commit", "not known here"),
         "key of this version": facts["key"],
-        **{f"made: {path}": md5 for path, md5 in (training.outs | evaluation.outs).items()},
-        **{f"from: {path}": md5 for path, md5 in used.items() if path != f"models/{model}"},
     }
+    for path, md5 in (source.training.outs | source.evaluation.outs).items():
+        lineage[f"made: {path}"] = md5
+    for path, md5 in (source.training.deps | source.evaluation.deps).items():
+        if path.startswith(("data/", "models/")) and path != f"models/{source.model}":
+            lineage[f"from: {path}"] = md5
+    return lineage
 
 
-def write_card(
-    folder: Path,
-    model: str,
-    name: str,
-    metrics: Mapping[str, float],
-    training: Hashes,
-    evaluation: Hashes,
-    facts: Mapping[str, str],
-    trained: Mapping[str, str],
-) -> None:
-    """Write `card.md` and `card.html`, which a version's run logs, into an existing folder.
-
-    `training` and `evaluation` are the hashes of these stages in dvc.lock, `facts` the facts of the version's record,
-    and `trained` those of its training's record, or empty if that is in another store.
-    """
-    evidence, report = Path("reports/evaluation", model, "evidence"), training_report(model)
-    made_by, prose = _made_by(model, training), _prose(model)
-    figures, meanings = "\n".join(figures_table(metrics)), main_figures(model)
-    write_atomic(folder / "card.md", f"# {plain(name)}\n\n{made_by}\n\n## Figures\n\n{figures}\n\n{prose}\n")
-    tables = (_table(path) for pattern in TABLES for path in sorted(evidence.glob(pattern)))
-    page = render(
-        TEMPLATE,
-        title=name,
-        made_by=made_by,
-        prose=MAIN_FIGURES.sub("", prose),
-        figures=sorted(compared(metrics), key=lambda each: each.name not in meanings),
-        meanings=meanings,
-        lower_better=lower_is_better,
-        others={each: value for each, value in metrics.items() if each.startswith(OTHERS)},
-        tables=[each for each in tables if each],
-        pictures={_title(path): as_source(path) for path in sorted(evidence.glob("*.svg"))},
-        entries=[_entries(evidence / each) for each in ENTRIES if (evidence / each).exists()],
-        data=_data(training),
-        training=_training(model, training.params, trained, report),
-        lineage=_lineage(model, training, evaluation, facts, trained),
+def write_card(folder: Path, source: CardSource) -> None:
+    """Write `card.md` and `card.html`, which a version's run logs, into an existing folder."""
+    evidence = Path("reports/evaluation", source.model, "evidence")
+    pictures = {path.name: path for path in sorted(evidence.glob("*.svg"))}
+    meanings = main_figures(source.model)
+    beginning = {
+        "name": source.name,
+        "made_by": made_by(source.model, source.training),
+        "figures": sorted(own_figures(source.metrics), key=lambda figure: figure.name not in meanings),
+        "meanings": meanings,
+        "prose": _prose(source.model),
+    }
+    tables = [_table(path) for pattern in TABLES for path in sorted(evidence.glob(pattern))]
+    whole = render_markdown(
+        WHOLE,
+        **beginning,
+        others={name: value for name, value in source.metrics.items() if name.startswith(OTHERS)},
+        tables=[table for table in tables if table],
+        pictures={_title(path): name for name, path in pictures.items()},
+        entries=[_entries(evidence / name) for name in ENTRIES if (evidence / name).exists()],
+        data=_data(source.training),
+        training=_training(source),
+        lineage=_lineage(source),
     )
-    write_atomic(folder / "card.html", page)
+    write_atomic(folder / "card.md", render_markdown(BEGINNING, **beginning))
+    write_atomic(folder / "card.html", html_page(whole, pictures))
 
 
 def note_gates(run_id: str | None, gates: Sequence[str]) -> None:
     """Note on the card of a version's run the gates despite which it was approved; without any, remove the note."""
-    html = f'<p id="despite" class="verdict bad">Approved despite these gates: {escape(", ".join(gates))}.</p>\n'
-    markdown = f"**Approved despite these gates: {plain(', '.join(gates))}.**\n\n"
-    for path, heading, before, note in (
-        ("card/card.html", r"(</h1>\n)", r'(?:<p id="despite".*</p>\n)?', html),
-        ("card/card.md", r"\A(# .*\n\n)", r"(?:\*\*Approved despite .*\n\n)?", markdown),
-    ):
-        if holds(run_id, path):
-            text = mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")
-            noted = re.sub(heading + before, lambda match, note=note: match[1] + (note if gates else ""), text, count=1)
-            if noted != text:
-                MlflowClient().log_text(run_id, noted, path)
+    note = f"**{NOTE} {plain(', '.join(gates))}.**\n" if gates else ""
+    _note(run_id, "card/card.md", heading=r"\A# .*\n", earlier=rf"\n\*\*{NOTE}.*\n", note=note and f"\n{note}")
+    _note(run_id, "card/card.html", heading=r"</h1>\n", earlier=rf"<p><strong>{NOTE}.*\n", note=as_html(note))
+
+
+def _note(run_id: str | None, path: str, *, heading: str, earlier: str, note: str) -> None:
+    """Put a note below the heading of an artifact, in place of an earlier one; both are regular expressions."""
+    if not holds(run_id, path):
+        return
+    text = mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")
+    noted = re.sub(f"({heading})(?:{earlier})?", lambda match: match[1] + note, text, count=1)
+    if noted != text:
+        MlflowClient().log_text(run_id, noted, path)

@@ -17,10 +17,11 @@ from llm.errors import UserError
 from tasks.data.published import PUBLISHED as KNOWN_WEIGHTS
 from tasks.data.published import Hub
 from tasks.registry.decide import history
+from tasks.registry.html_page import html_page
 from tasks.registry.record import NONE, holds, read_record, uncommitted_parts
 from tasks.registry.server import server_errors
 from tasks.registry.tracking import configure_tracking, made_by, namespace
-from tasks.registry.tree import Node, as_json, as_mermaid
+from tasks.registry.tree import Node, as_json, as_markdown
 from tasks.registry.versions import BY, STATE, WHY, find_version, versions
 from tasks.stages.hashes import PREFIX, Hashes, as_hashes, flatten
 from tasks.stages.libraries import LIBRARIES
@@ -60,13 +61,15 @@ def lineage_of(version: ModelVersion) -> Node:
 
 
 def log_lineage(name: str, version: str) -> None:
-    """Log the tree behind a new version to its run, as JSON and as a Mermaid flow chart in Markdown."""
+    """Log the tree behind a new version to its run, as JSON and as a page in Markdown and HTML."""
     client = MlflowClient()
     with server_errors():
         registered = client.get_model_version(name, version)
         if not holds(registered.run_id, LINEAGE):
             root = lineage_of(registered)
-            client.log_text(registered.run_id, f"```mermaid\n{as_mermaid(root)}```\n", "lineage/lineage.md")
+            markdown = as_markdown(root)
+            client.log_text(registered.run_id, markdown, "lineage/lineage.md")
+            client.log_text(registered.run_id, html_page(markdown), "lineage/lineage.html")
             client.log_text(registered.run_id, json.dumps(as_json(root), indent=2) + "\n", LINEAGE)
 
 

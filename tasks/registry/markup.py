@@ -1,30 +1,32 @@
-"""Escape text from data for Markdown and HTML pages.
+"""Markdown of pages: text of other people is escaped, and templates escape every value that is not marked as Markdown.
 
-Mails, questions and answers are other people's text and may hold anything. Templates escape all values. A picture is an
-`img` with its bytes in its address, so that no script in it runs and a page asks no other host.
+Mails, questions and answers are other people's text and may hold anything.
 """
 
-import base64
 import re
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 LONGEST = 300  # characters of a value
 ENTRIES = 20_000  # characters of entries, together
 SPECIAL = re.compile(r"([\\`*\[\]<>|~&#@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.)")
 """Characters that Markdown reads as emphasis (except a _ within a word), code, tables, HTML or links."""
-OURS = MarkdownIt("commonmark", {"html": False}).enable("table")
-OTHERS = MarkdownIt("zero").enable(["emphasis", "blockquote", "list"])  # no links, pictures, headings, code or HTML
+LINE_START = re.compile(r"^(\d*)([-+=.)])(?=[\s=-]|$)")
+"""The marks of a list or an underlined heading, which count at the start of a line."""
+ENTRY_LINE = re.compile(r"(?P<block>(?:> |- )?)(?:\*\*(?P<bold>.+?)\*\*)?(?P<text>.*)")
 
 
 def printable(text: str) -> str:
     """The text without control characters and without characters that reverse its direction."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    return "".join(map(_printable_character, text))
+
+
+def _printable_character(character: str) -> str:
+    return character if character.isprintable() else " "
 
 
 def cut(value: Any, longest: int = LONGEST) -> str:
@@ -33,16 +35,30 @@ def cut(value: Any, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else text[:longest].rstrip() + " …"
 
 
+def escaped(text: str) -> str:
+    """Text as Markdown that reads as the text, on one line."""
+    line = " ".join(printable(text).split())
+    return LINE_START.sub(r"\1\\\2", SPECIAL.sub(r"\\\1", line))
+
+
 def plain(value: Any, longest: int = LONGEST) -> str:
-    """The same as escaped Markdown, for tables, too."""
-    return SPECIAL.sub(r"\\\1", cut(value, longest))
+    """A value as escaped Markdown, for tables, too; cut after `longest` characters."""
+    return escaped(cut(value, longest))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Container[int] = ()) -> list[str]:
     """The lines of a Markdown table; values are escaped, and the columns in `right` are right-aligned."""
-    sides = "|".join("---:" if place in right else "---" for place in range(len(columns)))
-    head, *lines = (f"| {' | '.join(map(plain, row))} |" for row in (columns, *rows))
-    return [head, f"|{sides}|", *lines]
+    lines = [_table_row(row) for row in rows]
+    sides = "|".join(_column_side(column in right) for column in range(len(columns)))
+    return [_table_row(columns), f"|{sides}|", *lines]
+
+
+def _table_row(values: Sequence[Any]) -> str:
+    return f"| {' | '.join(plain(number(value)) for value in values)} |"
+
+
+def _column_side(is_right: bool) -> str:
+    return "---:" if is_right else "---"
 
 
 def number(value: Any) -> Any:
@@ -64,38 +80,56 @@ def first_entries(text: str, count: int) -> tuple[str, bool]:
     An entry begins with a paragraph in bold; if none is bold, each paragraph is an entry.
     """
     paragraphs = re.split(r"\n{2,}", text.strip("\n"))
-    paragraphs = paragraphs[1:] if paragraphs[0].startswith("# ") else paragraphs
-    starts = [place for place, each in enumerate(paragraphs) if each.startswith("**")] or list(range(len(paragraphs)))
+    if paragraphs[0].startswith("# "):
+        del paragraphs[0]
+    starts = [index for index, paragraph in enumerate(paragraphs) if paragraph.startswith("**")]
+    starts = starts or list(range(len(paragraphs)))
     end = starts[count] if count < len(starts) else len(paragraphs)
     shown = "\n\n".join(paragraphs[:end])
     return shown[:ENTRIES], len(starts) <= count and len(shown) <= ENTRIES
 
 
-def as_source(picture: Path) -> str:
-    """An SVG as the address of an `img`."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+def entries_markdown(text: str) -> Markup:
+    """Entries of errors.md or samples.md, with their quotes, lists and bold beginnings; the text in them is escaped."""
+    return Markup("\n".join(_entry_line(line) for line in text.split("\n")))
 
 
-def _lines(text: str) -> str:
-    return "\n".join(map(printable, text.split("\n")))
+def _entry_line(line: str) -> str:
+    match = ENTRY_LINE.fullmatch(printable(line))
+    assert match is not None  # every line without line breaks fits
+    bold = f"**{escaped(match['bold'])}**" if match["bold"] and match["bold"].strip() else ""
+    space = " " if bold and match["text"].startswith(" ") else ""
+    return f"{match['block']}{bold}{space}{escaped(match['text'])}"
 
 
-def render(template: Path, **values: Any) -> str:
-    """A page from a template; `page.html.j2`, next to this file, holds what pages share."""
+def _own_markdown(text: str) -> Markup:
+    return Markup("\n".join(printable(line) for line in text.split("\n")))
+
+
+def _code(value: Any) -> Markup:
+    return Markup(f"`{cut(value).replace('`', ' ')}`")
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Container[int] = ()) -> Markup:
+    return Markup("\n".join(table(columns, rows, right)))
+
+
+def _value(value: Any) -> Any:
+    """What a template writes for a value: Markdown as it is, and anything else escaped."""
+    return value if isinstance(value, Markup) else Markup(escaped(str(number(value))))
+
+
+def render_markdown(template: Path, **values: Any) -> str:
+    """Markdown from a template, which may include those next to this file."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
-        autoescape=True,
+        autoescape=True,  # what is marked as Markdown stays so in macros
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else _lines(value),
+        finalize=_value,
+        undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {
-        "shown": number,
-        "signed": signed,
-        "cut": cut,
-        "own_markdown": lambda text: Markup(OURS.render(_lines(text))),
-        "own_line": lambda text: Markup(OURS.renderInline(_lines(text))),
-        "others_markdown": lambda text: Markup(OTHERS.render(_lines(text))),
-    }
-    return environment.get_template(template.name).render(**values)
+    environment.globals["table"] = _table
+    environment.filters |= {"signed": signed, "cut": cut, "code": _code, "markdown": _own_markdown}
+    text = environment.get_template(template.name).render(**values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -20,7 +20,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from llm.errors import UserError
-from tasks.registry.card import write_card
+from tasks.registry.card import CardSource, write_card
 from tasks.registry.decide import challenge, settle
 from tasks.registry.description import description
 from tasks.registry.logged_model import BYTES, code_digest, find_model, is_whole, log_model, remove_models
@@ -161,7 +161,16 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
     changed, evidence = uncommitted(), Path("reports/evaluation", model)
     metrics = json.loads((evidence / "metrics.json").read_text())
     record = _record(key, training, evaluation, runs, changed.summary)
-    trained = runs["training"] and read_record(runs["training"].info.run_id)
+    trained = read_record(runs["training"].info.run_id) if runs["training"] else None
+    source = CardSource(
+        model=model,
+        name=name,
+        metrics=metrics,
+        training=training,
+        evaluation=evaluation,
+        facts=record.facts,
+        trained=trained.facts if trained else {},
+    )
     with mlflow.start_run(
         run_name=f"register {model}",
         parent_run_id=os.environ.get(PARENT_RUN),
@@ -181,8 +190,7 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
             card, lineage = Path(folder, "card"), Path(folder, "lineage")
             card.mkdir()
             lineage.mkdir()
-            facts = trained.facts if trained else {}
-            write_card(card, model, name, metrics, training, evaluation, record.facts, facts)
+            write_card(card, source)
             behind = stages_behind(training_stage(model), evaluation_stage(model))
             (lineage / "stages.json").write_text(json.dumps(behind, indent=1) + "\n")
             if changed.diff:
@@ -196,7 +204,7 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         logged.model_uri,
         run.info.run_id,
         tags={KEY: key, BYTES: logged.tags[BYTES]},
-        description=description(model, metrics, record, run, runs),
+        description=description(source, run, runs),
         model_id=logged.model_id,  # a tracking server refuses a source that it can't tie to a model
     )
 

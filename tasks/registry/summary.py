@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.registry.decide import model_state
-from tasks.registry.main_figures import compared
+from tasks.registry.main_figures import own_figures
 from tasks.registry.markup import number
 from tasks.registry.versions import PENDING
 
@@ -19,12 +19,11 @@ def _metrics(model: str) -> str:
     """The metrics of a model, one a line, each next to its baseline."""
     path = Path("reports/evaluation", model, "metrics.json")
     values: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-    lines = [
-        f"{name} {number(value)}"
-        + (f", {interval}" if interval else "")
-        + ("" if baseline is None else f" (baseline {number(baseline)})")
-        for name, value, interval, baseline in compared(values)
-    ]
+    lines = []
+    for figure in own_figures(values):
+        interval = f", {figure.interval}" if figure.interval else ""
+        baseline = "" if figure.baseline is None else f" (baseline {number(figure.baseline)})"
+        lines.append(f"{figure.name} {number(figure.value)}{interval}{baseline}")
     return "\n".join(lines) or "not evaluated"
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
-from llm.tokenizer import end_of_text, load_tokenizer
+from llm.formats.tokenizer_json import load_tokenizer
+from llm.tokenizer import end_of_text
 from llm.tokens import open_tokens
 from tasks.registry.git import git_output
 from tasks.registry.record import read_record

@@ -63,7 +63,7 @@ class Asker:
             within=self.within,
         )
         logger.info("%s version %s took %.3f s for each", self.name, version.version, seconds)
-        texts = rows.drop(columns=[*self.asking.columns, "answers", "row", "output"], errors="ignore")
+        texts = rows.drop(columns=[*self.asking.columns, *self.asking.for_scoring])
         return score_table(texts, ours=self.asking.score(rows, table)), seconds
 
 

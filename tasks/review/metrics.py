@@ -87,7 +87,8 @@ def metrics_of(
             baseline=logged.get(BASELINE + name),
             to_baseline=_to_baseline(name, logged, (low, high), figure),
         )
-        metrics[name] = _beside_champion(metric, champion_logged or {}, paired or {})
+        is_other_statistic = bool(paired) and figure is not None  # such as F1 of another label
+        metrics[name] = _beside_champion(metric, {} if is_other_statistic else champion_logged or {}, paired or {})
     return metrics
 
 
@@ -118,12 +119,11 @@ def _beside_champion(metric: Metric, champion_logged: Mapping[str, float], paire
         low, high = _of_numbers(figure.difference_ends)
         difference = Difference(figure.difference, low, high, lower_is_better=is_turned)
         return replace(metric, paired=figure.value, champion=figure.baseline, to_champion=difference)
-    if metric.name in champion_logged and not paired:
-        champion = champion_logged[metric.name]
-        return replace(
-            metric, champion=champion, to_champion=Difference(metric.value - champion, lower_is_better=is_turned)
-        )
-    return metric
+    if metric.name not in champion_logged:
+        return metric
+    champion = champion_logged[metric.name]
+    difference = Difference(metric.value - champion, lower_is_better=is_turned)
+    return replace(metric, champion=champion, to_champion=difference)
 
 
 def _of_numbers(ends: Ends) -> Ends:

@@ -1,9 +1,11 @@
-"""The comparison as an HTML page, the verdict first and then its evidence; and its verdict and gates as Markdown."""
+"""A review as Markdown, the verdict first and then its evidence, and the same as an HTML page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -11,118 +13,201 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from llm.files import read_text, write_atomic
+from tasks.registry.html_page import State, html_page
 from tasks.registry.main_figures import lower_is_better
-from tasks.registry.markup import as_source, first_entries, number, plain, render, signed
-from tasks.review.changes import changed, changed_code, origin
-from tasks.review.comparison import EVIDENCE, Comparison
+from tasks.registry.markup import entries_markdown, first_entries, number, plain, render_markdown, signed
+from tasks.review.changes import Origin, changed, changed_code, origin
+from tasks.review.comparison import EVIDENCE, Comparison, Slice
 from tasks.review.gates import Gate
-from tasks.review.metrics import CHAMPION
+from tasks.review.metrics import CHAMPION, Difference, Metric
 
-TEMPLATE = Path(__file__).with_name("review.html.j2")
+VERDICT = Path(__file__).with_name("verdict.md.j2")
+WHOLE = Path(__file__).with_name("review.md.j2")
 FIGURES, ROWS, SLICES, SAMPLES = 5, 8, 12, 8
 MARKS = {True: "✓ passed", False: "✗ failed", None: "? not known"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the evaluation of a version kept for people."""
+
+    pictures: Mapping[str, Path]
+    """SVG files by name."""
+    samples: str
+    """samples.md; empty without one."""
 
 
 def verdict(comparison: Comparison, gates: Sequence[Gate]) -> str:
     """The verdict in Markdown: whether the challenger passes its gates, and how it compares by its main metric."""
     version = f"Version {comparison.challenger.version}"
-    failed, unknown = ([gate for gate in gates if gate.passed is passed] for passed in (False, None))
-    if failed or unknown:
-        kinds = (("failed", failed), ("could not be computed", unknown))
-        counts = " and ".join(f"{len(each)} {what}" for what, each in kinds if each)
+    failed = [gate for gate in gates if gate.passed is False]
+    unknown = [gate for gate in gates if gate.passed is None]
+    counts = []
+    if failed:
+        counts.append(f"{len(failed)} failed")
+    if unknown:
+        counts.append(f"{len(unknown)} could not be computed")
+    if counts:
         reasons = "; ".join(f"{gate.name} ({gate.finding})" for gate in (*failed, *unknown))
-        first = f"**{version} does not pass: of {len(gates)} gates {counts}.** Not passed: {plain(reasons, 900)}."
+        sentence = f"**{version} does not pass: of {len(gates)} gates {' and '.join(counts)}.**"
+        sentence += f" Not passed: {plain(reasons, 900)}."
     else:
-        first = f"**{version} passes all {len(gates)} gates.**"
-    return f"{first} {_by_main_metric(comparison)} {comparison.left_out}".rstrip()
+        sentence = f"**{version} passes all {len(gates)} gates.**"
+    return f"{sentence} {_by_main_metric(comparison)} {comparison.left_out}".rstrip()
 
 
 def _by_main_metric(comparison: Comparison) -> str:
-    metric, against, opponent = comparison.metrics.get(comparison.main), comparison.against, comparison.opponent
+    """How the challenger compares with the champion, or else with the baseline."""
+    opponent = comparison.opponent
     start = "" if comparison.champion else "There is no champion. "
-    if not (difference := metric and metric.difference(against)):
+    metric = comparison.metrics.get(comparison.main)
+    difference = metric.difference(comparison.against) if metric else None
+    if metric is None or difference is None:
         reason = comparison.incomparable or "no evaluation measured it"
         return f"{start}How it compares with {opponent} is not known: {plain(reason)}."
-    clause = {
-        "no clear difference": f"it does not clearly differ from {opponent}",
-        "not known": f"its difference from {opponent} has no interval",
-    }.get(difference.verdict, f"it is **{difference.verdict}** than {opponent}")
-    mine = metric.paired if comparison.champion and metric.paired is not None else metric.value
-    other = metric.champion if comparison.champion else metric.baseline
-    has_ends = difference.low is not None and not difference.is_none
-    ends = f" ({signed(difference.low)} to {signed(difference.high)})" if has_ends else ""
-    values = f"{number(mine)} against {number(other)}, {signed(difference.value)}{ends}"
+    if difference.verdict == "no clear difference":
+        clause = f"it does not clearly differ from {opponent}"
+    elif difference.verdict == "not known":
+        clause = f"its difference from {opponent} has no interval"
+    else:
+        clause = f"it is **{difference.verdict}** than {opponent}"
     counts = f" Of {comparison.rows} {comparison.unit} it lost {len(comparison.lost)} and won {len(comparison.won)}."
+    values = _values(metric, difference, against_champion=comparison.champion is not None)
     return f"{start}By {plain(metric.name)} {clause}: {values}.{counts if comparison.answered else ''}"
 
 
-def title(name: str, version: str, opponent: str) -> str:
-    """The heading of a review."""
-    return f"{name}: challenger {version} against {opponent}"
+def _values(metric: Metric, difference: Difference, against_champion: bool) -> str:
+    """Both values of a metric, and their difference with its interval."""
+    value = metric.paired if against_champion and metric.paired is not None else metric.value
+    opponents = metric.champion if against_champion else metric.baseline
+    ends = ""
+    if difference.low is not None and difference.high is not None and not difference.is_none:
+        ends = f" ({signed(difference.low)} to {signed(difference.high)})"
+    return f"{number(value)} against {number(opponents)}, {signed(difference.value)}{ends}"
 
 
 def summary(name: str, version: str, champion: str | None, verdict: str, gates: Sequence[Gate]) -> str:
-    """The verdict and the gates in Markdown."""
-    lines = [f"| {plain(gate.name)} | {MARKS[gate.passed]} | {plain(gate.finding, 600)} |" for gate in gates]
-    head = f"# {title(plain(name), version, f'champion {champion}' if champion else 'the baseline')}"
-    return "\n".join([head, "", verdict, "", "## Gates", "", "| gate | | finding |", "|---|---|---|", *lines, ""])
+    """The beginning of a review in Markdown: the verdict and the gates."""
+    title = _title(name, version, opponent=f"champion {champion}" if champion else "the baseline")
+    beginning = {"title": title, "verdict": verdict, "gates": gates, "marks": MARKS}
+    return render_markdown(VERDICT, **beginning, ways=(), registered="")
 
 
-def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how: Sequence[str] = ()) -> None:
-    """Write `review.html` into an existing folder. `how` holds the ways to decide, one line of Markdown each."""
-    compared = comparison.answered
-    versions = {"challenger": comparison.challenger} | ({CHAMPION: comparison.champion} if comparison.champion else {})
-    origins = {who: origin(version) for who, version in versions.items()}
-    before, after = origins.get(CHAMPION), origins["challenger"]
-    order = {name: place for place, name in enumerate(comparison.explained)}
-    names = sorted(comparison.metrics, key=lambda name: order.get(name, len(order)))
-    slices = sorted(
-        comparison.slices, key=lambda each: each.difference.value * each.rows if compared else each.challenger
-    )
-    passed = {gate.passed for gate in gates}
+def _title(name: str, version: str, opponent: str) -> str:
+    return f"{name}: challenger {version} against {opponent}"
+
+
+def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], ways: Sequence[str] = ()) -> None:
+    """Write `review.html` into an existing folder. `ways` holds the ways to decide, one line of Markdown each."""
+    versions = {"challenger": comparison.challenger}
+    if comparison.champion:
+        versions[CHAMPION] = comparison.champion
     with TemporaryDirectory() as downloads:
-        files = {who: _files(version, Path(downloads, who)) for who, version in versions.items()}
-        pictures = sorted({name for each in files.values() for name in each if name.endswith(".svg")})
-        page = render(
-            TEMPLATE,
-            title=title(comparison.challenger.name, comparison.challenger.version, comparison.opponent),
-            comparison=comparison,
-            compared=compared,
-            gates=gates,
-            marks=MARKS,
-            state="bad" if False in passed else "open" if None in passed else "good",
-            verdict=verdict(comparison, gates),
-            registered=datetime.fromtimestamp(comparison.challenger.creation_timestamp / 1000, UTC),
-            user=after.run.data.tags.get(MLFLOW_USER) if after.run else None,
-            how=how,
-            figures=names[:FIGURES],
-            other_metrics=names[FIGURES:],
-            lower_better=lower_is_better,
-            slices=slices,
-            shown_slices=SLICES,
-            shown_rows=ROWS,
-            origins=origins,
-            code=changed_code(before.commit, after.commit) if before else None,
-            parameters=sorted(changed(before.parameters, after.parameters)) if before else [],
-            data=changed(before.data, after.data) if before else [],
-            pictures={
-                Path(name).stem.replace("_", " "): {
-                    who: as_source(each[name]) for who, each in files.items() if name in each
-                }
-                for name in pictures
-            },
-            samples={
-                who: first_entries(read_text(each["samples.md"]), SAMPLES)[0]
-                for who, each in files.items()
-                if "samples.md" in each
-            },
-        )
+        evidence = {who: _evidence(version, Path(downloads, who)) for who, version in versions.items()}
+        origins = {who: origin(version) for who, version in versions.items()}
+        markdown = _markdown(comparison, gates, ways=ways, origins=origins, evidence=evidence)
+        pictures = {}
+        for who, files in evidence.items():
+            pictures |= {f"{who}/{name}": path for name, path in files.pictures.items()}
+        page = html_page(markdown, pictures, _state(gates))
     write_atomic(folder / "review.html", page)
 
 
-def _files(version: ModelVersion, folder: Path) -> dict[str, Path]:
-    """The evidence of the evaluation, by name."""
+def _state(gates: Sequence[Gate]) -> State:
+    passed = {gate.passed for gate in gates}
+    if False in passed:
+        return "bad"
+    return "open" if None in passed else "good"
+
+
+def _markdown(
+    comparison: Comparison,
+    gates: Sequence[Gate],
+    *,
+    ways: Sequence[str],
+    origins: Mapping[str, Origin],
+    evidence: Mapping[str, Evidence],
+) -> str:
+    """The whole review in Markdown."""
+    challenger = comparison.challenger
+    explained = [name for name in comparison.explained if name in comparison.metrics]
+    names = [*explained, *(name for name in comparison.metrics if name not in explained)]
+    return render_markdown(
+        WHOLE,
+        title=_title(challenger.name, challenger.version, comparison.opponent),
+        verdict=verdict(comparison, gates),
+        version=challenger.version,
+        ways=ways,
+        registered=_registered(challenger, origins["challenger"]),
+        gates=gates,
+        marks=MARKS,
+        comparison=comparison,
+        figures=names[:FIGURES],
+        other_metrics=names[FIGURES:],
+        paired_names=[name for name, metric in comparison.metrics.items() if _has_other_paired_value(metric)],
+        lower_is_better=lower_is_better,
+        slices=sorted(comparison.slices, key=_loss),
+        shown_slices=SLICES,
+        shown_rows=ROWS,
+        origins=origins,
+        **_changes(origins),
+        pictures=_pictures(evidence),
+        samples={who: _samples(files.samples) for who, files in evidence.items() if files.samples},
+    )
+
+
+def _registered(version: ModelVersion, made_from: Origin) -> str:
+    """When a version was registered, by whom, and from which commit."""
+    at = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    user = made_from.run.data.tags.get(MLFLOW_USER) if made_from.run else None
+    by = f" by {user}" if user else ""
+    return f"{at:%Y-%m-%d %H:%M} UTC{by}, from commit {made_from.commit[:10]}"
+
+
+def _has_other_paired_value(metric: Metric) -> bool:
+    """Whether the challenger's value on the rows of both versions reads differently from its own."""
+    return metric.paired is not None and number(metric.paired) != number(metric.value)
+
+
+def _loss(part: Slice) -> float:
+    """The score that all rows of a slice lost to the champion's, below zero; without a champion, its score."""
+    return part.difference.value * part.rows if part.difference else part.challenger
+
+
+def _changes(origins: Mapping[str, Origin]) -> dict[str, Any]:
+    """What changed since the champion, as the template's values."""
+    if CHAMPION not in origins:
+        return {"code": "", "commits": [], "parameters": [], "data": []}
+    before = origins[CHAMPION]
+    after = origins["challenger"]
+    commits, sentence = changed_code(before.commit, after.commit)
+    return {
+        "code": sentence,
+        "commits": commits,
+        "parameters": sorted(changed(before.parameters, after.parameters)),
+        "data": changed(before.data, after.data),
+    }
+
+
+def _pictures(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, str]]:
+    """The address of each picture by title and version."""
+    pictures: dict[str, dict[str, str]] = {}
+    for who, files in evidence.items():
+        for name in files.pictures:
+            pictures.setdefault(Path(name).stem.replace("_", " "), {})[who] = f"{who}/{name}"
+    return dict(sorted(pictures.items()))
+
+
+def _samples(text: str) -> str:
+    shown, _ = first_entries(text, SAMPLES)
+    return entries_markdown(shown)
+
+
+def _evidence(version: ModelVersion, folder: Path) -> Evidence:
+    """The evidence of a version's evaluation; empty if it has none."""
     if not version.run_id or not MlflowClient().list_artifacts(version.run_id, EVIDENCE):
-        return {}
-    place = {"run_id": version.run_id, "artifact_path": EVIDENCE, "dst_path": str(folder)}
-    return {file.name: file for file in Path(mlflow.artifacts.download_artifacts(**place)).iterdir()}
+        return Evidence(pictures={}, samples="")
+    path = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=EVIDENCE, dst_path=str(folder))
+    files = {file.name: file for file in Path(path).iterdir()}
+    pictures = {name: file for name, file in files.items() if name.endswith(".svg")}
+    return Evidence(pictures=pictures, samples=read_text(files["samples.md"]) if "samples.md" in files else "")

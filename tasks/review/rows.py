@@ -32,7 +32,7 @@ class JudgedRows:
 
 
 def judged_rows(evaluation: Evaluation, table: pd.DataFrame, joined: pd.DataFrame | None) -> JudgedRows:
-    """The rows of a challenger's table; those of `joined` alone, which has the champion as baseline, if there is one."""
+    """The rows of a challenger's table, or those of `joined` alone, which has the champion as the baseline."""
     judged = _signed(evaluation, table).rename(columns={OURS: "score"})
     confidence = by_row(table).get(CONFIDENCE)
     judged[CONFIDENCE] = 0.0 if confidence is None else confidence.reindex(judged.index)
@@ -80,9 +80,9 @@ def with_rows(comparison: Comparison, evaluation: Evaluation, judged: JudgedRows
 def _shown(rows: pd.DataFrame) -> Sequence[Row]:
     return [
         Row(
-            id=number[1], text=row.question, expected=row.expected, challenger=row[ANSWER], champion=row.champion_answer
+            id=row_id, text=row.question, expected=row.expected, challenger=row[ANSWER], champion=row["champion_answer"]
         )
-        for number, row in rows.iterrows()
+        for (_, row_id), row in rows.iterrows()
     ]
 
 

@@ -4,9 +4,9 @@ PyYAML says where in the text each value stands, so that a new value replaces th
 comments, order, quotes and layout stay as people wrote them.
 """
 
-import difflib
 import re
 from collections.abc import Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,23 +93,26 @@ def parse_values(text: str) -> list[Any]:
         raise UserError(f"{text!r} is not YAML; put a text with special characters in quotes") from None
 
 
+@dataclass(frozen=True)
+class _Location:
+    """The last node on the way to a key."""
+
+    node: yaml.Node
+    start: int
+    """The index of the character after the node's own key."""
+    missing: list[str]
+    """The parts of the key that the text does not have."""
+
+
 def with_value(text: str, key: str, value: Any) -> str:
     """A YAML text with another value under a dotted key, such as `datasets.corpus.sources.0.sha256`.
 
-    All other characters stay. Raises UserError for a key that the text does not have, and for one whose value is shared
-    by an alias.
+    All other characters stay. A key that a mapping does not have becomes its first. Raises UserError for a key of
+    something that is no mapping, and for one whose value is shared by an alias.
     """
-    node, start = yaml.compose(text, Loader=yaml.SafeLoader), 0
     parts = key.split(".")
-    for depth, part in enumerate(parts):
-        node, start = _child(node, part, ".".join(parts[:depth]))
-    if _is_block(node):
-        span, spelled = slice(text.index(":", start) + 1, _end(node)), f" {_spelled(value)}"
-    else:
-        span, spelled = slice(node.start_mark.index, _end(node)), _spelled(value)
-        if span.start == span.stop:  # `key:` without a value
-            spelled = f" {spelled}"
-    changed = text[: span.start] + spelled + text[span.stop :]
+    location = _locate(yaml.compose(text, Loader=yaml.SafeLoader), parts)
+    changed = _with_new_key(text, location, value) if location.missing else _with_other_value(text, location, value)
     expected = _replaced(yaml.safe_load(text), parts, value)
     try:
         is_as_expected = yaml.safe_load(changed) == expected
@@ -120,22 +123,50 @@ def with_value(text: str, key: str, value: Any) -> str:
     return changed
 
 
-def _child(node: yaml.Node, part: str, parent: str) -> tuple[yaml.Node, int]:
-    """The value under a key or an index, and the index of the character after its key."""
-    if isinstance(node, yaml.MappingNode):
-        for key_node, value_node in node.value:
-            if key_node.value == part:
-                return value_node, key_node.end_mark.index
-        names = [key_node.value for key_node, _ in node.value]
-    elif isinstance(node, yaml.SequenceNode):
-        if part.isdecimal() and int(part) < len(node.value):
-            return node.value[int(part)], node.start_mark.index
-        names = [str(number) for number in range(len(node.value))]
-    else:
-        names = []
-    close = difflib.get_close_matches(part, names, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names) or 'none'}"
-    raise UserError(f"{parent}.{part}: unknown key; {hint}".removeprefix("."))
+def _with_other_value(text: str, location: _Location, value: Any) -> str:
+    node = location.node
+    if _is_block(node):
+        return f"{text[: text.index(':', location.start) + 1]} {_spelled(value)}{text[_end(node) :]}"
+    begin = node.start_mark.index
+    space = " " if begin == _end(node) else ""  # after `key:` without a value
+    return f"{text[:begin]}{space}{_spelled(value)}{text[_end(node) :]}"
+
+
+def _with_new_key(text: str, location: _Location, value: Any) -> str:
+    """The text with the missing parts of a key before the first key of a mapping."""
+    node = location.node
+    first, *inner_parts = location.missing
+    for part in reversed(inner_parts):
+        value = {part: value}
+    entry = _spelled({first: value})[1:-1]
+    if not _is_block(node):
+        begin = node.start_mark.index + 1
+        separator = ", " if node.value else ""
+        return f"{text[:begin]}{entry}{separator}{text[begin:]}"
+    start = node.value[0][0].start_mark
+    return f"{text[: start.index]}{entry}\n{' ' * start.column}{text[start.index :]}"
+
+
+def _locate(root: yaml.Node, parts: list[str]) -> _Location:
+    """The node of a key, or of the innermost mapping on the way to it.
+
+    Raises UserError if a part of the key is in something that is no mapping.
+    """
+    location = _Location(root, 0, parts)
+    while location.missing:
+        part = location.missing[0]
+        node = location.node
+        if isinstance(node, yaml.MappingNode):
+            pair = next((pair for pair in node.value if pair[0].value == part), None)
+            if pair is None:
+                return location
+            location = _Location(pair[1], pair[0].end_mark.index, location.missing[1:])
+        elif isinstance(node, yaml.SequenceNode) and part.isdecimal() and int(part) < len(node.value):
+            location = _Location(node.value[int(part)], node.start_mark.index, location.missing[1:])
+        else:
+            parent = ".".join(parts[: -len(location.missing)])
+            raise UserError(f"{parent} has no {part}")
+    return location
 
 
 def _is_block(node: yaml.Node) -> bool:
@@ -163,5 +194,5 @@ def _replaced(values: Any, parts: list[str], value: Any) -> Any:
     if isinstance(values, list):
         number = int(parts[0])
         return [*values[:number], _replaced(values[number], parts[1:], value), *values[number + 1 :]]
-    names = [name for name in values if str(name) == parts[0]]
-    return values | {names[0]: _replaced(values[names[0]], parts[1:], value)}
+    name = next((name for name in values if str(name) == parts[0]), parts[0])
+    return values | {name: _replaced(values.get(name, {}), parts[1:], value)}

@@ -25,7 +25,8 @@ from llm.kernels.training.backend import TORCH
 from llm.model.lora import merge_lora
 from llm.training.backend import build_training_model
 from llm.training.checkpoint import Checkpoints, restore_weights
-from llm.training.loop import Row, memory_needed, train
+from llm.training.cost import memory_needed
+from llm.training.loop import Row, train
 from llm.training.workers import ALONE
 from tasks.registry.tracking import add_facts, stage_run
 from tasks.stages.command import current_stage, leave_soon, state_folder

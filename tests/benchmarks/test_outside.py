@@ -28,8 +28,9 @@ def models(tmp_path_factory) -> Path:
     config = GPTConfig(context_length=640, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.n_vocab)
     for name in ("assistant", "published"):
         (folder / name).mkdir()
-    save_model(folder / "assistant", Assistant(config, Chat(text_penalty=1.5)), encoding, "assistant")
-    save_model(folder / "published", GPT(config), encoding, "language_model")
+    assistant = Assistant(config, Chat(text_penalty=1.5))
+    save_model(folder / "assistant", assistant, encoding, objective="assistant")
+    save_model(folder / "published", GPT(config), encoding, objective="language_model")
     return folder
 
 

@@ -25,7 +25,7 @@ VALUES = {
 def project(tmp_path, monkeypatch):
     """A project of a file for each path that a guard reads, in the working folder."""
     folder = tmp_path / "project"
-    for path in (*seeds.inputs(VALUES, "guard"), *seeds.inputs(VALUES, "foundation")):
+    for path in (seeds.COMMANDS, *seeds.inputs(VALUES, "guard"), *seeds.inputs(VALUES, "foundation")):
         file = folder / path / "content" if not path.suffix and not path.name.startswith(".") else folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(path.name)
@@ -40,7 +40,7 @@ def test_project_of_a_seed_has_the_seed_code_data_and_base_and_nothing_else(proj
     (project / "llm/__pycache__/a.pyc").write_text("compiled")
     copy = tmp_path / "copy"
     copy.mkdir()
-    seeds.make_project(copy, VALUES, "guard", 3)
+    seeds.make_project(copy, VALUES, "guard", seed=3)
     params = yaml.safe_load((copy / "params.yaml").read_text())
     assert params["applications"]["guard"] == VALUES["applications"]["guard"] | {"train": {"seed": 3, "steps": 4}}
     assert params["foundation"] == VALUES["foundation"]
@@ -54,7 +54,7 @@ def test_parameters_with_another_seed_are_still_those_of_the_project(tmp_path):
     for model in ("foundation", "guard"):
         folder = tmp_path / model
         folder.mkdir()
-        seeds.write_params(folder, values, model, 7)
+        seeds.write_params(folder, values, model, seed=7)
         expected = load_training(model).model_dump()
         expected["train"]["seed"] = 7
         assert load_training(model, folder / PARAMS_FILE).model_dump() == expected
@@ -88,8 +88,9 @@ def test_measured_seeds_resume_with_the_missing_seed(project, tmp_path, monkeypa
 
     monkeypatch.setattr(seeds, "measure", measure)
     with pytest.raises(UserError, match="seed 2"):
-        seeds.measured_seeds(VALUES, "guard", [1, 2, 3], tmp_path / "kept")
-    assert seeds.measured_seeds(VALUES, "guard", [1, 2, 3], tmp_path / "kept") == [{"f1": n / 10} for n in (1, 2, 3)]
+        seeds.measured_seeds(VALUES, "guard", [1, 2, 3], kept=tmp_path / "kept")
+    results = seeds.measured_seeds(VALUES, "guard", [1, 2, 3], kept=tmp_path / "kept")
+    assert results == [{"f1": 0.1}, {"f1": 0.2}, {"f1": 0.3}]
     assert calls == [1, 2, 2, 3]
     kept = tmp_path / "kept/guard" / seeds.fingerprint(VALUES, "guard")
     assert json.loads((kept / "3.json").read_text()) == {"f1": 0.3}

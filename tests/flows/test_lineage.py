@@ -56,7 +56,7 @@ def test_the_tree_and_the_chart_are_those_of_the_version(project, command_line):
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
     run_id = client.get_model_version(NAME, "1").run_id
     names = {file.path for file in client.list_artifacts(run_id, "lineage")}
-    assert names >= {"lineage/lineage.json", "lineage/lineage.md", "lineage/stages.json"}
+    assert names >= {f"lineage/{name}" for name in ("lineage.html", "lineage.json", "lineage.md", "stages.json")}
     code, chart, _ = command_line(project, "lineage", "classifier", "--mermaid")
     assert (code, chart.splitlines()[0]) == (0, "flowchart LR")
 

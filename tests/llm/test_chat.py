@@ -4,7 +4,8 @@ from pydantic import ValidationError
 
 from llm.chat import Chat, Message, encode_chat, prompt_tokens, turn_ends
 from llm.errors import UserError
-from llm.tokenizer import END_OF_TEXT, make_encoding, save_tokenizer, stop_tokens
+from llm.formats.tokenizer_json import save_tokenizer
+from llm.tokenizer import END_OF_TEXT, make_encoding, stop_tokens
 
 TALK = [
     Message("system", "Be kind."),

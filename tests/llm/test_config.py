@@ -79,6 +79,14 @@ def test_so_it_is_in_every_config(config, values, name, value):
     assert (error["loc"], error["input"]) == ((name,), pytest.approx(value, nan_ok=True))
 
 
+def test_muon_learning_rate_is_for_muon_alone():
+    assert TrainConfig(**RUN, optimizer="muon", muon_learning_rate=0.02).muon_learning_rate == 0.02
+    with pytest.raises(ValidationError, match="optimizer muon needs a muon_learning_rate"):
+        TrainConfig(**RUN, optimizer="muon")
+    with pytest.raises(ValidationError, match="muon_learning_rate does nothing with optimizer adamw; delete it"):
+        TrainConfig(**RUN, muon_learning_rate=0.02)
+
+
 def test_configs_survive_json():
     for made in (TrainConfig(**RUN), GPTShape(**SHAPE), LoRAConfig(rank=2, alpha=1), LIVELY):
         assert type(made)(**json.loads(json.dumps(made.model_dump()))) == made

@@ -3,25 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm.kernels.training.cross_entropy import linear_cross_entropy_with_gradients
+from llm.kernels.training.packed_sequences import PackedSequences
 
-
-class PackedTexts(Protocol):
-    """Several texts in each row of a batch, as llm/model/packed_sequences.py describes them."""
-
-    texts_E4: Tensor
-
-    def attention(self, attend: Callable[..., Tensor], q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
-        """Apply a causal attention to each text alone."""
-        ...
-
-
-Attention = Callable[[Tensor, Tensor, Tensor, PackedTexts | None, float], Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor, PackedSequences | None, float], Tensor]
 CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -53,7 +43,7 @@ MuonUpdate = Callable[[Sequence[MuonMatrix], MuonRates], None]
 
 
 def causal_attention(
-    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, packed: PackedTexts | None = None, dropout: float = 0.0
+    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, packed: PackedSequences | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Causal attention by torch's fused kernel, BHTD; consecutive heads of queries share one of keys and values."""
     if packed is not None:

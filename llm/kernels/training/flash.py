@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from llm.kernels import c_library
-from llm.kernels.training.backend import PackedTexts
 from llm.kernels.training.bfloat16 import HEADER, PANEL
+from llm.kernels.training.packed_sequences import PackedSequences
 
 SOURCES = (Path(__file__).with_name("flash.c"), HEADER)
 
@@ -86,7 +86,7 @@ class _FlashAttention(torch.autograd.Function):
 
 
 def flash_attention(
-    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, packed: PackedTexts | None = None, dropout: float = 0.0
+    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, packed: PackedSequences | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Causal attention, bfloat16 BHTD, of packed texts, or of rows that are a text each.
 

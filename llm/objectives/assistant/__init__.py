@@ -21,12 +21,12 @@ from llm.generation.request import Request
 from llm.generation.sampling import GREEDY, Sampling
 from llm.generation.text import generate, options, request_maker, write_all
 from llm.kernels.training.backend import CrossEntropy
-from llm.kernels.training.cross_entropy import IGNORE, linear_cross_entropy
 from llm.model.gpt import GPT
 from llm.objectives import CHAT, COMPLETE, Row, answer_each, text_of
-from llm.objectives.assistant.packing import Example, batch, pack_sequences, row_width
+from llm.objectives.assistant.packing import IGNORE, Example, batch, pack_sequences, row_width
 from llm.tokenizer import decode, letterless_tokens
 from llm.training.loop import Objective
+from llm.training.loss import linear_cross_entropy
 from llm.training.workers import ALONE, Workers
 
 INPUTS = {"instruction": str, "input": str | None, "system": str | None, "history": str | None}  # history as JSON

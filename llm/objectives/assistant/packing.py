@@ -10,7 +10,9 @@ from torch import Tensor
 
 from llm.dataset import pad
 from llm.errors import UserError
-from llm.kernels.training.cross_entropy import IGNORE
+
+IGNORE = -100
+"""A target that does not count."""
 
 
 @dataclass(frozen=True)

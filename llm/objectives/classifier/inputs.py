@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llm.dataset import pad
+from llm.generation.reading import reading_of
 from llm.model.gpt import GPT
 
 ROOM = 2 * 2**30
@@ -75,7 +76,7 @@ class StreamInputs:
     @torch.no_grad()
     def _read(self, tokens: list[int]) -> Tensor:
         """Alone, as neighbours would change its last bits where torch reads it."""
-        device, dtype = self.reader.device, self.reader.reading_dtype
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype == torch.bfloat16):
-            x_1TC = self.reader.hidden_states(torch.tensor([tokens], device=device))
+        reading = reading_of(self.reader)
+        with reading.autocast():
+            x_1TC = self.reader.hidden_states(torch.tensor([tokens], device=reading.device))
         return x_1TC[0].bfloat16().cpu()

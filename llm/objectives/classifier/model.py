@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llm.config import Config
 from llm.errors import UserError
+from llm.generation.reading import reading_of
 from llm.model.gpt import GPT
 from llm.objectives.classifier.calibration import UnsureRates, best_threshold, unsure_bounds
 from llm.objectives.classifier.inputs import Inputs, TokenInputs
@@ -155,14 +156,14 @@ class Classifier(nn.Module):
 
         A text comes out the same alone and among others, but for torch's last bits: it is padded by its own length.
         """
-        device, padding = self.head.weight.device, self.gpt.padding
+        device = self.head.weight.device
+        reading = reading_of(self.gpt)
         states = torch.zeros(len(texts), self.head.in_features)
         by_padding: dict[int, list[int]] = {}
         for text in texts:
-            length = min(-(-inputs.lengths[text] // padding) * padding, self.config.max_tokens)
+            length = min(-(-inputs.lengths[text] // reading.padding) * reading.padding, self.config.max_tokens)
             by_padding.setdefault(length, []).append(text)
-        dtype = self.gpt.reading_dtype
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype == torch.bfloat16):
+        with reading.autocast():
             for length, alike in by_padding.items():
                 for first in range(0, len(alike), batch_size):
                     batch = alike[first : first + batch_size]

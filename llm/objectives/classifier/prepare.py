@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import tiktoken
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llm.config import FinetuneConfig, Rate
 from llm.device import Compute
@@ -18,12 +18,12 @@ from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.generation.packed import pack_for_reading
 from llm.kernels.training.choose import choose_backend
-from llm.model.gpt import split_blocks
 from llm.model.lora import add_lora
 from llm.objectives.classifier import objective
 from llm.objectives.classifier.calibration import UnsureRates
 from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, read_texts
 from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig
+from llm.training.frozen_blocks import split_blocks
 from llm.training.loop import Objective
 from llm.training.workers import Workers
 
@@ -46,6 +46,16 @@ class TrainClassifier(ReadingConfig, FinetuneConfig):
     threshold, if a label passes."""
     unsure: UnsureRates | None = None
     """Which texts are answered with `unsure`, if a label passes; null gives each a label."""
+
+    @model_validator(mode="after")
+    def _each_key_has_an_effect(self) -> Self:
+        if self.passes is None and self.unsure is not None:
+            raise ValueError("unsure does nothing without a label that passes; name one under passes, or delete unsure")
+        if self.last_blocks is not None and self.lora is None:
+            raise ValueError("last_blocks does nothing without LoRA; name lora, or delete last_blocks")
+        if self.last_blocks and self.layers and self.last_blocks > self.layers:
+            raise ValueError(f"last_blocks {self.last_blocks} is more than layers {self.layers}")
+        return self
 
 
 class NamedTexts(NamedTuple):

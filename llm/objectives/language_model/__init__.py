@@ -17,10 +17,10 @@ from llm.formats.model_folder import build_gpt
 from llm.generation.sampling import LIVELY
 from llm.generation.text import generate_text, options, request_maker, write_all
 from llm.kernels.training.backend import CrossEntropy
-from llm.kernels.training.cross_entropy import linear_cross_entropy
 from llm.model.gpt import GPT
 from llm.objectives import COMPLETE, Row, answer_each, text_of
 from llm.training.loop import Objective
+from llm.training.loss import bits_per_byte, linear_cross_entropy
 from llm.training.workers import ALONE, Workers
 
 build = build_gpt
@@ -58,11 +58,6 @@ def window_loss(
         sequences_BT = (torch.arange(inputs_BT.shape[1], device=inputs_BT.device) // length).expand_as(inputs_BT)
     x_NC = model.hidden_states(inputs_BT, sequences_BT=sequences_BT).flatten(0, 1)
     return cross_entropy(x_NC, model.output_weight, targets_BT.flatten()) / targets_BT.numel()
-
-
-def bits_per_byte(loss: float, tokens: int, byte_count: int) -> float:
-    """From nats a token to bits a byte of the text that `tokens` tokens stand for: no tokenizer can flatter these."""
-    return loss * tokens / byte_count / math.log(2)
 
 
 def context_at(step: int, steps: int, first: int | None, context_length: int) -> int:

@@ -15,10 +15,12 @@ FOREIGN = {"labels": "mails with labels", "tokenizer": "text without questions"}
 
 def check(block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """See `Check` in tasks/applications/__init__.py."""
-    dataset = inner(values, "datasets", block["dataset"])
+    name = block["dataset"]
+    dataset = inner(values, "datasets", name)
+    preprocess = inner(dataset, "preprocess") or {}
     for key, content in FOREIGN.items():
-        if key in (inner(dataset, "preprocess") or ()):
-            yield "dataset", f"{block['dataset']} holds {content}, and an assistant learns instructions with answers"
+        if key in preprocess:
+            yield "dataset", f"{name} holds {content}, and an assistant learns instructions with answers"
             return
     try:
         sources = TypeAdapter(list[Source]).validate_python(inner(dataset, "sources") or [])

@@ -16,7 +16,7 @@ from tasks.applications.assistant.baseline import brief, nearest_answers, shots
 from tasks.applications.assistant.behaviour import answer_questions, question_of
 from tasks.applications.assistant.evidence import write_evidence
 from tasks.applications.assistant.judge import Judge, judge_answers
-from tasks.applications.assistant.scores import ASKED, OBJECTS, assistant_metrics, assistant_rows, score_answers
+from tasks.applications.assistant.scores import ASKED, FOR_SCORING, assistant_metrics, assistant_rows, score_answers
 from tasks.measures.description import Asking, Evaluation, Measured, Subject
 from tasks.measures.scores import BASELINE, NEAREST, OURS, TEST, answer_column, score_table
 from tasks.training.setup import split_file
@@ -57,7 +57,7 @@ def measure(subject: Subject) -> Measured:
         scored[column] = _scored(rows, [*answers.texts, *texts])
     nearest = _scored(rows, nearest_answers(train, [*questions_of(test), *people]))
     scored[NEAREST] = nearest.drop(columns="loop", errors="ignore")
-    scores = score_table(rows.drop(columns=list(OBJECTS)), **scored)
+    scores = score_table(rows.drop(columns=[*ASKED, *FOR_SCORING]), **scored)
     write_evidence(rows, scores, params.samples, evidence)
     ratio = general_right_ratio(scores)
     if ratio is not None:
@@ -143,5 +143,5 @@ EVALUATION = Evaluation(
     step=0.5,
     slices=("kind", "behavioural"),
     baseline="the model that training started from, asked in its own template",
-    asking=Asking(rows=assistant_rows, columns=ASKED, score=score_answers, options=_cut),
+    asking=Asking(rows=assistant_rows, columns=ASKED, score=score_answers, for_scoring=FOR_SCORING, options=_cut),
 )

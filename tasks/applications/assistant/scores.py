@@ -16,8 +16,8 @@ from tasks.training.setup import split_file
 
 ASKED = ("instruction", "input", "system", "history")
 """The columns that an assistant is asked with."""
-OBJECTS = ("answers", "row", "output", *ASKED)
-"""Columns of the rows that are no part of the score table."""
+FOR_SCORING = ("answers", "row", "output")
+"""Further columns of the rows that are no part of the score table."""
 
 
 def assistant_rows(data: Path) -> pd.DataFrame:
@@ -41,7 +41,7 @@ def assistant_rows(data: Path) -> pd.DataFrame:
     texts = zip(turns, table["instruction"], table["input"], strict=True)
     table["question"] = [" ".join([*history, instruction, about]).strip() for history, instruction, about in texts]
     table["history"] = [json.dumps(history, ensure_ascii=False) if history else "" for history in turns]
-    return table[["part", "id", "kind", "wording", "behavioural", "question", "expected", *OBJECTS]]
+    return table[["part", "id", "kind", "wording", "behavioural", "question", "expected", *ASKED, *FOR_SCORING]]
 
 
 def score_answers(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from llm.model.lora import add_lora
 from llm.objectives.assistant import build, encode_examples, objective, pack_sequences, row_width, shown_answers
 from llm.objectives.assistant.replay import read_replay
 from llm.objectives.assistant.rows import examples_of, questions_of
+from llm.training.cost import training_flops
 from llm.training.workers import Workers
 from tasks.training.description import Training
 from tasks.training.setup import (
@@ -91,7 +92,9 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     compute = choose_backend(compute, model.config, forward * max(widths), lora=params.lora is not None)
     goal = objective(model, params, windows, validation, compute, opening_weight=params.opening_weight, workers=workers)
     tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
-    flops = model.training_flops() * 2 // 3 if params.lora else model.training_flops()  # frozen, W has no gradient
+    flops = training_flops(model)
+    if params.lora:
+        flops = flops * 2 // 3  # a frozen matrix has no gradient
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, flops), finish=lambda: told)
 
 

@@ -166,5 +166,5 @@ EVALUATION = Evaluation(
     judged_by=("bits_per_byte",),
     step=0.25,
     baseline="the best of PPMd, a compressor, and of n-grams (modified Kneser-Ney) without and with a cache",
-    asking=Asking(rows=piece_rows, columns=("text",), score=score_bits, ask="bits"),
+    asking=Asking(rows=piece_rows, columns=("text",), score=score_bits, for_scoring=("bytes",), ask="bits"),
 )

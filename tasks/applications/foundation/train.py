@@ -12,24 +12,34 @@ from llm.config import GPTConfig, GPTShape, TrainConfig
 from llm.dataset import TokenWindows
 from llm.device import choose_compute
 from llm.errors import UserError
+from llm.formats.tokenizer_json import load_tokenizer
 from llm.kernels.training.choose import choose_backend
 from llm.model.gpt import GPT
 from llm.objectives.language_model import continuations, objective
-from llm.tokenizer import load_tokenizer, same_tokens
+from llm.tokenizer import same_tokens
+from llm.training.cost import training_flops
 from llm.training.workers import Workers
 from tasks.training.description import Training
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup
 
 SCRATCH = "scratch"
 SAMPLE_TOKENS = 40
+CHANGEABLE = {"context_length", "dropout"}
+"""What may differ from the shape of published weights."""
 
 
 class Train(GPTShape, TrainConfig):
     """The model and its training on unlabelled text.
 
-    Published weights bring their own shape: of the keys that give it only `context_length` and `dropout` count.
+    Published weights bring their own shape: with them no key gives it but `context_length` and `dropout`.
     """
 
+    n_layer: int = Field(default=12, gt=0)
+    """Transformer blocks; the defaults of the shape are those of GPT-2 with 124 M parameters."""
+    n_head: int = Field(default=12, gt=0)
+    """Attention heads a block."""
+    n_embd: int = Field(default=768, gt=0)
+    """Width of the residual stream; without a `head_size`, a multiple of `n_head`."""
     init_from: str = SCRATCH
     """`scratch`, or the published weights that training goes on from: a name of tasks/data/published.py, a folder in
     Hugging Face layout, or a `.gguf` file."""
@@ -51,6 +61,13 @@ class Train(GPTShape, TrainConfig):
     def _scratch_must_learn(self) -> Self:
         if self.init_from == SCRATCH and self.steps == 0:
             raise ValueError("steps 0 leave a model from scratch untrained; name published weights in init_from")
+        return self
+
+    @model_validator(mode="after")
+    def _published_weights_bring_their_shape(self) -> Self:
+        shape = sorted(self.model_fields_set & GPTShape.model_fields.keys() - CHANGEABLE)
+        if self.init_from != SCRATCH and shape:
+            raise ValueError(f"{', '.join(shape)}: {self.init_from} brings its own; delete the keys of its shape")
         return self
 
 
@@ -102,7 +119,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         start_counts=not from_scratch,
         workers=workers,
     )
-    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, model.training_flops()))
+    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, training_flops(model)))
 
 
 def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:

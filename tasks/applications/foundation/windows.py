@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from llm.device import Compute
-from llm.kernels.training.cross_entropy import ROWS
 from llm.model.gpt import GPT
+from llm.training.loss import PIECE
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def token_losses(
         with compute.autocast():
             hidden_BTC = model.hidden_states(rows_BT[:, :-1])
             for window, x_TC, targets_T in zip(windows, hidden_BTC, rows_BT[:, 1:], strict=True):
-                inputs = x_TC[window.scored :].split(ROWS)
-                targets = targets_T[window.scored :].split(ROWS)
+                inputs = x_TC[window.scored :].split(PIECE)
+                targets = targets_T[window.scored :].split(PIECE)
                 for x_RC, targets_R in zip(inputs, targets, strict=True):
                     logits_RV = model.logits(x_RC).float()
                     losses.append(F.cross_entropy(logits_RV, targets_R, reduction="none").double().cpu().numpy())

@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from llm.chat import TEMPLATE, Chat, Message, prompt_tokens
 from llm.config import GPTConfig
+from llm.formats.export import export_huggingface, main
 from llm.formats.families import GGUF_LLAMA, GGUF_QWEN2, GGUF_QWEN3, GPT2, LLAMA, QWEN2, QWEN3, SMOLLM3
-from llm.formats.huggingface import export_huggingface, load_pretrained, main
+from llm.formats.huggingface import load_pretrained
 from llm.formats.model_folder import load_model, save_model
 from llm.formats.tokenizer_files import read_chat_template
 from llm.generation.text import generate
@@ -39,7 +40,7 @@ OURS += [
 ]
 
 
-def test_every_field_of_the_config_is_mapped_or_fixed():
+def test_layouts_map_or_fix_every_field_of_the_config():
     free = {"GPT-2": {"n_kv_head", "rotary_base"}, "Qwen3": {"qk_norm_weight"}, "GGUF's qwen3": {"qk_norm_weight"}}
     for layout in (GPT2, LLAMA, QWEN2, QWEN3, SMOLLM3, GGUF_LLAMA, GGUF_QWEN2, GGUF_QWEN3):
         fields = free.get(layout.name, set()) | {"dropout"}
@@ -48,7 +49,7 @@ def test_every_field_of_the_config_is_mapped_or_fixed():
 
 @pytest.mark.parametrize("shape", OURS)
 @torch.inference_mode()
-def test_an_exported_model_is_the_same_to_transformers_and_comes_back_bit_for_bit(tmp_path, make_gpt, encoding, shape):
+def test_exported_model_is_the_same_in_transformers_and_comes_back_bit_for_bit(tmp_path, make_gpt, encoding, shape):
     model, folder = make_gpt(**shape), tmp_path / "exported"
     export_huggingface(folder, model, encoding)
     theirs, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -67,22 +68,21 @@ def test_an_exported_model_is_the_same_to_transformers_and_comes_back_bit_for_bi
     assert encoding_again.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
 
 
-def test_what_no_family_has_is_not_exported(tmp_path, make_gpt, encoding):
+def test_export_refuses_a_shape_that_no_family_has(tmp_path, make_gpt, encoding):
     for shape in ({"bias": False}, {"norm": "rms"}, {"n_kv_head": 1}, {"positions": "rotary"}, {"qk_norm": True}):
         with pytest.raises(ValueError, match=r"is none of GPT-2's .*, Llama's .*, Qwen3's"):
             export_huggingface(tmp_path / "out", make_gpt(**shape), encoding)
+    classifier = Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=8))
     with pytest.raises(ValueError, match="a Classifier has no place in this format"):
-        export_huggingface(
-            tmp_path / "out", Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=8)), encoding
-        )
+        export_huggingface(tmp_path / "out", classifier, encoding)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_exports_a_model_of_the_pipeline_and_overwrites_nothing(tmp_path, make_gpt, encoding, monkeypatch):
+def test_export_command_writes_a_pipeline_model_and_overwrites_nothing(tmp_path, make_gpt, encoding, monkeypatch):
     made, out = tmp_path / "foundation", tmp_path / "out"
     made.mkdir()
-    save_model(made, make_gpt(), encoding, "language_model")
-    monkeypatch.setattr(sys, "argv", ["llm.formats.huggingface", "export", str(made), str(out)])
+    save_model(made, make_gpt(), encoding, objective="language_model")
+    monkeypatch.setattr(sys, "argv", ["llm.formats.export", str(made), str(out)])
     main()
     assert torch.equal(load_pretrained(out)[0](TOKENS), load_model(made)[0](TOKENS))
     with pytest.raises(SystemExit, match="out is not empty: name a new folder"):
@@ -99,7 +99,7 @@ TALK = [
 
 
 @pytest.mark.parametrize("template", [CHATML, TEMPLATE, BOS], ids=["ChatML", "ours", "with a token that begins"])
-def test_an_assistants_template_goes_along_and_gives_transformers_the_same_prompts(
+def test_exported_chat_template_gives_transformers_the_same_prompts(
     tmp_path, make_gpt, encoding, template, monkeypatch
 ):
     ranks, end = encoding._mergeable_ranks, encoding.n_vocab
@@ -111,18 +111,18 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
     model.load_state_dict(gpt.state_dict())
     made = tmp_path / "assistant"
     made.mkdir()
-    save_model(made, model, chatty, "assistant")
-    export_huggingface(tmp_path / "called", model, chatty, model.chat)
-    monkeypatch.setattr(sys, "argv", ["llm.formats.huggingface", "export", str(made), str(tmp_path / "said")])
+    save_model(made, model, chatty, objective="assistant")
+    export_huggingface(tmp_path / "called", model, chatty, chat=model.chat)
+    monkeypatch.setattr(sys, "argv", ["llm.formats.export", str(made), str(tmp_path / "said")])
     main()
     for name in ("called", "said"):
         folder = tmp_path / name
         theirs = AutoTokenizer.from_pretrained(folder)
         for talk in (TALK, TALK[1:]):  # with a system prompt of its own, and without one
             asked = [message._asdict() for message in talk]
-            found = theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-            assert found == prompt_tokens(chatty, model.chat, talk)
-            assert found == prompt_tokens(chatty, Chat(template=read_chat_template(folder)), talk)
+            tokens = theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+            assert tokens == prompt_tokens(chatty, model.chat, talk)
+            assert tokens == prompt_tokens(chatty, Chat(template=read_chat_template(folder)), talk)
         generation = GenerationConfig.from_pretrained(folder)
         assert generation.repetition_penalty in (None, 1.0)  # theirs would count the prompt
         ends = generation.eos_token_id  # where generate() stops
@@ -130,19 +130,22 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
         assert len(ends) == 2
 
 
-def test_a_model_without_a_chat_is_exported_without_a_template(tmp_path, make_gpt, encoding):
+def test_export_without_a_chat_writes_no_template(tmp_path, make_gpt, encoding):
     export_huggingface(tmp_path / "out", make_gpt(), encoding)
     assert read_chat_template(tmp_path / "out") is None
 
 
 @torch.inference_mode()
-def test_a_published_model_passes_through_our_folder_and_back_to_transformers(tmp_path, encoding):
-    published, ours, exported = (tmp_path / name for name in ("published", "ours", "exported"))
+def test_published_model_passes_through_our_folder_and_back_to_transformers(tmp_path, encoding):
+    published = tmp_path / "published"
+    ours = tmp_path / "ours"
+    exported = tmp_path / "exported"
     tokenizer = make_tokenizer("qwen2", complete=True)
     theirs = publish(published, encoding, "qwen3", {"vocab_size": tokenizer.get_vocab_size() + 5})
     tokenizer.save(str(published / "tokenizer.json"))
     ours.mkdir()
-    save_model(ours, *load_pretrained(published), "language_model")
+    model, encoding = load_pretrained(published)
+    save_model(ours, model, encoding, objective="language_model")
     export_huggingface(exported, *load_model(ours))
     again = AutoModelForCausalLM.from_pretrained(exported).eval()
     assert torch.equal(again(TOKENS).logits, theirs(TOKENS).logits)

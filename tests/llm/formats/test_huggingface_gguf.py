@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import gguf
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ def merges_of(encoding) -> list[tuple[bytes, bytes]]:
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         parts = [bytes([byte]) for byte in token]
         while len(parts) > 2:
-            best = min(range(len(parts) - 1), key=lambda i: ranks.get(parts[i] + parts[i + 1], rank))
+            pair_ranks = [ranks.get(left + right, rank) for left, right in pairwise(parts)]
+            best = pair_ranks.index(min(pair_ranks))
             parts[best : best + 2] = [parts[best] + parts[best + 1]]
         if len(parts) == 2:
             merges.append(tuple(parts))
@@ -29,7 +32,7 @@ def write_gguf(tmp_path, encoding):
 
     def write(kind="F32", *, family="llama", tied=True, extra=None, published=None, **changes):
         shape = {"hidden_size": 64, "intermediate_size": 96, "num_key_value_heads": 2, "tie_word_embeddings": tied}
-        theirs = publish(tmp_path / "published", encoding, family, shape | (published or {}))
+        theirs = publish(tmp_path / "published", encoding, kind=family, changes=shape | (published or {}))
         path = tmp_path / "model.gguf"
         writer = gguf.GGUFWriter(path, changes.get("arch", family))
         numbers = {
@@ -84,13 +87,13 @@ def add_tokenizer(writer, encoding, rows) -> None:
 
 @pytest.mark.parametrize(("kind", "tied"), [("F32", True), ("F16", False), ("Q8_0", False), ("Q4_1", True)])
 @torch.inference_mode()
-def test_a_gguf_file_gives_the_logits_of_transformers(write_gguf, encoding, kind, tied):
+def test_gguf_file_gives_the_logits_of_transformers(write_gguf, encoding, kind, tied):
     path = write_gguf(kind, tied=tied)
-    ours, found = load_pretrained(path)
+    ours, tokenizer = load_pretrained(path)
     theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name).eval()
     assert (ours.output is None) == tied
     assert difference(ours(TOKENS), theirs(TOKENS).logits) <= 1e-4
-    assert found.encode_ordinary("the cat sat on the mat.") == encoding.encode_ordinary("the cat sat on the mat.")
+    assert tokenizer.encode_ordinary("the cat sat on the mat.") == encoding.encode_ordinary("the cat sat on the mat.")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,7 @@ def test_a_gguf_file_gives_the_logits_of_transformers(write_gguf, encoding, kind
     ],
 )
 @torch.inference_mode()
-def test_a_gguf_file_of_qwen_gives_the_logits_of_transformers(write_gguf, family, published, changes):
+def test_gguf_file_of_qwen_gives_the_logits_of_transformers(write_gguf, family, published, changes):
     path = write_gguf(family=family, published=published, **changes | {"rope.dimension_count": 24 if changes else 16})
     ours, _ = load_pretrained(path)
     theirs = AutoModelForCausalLM.from_pretrained(path.parent / "published").eval()
@@ -109,7 +112,7 @@ def test_a_gguf_file_of_qwen_gives_the_logits_of_transformers(write_gguf, family
 
 
 @torch.inference_mode()
-def test_a_gguf_file_of_llama_3_2_has_its_slower_positions(write_gguf):
+def test_gguf_file_of_llama_3_2_has_its_slower_positions(write_gguf):
     scaling = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
     scaling |= {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 32.0}
     rotary = LlamaRotaryEmbedding(LlamaConfig(hidden_size=64, num_attention_heads=4, rope_parameters=scaling))
@@ -139,6 +142,6 @@ def test_a_gguf_file_of_llama_3_2_has_its_slower_positions(write_gguf):
         ({"extra": {"rope_freqs.weight": torch.ones(4)}}, r"rope_freqs\.weight is 8; GPT computes 16, a head's width"),
     ],
 )
-def test_a_gguf_file_that_gpt_does_not_compute_is_refused(write_gguf, changes, reason):
+def test_gguf_file_that_gpt_does_not_compute_is_refused(write_gguf, changes, reason):
     with pytest.raises(ValueError, match=rf"model\.gguf: {reason}"):
         load_pretrained(write_gguf(**changes))

@@ -30,14 +30,14 @@ def perplexity(logits_TV, tokens_T) -> float:
     return F.cross_entropy(logits_TV[:-1], tokens_T[1:]).exp().item()
 
 
-def test_it_knows_the_capital_of_france(ours):
+def test_smollm2_knows_the_capital_of_france(ours):
     model, encoding = ours
     (tokens,) = generate(model, [encoding.encode_ordinary("The capital of France is")], max_new_tokens=1)
     assert encoding.decode(tokens) == " Paris"
 
 
 @torch.inference_mode()
-def test_its_perplexity_is_that_of_transformers(ours, smollm2):
+def test_smollm2_has_the_perplexity_of_transformers(ours, smollm2):
     model, encoding = ours
     tokens_T = torch.tensor(encoding.encode_ordinary(excerpt()))
     theirs = AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name).eval()

@@ -30,20 +30,21 @@ def gpt(request, make_gpt):
     return gpt
 
 
-def error(model: nn.Module, other: nn.Module) -> float:
-    """How far two models' logits are apart: the norm of the difference over the norm."""
+def error(model: nn.Module, changed: nn.Module) -> float:
+    """How far a changed model's logits are from the model's: the norm of the difference over the norm."""
     tokens = torch.randint(model.config.vocabulary_size, (8, 32), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected, found = model(tokens), other(tokens).float()
-    return float((found - expected).norm() / expected.norm())
+        expected = model(tokens)
+        difference = changed(tokens).float() - expected
+    return float(difference.norm() / expected.norm())
 
 
-def test_a_packed_model_refuses_to_be_saved(gpt):
+def test_packed_model_refuses_to_be_saved(gpt):
     with pytest.raises(ValueError, match="can't be saved; keep the one that it was made from"):
         pack_for_inference(gpt).state_dict()
 
 
-def test_a_model_is_packed_once_and_a_classifier_is_served_by_the_fastest_products(
+def test_pack_for_inference_packs_once_and_a_classifier_is_served_by_the_fastest_products(
     gpt, encoding, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(packed, "decodes_fastest_in_c", lambda: True)
@@ -53,26 +54,25 @@ def test_a_model_is_packed_once_and_a_classifier_is_served_by_the_fastest_produc
     classifier = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=8))
     for name, objective, made in (("gpt", "language_model", gpt), ("classifier", "classifier", classifier)):
         (tmp_path / name).mkdir()
-        save_model(tmp_path / name, made, encoding, objective)
+        save_model(tmp_path / name, made, encoding, objective=objective)
     served, tokenizer = load_for_inference(tmp_path / "gpt")
     assert error(load_model(tmp_path / "gpt")[0], served) == pytest.approx(error(gpt, model))
     assert tokenizer.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
     served, _ = load_for_inference(tmp_path / "classifier")
     texts = ["the cat sat on the mat", "the dog"]
-    found, plain = (probabilities(each, encoding, texts) for each in (served, classifier))
+    probabilities_served = probabilities(served, encoding, texts)
+    probabilities_float32 = probabilities(classifier, encoding, texts)
     if reads_fastest_in_int8():  # as decode.c reads the words, to the last bit
         classifier.gpt = model
     assert isinstance(served.gpt, PackedGPT) == reads_fastest_in_int8()
-    assert np.array_equal(found, probabilities(classifier, encoding, texts))
-    assert found == pytest.approx(plain, abs=0.005)
+    assert np.array_equal(probabilities_served, probabilities(classifier, encoding, texts))
+    assert probabilities_served == pytest.approx(probabilities_float32, abs=0.005)
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("by", ["decode.c", "torch in bfloat16", "torch in float32"])
-def test_a_folder_is_packed_from_the_precision_that_it_has_as_from_float32(
-    gpt, encoding, tmp_path, monkeypatch, stored, by
-):
-    save_model(tmp_path, deepcopy(gpt).to(stored), encoding, "language_model")
+def test_folder_is_packed_from_its_own_precision_as_from_float32(gpt, encoding, tmp_path, monkeypatch, stored, by):
+    save_model(tmp_path, deepcopy(gpt).to(stored), encoding, objective="language_model")
     monkeypatch.setattr(packed, "decodes_fastest_in_c", lambda: by == "decode.c")
     monkeypatch.setattr(packed, "has_fast_bfloat16", lambda device: by == "torch in bfloat16")
     served, expected = load_for_inference(tmp_path)[0], pack_for_inference(load_model(tmp_path)[0])
@@ -85,7 +85,9 @@ def test_a_folder_is_packed_from_the_precision_that_it_has_as_from_float32(
 VNNI = {"vnni": True, "bfloat16": True, "capability": "AVX512"}
 AMX = VNNI | {"amx": True}
 BFLOAT16 = {"bfloat16": True, "capability": "AVX512"}
-AVX512, AVX2, ARM = ({"capability": name} for name in ("AVX512", "AVX2", "DEFAULT"))
+AVX512 = {"capability": "AVX512"}
+AVX2 = {"capability": "AVX2"}
+ARM = {"capability": "DEFAULT"}
 
 
 def weight_types(model: nn.Module) -> set[torch.dtype]:
@@ -103,7 +105,7 @@ def weight_types(model: nn.Module) -> set[torch.dtype]:
         (ARM, torch.float32),
     ],
 )
-def test_whole_texts_are_read_in_what_the_processor_multiplies_fastest(gpt, monkeypatch, processor, expected):
+def test_pack_for_reading_uses_what_the_processor_multiplies_fastest(gpt, monkeypatch, processor, expected):
     imitate(monkeypatch, **processor)
     model = pack_for_reading(gpt)
     assert type(model) is expected or weight_types(model) == {expected}

@@ -17,7 +17,7 @@ def draw(logits: torch.Tensor, count: int = 5000, **options: float) -> torch.Ten
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_many_draws_come_close_to_the_softmax(temperature):
+def test_draws_come_close_to_the_softmax(temperature):
     expected = (LOGITS / temperature).softmax(dim=0)
     assert (draw(LOGITS, temperature=temperature) - expected).abs().max() < 0.02
 
@@ -37,12 +37,11 @@ def test_many_draws_come_close_to_the_softmax(temperature):
         ({"min_p": 0.3, "top_p": 0.84}, [1, 3, 4]),
     ],
 )
-def test_top_k_top_p_and_min_p_choose_who_may_be_drawn(options, stay):
+def test_top_k_top_p_and_min_p_bound_the_tokens_that_may_be_drawn(options, stay):
     expected = torch.zeros(5)
     expected[stay] = LOGITS.exp()[stay] / LOGITS.exp()[stay].sum()
     weights, tokens = candidates(LOGITS, Sampling(temperature=1.0, **options))
-    found = torch.zeros(5).index_add(0, tokens, weights / weights.sum())
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.zeros(5).index_add(0, tokens, weights / weights.sum()), expected)
     shares = draw(LOGITS, 1000, **options)
     assert shares.nonzero().flatten().tolist() == stay
     assert (shares - expected).abs().max() < 0.04
@@ -50,13 +49,13 @@ def test_top_k_top_p_and_min_p_choose_who_may_be_drawn(options, stay):
 
 @settings(max_examples=60)
 @given(
-    st.integers(0, 2**16),
-    st.sampled_from([5, 300, 9000]),
-    st.floats(0.1, 3.0),
-    st.none() | st.integers(1, 400),
-    st.none() | st.floats(0.01, 1.0),
+    seed=st.integers(0, 2**16),
+    size=st.sampled_from([5, 300, 9000]),
+    temperature=st.floats(0.1, 3.0),
+    top_k=st.none() | st.integers(1, 400),
+    top_p=st.none() | st.floats(0.01, 1.0),
 )
-def test_a_seed_draws_what_sorting_the_whole_vocabulary_draws(seed, size, temperature, top_k, top_p):
+def test_seed_draws_the_same_as_with_a_sorted_vocabulary(seed, size, temperature, top_k, top_p):
     logits = 4 * torch.randn(size, generator=torch.Generator().manual_seed(seed))
     sorted_V, tokens_V = (logits / temperature).sort(descending=True)
     if top_k is not None:
@@ -78,30 +77,30 @@ def test_temperature_0_takes_the_likeliest_and_a_small_one_nearly_always():
 
 @settings(max_examples=100)
 @given(
-    st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=9, unique=True),
-    st.floats(0, 1e308, exclude_min=True),
-    st.sampled_from([0.01, 1.0, 100.0]),
-    st.none() | st.floats(0.01, 1.0),
+    logits=st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=9, unique=True),
+    temperature=st.floats(0, 1e308, exclude_min=True),
+    penalty=st.sampled_from([0.01, 1.0, 100.0]),
+    top_p=st.none() | st.floats(0.01, 1.0),
 )
-def test_any_temperature_and_penalty_that_are_taken_can_be_drawn_with(logits, temperature, penalty, top_p):
+def test_valid_temperature_and_penalty_can_always_be_drawn_with(logits, temperature, penalty, top_p):
     sampling = Sampling(temperature=temperature, repetition_penalty=penalty, top_p=top_p, seed=0)
     assert Sampler(sampling, [0]).choose(torch.tensor(logits)) in range(len(logits))
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e-39, 1e-50, 5e-324])
-def test_however_small_a_temperature_is_the_likeliest_is_drawn(temperature):
+def test_tiny_temperature_draws_the_likeliest(temperature):
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(1))
     samplers = [Sampler(Sampling(temperature=temperature, top_p=0.95), [])] * 50
     assert choose(logits, samplers) == logits.argmax(dim=-1).tolist()
 
 
-def test_the_penalty_divides_what_is_likely_and_multiplies_what_is_not():
+def test_penalty_divides_positive_logits_and_multiplies_negative_ones():
     logits = torch.tensor([3.0, -2.0, 1.5, 0.0])
     assert penalise(logits, {0, 1, 3}, 2.0).tolist() == [1.5, -4.0, 1.5, 0.0]
     assert logits.tolist() == [3.0, -2.0, 1.5, 0.0]
 
 
-def test_the_penalty_counts_the_prompt_and_what_was_chosen_since():
+def test_repetition_penalty_counts_the_prompt_and_the_chosen_tokens():
     sampler = Sampler(Sampling(repetition_penalty=4.0), [0])
     assert [sampler.choose(torch.tensor([3.0, 2.0, 1.0, 0.1])) for _ in range(4)] == [1, 2, 0, 0]
 
@@ -155,7 +154,7 @@ def test_rows_of_one_batch_follow_their_own_rules():
     assert others[0] == others[2] == Sampler(lively, []).choose(logits[0])
 
 
-def test_draws_without_a_seed_follow_the_global_one_and_with_one_leave_it_alone():
+def test_draws_without_a_seed_follow_the_global_generator_and_with_one_leave_it_alone():
     def three() -> list[int]:
         torch.manual_seed(5)
         sampler = Sampler(LIVELY, [])
@@ -184,6 +183,6 @@ def test_draws_without_a_seed_follow_the_global_one_and_with_one_leave_it_alone(
         ("top_q", 1),
     ],
 )
-def test_what_makes_no_sense_is_refused_and_named(name, value):
+def test_invalid_option_is_refused_with_its_name(name, value):
     with pytest.raises(ValueError, match=name):
         Sampling(**{name: value})

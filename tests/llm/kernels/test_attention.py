@@ -11,8 +11,8 @@ from llm.config import GPTConfig
 from llm.kernels.training.backend import Backend, causal_attention
 from llm.kernels.training.bfloat16 import PANEL
 from llm.kernels.training.flash import flash_attention, load_flash
+from llm.kernels.training.packed_sequences import PackedSequences
 from llm.model.gpt import GPT
-from llm.model.packed_sequences import PackedSequences
 
 KERNELS = [
     pytest.param(causal_attention, torch.float64, 1e-10, id="torch"),

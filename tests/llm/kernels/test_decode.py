@@ -24,8 +24,8 @@ from llm.generation.text import generate
 from llm.kernels import c_library
 from llm.kernels.processor import has_fast_bfloat16
 from llm.kernels.serving.decode import BITS, BYTES, FLOAT, SCALES, SOURCES, TYPES, declare, load_library
-from llm.model.gpt import split_blocks
 from llm.model.key_value_cache import KeyValueCache
+from llm.training.frozen_blocks import split_blocks
 from tests.processors import AVX_VNNI
 
 SIZES = [{"n_embd": 36, "n_head": 6}, {"n_embd": 64, "n_head": 8, "n_kv_head": 2}, {"n_embd": 48, "n_hidden": 57}]
@@ -154,7 +154,7 @@ def test_logits_of_a_row_do_not_depend_on_how_many_there_are_or_on_threads(make_
 def test_a_token_at_a_time_is_the_text_at_once(make_gpt):
     model = pack_for_inference(make_gpt(context_length=200, positions="rotary"))
     tokens = some_tokens(model, 2, 200)
-    cache = KeyValueCache(model.config, 2, model.device, model.cache_dtype)
+    cache = KeyValueCache(model.config, 2, model.device, model.decoder.cache_dtype)
     parts = [
         model.hidden_states(tokens[:, t : t + 1], torch.full((2, 1), t), cache=cache) for t in range(tokens.shape[1])
     ]
@@ -221,7 +221,7 @@ def test_float16_keys_and_values_predict_published_text_as_float32_ones_do(smoll
     gpt, encoding = load_pretrained(smollm2, context_length=1024)
     tokens = torch.tensor([encoding.encode_ordinary(text)])
     model = exact(gpt, library)  # so that nothing else is rounded
-    assert model.cache_dtype == torch.float32
+    assert model.decoder.cache_dtype == torch.float32
     expected_TV = logits(model, tokens)[0]
     model.decoder.cache_dtype = torch.float16
     logits_TV = logits(model, tokens)[0]
@@ -236,7 +236,7 @@ def test_a_float16_cache_takes_half_of_the_memory_and_keeps_what_it_does_not_rea
     gpt = make_gpt(n_embd=64, n_head=4)
     model = pack(deepcopy(gpt), library)
     halves, floats = (
-        KeyValueCache(model.config, 1, model.device, dtype) for dtype in (model.cache_dtype, torch.float32)
+        KeyValueCache(model.config, 1, model.device, dtype) for dtype in (model.decoder.cache_dtype, torch.float32)
     )
     assert 2 * halves.keys_LBKSD.nbytes == floats.keys_LBKSD.nbytes
     tokens = some_tokens(gpt, 1, 20)

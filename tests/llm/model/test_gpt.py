@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llm.config import GPTConfig, GPTShape, RotaryScaling
 from llm.model.embedding import rotate, rotation
-from llm.model.gpt import GPT, split_blocks
+from llm.model.gpt import GPT
 
 quick = settings(max_examples=25)
 
@@ -24,15 +24,6 @@ def test_no_position_sees_a_later_one(make_gpt, data):
     before, after = gpt(tokens), gpt(other)
     assert torch.equal(before[0, :changed], after[0, :changed])
     assert (before[0, changed] - after[0, changed]).abs().max() > 1e-3
-
-
-def test_lower_and_upper_blocks_are_the_whole_model_to_the_bit(make_gpt):
-    gpt = make_gpt(n_layer=3, positions="learned")
-    tokens = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    lower, upper = split_blocks(gpt, 2)
-    assert (lower.config.n_layer, upper.config.n_layer) == (2, 1)
-    assert torch.equal(upper.hidden_states(lower.hidden_states(tokens)), gpt.hidden_states(tokens))
-    assert upper.blocks[0] is gpt.blocks[2]
 
 
 def test_order_counts(make_gpt):

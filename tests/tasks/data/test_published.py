@@ -1,5 +1,4 @@
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from projects import CHATML, publish_small
 
 from llm.chat import Chat
 from llm.errors import UserError
-from llm.formats.huggingface import export_huggingface, load_pretrained
+from llm.formats.export import export_huggingface
+from llm.formats.huggingface import load_pretrained
 from llm.formats.model_folder import load_model, read_config
 from tasks.data.published import (
     PUBLISHED,
@@ -36,10 +36,6 @@ def published(tmp_path_factory, encoding) -> Path:
     torch.manual_seed(3)
     gpt = GPT(GPTConfig(context_length=32, n_layer=2, n_head=2, n_embd=16, vocabulary_size=encoding.n_vocab))
     export_huggingface(folder, gpt, encoding)
-    layout = json.loads((folder / "tokenizer.json").read_text())["model"]
-    (folder / "vocab.json").write_text(json.dumps(layout["vocab"]))
-    merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in layout["merges"])
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
     return folder
 
 
@@ -81,7 +77,7 @@ def get(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-def test_a_model_comes_from_the_hub_once_and_loads(hub, published, encoding, get, pinned):
+def test_hub_model_is_fetched_once_and_loads(hub, published, encoding, get, pinned):
     digest = sha256(published / "model.safetensors") if pinned else None
     folder, tokens = get(hub, digest)
     assert tokens == encoding.encode("the cat")
@@ -91,19 +87,19 @@ def test_a_model_comes_from_the_hub_once_and_loads(hub, published, encoding, get
     assert get("http://127.0.0.1:9", digest) == (folder, tokens)
 
 
-def test_weights_with_another_hash_or_that_changed_in_the_cache_are_refused(hub, published, get):
-    found = sha256(published / "model.safetensors")
+def test_corrupt_weights_of_the_hub_or_its_cache_are_refused(hub, published, get):
+    digest = sha256(published / "model.safetensors")
     reason = "^someone/tiny, commit 0123456: the sha256 of model.safetensors is {}, expected is {}$"
-    with pytest.raises(UserError, match=reason.format(found, "0" * 64)):
+    with pytest.raises(UserError, match=reason.format(digest, "0" * 64)):
         get(hub, "0" * 64)
     weights = get(hub, None)[0] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match=reason.format(sha256(weights), found)):
+    with pytest.raises(UserError, match=reason.format(sha256(weights), digest)):
         get("http://127.0.0.1:9", None)
 
 
 @pytest.mark.parametrize("fetched", [False, True])
-def test_a_hub_that_does_not_answer_is_said_in_a_line_with_the_way_out(hub, get, monkeypatch, fetched):
+def test_unreachable_hub_is_reported_with_the_way_out(hub, get, monkeypatch, fetched):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)  # a cache that then knows no hash of what it holds
     if fetched:
         get(hub, None)
@@ -113,7 +109,7 @@ def test_a_hub_that_does_not_answer_is_said_in_a_line_with_the_way_out(hub, get,
         get("http://127.0.0.1:9", None)
 
 
-def test_a_proxy_that_refuses_is_said_like_the_hub(hub, get, monkeypatch):
+def test_proxy_that_refuses_is_reported_like_the_hub(hub, get, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", hub)  # which knows no CONNECT
     monkeypatch.setenv("NO_PROXY", "")
     close_session()
@@ -121,21 +117,21 @@ def test_a_proxy_that_refuses_is_said_like_the_hub(hub, get, monkeypatch):
         get("https://hub.invalid", None)
 
 
-def test_a_folder_of_ones_own_is_taken_as_it_is_and_known_by_its_bytes(published, encoding):
+def test_own_folder_is_used_in_place_and_identified_by_its_bytes(published, encoding):
     assert published_weights(str(published)) == published
     assert published_tokenizer(str(published)).encode("the dog") == encoding.encode("the dog")
     whole = hashlib.sha256(hashlib.sha256((published / "model.safetensors").read_bytes()).digest()).hexdigest()
     assert weights_digest(published) == whole
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones():
+def test_unknown_name_is_refused_with_the_known_ones():
     reason = r"^'gpt3' is not one of gpt2-124m, .*smollm2-135m, and no folder or \.gguf file here"
     with pytest.raises(UserError, match=reason):
         published_weights("gpt3")
 
 
 @pytest.mark.parametrize("template", [CHATML, None])
-def test_a_published_model_is_kept_with_matrices_in_bfloat16_its_tokenizer_and_its_template(tmp_path, template):
+def test_saved_published_model_has_matrices_in_bfloat16_its_tokenizer_and_template(tmp_path, template):
     source, folder = tmp_path / "published", tmp_path / "model"
     publish_small(source)
     if template is None:
@@ -156,7 +152,7 @@ def test_a_published_model_is_kept_with_matrices_in_bfloat16_its_tokenizer_and_i
     assert config.get("chat") == (None if template is None else Chat(template=CHATML).model_dump())
 
 
-def test_a_published_template_that_is_none_is_said_with_its_file(tmp_path):
+def test_corrupt_published_template_is_reported_with_its_file(tmp_path):
     publish_small(tmp_path / "published")
     (tmp_path / "published/chat_template.jinja").write_text("{% for %}")
     with pytest.raises(UserError, match=r"published: .*no Jinja template") as caught:

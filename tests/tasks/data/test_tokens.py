@@ -57,7 +57,7 @@ def test_a_shard_that_was_cut_is_named(files):
 
 
 def test_of_many_tokens_whole_documents_from_all_over_are_looked_at(files, encoding, monkeypatch):
-    from llm.tokenizer import save_tokenizer
+    from llm.formats.tokenizer_json import save_tokenizer
 
     folder, _ = files
     save_tokenizer(encoding, folder / "shards/tokenizer.json")

@@ -3,56 +3,70 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run, RunData, RunInfo
 
+from tasks.registry.card import CardSource
 from tasks.registry.description import description
-from tasks.registry.record import Record
 from tasks.stages.hashes import Hashes
 
 FACTS = {"git.commit": "0123456789abcdef", "uncommitted": ""}
-HASHES = Hashes({}, {"models/foundation": "b1.dir", "models/classifier": "m1.dir"}, {"models/classifier": "m1.dir"})
+TRAINING = Hashes({}, {"models/foundation": "b1.dir"}, {"models/classifier": "m1.dir"})
 METRICS = {"accuracy": 0.9, "f1": 0.5, "f1_low": 0.4, "f1_high": 0.6, "baseline_f1": 0.3, "false_positive_rate": 0.01}
 PROSE = "## Use\n\n- `no_figure`: nothing\n\n## Main figures\n\n- `f1`: spam found; 1 is perfect\n- `recall`: unknown\n"
 
 
 def run(number: str) -> Run:
-    info = RunInfo(number, "1", "u", "FINISHED", 0, 1, "active")
+    info = RunInfo(number, "1", "u", status="FINISHED", start_time=0, end_time=1, lifecycle_stage="active")
     return Run(info, RunData())
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch) -> Path:
+def evidence(tmp_path, monkeypatch) -> Path:
+    """The folder of the evaluation's evidence, in an empty project."""
     monkeypatch.chdir(tmp_path)
-    (evidence := Path("reports/evaluation/classifier/evidence")).mkdir(parents=True)
     Path("tasks/applications/classifier").mkdir(parents=True)
+    evidence = Path("reports/evaluation/classifier/evidence")
+    evidence.mkdir(parents=True)
     return evidence
 
 
 def lines(metrics: dict[str, float] = METRICS, **facts: str) -> list[str]:
-    record = Record("register", HASHES, FACTS | facts)
-    runs = {"training": run("t1"), "evaluation": None}
-    return description("classifier", metrics, record, run("v1"), runs).splitlines()
+    source = CardSource(
+        model="classifier",
+        name="threestage-classifier",
+        metrics=metrics,
+        training=TRAINING,
+        evaluation=Hashes({}, {}, {}),
+        facts=FACTS | facts,
+        trained={},
+    )
+    return description(source, run("v1"), {"training": run("t1"), "evaluation": None}).splitlines()
 
 
-def test_the_tag_that_decides_is_named_first(project):
+def examples() -> list[str]:
+    """The lines of a description from its answers on."""
+    shown = [line for line in lines() if line.startswith(("- ", "**"))]
+    return shown[1:]
+
+
+def test_description_begins_with_the_tag_that_decides(evidence):
     assert lines()[0].startswith("**To decide, set the tag `threestage.state` of this version to `approved`")
 
 
-def test_the_main_figures_stand_with_their_meaning_and_baseline(project):
+def test_description_has_the_main_figures_with_meaning_and_baseline(evidence):
     Path("tasks/applications/classifier/card.md").write_text(PROSE)
     table = [line for line in lines() if line.startswith("|")]
-    assert table[2:] == ["| f1 | 0.500 (0.400 to 0.600) | 0.300 | spam found; 1 is perfect |"]
+    assert table[2:] == ["| f1 *spam found; 1 is perfect* | 0.500 *0.400 to 0.600* | 0.300 | +0.200 |"]
 
 
-def test_without_a_list_of_main_figures_the_first_five_are_shown(project):
+def test_description_has_the_first_five_figures_without_a_list_of_main_figures(evidence):
     metrics = {f"m{number}": 0.1 for number in range(9)}
     shown = [line.split()[1] for line in lines(metrics) if line.startswith("| m")]
     assert shown == ["m0", "m1", "m2", "m3", "m4"]
 
 
-def test_answers_and_errors_of_an_evaluation_are_shown_as_plain_text(project):
-    (project / "samples.md").write_text("# Samples\n\n> first\n\n> [second](http://x)\n\n> third\n\n> fourth\n")
-    (project / "errors.md").write_text("# Errors\n\n**a**: is spam\n\n> win | now\n\n**b**: is ham\n")
-    shown = [line for line in lines() if line.startswith(("- ", "**"))][1:]
-    assert shown == [
+def test_description_shows_answers_and_errors_as_plain_text(evidence):
+    (evidence / "samples.md").write_text("# Samples\n\n> first\n\n> [second](http://x)\n\n> third\n\n> fourth\n")
+    (evidence / "errors.md").write_text("# Errors\n\n**a**: is spam\n\n> win | now\n\n**b**: is ham\n")
+    assert examples() == [
         "**Answers**",
         "- first",
         r"- \[second\](http\: //x)",
@@ -63,22 +77,21 @@ def test_answers_and_errors_of_an_evaluation_are_shown_as_plain_text(project):
     ]
 
 
-def test_right_and_wrong_answers_are_told_apart_where_an_evaluation_judged_them(project):
+def test_description_tells_right_answers_from_wrong_ones_where_an_evaluation_judged_them(evidence):
     rows = ["kind,instruction,input,output,answer,contains", "a,1+1?,,2,2,True", "a,2+2?,,4,4,True"]
     rows += ["b,3+3?,,6,7,False", "c,Write.,,text,other,"]
-    (project / "answers.csv").write_text("\n".join(rows) + "\n")
-    shown = [line for line in lines() if line.startswith(("- ", "**"))][1:]
-    assert shown == ["**Answers**", "- 1+1? → **2**", "**Errors**", "- 3+3? → **7** (expected: 6)"]
+    (evidence / "answers.csv").write_text("\n".join(rows) + "\n")
+    assert examples() == ["**Answers**", "- 1+1? → **2**", "**Errors**", "- 3+3? → **7** (expected: 6)"]
 
 
-def test_links_hold_on_every_port_and_lead_to_review_card_lineage_and_the_known_runs(project):
-    (links,) = (line for line in lines() if line.startswith("[review]"))
-    assert "http" not in links
-    page = "#/experiments/1/runs/v1/artifacts"
-    for name, path in (("review", "review/review.html"), ("model card", "card/card.html"), ("evidence", "evaluation")):
-        assert f"[{name}]({page}/{path})" in links
-    assert "[training run](#/experiments/1/runs/t1)" in links
-    assert "evaluation run" not in links
+def test_description_links_review_card_lineage_and_runs_without_host_and_port(evidence):
+    (links,) = [line for line in lines() if line.startswith("[review]")]
+    artifacts = "#/experiments/1/runs/v1/artifacts"
+    assert links == (
+        f"[review]({artifacts}/review/review.html), [model card]({artifacts}/card/card.html), "
+        f"[lineage]({artifacts}/lineage/lineage.html), [evidence]({artifacts}/evaluation), "
+        "[training run](#/experiments/1/runs/t1)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,9 +101,9 @@ def test_links_hold_on_every_port_and_lead_to_review_card_lineage_and_the_known_
         ({"git.commit": "none"}, "Made from **no git commit**."),
         (
             {"uncommitted": "not in git: params.yaml, steps 900 -> 20, *a* -> <b>"},
-            r"Made from git commit `0123456789ab`; **not in git: params.yaml, steps 900 -> 20, \*a\* -> \<b\>**.",
+            r"Made from git commit `0123456789ab`; **not in git: params.yaml, steps 900 -\> 20, \*a\* -\> \<b\>**.",
         ),
     ],
 )
-def test_the_commit_and_what_it_lacks_stand_at_the_end(project, facts, end):
+def test_description_ends_with_the_commit_and_what_it_lacks(evidence, facts, end):
     assert lines(**facts)[-1] == end

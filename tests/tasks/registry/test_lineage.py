@@ -1,5 +1,4 @@
 import copy
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,13 @@ import mlflow
 import pytest
 import yaml
 from mlflow import MlflowClient
-from rich.console import Console
 
 from llm.errors import UserError
 from tasks.registry.decide import approve, compared
 from tasks.registry.lineage import find_lineage
 from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.tree import as_json, as_mermaid, as_text
+from tasks.registry.tree import as_json, as_markdown, as_mermaid
 from tasks.stages.hashes import Hashes, as_hashes, digest, stages_behind
 from tasks.stages.server import prefect_page
 
@@ -221,10 +219,10 @@ def shared_data():
     make("classifier", "m1.dir", stages, uncommitted='not in git: code, "a]b.py" [red]\x1b]0;title\x07')
 
 
-def test_the_tree_shows_shared_data_once_and_text_as_it_is(shared_data):
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(as_text(find_lineage("classifier")))
-    lines = console.export_text().splitlines()
+def test_tree_shows_shared_data_once_and_text_as_it_is(shared_data):
+    title, _, fence, *lines, end = as_markdown(find_lineage("classifier")).splitlines()
+    assert title == "# threestage-classifier version 1"
+    assert fence == end == "```"
     assert lines[0] == "threestage-classifier version 1  m1.dir"
     (dirty,) = (line for line in lines if "not in git" in line)
     assert dirty.split("git", 1)[1].strip() == 'code, "a]b.py" [red] ]0;title'  # the terminal gets no command

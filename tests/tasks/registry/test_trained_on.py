@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from projects import git
 from token_files import write_tokens
 
-from llm.tokenizer import save_tokenizer
+from llm.formats.tokenizer_json import save_tokenizer
 from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
 from tasks.registry.trained_on import (

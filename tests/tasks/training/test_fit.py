@@ -22,7 +22,8 @@ from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.training.checkpoint import Checkpoints
-from llm.training.loop import DivergedError, Objective, memory_needed
+from llm.training.cost import memory_needed
+from llm.training.loop import DivergedError, Objective
 from llm.training.workers import Workers
 from tasks.applications.foundation.train import Train
 from tasks.params.load import load_training

@@ -20,6 +20,7 @@ from llm.config import GPTConfig, LoRAConfig, TrainConfig
 from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.errors import UserError
+from llm.formats.tokenizer_json import load_tokenizer
 from llm.model.gpt import GPT
 from llm.model.lora import add_lora
 from llm.objectives.assistant import Assistant, Question, encode_examples, pack_sequences
@@ -27,7 +28,6 @@ from llm.objectives.assistant import objective as assistant_objective
 from llm.objectives.classifier import Classifier, ClassifierConfig, LabelledTexts, email_text, read_texts
 from llm.objectives.classifier import objective as classifier_objective
 from llm.objectives.language_model import continuations, objective
-from llm.tokenizer import load_tokenizer
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import train
 from llm.training.workers import ALONE, Workers

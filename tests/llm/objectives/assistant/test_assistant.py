@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from llm.chat import Chat
 from llm.device import Compute
-from llm.kernels.training.cross_entropy import IGNORE
 from llm.objectives.assistant import (
     Example,
     Question,
@@ -27,7 +26,7 @@ from llm.objectives.assistant import (
     serve,
     shown_answers,
 )
-from llm.objectives.assistant.packing import shared_prefix
+from llm.objectives.assistant.packing import IGNORE, shared_prefix
 from llm.tokenizer import make_encoding
 
 quick = settings(max_examples=25)

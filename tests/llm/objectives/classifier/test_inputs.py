@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from llm.model.gpt import split_blocks
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.objectives.classifier import inputs as module
 from llm.objectives.classifier.inputs import StreamInputs, TokenInputs
+from llm.training.frozen_blocks import split_blocks
 
 TEXTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [1, 2]]
 

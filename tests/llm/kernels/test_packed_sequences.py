@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llm.kernels.training.backend import causal_attention
-from llm.model.packed_sequences import PackedSequences
+from llm.kernels.training.packed_sequences import PackedSequences
 
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1, "qk_norm": True}
 
