@@ -35,7 +35,7 @@ from llm.objectives.classifier import guard_replies
 from llm.objectives.classifier.model import email_text, probabilities
 from tasks.applications.assistant.refusals import declines
 from tasks.data.mail import RowError, parse_message
-from tasks.measures.intervals import Ends, interval
+from tasks.measures.intervals import Ends, interval, mean
 from tasks.measures.labels.baseline import fit_baseline
 from tasks.training.setup import split_file
 
@@ -114,7 +114,7 @@ def difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, Any]:
 
 
 def _ends(rows: np.ndarray) -> Ends:
-    return interval(np.mean, rows)
+    return interval(mean, rows)
 
 
 @dataclass(frozen=True)

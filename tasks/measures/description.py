@@ -73,7 +73,7 @@ class Evaluation:
     unit: str = "rows"
     """The plural noun for rows on the page, such as `mails`."""
     judged_by: tuple[str, ...] = ()
-    """The measures that say how good one answer is, of which a row has one at most."""
+    """The measures that say how good one answer is: the first of these that a row has."""
     step: float = 1.0
     """A review shows a row if that measure changed by at least this much."""
     slices: tuple[str, ...] = ()

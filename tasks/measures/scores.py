@@ -1,5 +1,6 @@
 """The score table: built from measures, kept as `scores.parquet`, and joined with another version's."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,13 @@ def by_row(table: pd.DataFrame, contender: str = OURS) -> pd.DataFrame:
 def test_rows(table: pd.DataFrame) -> pd.DataFrame:
     """The texts and slices of a table, with a line for each test row, in its order."""
     return table.drop_duplicates(ROW).set_index(ROW).drop(columns="measure")
+
+
+def first_measures(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """A line for each test row of a table, with the first of these measures that it has."""
+    rank = {measure: number for number, measure in enumerate(measures)}
+    ranks = table["measure"].map(rank).dropna().sort_values(kind="stable")
+    return table.loc[ranks.index].drop_duplicates(ROW).sort_index()
 
 
 def join(table: pd.DataFrame, champion: pd.DataFrame) -> pd.DataFrame:

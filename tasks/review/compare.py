@@ -18,7 +18,7 @@ from mlflow.entities.model_registry import ModelVersion
 from llm.errors import UserError
 from tasks.measures.description import Asking, Evaluation
 from tasks.measures.metrics import Figure, figures
-from tasks.measures.scores import BASELINE, OURS, TEST, join, read_scores, score_table
+from tasks.measures.scores import BASELINE, OURS, TEST, first_measures, join, read_scores, score_table
 from tasks.params.load import load_application
 from tasks.params.slices import find_evaluation
 from tasks.registry.main_figures import main_figures
@@ -182,7 +182,7 @@ def _challengers(
 def _agreed(evaluation: Evaluation, now: pd.DataFrame, before: pd.DataFrame) -> int | None:
     """The number of rows that score as they did in the evaluation; None if it scored other rows."""
     joined = join(now, before)
-    judged = joined[joined["measure"].isin(evaluation.judged_by)]
+    judged = first_measures(joined, evaluation.judged_by)
     return None if judged.empty else int((judged[OURS] == judged[BASELINE]).sum())
 
 

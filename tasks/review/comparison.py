@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -13,8 +14,7 @@ from tasks.review.metrics import BASE, CHAMPION, Difference, Metric
 EVIDENCE = "evaluation/evidence"  # among the artifacts of a version's run
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row with its answers."""
 
     id: str

@@ -7,7 +7,7 @@ import pandas as pd
 
 from tasks.measures.description import Evaluation
 from tasks.measures.intervals import interval, mean
-from tasks.measures.scores import ANSWER, BASELINE, OURS, ROW, answer_column, by_row
+from tasks.measures.scores import ANSWER, BASELINE, OURS, ROW, answer_column, by_row, first_measures
 from tasks.registry.main_figures import lower_is_better
 from tasks.review.comparison import Comparison, Row, Slice
 from tasks.review.metrics import Difference
@@ -47,7 +47,7 @@ def judged_rows(evaluation: Evaluation, table: pd.DataFrame, joined: pd.DataFram
 
 def _signed(evaluation: Evaluation, table: pd.DataFrame) -> pd.DataFrame:
     """A table's rows with the measure that judges each, such that more is better."""
-    rows = table[table["measure"].isin(evaluation.judged_by)].drop_duplicates(ROW).set_index(ROW)
+    rows = first_measures(table, evaluation.judged_by).set_index(ROW)
     is_turned = rows["measure"].map(lower_is_better)
     for column in rows.columns.intersection([OURS, BASELINE]):
         scores = rows[column].astype(float)

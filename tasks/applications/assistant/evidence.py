@@ -35,8 +35,8 @@ def with_scores(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     for contender, prefix in PREFIXES.items():
         table[f"{prefix}answer"] = answers[answer_column(contender)]
         measures = by_row(scores, contender)
-        for measure in measures.columns.intersection(list(COLUMNS)):
-            table[f"{prefix}{measure}"] = measures[measure].astype(float)
+        for measure in COLUMNS:
+            table[f"{prefix}{measure}"] = measures[measure].astype(float) if measure in measures else np.nan
     return table.reset_index()
 
 
@@ -47,7 +47,7 @@ def _write_answers(test: pd.DataFrame, evidence: Path) -> None:
     for prefix in PREFIXES.values():
         table[f"{prefix}answer"] = test[f"{prefix}answer"]
         for measure in METRICS:
-            values = test.get(f"{prefix}{measure}", np.nan)
+            values = test[f"{prefix}{measure}"]
             table[f"{prefix}{COLUMNS[measure]}"] = values if measure == "rouge_l" else as_words(values)
     for_spreadsheets(table).to_csv(evidence / "answers.csv", index=False, float_format="%.4f")
 
@@ -59,7 +59,7 @@ def as_words(values: pd.Series) -> pd.Series:
 
 def _write_kinds(test: pd.DataFrame, evidence: Path) -> None:
     """`by_kind.csv`: a row a kind; and `not_ahead.csv`, those in which the model is not ahead of the baseline."""
-    measures = [measure for measure in METRICS if measure in test]
+    measures = [measure for measure in METRICS if test[measure].notna().any()]
     scores = pd.DataFrame({"kind": test["kind"], "rows": 1})
     for measure in measures:
         for prefix in PREFIXES.values():

@@ -132,17 +132,19 @@ def judge_answers(table: pd.DataFrame, judge: Judge, evidence: Path) -> pd.DataF
     `evidence` gets judge.json (how it was judged) and judge.jsonl (a line a row, with the reply as it came). Raises
     UserError without endpoint or key, when the endpoint refuses or does not answer, and when no row has a score.
     """
+    if table.empty:
+        return pd.DataFrame(columns=[OURS, BASELINE, "id"])
     endpoint = read_endpoint(judge)
     rows = _drawn(table, judge)
     verdicts = _judge_all(rows, judge, endpoint)
     scores = [verdict.scores or (np.nan, np.nan) for verdict in verdicts]
     judged = pd.DataFrame(scores, columns=[OURS, BASELINE]).assign(id=[row.id for row in rows])
     unjudged = int(judged[OURS].isna().sum())
-    if rows and unjudged == len(rows):
+    if unjudged == len(rows):
         reply = verdicts[0].reply[:LONGEST_QUOTE]
         raise UserError(f"the judge {judge.model} scored none of {len(rows)} rows; its first reply is {reply!r}")
     how = judge.model_dump() | {"endpoint": endpoint.host, "prompt": PROMPT, "judged": len(rows) - unjudged}
-    how |= {"unjudged": unjudged, "example": rows[0].message() if rows else ""}
+    how |= {"unjudged": unjudged, "example": rows[0].message()}
     write_atomic(evidence / "judge.json", json.dumps(how, indent=2, ensure_ascii=False) + "\n")
     lines = [json.dumps(verdict.record(), ensure_ascii=False) + "\n" for verdict in verdicts]
     write_atomic(evidence / "judge.jsonl", "".join(lines))

@@ -16,7 +16,14 @@ from tasks.applications.assistant.baseline import brief, nearest_answers, shots
 from tasks.applications.assistant.behaviour import answer_questions, question_of
 from tasks.applications.assistant.evidence import write_evidence
 from tasks.applications.assistant.judge import Judge, judge_answers
-from tasks.applications.assistant.scores import ASKED, FOR_SCORING, assistant_metrics, assistant_rows, score_answers
+from tasks.applications.assistant.scores import (
+    ASKED,
+    FOR_SCORING,
+    WORDS,
+    assistant_metrics,
+    assistant_rows,
+    score_answers,
+)
 from tasks.measures.description import Asking, Evaluation, Measured, Subject
 from tasks.measures.scores import BASELINE, NEAREST, OURS, TEST, answer_column, score_table
 from tasks.training.setup import split_file
@@ -62,7 +69,7 @@ def measure(subject: Subject) -> Measured:
     ratio = general_right_ratio(scores)
     if ratio is not None:
         further["general_right_ratio"] = ratio
-    if params.judge:
+    if params.judge and (rows["checked_by"] == WORDS).any():
         judged = _judged(test, scores, params.judge, evidence)
         further["judge_unjudged"] = int(judged[OURS].isna().sum())
         scores = pd.concat([scores, judged.dropna(subset=OURS)], ignore_index=True)
@@ -114,7 +121,7 @@ def _scored(rows: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
 
 def _judged(test: pd.DataFrame, scores: pd.DataFrame, judge: Judge, evidence: Path) -> pd.DataFrame:
     """The judge's scores of free answers to the test split, as rows of the score table."""
-    free = scores[(scores["part"] == TEST) & (scores["measure"] == "rouge_l")]
+    free = scores[(scores["checked_by"] == WORDS) & (scores["measure"] == "rouge_l")]
     answers = free[["id", answer_column(OURS), answer_column(BASELINE)]]
     judged = judge_answers(test.merge(answers, on="id"), judge, evidence)
     texts = free.drop(columns=["measure", OURS, BASELINE, NEAREST])

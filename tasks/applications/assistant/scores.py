@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from llm.objectives.assistant.loops import has_loop
@@ -16,6 +17,8 @@ from tasks.training.setup import split_file
 
 ASKED = ("instruction", "input", "system", "history")
 """The columns that an assistant is asked with."""
+RULE, WORDS, RUBRIC = "rule", "words", "rubric"
+"""What checks an answer: a rule that knows right answers, the words that it shares with the expected one, a rubric."""
 FOR_SCORING = ("answers", "row", "output")
 """Further columns of the rows that are no part of the score table."""
 
@@ -41,14 +44,16 @@ def assistant_rows(data: Path) -> pd.DataFrame:
     texts = zip(turns, table["instruction"], table["input"], strict=True)
     table["question"] = [" ".join([*history, instruction, about]).strip() for history, instruction, about in texts]
     table["history"] = [json.dumps(history, ensure_ascii=False) if history else "" for history in turns]
-    return table[["part", "id", "kind", "wording", "behavioural", "question", "expected", *ASKED, *FOR_SCORING]]
+    table["checked_by"] = np.where(table["answers"].map(len) > 0, RULE, np.where(table["part"] == TEST, WORDS, RUBRIC))
+    slices = ["kind", "wording", "behavioural", "checked_by"]
+    return table[["part", "id", *slices, "question", "expected", *ASKED, *FOR_SCORING]]
 
 
 def score_answers(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """The measures of answers, `output`: a row without one has the reason in `error`, and 0 in all.
 
-    Rows with right answers have `exact` and `contains`, other rows of the test split `rouge_l`, and what people ask
-    `right`. Free answers have `loop`, too.
+    Rows of the test split have `rouge_l`, and with right answers to compare with `exact` and `contains`; what people
+    ask has `right`. Free answers have `loop`, too.
     """
     scored = []
     texts = zip(rows.itertuples(), answers["output"], answers["error"], strict=True)
@@ -67,7 +72,8 @@ def measures_of(row: "pd.core.frame.Pandas", output: str) -> dict[str, float]:
         return {"right": float(not failures(row.row, output)), "loop": float(has_loop(output))}
     if len(row.answers):
         is_exact = is_right(output, row.answers)
-        return {"exact": float(is_exact), "contains": float(contains_answer(output, row.answers))}
+        contains = contains_answer(output, row.answers)
+        return {"exact": float(is_exact), "contains": float(contains), "rouge_l": rouge_l(row.expected, output)}
     return {"rouge_l": rouge_l(row.expected, output), "loop": float(has_loop(output))}
 
 
@@ -81,7 +87,7 @@ def assistant_metrics(scores: pd.DataFrame) -> Sequence[Metric]:
         *(Metric(name, ("right",), where={"part": part}) for part, name in METRICS.items()),
         Metric("exact_match", ("exact",), over_wordings=True),
         Metric("contains_answer", ("contains",), over_wordings=True),
-        Metric("rouge_l", ("rouge_l",), over_wordings=True),
+        Metric("rouge_l", ("rouge_l",), where={"checked_by": WORDS}, over_wordings=True),
         Metric("loops", ("loop",), where={}, logs=frozenset({BASELINE})),
         Metric("judge_score", ("judge_score",)),
     ]

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from llm.tokenizer import decode, end_of_text, load_tokenizer
+from llm.formats.tokenizer_json import load_tokenizer
+from llm.tokenizer import decode, end_of_text
 from llm.tokens import open_tokens
 from tasks.measures.scores import TEST
 

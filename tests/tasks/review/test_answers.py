@@ -13,7 +13,7 @@ from llm.model.gpt import GPT
 from llm.objectives import load_for_inference
 from llm.objectives.classifier import serve
 from llm.tokenizer import end_of_text
-from tasks.applications.classifier import review
+from tasks.measures.labels.rows import label_rows
 from tasks.review.answers import NoAnswerError, answers
 from tasks.review.ask import answer
 from tests.tasks.review.conftest import enter
@@ -34,7 +34,7 @@ def test_a_version_answers_by_its_own_code_which_sees_no_secret_of_this_environm
     secrets = ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "THREESTAGE_API_KEYS")
     for name in (*secrets, "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
-    rows = review.rows(in_shipped / "data/processed/emails")
+    rows = label_rows(in_shipped / "data/processed/emails")
     found, seconds = answers(NAME, SEES_ENVIRONMENT, rows[["subject", "body"]])
     asked = rows[["subject", "body"]].to_dict("records")
     expected = pd.DataFrame(serve(*load_for_inference(in_shipped / "made/classifier"), asked), index=rows.index)
