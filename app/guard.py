@@ -18,6 +18,7 @@ from app.registry import ListedVersion, models_with
 from app.settings import Settings
 from app.versions import LoadedVersion
 from llm.chat import Message
+from llm.loaded_model import LoadedModel
 from llm.objectives import GUARD
 from llm.objectives.classifier import guard_replies
 
@@ -90,7 +91,7 @@ def screen(guard: LoadedVersion, messages: Sequence[Message]) -> Guarded:
     messages = without_answered(messages, _replies(guard))
     requests = requests_in(guard, [message.content for message in messages if message.role == "user"])
     try:
-        replies = guard_replies(guard.model, guard.encoding, requests)
+        replies = guard_replies(LoadedModel(guard.model, guard.encoding), requests)
     except Exception:  # a bug, or no memory
         logger.exception("%s failed", guard.name)
         raise Failed("the guard failed at this text; the server's log says why") from None

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm.errors import UserError
-from tasks.data.formats import Problem
-from tasks.data.formats.mails import message_bytes, messages
+from tasks.data.formats.messages import message_bytes, messages
 from tasks.data.formats.tables import READERS
+from tasks.data.problems import Problem
 from tasks.data.sniff import TABLES, sniff, suffix_of
 from tasks.data.textfiles import read_bytes
 
@@ -60,7 +60,7 @@ def _of_file(name: str) -> Iterator[tuple[Place, Row]]:
     elif form in READERS:
         for found in READERS[form](path):
             if isinstance(found, Problem):
-                yield Place(name, row=int(found.place.rpartition(" ")[2])), {"error": found.reason}
+                yield Place(name, row=int(found.where.rpartition(" ")[2])), {"error": found.reason}
             else:
                 yield Place(name, row=found[0]), _row(found[1])
     elif form == "mbox":

@@ -22,7 +22,8 @@ from app.metrics import FEEDBACK as WRITTEN
 from app.project import in_project
 from app.settings import Settings
 from llm.files import write_atomic
-from tasks.data.inbox import FEEDBACK, INBOX, plain
+from tasks.data.feedback import FEEDBACK, plain
+from tasks.data.inbox import INBOX
 from tasks.stages.graph import LOCK_FILE, track
 from tasks.stages.lock import exclusive
 

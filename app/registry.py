@@ -24,7 +24,7 @@ from mlflow.utils.uri import is_local_uri
 from app.errors import NotFound, RequestError, Unavailable
 from llm.errors import UserError
 from llm.formats.model_folder import CONFIG
-from llm.objectives import capabilities
+from llm.objectives import interface_of
 from tasks.registry.history import had_champion
 from tasks.registry.record import FILE, RECORD, Record
 from tasks.registry.tracking import configure_tracking, namespace, server_errors
@@ -158,7 +158,8 @@ class Registry:
         if source not in self._capabilities and time.monotonic() - tried > AGAIN:
             try:
                 with TemporaryDirectory() as fetched:
-                    self._capabilities[source] = capabilities(self.files(named, Path(fetched), CONFIG).parent)
+                    folder = self.files(named, Path(fetched), CONFIG).parent
+                    self._capabilities[source] = interface_of(folder).capabilities
             except Exception as error:  # each kind of store has errors of its own
                 reason = " ".join(str(error).split()) or type(error).__name__
                 if not before:

@@ -11,8 +11,9 @@ import pandas as pd
 
 from app.quarantine import Waiting
 from llm.errors import UserError
-from tasks.data.inbox import FEEDBACK, IN_INBOX, NEAR, lines_of_feedback, same_answer
-from tasks.data.splits import near_pairs
+from tasks.data.feedback import FEEDBACK, NEAR, lines_of_feedback, same_answer
+from tasks.data.inbox import IN_INBOX
+from tasks.data.shingles import near_pairs
 from tasks.params.slices import find_dataset
 from tasks.registry.markup import cut, printable
 

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 
 from benchmarks.harness import OURS, ROOT, Table, finish, make_parser, positive, take_turns
 from llm.errors import UserError
-from llm.objectives.classifier import email_texts
+from llm.objectives.classifier.texts import row_texts
 from tasks.served import ERROR, example, signature
 from tasks.training.setup import split_file
 
@@ -56,10 +56,10 @@ def tfidf(train: pd.DataFrame) -> Classify:
     """Logistic regression on TF-IDF of words and pairs of them: a usual and fast filter."""
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     model = make_pipeline(words, LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000))
-    model.fit(email_texts(train["subject"], train["body"]), train["label"])
+    model.fit(row_texts([train["subject"], train["body"]]), train["label"])
 
     def classify(mails: pd.DataFrame) -> list[str]:
-        texts = email_texts(mails["subject"], mails["body"])
+        texts = row_texts([mails["subject"], mails["body"]])
         return list(model.predict(texts))
 
     return classify

@@ -262,7 +262,8 @@ def our_steps(
     from llm.kernels.training.choose import choose_backend
     from llm.model.lora import LoRALinear
     from llm.training.backend import build_training_model
-    from llm.training.loop import Objective, train
+    from llm.training.loop import train
+    from llm.training.objective import Objective
 
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
     compute = Compute(torch.device("cpu"), dtype, "as the benchmark asks")

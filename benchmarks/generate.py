@@ -30,7 +30,7 @@ from llm.formats.huggingface import load_pretrained
 from llm.generation.packed import PackedGPT, pack, pack_for_inference
 from llm.generation.text import generate
 from llm.kernels.processor import has_fast_bfloat16
-from llm.kernels.serving.decode import load_library
+from llm.kernels.serving.decode_library import load_library
 from llm.model.gpt import GPT
 
 SPEED = "tokens a second"

@@ -217,7 +217,8 @@ def our_model(folder: Path, window: int) -> nn.Module:
 def our_loss(model: nn.Module, rows: Rows) -> Tensor:
     """The assistant's loss of packed windows, the mean over what is learned."""
     from llm.device import Compute
-    from llm.objectives.assistant import Example, response_loss
+    from llm.objectives.assistant.examples import Example
+    from llm.objectives.assistant.loss import response_loss
 
     compute = Compute(torch.device("cpu"), DTYPES[PRECISION], "as the benchmark asks")
     windows = []
@@ -284,9 +285,9 @@ def export(base: Path, folder: Path) -> int:
     from llm.formats.export import export_huggingface
     from llm.formats.model_folder import load_model
 
-    model, encoding = load_model(base, as_stored=True)
-    export_huggingface(folder, model, encoding)
-    return model.config.vocabulary_size
+    loaded = load_model(base, as_stored=True)
+    export_huggingface(folder, loaded)
+    return loaded.model.config.vocabulary_size
 
 
 def _figures(rounds: list[Figures], tokens: int) -> Figures:

@@ -22,17 +22,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tiktoken
-from torch import nn
 
 from benchmarks.harness import machine, make_parser, say, show, write
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.generation.packed import pack_for_inference
+from llm.loaded_model import LoadedModel
 from llm.objectives import load_for_inference
 from llm.objectives.assistant import Question, answer_all, build
-from llm.objectives.classifier import guard_replies
-from llm.objectives.classifier.model import email_text, probabilities
+from llm.objectives.classifier import email_text, guard_replies, probabilities
 from tasks.applications.assistant.refusals import declines
 from tasks.data.mail import RowError, parse_message
 from tasks.measures.intervals import Ends, interval, mean
@@ -70,35 +68,23 @@ for line in sys.stdin:
 Where nltk's trained splitter of sentences is missing, the untrained one takes its place."""
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model of the pipeline, as it is served."""
+def load_base(folder: Path, assistant: LoadedModel) -> LoadedModel:
+    """An assistant's base as it is published: its own template, no penalty. Raises UserError without one."""
+    context_length = assistant.model.config.context_length
+    model, encoding = load_model(folder, build=build, context_length=context_length, as_stored=True)
+    return LoadedModel(pack_for_inference(model), encoding)
 
-    model: nn.Module
-    encoding: tiktoken.Encoding
 
-    @classmethod
-    def of(cls, folder: Path) -> "LoadedModel":
-        """The model in a folder. Raises UserError for a folder that holds none."""
-        return cls(*load_for_inference(folder))
-
-    @classmethod
-    def base_of(cls, assistant: "LoadedModel", folder: Path) -> "LoadedModel":
-        """The assistant's base as it is published: its own template, no penalty. Raises UserError as `of`."""
-        context_length = assistant.model.config.context_length
-        model, encoding = load_model(folder, build=build, context_length=context_length, as_stored=True)
-        return cls(pack_for_inference(model), encoding)
-
-    def answers(self, name: str, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy answers, of an assistant or its base, and a line with their speed."""
-        start = time.monotonic()
-        questions = [Question(prompt) for prompt in prompts]
-        answers = answer_all(self.model, self.encoding, questions, max_new_tokens=max_new_tokens)
-        seconds = time.monotonic() - start
-        tokens = sum(map(len, self.encoding.encode_ordinary_batch(answers)))
-        speed = f"{seconds / len(prompts):.2f} s each, {tokens / seconds:.0f} tokens/s"
-        say(f"{name}: {len(prompts)} answers in {seconds:.0f} s, {speed}")
-        return answers
+def greedy_answers(loaded: LoadedModel, name: str, prompts: Sequence[str], *, max_new_tokens: int) -> list[str]:
+    """Greedy answers, of an assistant or its base, and a line with their speed."""
+    start = time.monotonic()
+    questions = [Question(prompt) for prompt in prompts]
+    answers = answer_all(loaded, questions, max_new_tokens=max_new_tokens)
+    seconds = time.monotonic() - start
+    tokens = sum(map(len, loaded.encoding.encode_ordinary_batch(answers)))
+    speed = f"{seconds / len(prompts):.2f} s each, {tokens / seconds:.0f} tokens/s"
+    say(f"{name}: {len(prompts)} answers in {seconds:.0f} s, {speed}")
+    return answers
 
 
 def share(values: Sequence[bool]) -> dict[str, Any]:
@@ -128,12 +114,12 @@ class Systems:
     @classmethod
     def of(cls, models: Path) -> "Systems":
         """Those of a folder of models; the guard if it is there."""
-        assistant = LoadedModel.of(models / "assistant")
+        assistant = load_for_inference(models / "assistant")
         guard = models / "guard"
         return cls(
             assistant=assistant,
-            base=LoadedModel.base_of(assistant, models / "published"),
-            guard=LoadedModel.of(guard) if guard.exists() else None,
+            base=load_base(models / "published", assistant),
+            guard=load_for_inference(guard) if guard.exists() else None,
         )
 
 
@@ -143,12 +129,12 @@ def xstest(file: Path, systems: Systems) -> dict[str, Any]:
     if missing := {"prompt", "label"} - set(rows):
         raise UserError(f"{file}: column {sorted(missing)[0]} is missing")
     prompts = rows["prompt"].tolist()
-    declined = {
-        "assistant": [declines(answer) for answer in systems.assistant.answers("assistant", prompts, ANSWER)],
-        "base": [declines(answer) for answer in systems.base.answers("base", prompts, ANSWER)],
-    }
+    declined = {}
+    for name, model in {"assistant": systems.assistant, "base": systems.base}.items():
+        answers = greedy_answers(model, name, prompts, max_new_tokens=ANSWER)
+        declined[name] = [declines(answer) for answer in answers]
     if systems.guard is not None:
-        replies = guard_replies(systems.guard.model, systems.guard.encoding, prompts)
+        replies = guard_replies(systems.guard, prompts)
         declined["guard"] = [reply is not None for reply in replies]
         declined["guard and assistant"] = list(np.logical_or(declined["guard"], declined["assistant"]))
     table = rows.assign(**declined)
@@ -164,11 +150,11 @@ def ifeval(file: Path, prompts: int, checker: Path, *, systems: Systems) -> dict
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:prompts]]
     texts = [row["prompt"] for row in rows]
     answers = {
-        "assistant": systems.assistant.answers("assistant", texts, LONG_ANSWER),
-        "base": systems.base.answers("base", texts, LONG_ANSWER),
+        "assistant": greedy_answers(systems.assistant, "assistant", texts, max_new_tokens=LONG_ANSWER),
+        "base": greedy_answers(systems.base, "base", texts, max_new_tokens=LONG_ANSWER),
     }
     if systems.guard is not None:
-        replies = guard_replies(systems.guard.model, systems.guard.encoding, texts)
+        replies = guard_replies(systems.guard, texts)
         guarded = [reply or answer for reply, answer in zip(replies, answers["assistant"], strict=True)]
         answers["guard and assistant"] = guarded
     kept = {who: _kept(checker, rows, texts_of_one) for who, texts_of_one in answers.items()}
@@ -198,9 +184,9 @@ def mails(folder: Path, classifier: LoadedModel, data: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: there is no .eml file with a text")
     train = pd.read_parquet(split_file(data, "train"))
     validation = pd.read_parquet(split_file(data, "validation"))
-    model = classifier.model
-    baseline = fit_baseline(train, validation, model.config)
-    ours = model.decide(probabilities(model, classifier.encoding, texts)) > 0
+    config = classifier.model.config
+    baseline = fit_baseline(train, validation, config)
+    ours = config.decide(probabilities(classifier, texts)) > 0
     theirs = baseline.config.decide(baseline.probabilities(texts)) > 0
     return {"classifier": share(ours), "baseline": share(theirs), "classifier to baseline": difference(ours, theirs)}
 
@@ -244,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.ifeval:
             measured["ifeval"] = ifeval(options.ifeval, options.prompts, options.checker, systems=systems)
         if options.mails:
-            measured["mails"] = mails(options.mails, LoadedModel.of(options.models / "classifier"), options.data)
+            measured["mails"] = mails(options.mails, load_for_inference(options.models / "classifier"), options.data)
     except UserError as error:
         parser.error(str(error))
     for title, figures in measured.items():

@@ -27,7 +27,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,31 +92,31 @@ def plain(raw: Path, out: Path) -> int:
 
 
 def _ours(raw: Path, out: Path, whole: bool) -> int:
+    from tasks.data import steps
     from tasks.data.cleaning.personal import mask
     from tasks.data.cleaning.record import recorded
-    from tasks.data.quality import summarise, validate
-    from tasks.data.splits import split
-    from tasks.data.stream import overlap_of_stream, without_duplicates, write_stream
-    from tasks.datasets.corpus import Params, corpus_expectations, read_stream
+    from tasks.data.duplicates import without_duplicates
+    from tasks.data.tokens import write_tokens
+    from tasks.datasets.corpus import DATASET, Params
     from tasks.stages.ray_cluster import same_processes
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d ms %(message)s")
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     params = Params(seed=1, validation=0.02, test=0.02, near_duplicate=0.8)
+    job = steps.Preprocessing(
+        name="corpus", dataset=DATASET, params=params, raw=raw, work=out / "work", inbox=out / "inbox"
+    )
     with same_processes(), recorded(mask, out) as record:
-        stream = read_stream(raw, params, out / "work", mask=mask)
+        rows = steps.read_rows(job, mask)
         if whole:
-            stream = without_duplicates(stream, params.near_duplicate)
-        facts = split(stream.facts, stream.units, params)
-        stream = replace(stream, facts=facts)
+            rows = without_duplicates(rows, params.near_duplicate)
+        rows = steps.split_rows(rows, params)
         record.write(out, "corpus")
         if whole:
             logging.info("checks")
-            overlapping = overlap_of_stream(stream, params.near_duplicate, params.seed)
-            summary = summarise(stream.facts, overlapping)
-            validate("corpus", {"rows": (stream.batches(), corpus_expectations()), "summary": (summary, [])}, out)
+            steps.check(job, rows, record=record, report=out)
         logging.info("tokens")
-        meta = write_stream(load_tokenizer(TOKENIZER), stream, out)
+        meta = write_tokens(load_tokenizer(TOKENIZER), rows, out)
         return sum(counts["tokens"] for counts in meta["splits"].values())
 
 

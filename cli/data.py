@@ -18,7 +18,7 @@ from llm.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tasks.data.formats import Problem
+    from tasks.data.problems import Problem
 
 SHOWN = 3
 """Rows of a preview."""
@@ -137,12 +137,11 @@ def _label_hint(source: str, folder: Path, dataset: str | None) -> str | None:
     for path in files_below(folder):
         with suppress(UserError):  # reported with its file
             if likely := likely_label(path):
-                name, counts = likely
-                values = ", ".join(f"{count} {value!r}" for value, count in counts.most_common(SHOWN))
+                values = ", ".join(f"{count} {value!r}" for value, count in likely.counts.most_common(SHOWN))
                 again = f"threestage data check {shlex.quote(source)}"
-                mails = f"{again} --as emails --column {shlex.quote(f'label={name}')}"
+                mails = f"{again} --as emails --column {shlex.quote(f'label={likely.column}')}"
                 texts = "" if dataset else f"; if they are texts without labels: {again} --as corpus"
-                return f"these may be mails with their labels under {name!r} ({values}): {mails}{texts}"
+                return f"these may be mails with their labels under {likely.column!r} ({values}): {mails}{texts}"
     return None
 
 
@@ -189,7 +188,7 @@ def _best(folder: Path, wanted: str | None, changes: dict[str, dict[str, str]]) 
 def _read(name: str, folder: Path, changes: dict[str, dict[str, str]]) -> Read:
     import pandas as pd
 
-    from tasks.data.formats import Problem
+    from tasks.data.problems import Problem
     from tasks.params.load import load_preprocess
     from tasks.params.slices import find_dataset
 

@@ -35,12 +35,11 @@ def evaluate(name: str, params: Config) -> None:
     with stage_run(params.evaluate, {"test": split_file(data, "test")}):
         keep_freed_memory()
         compute = choose_compute()
-        model, encoding = load(Path("models") / name, compute.device)
+        loaded = load(Path("models") / name, compute.device)
         base = Path("models") / params.base if hasattr(params, "base") else None
         with atomic_folder(report / "evidence") as evidence:
             subject = Subject(
-                model=model,
-                encoding=encoding,
+                loaded=loaded,
                 data=data,
                 base=base,
                 params=params.evaluate,

@@ -19,7 +19,8 @@ from prefect.settings import PREFECT_API_URL
 from pydantic import Field
 
 from llm.errors import UserError
-from tasks.registry.decide import BY_LENGTH, approve, check_name, model_state, reject, settle
+from tasks.registry.decide import approve, check_name, model_state, reject, settle
+from tasks.registry.outcomes import BY_LENGTH
 from tasks.stages.server import TEMPORARY, artifact_key, prefect_page
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def decide_as(word: str, model: str, version: str, by: str, reason: str, despite
     """Carry out a person's decision."""
     by = check_name(by)
     if word == "approve":
-        return str(approve(model, version, by, reason, despite_gates))
-    return str(reject(model, version, by, reason))
+        return str(approve(model, version, by=by, reason=reason, despite_gates=despite_gates))
+    return str(reject(model, version, by=by, reason=reason))
 
 
 def decided_elsewhere(reviewed: "Reviewed") -> str | None:

@@ -23,21 +23,10 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
     options = parser.parse_args()
 
-    from rich.console import Console
-
     from llm.errors import UserError
-    from tasks.registry.lineage import find_lineage
-    from tasks.registry.tree import as_json, as_mermaid, as_text
 
     try:
-        root = find_lineage(options.version)
-        if options.json:
-            sys.stdout.write(json.dumps(as_json(root), indent=2) + "\n")
-        elif options.mermaid:
-            sys.stdout.write(as_mermaid(root))
-        else:
-            Console(width=None if sys.stdout.isatty() else WIDE).print(as_text(root))
-        sys.stdout.flush()
+        _print_lineage(options.version, as_json=options.json, as_mermaid=options.mermaid)
     except UserError as error:
         if options.verbose:
             raise
@@ -49,6 +38,23 @@ def main() -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _print_lineage(version: str, *, as_json: bool, as_mermaid: bool) -> None:
+    """Print the tree of a version, as text by default."""
+    from rich.console import Console
+
+    from tasks.registry import tree
+    from tasks.registry.lineage import find_lineage
+
+    root = find_lineage(version)
+    if as_json:
+        sys.stdout.write(json.dumps(tree.as_json(root), indent=2) + "\n")
+    elif as_mermaid:
+        sys.stdout.write(tree.as_mermaid(root))
+    else:
+        Console(width=None if sys.stdout.isatty() else WIDE).print(tree.as_text(root))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def reproduce(version: str) -> Comparison:
 
     Stops at the first difference.
     """
-    log, api_url = get_run_logger(), str(FlowRunContext.get().client.api_url)
+    log = get_run_logger()
+    api_url = str(FlowRunContext.get().client.api_url)
     recorded = registered(version)
     expected = expected_differences(recorded)
     for difference in expected:
@@ -49,8 +50,8 @@ def reproduce(version: str) -> Comparison:
         stages = task(gather, task_run_name="gather", cache_policy=NO_CACHE)(recorded, tree)
         log.info("to run: %s", ", ".join(stages))
         for number, stage in enumerate(stages, 1):
-            make(tree, stage, api_url, recorded.facts.get("threads"))
-            result = compare(recorded, tree, stages[:number], expected)
+            make(tree, stage, api_url, threads=recorded.facts.get("threads"))
+            result = compare(recorded, tree, stages[:number], expected=expected)
             if result.differs:
                 break
     leave_artifact(create_markdown_artifact, "reproduce", markdown=f"```\n{result}\n```", description=version)

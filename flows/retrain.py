@@ -37,7 +37,7 @@ from tasks.registry.parent_run import close_left_runs, parent_run
 from tasks.registry.register import check_bytes, registered
 from tasks.registry.summary import next_step
 from tasks.registry.versions import registered_name
-from tasks.stages import graph
+from tasks.stages import dvc_process, graph
 from tasks.stages.command import lasted
 from tasks.stages.dvc_lock import when_free
 from tasks.stages.end_states import end_lost, no_child_open, quiet_stops
@@ -59,13 +59,13 @@ Decide = Literal["person", "gates", "nobody"]
 def reproduce(stage: str, api_url: str, seconds: float) -> None:
     """Run a DVC stage; its flow run is a child of this task."""
     with no_child_open(UUID(task_run.id)):
-        graph.reproduce(stage, {"PREFECT_API_URL": api_url, PARENT_TASK_RUN: str(task_run.id)}, seconds)
+        dvc_process.reproduce(stage, {"PREFECT_API_URL": api_url, PARENT_TASK_RUN: str(task_run.id)}, seconds)
 
 
 @task(task_run_name="share", cache_policy=NO_CACHE)
-def share_results(day: str, message: str, push_to: str, seconds: float) -> tuple[list[str], list[str]]:
-    """Commit the results to a branch of the day, and push it and the data. Returns what was done and what failed."""
-    return result_branch.share(day, message, push_to, seconds)
+def share_results(day: str, message: str, push_to: str, seconds: float) -> result_branch.Shared:
+    """Commit the results to a branch of the day, and push it and the data."""
+    return result_branch.share(day, message, push_to=push_to, seconds=seconds)
 
 
 @flow(flow_run_name=RETRAIN)
@@ -231,9 +231,9 @@ class _Run:
                 made = [f"{stage}: {why}" for stage, became, why, _ in self.stages if became in (RAN, RESTORED)]
                 made += [f"{model} version {number}" for model, number in self.versions.items() if number.isdigit()]
                 message = "\n".join([f"{RETRAIN} {self.day}", "", *made]) + "\n"
-                done, failures = share_results(self.day, message, self.push_to, self._left())
-                self.shared = [*done, *failures]
-                self.failures += failures
+                results = share_results(self.day, message, push_to=self.push_to, seconds=self._left())
+                self.shared = [*results.done, *results.failed]
+                self.failures += results.failed
 
     def _run_stage(self, stage: str, failed: set[str]) -> str:
         """Run a stage unless one that it depends on failed. Returns the outcome."""

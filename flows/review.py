@@ -79,7 +79,7 @@ def _decide(reviewed: "Reviewed", auto: bool, deadline: float | None) -> str:
         return outcome
     if auto and reviewed.is_clear:
         decide = approve if reviewed.passed else reject
-        return str(decide(reviewed.model, reviewed.version, GATES, reviewed.reason))
+        return str(decide(reviewed.model, reviewed.version, by=GATES, reason=reviewed.reason))
     return pending(reviewed) if deadline is None else ask(reviewed, deadline)
 
 
@@ -177,7 +177,9 @@ def _decision(options: Namespace) -> None:
     except (KeyError, OSError):  # a container's user may have no name
         raise UserError("this system's user has no name: give yours with --by NAME") from None
     if options.word == "rollback":
-        return _print({model: roll_back(model, check_name(by), options.reason, instead_of=version or now.champion)})
+        leaving = version or now.champion
+        event = roll_back(model, by=check_name(by), reason=options.reason, instead_of=leaving)
+        return _print({model: event})
     pending_ones = (each for each, state in now.state_of.items() if state == PENDING)
     if not (version := version or now.challenger or next(pending_ones, "")):
         raise UserError(f"{model}: no version waits for a decision; name one as {model}/VERSION")

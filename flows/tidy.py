@@ -3,6 +3,7 @@
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from prefect import flow
@@ -20,8 +21,45 @@ SHOWN = 10  # items of a kind that are listed without --verbose
 
 def checkpoints_of_trainings(days: float) -> list[Item]:
     """The interrupted trainings that are older than `days` days, without the newest TRAININGS."""
-    old = [each for each in interrupted()[TRAININGS:] if each.age > days * DAY]
-    return [Item(str(each), each.bytes, partial(remove, each)) for each in old]
+    old = [training for training in interrupted()[TRAININGS:] if training.age > days * DAY]
+    return [Item(str(training), training.bytes, partial(remove, training)) for training in old]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Things of one kind that can be removed."""
+
+    name: str
+    kept: str
+    """Which of them stay."""
+    find: Callable[[], Sequence[Item]]
+
+
+def kinds(versions: int, days: float) -> list[Kind]:
+    """What is tidied, in this order: what removed versions leave behind goes in the same run."""
+    return [
+        Kind(
+            name="versions",
+            kept=f"the newest {versions} of a model, and any that has an alias, waits for a decision, or is in this "
+            "folder, a branch or a tag",
+            find=partial(old_versions, versions, days),
+        ),
+        Kind(
+            name="models and checkpoints of trainings",
+            kept=f"those of the last {days:g} days, of a version, or in this folder, a branch or a tag",
+            find=partial(training_weights, days),
+        ),
+        Kind(
+            name="checkpoints of interrupted trainings",
+            kept=f"the newest {TRAININGS}, and those of the last {days:g} days",
+            find=partial(checkpoints_of_trainings, days),
+        ),
+        Kind(
+            name="files of DVC's cache",
+            kept="those of this folder, a branch, a tag, an experiment, or a version that has an alias or waits",
+            find=partial(cache_files, days),
+        ),
+    ]
 
 
 @flow(name="tidy", flow_run_name="tidy")
@@ -34,39 +72,23 @@ def tidy(versions: int = 5, days: float = 30, delete: bool = False, verbose: boo
         delete: whether to remove it
         verbose: list every item
     """
-    kinds: dict[str, tuple[str, Callable[[], Sequence[Item]]]] = {
-        "versions": (
-            f"the newest {versions} of a model, and any that has an alias, waits for a decision, or is in this folder, "
-            "a branch or a tag",
-            lambda: old_versions(versions, days),
-        ),
-        "models and checkpoints of trainings": (
-            f"those of the last {days:g} days, of a version, or in this folder, a branch or a tag",
-            lambda: training_weights(days),
-        ),
-        "checkpoints of interrupted trainings": (
-            f"the newest {TRAININGS}, and those of the last {days:g} days",
-            lambda: checkpoints_of_trainings(days),
-        ),
-        "files of DVC's cache": (
-            "those of this folder, a branch, a tag, an experiment, or a version that has an alias or waits",
-            lambda: cache_files(days),
-        ),
-    }
-    lines, failed, total = [], [], 0
-    for name, (kept, find) in kinds.items():
+    lines: list[str] = []
+    failed: list[str] = []
+    total = 0
+    for kind in kinds(versions, days):
         try:
-            items = find()
+            items = kind.find()
         except UserError as error:  # the other kinds are tidied all the same
-            failed.append(f"{name}: {error}")
+            failed.append(f"{kind.name}: {error}")
             continue
-        size = sum(each.bytes for each in items)
+        size = sum(item.bytes for item in items)
         total += size
-        lines.append(f"{len(items)} {name}, {size / 1e6:.1f} MB; what stays: {kept}")
-        lines += [f"  {each.name}" for each in items if verbose or len(items) <= SHOWN]
+        lines.append(f"{len(items)} {kind.name}, {size / 1e6:.1f} MB; what stays: {kind.kept}")
+        if verbose or len(items) <= SHOWN:
+            lines += [f"  {item.name}" for item in items]
         if delete:
-            for each in items:
-                each.remove()
+            for item in items:
+                item.remove()
     lines.append(f"{total / 1e6:.1f} MB {'removed' if delete else 'would go; `make tidy YES=1` removes it'}")
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     if failed:

@@ -92,12 +92,15 @@ def _compiled(template: str) -> Template:
 
 def _written(encoding: tiktoken.Encoding, chat: Chat, messages: Sequence[Message]) -> str:
     """A conversation as the template writes it, a mark where each turn's content goes; raises as `encode_chat`."""
-    marked = [{"role": each.role, "content": _mark(number)} for number, each in enumerate(messages)]
-    end = decode(encoding, [end_of_text(encoding)])
-    special = {"bos_token": start_of_text(encoding), "eos_token": end}
-    roles = ", ".join(each.role for each in messages)
+    marked = [{"role": message.role, "content": _mark(number)} for number, message in enumerate(messages)]
+    roles = ", ".join(message.role for message in messages)
     try:
-        text = _compiled(chat.template).render(messages=marked, add_generation_prompt=False, **special)
+        text = _compiled(chat.template).render(
+            messages=marked,
+            add_generation_prompt=False,
+            bos_token=start_of_text(encoding),
+            eos_token=decode(encoding, [end_of_text(encoding)]),
+        )
     except (
         TemplateError,
         ArithmeticError,
@@ -117,8 +120,10 @@ def _mark(number: int) -> str:
     return f"\ue000{number}\ue001"
 
 
-def _is_asked_so(encoding: tiktoken.Encoding, chat: Chat, messages: Sequence[Message], number: int, text: str) -> bool:
-    """Whether what stands before an answer in `text` is what stands there when it is asked for.
+def _is_asked_so(
+    encoding: tiktoken.Encoding, chat: Chat, messages: Sequence[Message], *, number: int, text: str
+) -> bool:
+    """Whether the text before an answer is the one before it when it is asked for.
 
     Some templates write earlier turns otherwise than the last one: without the thoughts, say.
     """
@@ -148,13 +153,13 @@ def encode_chat(
     if to_answer:
         messages = [*messages, Message("assistant", "")]
     text = _written(encoding, chat, messages)
-    first, *rest = MARK.split(text)
-    parts = [Part(encoding.encode(first, allowed_special="all"), False)]
-    for number, (message, behind) in enumerate(zip(messages, rest[1::2], strict=True)):
+    pieces = MARK.split(text)  # the template's text before, between and behind the marks, and their numbers
+    parts = [Part(encoding.encode(pieces[0], allowed_special="all"), False)]
+    for number, (message, behind) in enumerate(zip(messages, pieces[2::2], strict=True)):
         last = number == len(messages) - 1
         if to_answer and last:
             break
-        learned = not to_answer and _is_asked_so(encoding, chat, messages, number, text)
+        learned = not to_answer and _is_asked_so(encoding, chat, messages, number=number, text=text)
         tokens = encoding.encode(behind, allowed_special="all")
         length = _length_of_end(encoding, tokens) if learned else 0
         end = [end_of_text(encoding)] if learned and last and not length else tokens[:length]
@@ -169,26 +174,31 @@ def encode_chat(
 def _length_of_end(encoding: tiktoken.Encoding, tokens: Sequence[int]) -> int:
     """How many tokens behind an answer end it: up to and including the first special one, 0 without one."""
     special = set(encoding._special_tokens.values())
-    return next((place for place, token in enumerate(tokens, 1) if token in special), 0)
+    for length, token in enumerate(tokens, 1):
+        if token in special:
+            return length
+    return 0
 
 
 def turn_ends(encoding: tiktoken.Encoding, chat: Chat) -> frozenset[int]:
     """Ids of the tokens at which the assistant's turn is over: those that end any text, and those of the template."""
-    ends, special = stop_tokens(encoding), set(encoding._special_tokens.values())
     turns = [Message("user", ""), Message("assistant", "")]
-    for talk in (turns * 2, turns):  # the last answer may end otherwise than those before; some say one alone
+    for messages in (turns * 2, turns):  # the last answer may end otherwise than those before; some say one alone
         try:
-            parts = encode_chat(encoding, chat, talk)
-        except UserError:  # what it can't say it says where it is asked to
+            parts = encode_chat(encoding, chat, messages)
+        except UserError:  # raised again where a conversation is encoded
             continue
-        return ends | {part.tokens[-1] for part in parts if part.learned and part.tokens[-1] in special}
-    return ends
+        last_tokens = {part.tokens[-1] for part in parts if part.learned}
+        return stop_tokens(encoding) | (last_tokens & set(encoding._special_tokens.values()))
+    return stop_tokens(encoding)
 
 
 def start_of_text(encoding: tiktoken.Encoding) -> str:
     """What a template calls `bos_token`; nothing where the vocabulary begins no text."""
-    known = ("<s>", "<|begin_of_text|>", "<|im_start|>", END_OF_TEXT)
-    return next((name for name in known if name in encoding._special_tokens), "")
+    for name in ("<s>", "<|begin_of_text|>", "<|im_start|>", END_OF_TEXT):
+        if name in encoding._special_tokens:
+            return name
+    return ""
 
 
 def prompt_tokens(encoding: tiktoken.Encoding, chat: Chat, messages: Sequence[Message]) -> list[int]:

@@ -26,10 +26,13 @@ class BatchSampler:
 
     NEIGHBOURS = 8
 
-    def __init__(self, rows: int, batch_size: int, seed: int, lengths: np.ndarray | None = None) -> None:
+    def __init__(self, rows: int, batch_size: int, seed: int, *, lengths: np.ndarray | None = None) -> None:
         if rows < 1:
             raise UserError("there is nothing to learn from: 0 rows")
-        self.rows, self.batch_size, self.seed, self.lengths = rows, batch_size, seed, lengths
+        self.rows = rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.lengths = lengths
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def _shuffle(self, epoch: int) -> np.ndarray:
@@ -37,13 +40,20 @@ class BatchSampler:
         if self.lengths is None:
             return order
         size = self.NEIGHBOURS * self.batch_size
-        parts = (order[first : first + size] for first in range(0, self.rows, size))
-        return np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in parts])
+        parts = []
+        for first in range(0, self.rows, size):
+            part = order[first : first + size]
+            parts.append(part[np.argsort(self.lengths[part], kind="stable")])
+        return np.concatenate(parts)
 
     def __getitem__(self, batch: int) -> np.ndarray:
         """The rows of batch number `batch`, int64, `batch_size` of them; it may span two epochs."""
         first = batch * self.batch_size
-        return np.array([self._order(i // self.rows)[i % self.rows] for i in range(first, first + self.batch_size)])
+        rows = []
+        for position in range(first, first + self.batch_size):
+            epoch, index = divmod(position, self.rows)
+            rows.append(self._order(epoch)[index])
+        return np.array(rows)
 
 
 class TokenWindows:
@@ -63,10 +73,10 @@ class TokenWindows:
     def __len__(self) -> int:
         return (len(self.tokens) - 1) // self.context_length
 
-    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of these windows, both int64 BT."""
+    def batch(self, rows: np.ndarray, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Inputs and targets of these windows, both int64 BT on a device."""
         offsets = rows[:, None] * self.context_length + np.arange(self.context_length + 1)
-        tokens = torch.from_numpy(self.tokens[offsets].astype(np.int64))
+        tokens = torch.from_numpy(self.tokens[offsets].astype(np.int64)).to(device)
         return tokens[:, :-1], tokens[:, 1:]
 
     def evaluation_batches(self, batches: int, batch_size: int, workers: int = 1) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ import os
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ class Compute:
     """What a training computes with."""
     backend_reason: str = ""
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Matrix products in `dtype`, everything that needs the range in float32."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
@@ -43,7 +44,8 @@ def choose_compute() -> Compute:
     """
     if torch.cuda.is_available():
         repeatable = _make_cuda_repeatable()
-        cuda, name = torch.device("cuda"), torch.cuda.get_device_name()
+        cuda = torch.device("cuda")
+        name = torch.cuda.get_device_name()
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Compute(cuda, torch.bfloat16, f"{name} has native bfloat16; {repeatable}")
         lacking = "no native bfloat16, and float16 would need its loss scaled"
@@ -79,11 +81,11 @@ def keep_freed_memory() -> None:
 def matmul_peak(compute: Compute) -> float:
     """FLOP/s of the product of two square matrices, the best of five: what the machine could do at most."""
     size = PEAK_SIZE.get(compute.device.type, PEAK_SIZE["cpu"])
-    one, other = torch.rand(2, size, size, device=compute.device, dtype=compute.dtype)
+    left, right = torch.rand(2, size, size, device=compute.device, dtype=compute.dtype)
 
     def seconds() -> float:
         started = time.perf_counter()
-        (one @ other)[0, 0].item()  # waits for a GPU
+        (left @ right)[0, 0].item()  # waits for a GPU
         return time.perf_counter() - started
 
     return 2 * size**3 / min(seconds() for _ in range(5))

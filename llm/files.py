@@ -78,7 +78,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     folder or the new one, whole: where it died between them the next call puts back the old one, and it removes what is
     left over. Raises UserFileError, naming `path`, for a full disk and where no folder can be made here.
     """
-    partial, aside = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "old"))
+    partial = path.with_name(f".{path.name}.partial")
+    aside = path.with_name(f".{path.name}.old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _settle(path, partial, aside)

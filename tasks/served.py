@@ -4,6 +4,7 @@ MLflow copies this file next to the weights, with `llm` and the text cleaning th
 that a version runs without this project: nothing else of the project may be imported here.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -16,8 +17,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from llm.formats.model_folder import read_config
-from llm.objectives import example as example_row
-from llm.objectives import inputs, load_for_inference, objective_module, outputs
+from llm.objectives import interface_of, load_for_inference, objective_package
 
 TYPES = {str: DataType.string, int: DataType.long, float: DataType.double}
 ERROR = "error"
@@ -29,19 +29,24 @@ def cleaning_module(folder: Path) -> Any:
     return import_module(name) if name else None
 
 
-def _columns(types: dict[str, type | UnionType]) -> Schema:
+def _columns(types: Mapping[str, type | UnionType]) -> Schema:
     """Columns with their types; a column of type `T | None` is optional."""
-    kinds = {name: get_args(kind) or (kind,) for name, kind in types.items()}
-    return Schema([ColSpec(TYPES[kind[0]], name, required=len(kind) == 1) for name, kind in kinds.items()])
+    columns = []
+    for name, kind in types.items():
+        optional_types = get_args(kind)
+        column_type = optional_types[0] if optional_types else kind
+        columns.append(ColSpec(TYPES[column_type], name, required=not optional_types))
+    return Schema(columns)
 
 
 def signature(folder: Path) -> ModelSignature:
     """The inputs and outputs of a model folder. A row without an answer has the reason in the column `error`."""
-    module, cleaning = objective_module(folder), cleaning_module(folder)
-    options = [ParamSpec(name, TYPES[kind], default) for name, (kind, default) in module.OPTIONS.items()]
-    answers = {name: kind | None for name, kind in outputs(folder).items()}
+    interface = interface_of(folder)
+    cleaning = cleaning_module(folder)
+    options = [ParamSpec(name, TYPES[kind], default) for name, (kind, default) in interface.options.items()]
+    answers = {name: kind | None for name, kind in interface.outputs.items()}
     return ModelSignature(
-        _columns(cleaning.INPUTS if cleaning else inputs(folder)),
+        _columns(cleaning.INPUTS if cleaning else interface.inputs),
         _columns(answers | {ERROR: str | None}),
         ParamSchema(options) if options else None,
     )
@@ -49,7 +54,7 @@ def signature(folder: Path) -> ModelSignature:
 
 def example(folder: Path) -> pd.DataFrame:
     """A row to try the model with."""
-    return pd.DataFrame([example_row(folder)])
+    return pd.DataFrame([interface_of(folder).example])
 
 
 def _or_none(value: Any) -> Any:
@@ -65,9 +70,11 @@ class ServedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Read the weights."""
         folder = Path(context.artifacts["model"])
-        self.module, self.cleaning = objective_module(folder), cleaning_module(folder)
-        self.columns = [*outputs(folder), ERROR]
-        self.model, self.encoding = load_for_inference(folder)
+        self.objective = objective_package(folder)
+        self.cleaning = cleaning_module(folder)
+        self.columns = [*interface_of(folder).outputs, ERROR]
+        self.loaded = load_for_inference(folder)
+        self.model, self.encoding = self.loaded  # a review asks versions of any age for these names
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -85,11 +92,14 @@ class ServedModel(PythonModel):
                 clean[number] = self.cleaning.clean_row(row)
             except self.cleaning.RowError as error:
                 answers[number] = {ERROR: str(error)}
-        found = self.module.serve(self.model, self.encoding, list(clean.values()), **(params or {}))
-        for number, answer in zip(clean, found, strict=True):
+        served = self.objective.serve(self.loaded, list(clean.values()), **(params or {}))
+        for number, answer in zip(clean, served, strict=True):
             answers[number] = answer
-        table = [[_or_none(answer.get(name)) for name in self.columns] for answer in answers]
-        return pd.DataFrame(table, columns=self.columns, dtype=object)
+        return pd.DataFrame([self._values(answer) for answer in answers], columns=self.columns, dtype=object)
+
+    def _values(self, answer: dict[str, Any]) -> list[Any]:
+        """The values of an answer in the order of the columns."""
+        return [_or_none(answer.get(name)) for name in self.columns]
 
 
 mlflow.models.set_model(ServedModel())

@@ -5,6 +5,7 @@ The section `smoke` of params.yaml lists the files that it reads, its smaller pa
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -58,7 +59,8 @@ def prepare(tree: Worktree) -> tuple[Smoke, list[str]]:
     path = tree.project / PARAMS_FILE
     smoke = load_smoke(path)
     path.write_text(yaml.safe_dump(reduced(read_yaml(path), smoke), sort_keys=False))
-    here, there = PUBLISHED.absolute(), tree.project / PUBLISHED
+    here = PUBLISHED.absolute()
+    there = tree.project / PUBLISHED
     here.mkdir(parents=True, exist_ok=True)  # published weights are fetched once and checked each time
     there.parent.mkdir(exist_ok=True)
     there.symlink_to(here)
@@ -80,21 +82,29 @@ def thin(tree: Worktree, smoke: Smoke, stage: str) -> None:
     dataset, raw = stage.removeprefix(FETCH), tree.project / RAW
     patterns = [pattern for pattern in smoke.raw if pattern.startswith(f"{dataset}/")]
     files = [path for path in (raw / dataset).rglob("*") if path.is_file()]
-    kept = {path for path in files if any(fnmatchcase(path.relative_to(raw).as_posix(), each) for each in patterns)}
-    if patterns and not kept:
+    if not patterns:
+        return
+    unread = [path for path in files if not _fits(path.relative_to(raw).as_posix(), patterns)]
+    if len(unread) == len(files):
         raise UserError(f"{PARAMS_FILE}: smoke.raw: no file of {RAW / dataset} fits {', '.join(patterns)}")
-    for path in set(files) - kept if patterns else ():
+    for path in unread:
         path.unlink()
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def measured(tree: Worktree, smoke: Smoke) -> list[Result]:
     """The metrics that have bounds."""
-    numbers = []
+    results: list[Result] = []
     for model in model_names(tree.project / PARAMS_FILE):
-        if bounds := smoke.bounds.get(model):
-            metrics = json.loads((tree.project / "reports/evaluation" / model / "metrics.json").read_text())
-            for at_least, values in ((True, bounds.at_least), (False, bounds.at_most)):
-                numbers += [
-                    Result(f"{model} {name}", metrics.get(name), bound, at_least) for name, bound in values.items()
-                ]
-    return numbers
+        if model not in smoke.bounds:
+            continue
+        bounds = smoke.bounds[model]
+        metrics = json.loads((tree.project / "reports/evaluation" / model / "metrics.json").read_text())
+        for name, bound in bounds.at_least.items():
+            results.append(Result(name=f"{model} {name}", value=metrics.get(name), bound=bound, at_least=True))
+        for name, bound in bounds.at_most.items():
+            results.append(Result(name=f"{model} {name}", value=metrics.get(name), bound=bound, at_least=False))
+    return results

@@ -1,4 +1,4 @@
-"""Causal attention by the formula, and its gradients: what kernels are held against."""
+"""Causal attention by the formula, and its gradients: the oracle of attention kernels."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,9 +10,10 @@ from llm.model.attention import attention, causal
 
 def by_formula(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
     """The formula, with a copy of keys and values for each head of queries."""
-    shared = q_BHTD.shape[1] // k_BKTD.shape[1]
-    k_BHTD, v_BHTD = (part.repeat_interleave(shared, dim=1) for part in (k_BKTD, v_BKTD))
-    return attention(q_BHTD, k_BHTD, v_BHTD, causal(q_BHTD.shape[2]))
+    copies = q_BHTD.shape[1] // k_BKTD.shape[1]
+    k_BHTD = k_BKTD.repeat_interleave(copies, dim=1)
+    v_BHTD = v_BKTD.repeat_interleave(copies, dim=1)
+    return attention(q_BHTD, k_BHTD, v_BHTD, visible_TS=causal(q_BHTD.shape[2]))
 
 
 def with_gradients(

@@ -116,6 +116,7 @@ def publish_small(folder: Path) -> None:
     from llm.chat import Chat
     from llm.config import GPTConfig
     from llm.formats.export import export_huggingface
+    from llm.loaded_model import LoadedModel
     from llm.model.gpt import GPT
     from llm.tokenizer import END_OF_TEXT, make_encoding, train_bpe
 
@@ -130,7 +131,7 @@ def publish_small(folder: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = GPT(GPTConfig(**shape, **llama, vocabulary_size=encoding.n_vocab))
-    export_huggingface(folder, model, encoding, Chat(template=CHATML))
+    export_huggingface(folder, LoadedModel(model, encoding), Chat(template=CHATML))
 
 
 def make_project(folder: Path) -> Path:
@@ -154,10 +155,10 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
-def git(folder: Path, *arguments: str) -> None:
-    """Run a git command as nobody in particular."""
+def git(folder: Path, command: str, *arguments: str) -> None:
+    """Run a git command as nobody in particular: the words of `command`, then each argument as it is."""
     someone = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run(["git", *someone, *arguments], cwd=folder, check=True)
+    subprocess.run(["git", *someone, *command.split(), *arguments], cwd=folder, check=True)
 
 
 NO_COMPILER = {"CXX": "false"}

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from llm.chat import Chat
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives import assistant
 from llm.objectives.assistant import Assistant
@@ -82,7 +83,7 @@ def make_models(folder: Path) -> None:
             model, more = Classifier(model, spam), {"cleaning": "tasks.data.mail"}
         elif objective == "assistant":
             model = assistant.build(model, {})
-        save_model(folder / "made" / name, model, encoding, objective, **more)
+        save_model(folder / "made" / name, LoadedModel(model, encoding), objective, **more)
     shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tasks/data/mail", folder / "tasks/data/mail")
     shutil.copy(ROOT / "tasks/served.py", folder / "tasks")
@@ -115,11 +116,11 @@ def write_model(folder: Path, model: str, seed: int = 1, *, context_length: int 
             gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5, unsure=(0.19, 0.6))
         )
         torch.nn.init.normal_(made.head.weight, std=0.5)
-        save_model(folder, made, encoding, "classifier", cleaning="tasks.data.mail")
+        save_model(folder, LoadedModel(made, encoding), "classifier", cleaning="tasks.data.mail")
     elif model == "assistant":
         made = Assistant(gpt.config, Chat(system="You are a test."))
         made.load_state_dict(gpt.state_dict())
-        save_model(folder, made, encoding, "assistant")
+        save_model(folder, LoadedModel(made, encoding), "assistant")
     else:
-        save_model(folder, gpt, encoding, "language_model")
+        save_model(folder, LoadedModel(gpt, encoding), "language_model")
     return folder

@@ -24,6 +24,7 @@ from real_servers import HANGS, wait_for
 from llm.config import GPTConfig
 from llm.formats.export import export_huggingface
 from llm.formats.model_folder import load_model, read_config
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives import load
 from llm.objectives.classifier import email_text, probabilities
@@ -103,7 +104,10 @@ def test_the_classifier_is_calibrated_and_its_threshold_holds_on_validation(proj
     assert 0 < trained["validation_f1"] <= 1
     validation = pd.read_parquet(project / "data/processed/emails/validation.parquet")
     texts = [email_text(*row) for row in zip(validation["subject"], validation["body"], strict=True)]
-    wrong = model.decide(probabilities(model, encoding, texts)).astype(bool) & (validation["label"] == "ham").to_numpy()
+    wrong = (
+        model.config.decide(probabilities(LoadedModel(model, encoding), texts)).astype(bool)
+        & (validation["label"] == "ham").to_numpy()
+    )
     budget = read_params(project)["applications"]["classifier"]["train"]["false_positive_rate"]
     assert wrong.sum() <= budget * (validation["label"] == "ham").sum()
 
@@ -207,7 +211,7 @@ def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
     llama = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
     config = GPTConfig(context_length=256, n_layer=2, n_head=2, n_embd=32, vocabulary_size=encoding.n_vocab, **llama)
     published = GPT(config)
-    export_huggingface(tmp_path / "published", published, encoding)
+    export_huggingface(tmp_path / "published", LoadedModel(published, encoding))
     folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
     weights = str(tmp_path / "published")
     change_params(

@@ -40,8 +40,8 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/training/loop.py": TRAINING,
     "llm/training/loss.py": TRAINING + EVALUATION,
     "llm/kernels/training/flash.c": TRAINING + EVALUATION,
-    "llm/objectives/__init__.py": [],
-    "llm/objectives/language_model/__init__.py": FOUNDATION,
+    "llm/objectives/find.py": [],
+    "llm/objectives/language_model/loss.py": FOUNDATION,
     "llm/objectives/classifier/calibration.py": CLASSIFIER,
     "llm/objectives/classifier/ngrams.py": CLASSIFIER,
     "llm/objectives/classifier/linear.py": CLASSIFIER,
@@ -102,13 +102,17 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
 }
 FETCHING = ("archives", "compression", "folders", "sniff", "local", "remote", "sources")
 FETCHING = [f"tasks/data/{name}.py" for name in FETCHING]
-SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "gates", "shingles", "splits")]
+SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "dataset", "problems", "gates", "shingles", "splits")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none
     "*": {
         "*/__init__.py": "packages, finders, and the forms that slices fill in",
         "*/description.py": "the forms that applications fill in",
         "llm/errors.py": "the words of a mistake",
         "llm/files.py": "writes the bytes that it is given",
+        "llm/loaded_model.py": "a pair with names",
+        "llm/objectives/find.py": "finds the objective of a model folder",
+        "llm/objectives/interface.py": "what programs see of a model",
+        "llm/objectives/rows.py": "texts of rows that a served model answers",
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
         "tasks/params/*": "how params.yaml is read: its values are in dvc.lock",

@@ -11,5 +11,5 @@ from tasks.data.tokens import encode, write_files
 
 def write_tokens(encoding: tiktoken.Encoding, splits: dict[str, pd.DataFrame], folder: Path) -> dict[str, Any]:
     """Write the texts of each split as `write_files` does, and return what meta.json holds."""
-    pieces = ({split: encode(encoding, table["text"].tolist())} for split, table in splits.items())
-    return write_files(encoding, splits, pieces, to=folder)
+    pieces = [{split: encode(encoding, table["text"].tolist())} for split, table in splits.items()]
+    return write_files(encoding, pieces, folder)

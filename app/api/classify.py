@@ -16,10 +16,11 @@ from app.clients import network_of
 from app.errors import Gone, RequestError, Timeout
 from app.metrics import EMAILS
 from app.versions import LoadedVersion
+from llm.loaded_model import LoadedModel
 from llm.objectives import CLASSIFY
-from llm.objectives.classifier import UNSURE, Classifier, email_text, probabilities
+from llm.objectives.classifier import UNSURE, email_text, probabilities
 from llm.objectives.classifier.explanations import moved_by
-from tasks.data.formats.mails import message_bytes
+from tasks.data.formats.messages import message_bytes
 from tasks.served import cleaning_module
 
 AT_ONCE = 64
@@ -162,7 +163,7 @@ def verdicts_of(
     Hold the version's `turn`.
     """
     cleaning = cleaning_module(loaded.folder)
-    model: Classifier = loaded.model
+    config = loaded.model.config
     verdicts = [Verdict(error=row.get("error")) for row in rows]
     readable = {number: row for number, row in enumerate(rows) if "error" not in row}
     texts: dict[int, str] = {}
@@ -181,9 +182,10 @@ def verdicts_of(
             texts[number] = text
     if not texts:
         return verdicts
-    read, labels = partial(probabilities, model, loaded.encoding), model.config.labels
+    labels = config.labels
+    read = partial(probabilities, LoadedModel(loaded.model, loaded.encoding))
     found = read(list(texts.values()))
-    for number, row, label, unsure in zip(texts, found, model.decide(found), model.is_unsure(found), strict=True):
+    for number, row, label, unsure in zip(texts, found, config.decide(found), config.is_unsure(found), strict=True):
         verdict = verdicts[number]
         verdict.label, verdict.leaning = UNSURE if unsure else labels[label], labels[label]
         verdict.probability = float(row[label])

@@ -20,6 +20,7 @@ from llm.formats.layout import Layout
 from llm.formats.model_folder import load_model, read_config
 from llm.formats.published_files import LAYOUTS
 from llm.formats.tokenizer_json import save_tokenizer
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.tokenizer import end_of_text
 
@@ -33,7 +34,7 @@ ARCHITECTURES = {
 """`model_type` of an exported model, and the class in transformers that loads it."""
 
 
-def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, chat: Chat | None = None) -> None:
+def export_huggingface(folder: Path, loaded: LoadedModel[GPT], chat: Chat | None = None) -> None:
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json as transformers loads them.
 
     The template of a `chat`, such as an assistant's, becomes chat_template.jinja, which begins with its system prompt
@@ -41,6 +42,7 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, ch
     `repetition_penalty`: transformers would count the prompt, which the chat's `text_penalty` does not. The folder must
     be new or empty. Raises UserError for a shape that no family in ARCHITECTURES has.
     """
+    model, encoding = loaded
     if not isinstance(model, GPT):
         raise UserError(f"{folder}: a {type(model).__name__} has no place in this format, only a GPT has")
     kind = _family(model, folder)
@@ -124,11 +126,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where to write, new or empty")
     arguments = parser.parse_args()
     try:
-        model, encoding = load_model(arguments.model)
+        loaded = load_model(arguments.model)
         chat = read_config(arguments.model).get("chat")
         if chat is not None:
             chat = Chat.model_validate(chat)
-        export_huggingface(arguments.folder, model, encoding, chat=chat)
+        export_huggingface(arguments.folder, loaded, chat)
     except UserError as error:
         sys.exit(str(error))
 

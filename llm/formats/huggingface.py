@@ -17,7 +17,6 @@ more than the model.
 from collections.abc import Mapping
 from pathlib import Path
 
-import tiktoken
 import torch
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from llm.formats.layout import Part
 from llm.formats.published_files import PublishedFiles, open_published
 from llm.formats.tokenizer_files import read_tokenizer
 from llm.formats.weights import StoredTensor, check_tensors, materialise, weightless
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 
 
@@ -35,7 +35,7 @@ def load_pretrained(
     *,
     context_length: int | None = None,
     dropout: float = 0.0,
-) -> tuple[GPT, tiktoken.Encoding]:
+) -> LoadedModel[GPT]:
     """Read a folder in Hugging Face's layout or a GGUF file, for further training with `dropout`.
 
     `context_length` may shorten the context. The model is in evaluation mode. Its tokenizer must be a byte-level BPE,
@@ -70,7 +70,7 @@ def load_pretrained(
             target.copy_(part.turn(tensors[part.name].read())[: len(target)])
 
     materialise(model, fill, lambda name: torch.float32)
-    return model.eval(), encoding
+    return LoadedModel(model.eval(), encoding)
 
 
 def _shortened(config: GPTConfig, context_length: int | None, files: PublishedFiles) -> GPTConfig:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import tiktoken
 import torch
 from safetensors.torch import save
 from torch import nn
@@ -16,6 +15,7 @@ from llm.errors import UserError
 from llm.files import read_text
 from llm.formats.tokenizer_json import load_tokenizer, save_tokenizer
 from llm.formats.weights import check_tensors, materialise, read_safetensors, weightless
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -29,16 +29,17 @@ def build_gpt(gpt: GPT, config: Mapping[str, Any]) -> GPT:
     return gpt
 
 
-def save_model(folder: Path, model: nn.Module, encoding: tiktoken.Encoding, objective: str, **settings: Any) -> None:
+def save_model(folder: Path, loaded: LoadedModel[nn.Module], objective: str, **settings: Any) -> None:
     """Write config.json, model.safetensors and tokenizer.json into an existing folder.
 
     config.json holds the objective, which names a module of llm/objectives, `settings`, and `model.describe()`.
     """
+    model = loaded.model
     config = {"objective": objective, **settings, **model.describe()}
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    save_tokenizer(encoding, folder / TOKENIZER)
+    save_tokenizer(loaded.encoding, folder / TOKENIZER)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def load_model(
     context_length: int | None = None,
     n_layer: int | None = None,
     as_stored: bool = False,
-) -> tuple[nn.Module, tiktoken.Encoding]:
+) -> LoadedModel[Any]:
     """Read what `save_model` wrote, in evaluation mode.
 
     Where asked, with another `dropout`, a shorter context, or the first `n_layer` blocks alone.
@@ -97,7 +98,7 @@ def load_model(
         return tensors[name].dtype if as_stored else torch.float32
 
     materialise(model, fill, dtype_of, device=device)
-    return model.eval(), load_tokenizer(folder / TOKENIZER)
+    return LoadedModel(model.eval(), load_tokenizer(folder / TOKENIZER))
 
 
 def _is_above(name: str, n_layer: int) -> bool:

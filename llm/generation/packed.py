@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from llm.config import GPTConfig
 from llm.kernels.processor import decodes_fastest_in_c, has_fast_bfloat16, reads_fastest_in_int8
-from llm.kernels.serving.decode import BlockWeights, Decoder, Weights, load_library, unsupported
+from llm.kernels.serving.decode import BlockWeights, Decoder, Weights, unsupported
+from llm.kernels.serving.decode_library import load_library
 from llm.model.embedding import Embedding, rotation
 from llm.model.gpt import GPT, Block
 from llm.model.key_value_cache import KeyValueCache

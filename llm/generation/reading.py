@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ class Reading:
     takes_lists: bool
     """Whether its `hidden_states` takes `rows_BT`, and so tokens of any texts of a cache as one list."""
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Matrix products in `dtype`."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype == torch.bfloat16)
 

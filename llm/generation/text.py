@@ -11,6 +11,7 @@ from llm.generation.engine import PREFILL_TOKENS, Engine
 from llm.generation.reading import reading_of
 from llm.generation.request import Request, check_request
 from llm.generation.sampling import GREEDY, LIVELY, Sampling
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.tokenizer import decode, letterless_tokens, stop_tokens, token_bytes
 
@@ -42,9 +43,10 @@ def generate(
 
 
 def generate_text(
-    model: GPT, encoding: tiktoken.Encoding, prompt: str, *, max_new_tokens: int = 60, sampling: Sampling = LIVELY
+    loaded: LoadedModel[GPT], prompt: str, *, max_new_tokens: int = 60, sampling: Sampling = LIVELY
 ) -> str:
     """Continue a text until the model ends it: the continuation alone. Raises UserError as `Engine.submit` does."""
+    model, encoding = loaded
     (tokens,) = generate(
         model,
         [encoding.encode_ordinary(prompt)],
@@ -63,14 +65,13 @@ def options(default: Sampling) -> dict[str, tuple[type, Any]]:
     return {"max_new_tokens": (int, 64)} | fields | {"seed": (int, 1)}
 
 
-def request_maker(
-    model: GPT, encoding: tiktoken.Encoding, default: Sampling, **chosen: Any
-) -> Callable[[list[int]], Request]:
+def request_maker(loaded: LoadedModel[GPT], default: Sampling, **chosen: Any) -> Callable[[list[int]], Request]:
     """A function that makes a request of a prompt's tokens, with the options chosen; the text goes on until the model
     ends it.
 
     Raises ValueError for an unknown option or value; the function raises UserError for a prompt that doesn't fit.
     """
+    model, encoding = loaded
     values = {name: value for name, (_, value) in options(default).items()} | chosen
     max_new_tokens = values.pop("max_new_tokens")
     sampling = Sampling(**values)
@@ -85,9 +86,9 @@ def request_maker(
     return make
 
 
-def write_all(model: GPT, encoding: tiktoken.Encoding, requests: Sequence[Request]) -> list[str]:
+def write_all(loaded: LoadedModel[GPT], requests: Sequence[Request]) -> list[str]:
     """The text of each request, many at once."""
-    return [decode(encoding, text.tokens) for text in run(model, requests)]
+    return [decode(loaded.encoding, text.tokens) for text in run(loaded.model, requests)]
 
 
 class Written(NamedTuple):

@@ -50,9 +50,17 @@ def cache_folder() -> Path:
 
 def _output(*command: str) -> str:
     """The standard output of a command. Raises NotBuiltError, with its first error, where it fails."""
-    how = {"capture_output": True, "text": True, "errors": "replace", "check": True, "timeout": PATIENCE}
+    environment = os.environ | {"LC_ALL": "C"}
     try:
-        return subprocess.run(command, env=os.environ | {"LC_ALL": "C"}, **how).stdout
+        process = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=True,
+            timeout=PATIENCE,
+        )
     except OSError as error:
         raise NotBuiltError(f"{command[0]} can't be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
@@ -60,33 +68,35 @@ def _output(*command: str) -> str:
     except subprocess.CalledProcessError as error:
         errors = [line for line in error.stderr.splitlines() if "error" in line] or [f"exit code {error.returncode}"]
         raise NotBuiltError(f"{command[0]} failed: {errors[0]}") from None
+    return process.stdout
 
 
 def _processor() -> str:
     """The properties of the processor that -march=native depends on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().split("\n\n")[0].splitlines() if cpuinfo.exists() else []
-    kept = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
-    return "\n".join([platform.machine(), *kept])
+    properties = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    return "\n".join([platform.machine(), *properties])
 
 
 def _compiler() -> list[str]:
     """The C compiler's path, with the options that CC may give it. Raises NotBuiltError where there is none."""
-    asked = os.environ.get("CC")
-    for command in [asked] if asked else COMPILERS:
+    chosen = os.environ.get("CC")
+    commands = (chosen,) if chosen else COMPILERS
+    for command in commands:
         try:
             words = shlex.split(command)
         except ValueError as error:
             raise NotBuiltError(f"CC={command}: {error}") from None
         if words and (program := shutil.which(words[0])):
             return [program, *words[1:]]
-    raise NotBuiltError(f"there is no C compiler ({asked or ', '.join(COMPILERS)})")
+    raise NotBuiltError(f"there is no C compiler ({', '.join(commands)})")
 
 
 def _is_private(path: Path) -> bool:
     """Whether this user alone may write there, whatever the umask was."""
-    found = path.stat()
-    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def build(sources: Sequence[Path], folder: Path) -> Path:
@@ -96,24 +106,39 @@ def build(sources: Sequence[Path], folder: Path) -> Path:
     others: one that was cut off would load, and end the process. A file that others could have written is built again;
     a folder in which they could exchange it is refused.
     """
-    compiler, stem = _compiler(), sources[0].stem
-    texts = (*compiler, _output(*compiler, "--version"), *COMPILE, _processor())
-    name = sha256(b"\0".join([*(source.read_bytes() for source in sources), *map(os.fsencode, texts)])).hexdigest()[:32]
-    path = folder / f"{stem}-{name}.so"
+    compiler = _compiler()
+    path = folder / f"{sources[0].stem}-{_fingerprint(sources, compiler)}.so"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_private(folder):
         raise NotBuiltError(f"{folder} is another user's, or others may write there (chmod go-w {folder})")
     if not (path.exists() and _is_private(path) and _is_whole(path)):
         logger.info("building %s, which takes some seconds, once", sources[0].name)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # its own, as others may build at the same time
-            compiled, linked, whole = (Path(temporary, f"{stem}.{kind}") for kind in ("o", "so", "whole"))
-            _output(*compiler, *COMPILE, str(sources[0]), "-o", str(compiled))
-            _output(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
-            content = linked.read_bytes()
-            write_atomic(whole, content + sha256(content).digest())
-            whole.chmod(0o600)  # the umask may let a group write
-            whole.replace(path)
+        _compile(sources[0], compiler, path)
     return path
+
+
+def _fingerprint(sources: Sequence[Path], compiler: Sequence[str]) -> str:
+    """A hash of all that a built file depends on."""
+    texts = (*compiler, _output(*compiler, "--version"), *COMPILE, _processor())
+    parts = [source.read_bytes() for source in sources]
+    parts += [os.fsencode(text) for text in texts]
+    return sha256(b"\0".join(parts)).hexdigest()[:32]
+
+
+def _compile(source: Path, compiler: Sequence[str], path: Path) -> None:
+    """Compile a source, link it, and put it at `path` with the hash of its bytes."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:  # its own, as others may build at the same time
+        compiled = Path(temporary, f"{source.stem}.o")
+        linked = Path(temporary, f"{source.stem}.so")
+        whole = Path(temporary, f"{source.stem}.whole")
+        compile_command = [*compiler, *COMPILE, str(source), "-o", str(compiled)]
+        link_command = [*compiler, "-shared", str(compiled), "-o", str(linked), "-lm"]
+        _output(*compile_command)
+        _output(*link_command)
+        content = linked.read_bytes()
+        write_atomic(whole, content + sha256(content).digest())
+        whole.chmod(0o600)  # the umask may let a group write
+        whole.replace(path)
 
 
 def _is_whole(path: Path) -> bool:

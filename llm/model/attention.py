@@ -69,9 +69,10 @@ class CausalAttention(SelfAttention):
 
     def forward(self, x_BTC: Tensor, visible_BTS: Tensor | None = None) -> Tensor:
         """Map BTC to BTD. `visible_BTS` replaces the causal mask, to hide padding too."""
-        visible_BTS = causal(x_BTC.shape[1]).to(x_BTC.device) if visible_BTS is None else visible_BTS
+        if visible_BTS is None:
+            visible_BTS = causal(x_BTC.shape[1]).to(x_BTC.device)
         dropout = self.dropout if self.training else 0.0
-        return attention(self.query(x_BTC), self.key(x_BTC), self.value(x_BTC), visible_BTS, dropout)
+        return attention(self.query(x_BTC), self.key(x_BTC), self.value(x_BTC), visible_TS=visible_BTS, dropout=dropout)
 
 
 class MultiHeadAttention(nn.Module):
@@ -79,8 +80,10 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, width: int, n_head: int, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        heads = (CausalAttention(width, width // n_head, bias, dropout) for _ in range(n_head))
-        self.heads = nn.ModuleList(heads)
+        head_width = width // n_head
+        self.heads = nn.ModuleList(
+            CausalAttention(width, head_width, bias=bias, dropout=dropout) for _ in range(n_head)
+        )
         self.projection = nn.Linear(width, width, bias=bias)
 
     def forward(self, x_BTC: Tensor, visible_BTS: Tensor | None = None) -> Tensor:
@@ -89,21 +92,29 @@ class MultiHeadAttention(nn.Module):
 
 
 @dataclass(frozen=True)
+class Past:
+    """Earlier tokens that the tokens of a batch see, too."""
+
+    cache: KeyValueCache
+    """Their keys and values."""
+    positions_BT: Tensor
+    """Where the new tokens stand in the cache."""
+    visible_BTS: Tensor
+    """Boolean: which of the cache's positions each new token sees."""
+
+
+@dataclass(frozen=True)
 class Context:
     """What attention needs to know of a batch besides its vectors; the same for all layers."""
 
     backend: Backend = TORCH
-    """What computes attention where there is no cache."""
+    """It computes attention where there is no past."""
     packed: PackedSequences | None = None
     """The texts of rows that hold several; a token then sees its own text alone."""
     angles: Rotation | None = None
     """Rotary positions of queries and keys."""
-    cache: KeyValueCache | None = None
-    """Keys and values of earlier tokens."""
-    positions_BT: Tensor | None = None
-    """Where the new tokens stand in the cache."""
-    visible_BTS: Tensor | None = None
-    """Boolean: which of the cache's positions each new token sees."""
+    past: Past | None = None
+    """Earlier tokens in a cache."""
 
 
 def build_head_norm(shape: GPTShape) -> nn.RMSNorm | None:
@@ -125,7 +136,8 @@ class GroupedQueryAttention(nn.Module):
         self.layer = layer
         self.heads = (shape.n_head, shape.kv_heads, shape.kv_heads)
         self.dropout = shape.dropout
-        self.query_norm, self.key_norm = (build_head_norm(shape) for _ in range(2))
+        self.query_norm = build_head_norm(shape)
+        self.key_norm = build_head_norm(shape)
         self.rotates = shape.unrotated_every is None or (layer + 1) % shape.unrotated_every > 0
         width = shape.head_width
         self.query_key_value = nn.Linear(shape.n_embd, sum(self.heads) * width, bias=shape.bias or shape.qkv_bias)
@@ -133,30 +145,35 @@ class GroupedQueryAttention(nn.Module):
 
     def forward(self, x_BTC: Tensor, context: Context) -> Tensor:
         """Map BTC to BTC."""
-        return self.project_out(self.attend(*self.project_qkv(x_BTC, context.angles), context), x_BTC.dtype)
+        q_BHTD, k_BKTD, v_BKTD = self.project_qkv(x_BTC, context.angles)
+        y_BHTD = self.attend(q_BHTD, k_BKTD, v_BKTD, context=context)
+        return self.project_out(y_BHTD, x_BTC.dtype)
 
     def project_qkv(self, x_BTC: Tensor, angles: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, BHTD and twice BKTD, rotated to their positions."""
         parts_BTHD = self.query_key_value(x_BTC).unflatten(-1, (sum(self.heads), -1))
         q_BHTD, k_BKTD, v_BKTD = parts_BTHD.transpose(1, 2).split(self.heads, dim=1)
-        if self.query_norm is not None:
-            q_BHTD, k_BKTD = self.query_norm(q_BHTD), self.key_norm(k_BKTD)
+        if self.query_norm is not None and self.key_norm is not None:
+            q_BHTD = self.query_norm(q_BHTD)
+            k_BKTD = self.key_norm(k_BKTD)
         if angles is not None and self.rotates:
-            q_BHTD, k_BKTD = rotate(q_BHTD, angles), rotate(k_BKTD, angles)
+            q_BHTD = rotate(q_BHTD, angles)
+            k_BKTD = rotate(k_BKTD, angles)
         # Under autocast norms give float32; the next product is in its dtype.
         return q_BHTD.to(v_BKTD.dtype), k_BKTD.to(v_BKTD.dtype), v_BKTD
 
     def attend(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, context: Context) -> Tensor:
         """The weighted values of each head, BHTD; with a cache, over all positions that it holds."""
-        if context.cache is None:
+        if context.past is None:
             dropout = self.dropout if self.training else 0.0
-            return context.backend.attention(q_BHTD, k_BKTD, v_BKTD, context.packed, dropout)
-        end = context.visible_BTS.shape[-1]
-        k_BKSD, v_BKSD = context.cache.write(self.layer, context.positions_BT, k_BKTD, v_BKTD, end)
-        visible_B1TS, shared = context.visible_BTS[:, None], self.heads[0] != self.heads[1]
-        return F.scaled_dot_product_attention(
-            q_BHTD.to(k_BKSD.dtype), k_BKSD, v_BKSD, attn_mask=visible_B1TS, enable_gqa=shared
-        )
+            return context.backend.attention(q_BHTD, k_BKTD, v_BKTD, packed=context.packed, dropout=dropout)
+        past = context.past
+        end = past.visible_BTS.shape[-1]
+        k_BKSD, v_BKSD = past.cache.write(self.layer, past.positions_BT, k_BKTD=k_BKTD, v_BKTD=v_BKTD, end=end)
+        visible_B1TS = past.visible_BTS[:, None]
+        q_BHTD = q_BHTD.to(k_BKSD.dtype)
+        is_shared = self.heads[0] != self.heads[1]
+        return F.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=visible_B1TS, enable_gqa=is_shared)
 
     def project_out(self, y_BHTD: Tensor, dtype: torch.dtype) -> Tensor:
         """The outputs of all heads, mixed, BTC."""

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from llm.config import GPTConfig, GPTShape
 from llm.kernels.training.backend import TORCH
 from llm.kernels.training.packed_sequences import PackedSequences
-from llm.model.attention import Context, GroupedQueryAttention
-from llm.model.embedding import Embedding, Rotation, rotation
+from llm.model.attention import Context, GroupedQueryAttention, Past
+from llm.model.embedding import Embedding, rotation
 from llm.model.key_value_cache import KeyValueCache
 
 
@@ -65,17 +65,7 @@ class Block(nn.Module):
 
     def forward(self, x_BTC: Tensor, context: Context) -> Tensor:
         """Map BTC to BTC."""
-        run = context.backend.run
-        qkv = run(self.before_attention, x_BTC, context.angles)
-        return run(self.after_attention, x_BTC, self.attention.attend(*qkv, context))
-
-    def before_attention(self, x_BTC: Tensor, angles: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, BHTD and twice BKTD."""
-        return self.attention.project_qkv(self.attention_norm(x_BTC), angles)
-
-    def after_attention(self, x_BTC: Tensor, attended_BHTD: Tensor) -> Tensor:
-        """The stream, BTC, with what attention and the MLP add to it."""
-        x_BTC = x_BTC + self.dropout(self.attention.project_out(attended_BHTD, x_BTC.dtype))
+        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), context))
         return x_BTC + self.dropout(self.mlp(self.mlp_norm(x_BTC)))
 
 
@@ -135,15 +125,16 @@ class GPT(nn.Module):
         packed = None if sequences_BT is None else PackedSequences(sequences_BT, positions_BT)
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]  # of all rows
-        visible_BTS = angles = None
+        past = None
         if cache is not None:
             end = int(positions_BT.max()) + 1
             visible_BTS = torch.arange(end, device=positions_BT.device) <= positions_BT[:, :, None]
-        if self.config.positions == "rotary":
-            angles = rotation(positions_BT, self.config)
-        context = Context(self.backend, packed, angles, cache, positions_BT, visible_BTS)
+            past = Past(cache=cache, positions_BT=positions_BT, visible_BTS=visible_BTS)
+        angles = rotation(positions_BT, self.config) if self.config.positions == "rotary" else None
+        context = Context(backend=self.backend, packed=packed, angles=angles, past=past)
         # A model that is frozen in bfloat16 keeps its norms, and the stream, in float32.
-        x_BTC = self.dropout(self.embedding(tokens_BT, positions_BT).to(self.blocks[0].mlp_norm.weight.dtype))
+        x_BTC = self.embedding(tokens_BT, positions_BT).to(self.blocks[0].mlp_norm.weight.dtype)
+        x_BTC = self.dropout(x_BTC)
         for block in self.blocks:
             x_BTC = block(x_BTC, context)
         return self.norm(x_BTC)

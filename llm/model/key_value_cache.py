@@ -28,7 +28,8 @@ class KeyValueCache:
     def rows(self, first: int, last: int) -> Self:
         """Rows `first` … `last` - 1 as a cache that shares their memory."""
         cache = object.__new__(KeyValueCache)
-        cache.keys_LBKSD, cache.values_LBKSD = self.keys_LBKSD[:, first:last], self.values_LBKSD[:, first:last]
+        cache.keys_LBKSD = self.keys_LBKSD[:, first:last]
+        cache.values_LBKSD = self.values_LBKSD[:, first:last]
         return cache
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -45,7 +46,8 @@ class KeyValueCache:
         attends faster on a CPU.
         """
         rows_B1 = torch.arange(len(k_BKTD), device=positions_BT.device)[:, None]
-        keys_BKSD, values_BKSD = self.keys_LBKSD[layer], self.values_LBKSD[layer]
+        keys_BKSD = self.keys_LBKSD[layer]
+        values_BKSD = self.values_LBKSD[layer]
         keys_BKSD[rows_B1, :, positions_BT] = k_BKTD.transpose(1, 2).to(keys_BKSD.dtype)
         values_BKSD[rows_B1, :, positions_BT] = v_BKTD.transpose(1, 2).to(values_BKSD.dtype)
         dtype = torch.float32 if keys_BKSD.dtype == torch.float16 else keys_BKSD.dtype

@@ -48,14 +48,14 @@ def add_lora(model: nn.Module, config: LoRAConfig, last_blocks: int | None = Non
     """
     for name, weight in model.named_parameters():
         weight.requires_grad_(name.startswith("head."))
-    found = set()
+    targets = set()
     for block in _learning_blocks(model, last_blocks):
         for name, layer in list(block.named_modules()):
             target = name.rpartition(".")[-1]
             if isinstance(layer, nn.Linear) and target in config.targets:
-                block.set_submodule(name, LoRALinear(layer, config.rank, config.alpha, config.kept))
-                found.add(target)
-    if missing := set(config.targets) - found:
+                block.set_submodule(name, LoRALinear(layer, config.rank, alpha=config.alpha, kept=config.kept))
+                targets.add(target)
+    if missing := set(config.targets) - targets:
         raise UserError(f"lora targets: the model has no {', '.join(sorted(missing))}")
 
 

@@ -15,7 +15,7 @@ from llm.device import Compute
 from llm.kernels.training.backend import Backend
 from llm.model.gpt import GPT
 from llm.model.lora import LoRALinear
-from llm.training.loop import Objective
+from llm.training.objective import Objective
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +50,17 @@ def with_backend(model: nn.Module, backend: Backend, forward: Callable[[], objec
     """
     tensors = [*model.parameters(), *model.buffers()]
     copy = deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    for gpt in copy.modules():
-        if isinstance(gpt, GPT):
-            gpt.backend = backend
-            if backend.linear is not None:
-                _replace_linear(gpt.blocks, backend.linear)
+    gpts = [module for module in copy.modules() if isinstance(module, GPT)]
     if backend.frozen_linear is not None:
         for name, largest_I in _largest_inputs(model, forward).items():
             layer = copy.get_submodule(name)
             layer.frozen = backend.frozen_linear(layer.frozen, largest_I)
+    for gpt in gpts:
+        gpt.backend = backend
+        if backend.linear is not None:
+            _replace_linear(gpt.blocks, backend.linear)
+        if backend.block is not None:
+            gpt.blocks = nn.ModuleList(backend.block(block) for block in gpt.blocks)
     return copy
 
 
@@ -72,14 +74,14 @@ def _replace_linear(blocks: nn.Module, make: Callable[[nn.Linear], nn.Module]) -
 def _largest_inputs(model: nn.Module, forward: Callable[[], object]) -> dict[str, Tensor]:
     """The largest magnitude of each input, I, of the layers beside which LoRA learns, by their names."""
     largest: dict[str, Tensor] = {}
-    layers = {layer: name for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
+    names = {layer: name for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
 
-    def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+    def record(layer: nn.Module, inputs: tuple[Tensor]) -> None:
         largest_I = inputs[0].float().flatten(0, -2).abs().amax(0)
-        name = layers[layer]
+        name = names[layer]
         largest[name] = torch.maximum(largest_I, largest.get(name, largest_I))
 
-    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(record) for layer in names]
     try:
         model.eval()  # without dropout
         forward()

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -48,26 +49,30 @@ class Checkpoints:
 
     def _complete(self) -> list[tuple[int, list[Path]]]:
         """The steps of which all files are there, and these in order; the newest step last."""
-        found: dict[tuple[int, int], dict[int, Path]] = {}
+        files_of: dict[tuple[int, int], dict[int, Path]] = defaultdict(dict)  # by step and number of parts
         for file in self.folder.glob("step-*.safetensors"):
             if name := self.NAME.fullmatch(file.name):
-                step, part, parts = (int(number or 1) for number in name.groups())
-                found.setdefault((step, parts), {})[part] = file
-        complete = [(step, files) for (step, parts), files in sorted(found.items()) if len(files) == parts]
-        return [(step, [files[part] for part in sorted(files)]) for step, files in complete]
+                step, part, parts = [int(number or 1) for number in name.groups()]
+                files_of[step, parts][part] = file
+        complete = []
+        for (step, parts), files in sorted(files_of.items()):
+            if len(files) == parts:
+                complete.append((step, [files[part] for part in sorted(files)]))
+        return complete
 
     def save(self, step: int, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Write a checkpoint atomically, then drop the oldest. `state` must be JSON."""
-        name, workers = f"step-{step:06}", self.workers
+        name = f"step-{step:06}"
+        workers = self.workers
         if workers.sharded:
             name += f".{workers.rank + 1}-of-{workers.count}"
         elif workers.rank > 0:
             return  # which has nothing that the first has not
-        tensors = {f"{group}/{name}": tensor.cpu() for group, part in groups.items() for name, tensor in part.items()}
-        written = json.dumps({**state, "step": step}).encode()
-        tensors[STATE] = torch.frombuffer(bytearray(written), dtype=torch.uint8)
-        content = save(tensors, metadata={"sha256": _digest(tensors)})
-        write_atomic(self.folder / f"{name}.safetensors", content)
+        tensors = {f"{group}/{key}": tensor.cpu() for group, part in groups.items() for key, tensor in part.items()}
+        content = json.dumps({**state, "step": step}).encode()
+        tensors[STATE] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        file = save(tensors, metadata={"sha256": _digest(tensors)})
+        write_atomic(self.folder / f"{name}.safetensors", file)
         if workers.rank == 0:
             for _, files in self._complete()[: -self.keep]:
                 for file in files:
@@ -88,13 +93,19 @@ class Checkpoints:
                     for file in files:
                         file.unlink(missing_ok=True)
                 continue
-            groups: dict[str, dict[str, Tensor]] = {}
-            for key, first in parts[0][0].items():
-                group, name = key.split("/", 1)
-                pieces = [tensors[key] for tensors, _ in parts]
-                groups.setdefault(group, {})[name] = torch.cat(pieces) if len(pieces) > 1 and first.ndim else first
-            return groups, parts[0][1]
+            _, state = parts[0]
+            return _join([tensors for tensors, _ in parts]), state
         return None
+
+
+def _join(parts: list[dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of all workers' files, whole, by group."""
+    groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, first in parts[0].items():
+        group, name = key.split("/", 1)
+        is_split = len(parts) > 1 and first.ndim > 0
+        groups[group][name] = torch.cat([part[key] for part in parts]) if is_split else first
+    return dict(groups)
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -125,5 +136,8 @@ def restore_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put back what `trained_weights` took out, or what all workers' parts of it come to."""
     for name, weight in model.named_parameters():
         if name in weights:
-            saved, here = weights[name], to_local(weight)
-            here.copy_(saved if saved.shape == here.shape else to_local(redistribute(saved, weight)))
+            saved = weights[name]
+            local = to_local(weight)
+            if saved.shape != local.shape:
+                saved = to_local(redistribute(saved, weight))
+            local.copy_(saved)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.model.gpt import GPT
-from llm.training.loop import Objective
+from llm.training.objective import Objective
 
 
 def training_flops(model: GPT) -> int:

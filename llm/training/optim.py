@@ -143,7 +143,12 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(weight_RC)
             state["squares"] = torch.zeros_like(weight_RC[:, :1])
-        return MuonMatrix(weight_RC, state["momentum"], state["squares"], rows or (weight_RC.shape[0],))
+        return MuonMatrix(
+            weight_RC=weight_RC,
+            momentum_RC=state["momentum"],
+            squares_R1=state["squares"],
+            rows=rows or (weight_RC.shape[0],),
+        )
 
 
 class Optimizers:
@@ -167,41 +172,50 @@ class Optimizers:
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as named tensors, to be saved: this worker's part of it."""
-        return {
-            f"{number}.{index}.{key}": to_local(tensor)
-            for number, part in enumerate(self.parts)
-            for index, state in part.state_dict()["state"].items()
-            for key, tensor in state.items()
-        }
+        tensors = {}
+        for number, part in enumerate(self.parts):
+            for index, state in part.state_dict()["state"].items():
+                for key, tensor in state.items():
+                    tensors[f"{number}.{index}.{key}"] = to_local(tensor)
+        return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave, the parts of all workers together."""
-        states = [part.state_dict() | {"state": {}} for part in self.parts]
-        weights = [[weight for group in part.param_groups for weight in group["params"]] for part in self.parts]
-        for name, tensor in tensors.items():
-            number, index, key = name.split(".", 2)
-            state = states[int(number)]["state"].setdefault(int(index), {})
-            state[key] = redistribute(tensor, weights[int(number)][int(index)])
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
+        """Put back the state that `tensors` gave, the parts of all workers together."""
+        for number, part in enumerate(self.parts):
+            weights = [weight for group in part.param_groups for weight in group["params"]]
+            state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+            for name, tensor in tensors.items():
+                part_number, index, key = name.split(".", 2)
+                if int(part_number) == number:
+                    state[int(index)][key] = redistribute(tensor, weights[int(index)])
+            part.load_state_dict(part.state_dict() | {"state": dict(state)})
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, muon_update: MuonUpdate | None = None) -> Optimizers:
     """The configured optimisers over what is not frozen; only matrices that mix features decay."""
-    trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    mixes = [weight for name, weight in trained if weight.ndim >= 2 and "embedding" not in name]
-    stays = [weight for name, weight in trained if weight.ndim < 2 or "embedding" in name]
+    matrices: list[Tensor] = []  # Muon's
+    decaying: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
+        if config.optimizer == "muon" and weight.ndim == 2 and ".blocks." in f".{name}":
+            matrices.append(weight)
+        elif weight.ndim >= 2 and "embedding" not in name:
+            decaying.append(weight)
+        else:
+            others.append(weight)
     parts: list[torch.optim.Optimizer] = []
     beta1 = 0.9
     if config.optimizer == "muon":
-        matrices = [weight for name, weight in trained if weight.ndim == 2 and ".blocks." in f".{name}"]
-        mixes = [weight for weight in mixes if not any(weight is matrix for matrix in matrices)]
-        update = muon_update or update_matrices
         assert config.muon_learning_rate is not None  # the config checks it
-        parts.append(Muon(_by_rows(model, matrices), config.muon_learning_rate, config.weight_decay, update=update))
+        groups = _by_rows(model, matrices)
+        update = muon_update or update_matrices
+        parts.append(Muon(groups, lr=config.muon_learning_rate, weight_decay=config.weight_decay, update=update))
         beta1 = BETA1_BESIDE_MUON
-    groups = [{"params": mixes, "weight_decay": config.weight_decay}, {"params": stays, "weight_decay": 0.0}]
-    if groups := [group for group in groups if group["params"]]:
+    groups = [{"params": decaying, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if groups:
         parts.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, config.beta2), fused=True))
     return Optimizers(parts)
 

@@ -81,6 +81,10 @@ class Workers:
         dist.all_reduce(total)
         return total.tolist()
 
+    def mean(self, value: float) -> float:
+        """The mean of a value over the workers."""
+        return self.sums(value / self.count)[0]
+
     def any(self, flag: bool) -> bool:
         """Whether it is so for one of them at least."""
         return self.sums(flag)[0] > 0

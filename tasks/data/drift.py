@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,9 @@ from llm.errors import UserError
 SMALLEST = 1e-4  # counts for an empty share, so that a value that comes or goes adds much but not infinity
 BINS = 10  # intervals of lengths, each with equally many rows of before
 WORDS = 200  # most frequent words of before; all others count as one more
-SOME, MUCH = 0.1, 0.25  # the conventional reading of the index
+SOME = 0.1  # the conventional reading of the index
+MUCH = 0.25
+OTHER_WORDS = ""  # as one
 WORD = re.compile(r"\w+|[^\w\s]")
 LABELS = ("label", "kind")  # columns of a row's kind
 NO_PROPERTY = ("id", "source")
@@ -30,31 +33,32 @@ class Drift:
     """The population stability index: 0 if all shares are equal."""
 
     @property
-    def said(self) -> str:
+    def size(self) -> str:
         """The meaning of the number, in a word."""
-        return "little" if self.index < SOME else "some" if self.index < MUCH else "much"
+        if self.index < SOME:
+            return "little"
+        return "some" if self.index < MUCH else "much"
 
 
-def stability_index(before: Mapping[object, float], now: Mapping[object, float]) -> float:
+def stability_index(before: Mapping[Any, float], now: Mapping[Any, float]) -> float:
     """The population stability index of two counts by the same keys: the sum of (q - p) ln(q / p) over their shares.
 
     It is the sum of the Kullback-Leibler divergences (1951) in both directions. Raises UserError if one of the counts
     is empty.
     """
-    keys = list(before.keys() | now.keys())
-    shares = []
-    for counts in (before, now):
-        if not (total := sum(counts.values())):
-            raise UserError("drift: there is nothing to compare: one side has no rows")
-        shares.append(np.maximum([counts.get(key, 0) / total for key in keys], SMALLEST))
-    p, q = shares
-    return float(((q - p) * np.log(q / p)).sum())
+    counts = pd.DataFrame({"before": pd.Series(before, dtype=float), "now": pd.Series(now, dtype=float)}).fillna(0)
+    totals = counts.sum()
+    if not totals.all():
+        raise UserError("drift: there is nothing to compare: one side has no rows")
+    shares = (counts / totals).clip(lower=SMALLEST)
+    return float(((shares["now"] - shares["before"]) * np.log(shares["now"] / shares["before"])).sum())
 
 
 def drift(
     before: pd.DataFrame,
     now: pd.DataFrame,
     text_columns: Sequence[str],
+    *,
     label_column: str | None = None,
     source_column: str | None = None,
 ) -> list[Drift]:
@@ -66,28 +70,49 @@ def drift(
     number of bins divided by the number of rows. Raises UserError if one side has no rows, or lacks a column.
     """
     counted = [column for column in (label_column, source_column) if column]
-    for column in (*text_columns, *counted):
-        if missing := [side for side, table in (("before", before), ("now", now)) if column not in table]:
-            raise UserError(f"drift: the rows {missing[0]} have no column {column!r}")
-    found = []
+    for side, table in (("before", before), ("now", now)):
+        for column in [*text_columns, *counted]:
+            if column not in table:
+                raise UserError(f"drift: the rows {side} have no column {column!r}")
+    drifts: list[Drift] = []
     for column in counted:
-        sides = (before[column].astype(str), now[column].astype(str))
-        found.append(Drift(column, stability_index(*(side.value_counts().to_dict() for side in sides))))
+        counts_before = before[column].astype(str).value_counts().to_dict()
+        counts_now = now[column].astype(str).value_counts().to_dict()
+        drifts.append(Drift(column, stability_index(counts_before, counts_now)))
     for column in text_columns:
-        texts = [table[column].fillna("").astype(str) for table in (before, now)]
-        lengths = [side.str.len().to_numpy() for side in texts]
-        edges = np.unique(np.quantile(lengths[0], np.arange(1, BINS) / BINS)) if len(lengths[0]) else np.array([])
-        bins = (Counter(np.searchsorted(edges, side, side="left").tolist()) for side in lengths)
-        found.append(Drift(f"length of {column}", stability_index(*bins)))
-        if not all(any(side.str.strip()) for side in texts):
-            continue  # an empty column has no words; its lengths show it
-        words = [Counter(word for text in side for word in WORD.findall(text.lower())) for side in texts]
-        known = {word for word, _ in words[0].most_common(WORDS)}
-        kept = (Counter({word: count for word, count in side.items() if word in known}) for side in words)
-        rest = (sum(count for word, count in side.items() if word not in known) for side in words)
-        sides = ({**side, None: more} for side, more in zip(kept, rest, strict=True))
-        found.append(Drift(f"words of {column}", stability_index(*sides)))
-    return found
+        texts_before = before[column].fillna("").astype(str)
+        texts_now = now[column].fillna("").astype(str)
+        drifts.append(Drift(f"length of {column}", _length_index(texts_before, texts_now)))
+        if any(texts_before.str.strip()) and any(texts_now.str.strip()):  # an empty column has no words
+            drifts.append(Drift(f"words of {column}", _word_index(texts_before, texts_now)))
+    return drifts
+
+
+def _length_index(before: pd.Series, now: pd.Series) -> float:
+    lengths = before.str.len().to_numpy()
+    edges = np.unique(np.quantile(lengths, np.arange(1, BINS) / BINS)) if len(lengths) else np.array([])
+    bins_before = Counter(np.searchsorted(edges, lengths).tolist())
+    bins_now = Counter(np.searchsorted(edges, now.str.len().to_numpy()).tolist())
+    return stability_index(bins_before, bins_now)
+
+
+def _word_index(before: pd.Series, now: pd.Series) -> float:
+    words_before = _count_words(before)
+    frequent = [word for word, _ in words_before.most_common(WORDS)]
+    return stability_index(_frequent_words(words_before, frequent), _frequent_words(_count_words(now), frequent))
+
+
+def _count_words(texts: pd.Series) -> Counter[str]:
+    words: Counter[str] = Counter()
+    for text in texts:
+        words.update(WORD.findall(text.lower()))
+    return words
+
+
+def _frequent_words(words: Counter[str], frequent: Sequence[str]) -> dict[str, int]:
+    """The counts of these words, and of all others as one."""
+    counts = {word: words[word] for word in frequent}
+    return counts | {OTHER_WORDS: words.total() - sum(counts.values())}
 
 
 def moved(before: pd.DataFrame, now: pd.DataFrame, *, sources: bool = False) -> list[Drift]:
@@ -95,11 +120,31 @@ def moved(before: pd.DataFrame, now: pd.DataFrame, *, sources: bool = False) -> 
 
     With `sources` also that of the sources, which tells nothing about the rows themselves.
     """
-    label = next((name for name in LABELS if name in now and name in before), None)
-    texts = [
-        name
-        for name in now
-        if name in before and name not in (*NO_PROPERTY, label) and now[name].map(type).eq(str).all()
-    ]
-    source = "source" if sources and label != "source" and all("source" in table for table in (before, now)) else None
-    return drift(before, now, texts, label, source)
+    common = [name for name in now if name in before]
+    label = next((name for name in LABELS if name in common), None)
+    texts = [name for name in common if name not in (*NO_PROPERTY, label) and now[name].map(type).eq(str).all()]
+    source = "source" if sources and "source" in common else None
+    return drift(before, now, texts, label_column=label, source_column=source)
+
+
+@dataclass(frozen=True)
+class DatasetDrift:
+    """How far the rows of a dataset are from those of the last commit."""
+
+    page: str
+    """For people, in Markdown."""
+    metrics: Mapping[str, float]
+
+
+def drift_of_dataset(before: pd.DataFrame | None, now: pd.DataFrame, md5: str | None) -> DatasetDrift:
+    """The drift from the committed rows; `md5` is that of the dataset in the commit, None if the commit has none."""
+    if md5 is None:
+        return DatasetDrift("No commit has this dataset.", {})
+    if before is None:
+        return DatasetDrift(f"The committed rows ({md5}) are not in DVC's cache: {FETCH}.", {})
+    if now.equals(before):
+        return DatasetDrift("The same rows.", {})
+    drifts = moved(before, now, sources=True)
+    lines = ["| what | stability index | |", "|---|--:|---|"]
+    lines += [f"| {part.name} | {part.index:.3f} | {part.size} |" for part in drifts]
+    return DatasetDrift("\n".join(lines), {f"drift.{part.name}": part.index for part in drifts})

@@ -123,8 +123,8 @@ def save_published(name: str, folder: Path) -> None:
     from llm.formats.tokenizer_files import read_chat_template
 
     path = published_weights(name)
-    model, encoding = load_pretrained(path)
-    for weight in model.parameters():
+    loaded = load_pretrained(path)
+    for weight in loaded.model.parameters():
         if weight.ndim > 1:  # norms are small, but they scale everything
             weight.data = weight.data.to(torch.bfloat16)
     template = read_chat_template(path)
@@ -132,7 +132,7 @@ def save_published(name: str, folder: Path) -> None:
         chat = {} if template is None else {"chat": Chat(template=template).model_dump()}
     except ValueError as error:
         raise UserError(f"{path}: its chat template: {' '.join(str(error).split())}") from None
-    save_model(folder, model, encoding, objective="language_model", **chat)
+    save_model(folder, loaded, "language_model", **chat)
 
 
 def weights_digest(path: Path) -> str:

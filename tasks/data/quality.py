@@ -5,6 +5,8 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from tasks.data.splits import SPLITS
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
     from great_expectations.data_context import AbstractDataContext
+    from great_expectations.datasource.fluent import PandasDatasource
     from great_expectations.expectations import Expectation
 
 EXAMPLES = 5
@@ -28,37 +31,41 @@ RESULT_FORMAT = {"result_format": "COMPLETE", "unexpected_index_column_names": [
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Numbers of rows that a table does not show any more."""
+
+    overlapping: int
+    """Rows of validation and test that have a near duplicate in an earlier split."""
+    duplicates: int = 0
+    left_out: int = 0
+    """Rows dropped for other reasons."""
+
+
 def summarise(
-    table: pd.DataFrame,
-    overlapping: int,
-    *,
-    duplicates: int = 0,
-    left_out: int = 0,
-    groups: str | None = None,
-    labels: Sequence[str] = (),
+    table: pd.DataFrame, counts: Counts, *, groups: str | None = None, labels: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Sum up a de-duplicated and split table in one row.
 
-    Rows read and kept, the shares of them that were duplicates or left out for other reasons, the rows of each split,
-    the rows `overlapping` that have a near duplicate in an earlier split, the values of the column `groups` that are
-    in several splits and, of each of the `labels`, the rows, their share and in how many splits it is.
+    Rows read and kept, the shares of them that were duplicates or left out, the rows of each split, the rows that
+    overlap, the values of the column `groups` that are in several splits and, of each of the `labels`, the rows, their
+    share and in how many splits it is.
     """
-    rows_read = len(table) + duplicates + left_out
-    splits_of = table.groupby("label")["split"].nunique() if labels else {}
-    straddling = int((table.groupby(groups)["split"].nunique() > 1).sum()) if groups else 0
-    summary = {
+    rows_read = len(table) + counts.duplicates + counts.left_out
+    split = table["split"]
+    summary: dict[str, str | float] = {
         "id": "summary",
         "rows_read": rows_read,
         "rows": len(table),
-        "duplicate_share": round(duplicates / max(rows_read, 1), 4),
-        "left_out_share": round(left_out / max(rows_read, 1), 4),
-        "split_overlap": overlapping,
-        "straddling_groups": straddling,
-        **{f"{split}_rows": int((table["split"] == split).sum()) for split in SPLITS},
-        **{f"rows_of_{label}": int((table["label"] == label).sum()) for label in labels},
-        **{f"share_of_{label}": round(float((table["label"] == label).mean()), 4) for label in labels},
-        **{f"splits_of_{label}": int(splits_of.get(label, 0)) for label in labels},
+        "duplicate_share": round(counts.duplicates / max(rows_read, 1), 4),
+        "left_out_share": round(counts.left_out / max(rows_read, 1), 4),
+        "split_overlap": counts.overlapping,
+        "straddling_groups": int((table.groupby(groups)["split"].nunique() > 1).sum()) if groups else 0,
     }
+    summary |= {f"{name}_rows": int((split == name).sum()) for name in SPLITS}
+    summary |= {f"rows_of_{label}": int((table["label"] == label).sum()) for label in labels}
+    summary |= {f"share_of_{label}": round(float((table["label"] == label).mean()), 4) for label in labels}
+    summary |= {f"splits_of_{label}": int(split[table["label"] == label].nunique()) for label in labels}
     return pd.DataFrame([summary])
 
 
@@ -79,99 +86,104 @@ def summary_expectations(labels: Sequence[str], gates: Gates) -> list["Expectati
         "rows_of_a_label": [f"rows_of_{label}" for label in labels],
         "splits_of_a_label": [f"splits_of_{label}" for label in labels],
     }
-    found = []
+    expectations: list[Expectation] = []
     for name, gate in gates:
+        side = "min_value" if name in LEAST else "max_value"
         for severity, bound in (("warning", gate.warn), ("critical", gate.fail)):
-            side = {"min_value" if name in LEAST else "max_value": bound}
-            for column in (
-                columns.get(name, [name]) if bound is not None else ()
-            ):  # a maximum, as its result holds the observed value
-                found.append(gxe.ExpectColumnMaxToBeBetween(column=column, severity=severity, **side))
-    return found
+            if bound is None:
+                continue
+            for column in columns.get(name, [name]):
+                # A maximum, as its result holds the observed value.
+                expectation = gxe.ExpectColumnMaxToBeBetween(column=column, severity=severity, **{side: bound})
+                expectations.append(expectation)
+    return expectations
 
 
-def _finding(check: str, result: "ExpectationValidationResult") -> dict[str, Any]:
+Finding = dict[str, Any]
+"""An expectation and its result, as validation.json has it."""
+
+
+def _finding(check: str, result: "ExpectationValidationResult") -> Finding:
     """An expectation and its result, without anything that differs between equal runs."""
     details = result.to_json_dict()
-    seen, config = details["result"], details["expectation_config"]
-    wanted = {key: value for key, value in config["kwargs"].items() if key not in ("batch_id", "column")}
+    observed = details["result"]
+    config = details["expectation_config"]
+    kwargs = config["kwargs"]
     finding = {
         "check": check,
         "expectation": config["type"],
-        "column": config["kwargs"].get("column"),
-        "expected": wanted,
+        "column": kwargs.get("column"),
+        "expected": {key: value for key, value in kwargs.items() if key not in ("batch_id", "column")},
         "level": "warn" if config["severity"] == "warning" else "fail",
         "success": details["success"],
     }
-    if "observed_value" in seen:
-        finding["observed"] = seen["observed_value"]
-    elif "unexpected_count" in seen:
-        finding |= {"unexpected": seen["unexpected_count"], "rows": seen["element_count"]}
-        finding["examples"] = [
-            {key: str(value)[:LONGEST] for key, value in row.items()}
-            for row in seen.get("partial_unexpected_index_list", [])[:EXAMPLES]
-        ]
+    if "observed_value" in observed:
+        finding["observed"] = observed["observed_value"]
+    elif "unexpected_count" in observed:
+        rows = observed.get("partial_unexpected_index_list", [])[:EXAMPLES]
+        finding["unexpected"] = observed["unexpected_count"]
+        finding["rows"] = observed["element_count"]
+        finding["examples"] = [_shortened(row) for row in rows]
     else:
         finding["observed"] = next(iter(details["exception_info"].values()))["exception_message"]
     return finding
 
 
-def _sentence(finding: dict[str, Any]) -> str:
+def _shortened(row: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value)[:LONGEST] for key, value in row.items()}
+
+
+def _sentence(finding: Finding) -> str:
     """A failed expectation on one line that names the way out."""
-    column, wanted = finding["column"], finding["expected"]
-    what = finding["expectation"].replace("_", " ")
-    if wanted:
-        what += f" ({', '.join(f'{key} {value}' for key, value in wanted.items())})"
+    column = finding["column"]
+    expected = ", ".join(f"{key} {value}" for key, value in finding["expected"].items())
+    expectation = finding["expectation"].replace("_", " ")
     if "observed" in finding:
-        saw = f"observed {finding['observed']}"
+        observation = f"observed {finding['observed']}"
     else:
-        examples = (f"{row['id']}: {row[column]!r}" for row in finding["examples"])
-        saw = f"{finding['unexpected']} of {finding['rows']} rows fail, such as {', '.join(examples)}"
-    return f"{finding['check']}{f', {column}' if column else ''}: {what}; {saw}"
+        examples = ", ".join(f"{row['id']}: {row[column]!r}" for row in finding["examples"])
+        observation = f"{finding['unexpected']} of {finding['rows']} rows fail, such as {examples}"
+    where = f", {column}" if column else ""
+    bounds = f" ({expected})" if expected else ""
+    return f"{finding['check']}{where}: {expectation}{bounds}; {observation}"
 
 
-def _of_batches(findings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _of_batches(findings: Sequence[Finding]) -> Finding:
     """The result of an expectation over several batches, as if they were one table."""
-    first = next((each for each in findings if not each["success"]), findings[0])
-    if len(findings) == 1 or not all("unexpected" in each for each in findings):
+    first = next((finding for finding in findings if not finding["success"]), findings[0])
+    if len(findings) == 1 or not all("unexpected" in finding for finding in findings):
         return first
-    counts = {name: sum(each[name] for each in findings) for name in ("unexpected", "rows")}
-    examples = [example for each in findings for example in each["examples"]][:EXAMPLES]
-    allowed = (1 - first["expected"].get("mostly", 1.0)) * counts["rows"]
-    return first | counts | {"examples": examples, "success": counts["unexpected"] <= allowed}
+    unexpected = sum(finding["unexpected"] for finding in findings)
+    rows = sum(finding["rows"] for finding in findings)
+    examples = list(chain.from_iterable(finding["examples"] for finding in findings))[:EXAMPLES]
+    success = unexpected <= (1 - first["expected"].get("mostly", 1.0)) * rows
+    return first | {"unexpected": unexpected, "rows": rows, "examples": examples, "success": success}
 
 
-Checks = dict[str, tuple[pd.DataFrame | Iterable[pd.DataFrame], list["Expectation"]]]
+@dataclass(frozen=True)
+class Check:
+    """Tables to check against expectations: all rows with a column `id`, in batches.
 
-
-def validate(dataset: str, checks: Checks, report: Path) -> None:
-    """Check each table against its expectations and write the results to `report`/validation.json.
-
-    Every table has a column `id`, which names its rows. A table that is too large for memory comes in batches; rows of
-    one id are in one batch, and its expectations are about single rows or ids. An open MLflow run gets the report, how
-    many warnings there are, and Great Expectations' pages under data_docs/. Raises UserError with a line for each
-    failed expectation; those that only warn are logged.
+    Rows of one id are in one batch, and the expectations are about single rows or ids.
     """
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    import great_expectations as gx
 
-    logging.getLogger("great_expectations.data_context.types.base").setLevel(
-        logging.WARNING
-    )  # Great Expectations sets INFO itself
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    name: str
+    batches: Iterable[pd.DataFrame]
+    expectations: list["Expectation"]
+
+
+def validate(dataset: str, checks: Sequence[Check], report: Path) -> None:
+    """Check tables against their expectations and write the results to `report`/validation.json.
+
+    An open MLflow run gets the report, how many warnings there are, and Great Expectations' pages under data_docs/.
+    Raises UserError with a line for each failed expectation; those that only warn are logged.
+    """
+    context = _context()
     source = context.data_sources.add_pandas(dataset)
-    findings = []
-    for check, (table, expectations) in checks.items():
-        suite = context.suites.add(gx.ExpectationSuite(name=check, expectations=expectations))
-        rows = source.add_dataframe_asset(check).add_batch_definition_whole_dataframe("all")
-        validation = context.validation_definitions.add(gx.ValidationDefinition(name=check, data=rows, suite=suite))
-        found = []
-        for batch in [table] if isinstance(table, pd.DataFrame) else table:
-            result = validation.run(batch_parameters={"dataframe": batch}, result_format=RESULT_FORMAT)
-            found.append([_finding(check, one) for one in result.results])
-        findings += map(_of_batches, zip(*found, strict=True))
-    findings.sort(key=lambda each: (each["check"], each["column"] or "", each["expectation"], each["level"]))
+    findings: list[Finding] = []
+    for check in checks:
+        findings += _run(context, source, check)
+    findings.sort(key=_order)
     failed = [finding for finding in findings if not finding["success"] and finding["level"] == "fail"]
     warned = [finding for finding in findings if not finding["success"] and finding["level"] == "warn"]
     content = {"dataset": dataset, "success": not failed, "expectations": findings}
@@ -184,6 +196,35 @@ def validate(dataset: str, checks: Checks, report: Path) -> None:
     if failed:
         raise UserError("\n  ".join([f"{dataset}: {len(failed)} checks failed", *map(_sentence, failed)]))
     logger.info("%d checks of %s passed", len(findings) - len(warned), dataset)
+
+
+def _context() -> "AbstractDataContext":
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    import great_expectations as gx
+
+    # Great Expectations sets INFO itself.
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    return context
+
+
+def _run(context: "AbstractDataContext", source: "PandasDatasource", check: Check) -> list[Finding]:
+    """The findings of one check, one an expectation."""
+    import great_expectations as gx
+
+    rows = source.add_dataframe_asset(check.name).add_batch_definition_whole_dataframe("all")
+    suite = context.suites.add(gx.ExpectationSuite(name=check.name, expectations=check.expectations))
+    validation = context.validation_definitions.add(gx.ValidationDefinition(name=check.name, data=rows, suite=suite))
+    findings: list[list[Finding]] = []
+    for batch in check.batches:
+        result = validation.run(batch_parameters={"dataframe": batch}, result_format=RESULT_FORMAT)
+        findings.append([_finding(check.name, part) for part in result.results])
+    return [_of_batches(of_expectation) for of_expectation in zip(*findings, strict=True)]
+
+
+def _order(finding: Finding) -> tuple[str, str, str, str]:
+    return finding["check"], finding["column"] or "", finding["expectation"], finding["level"]
 
 
 def _log_pages(context: "AbstractDataContext", report: Path) -> None:

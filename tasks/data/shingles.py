@@ -246,6 +246,13 @@ class Known:
         return np.concatenate(found)
 
 
+def near_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> np.ndarray:
+    """Indices [n, 2] of texts of `left` and of `right` that are near duplicates of each other; chains do not count."""
+    left_sets = [shingles(text) for text in left]
+    right_sets = [shingles(text) for text in right]
+    return Known(left_sets).pairs(right_sets, threshold)
+
+
 def _bound(threshold: float) -> int:
     """The bound below which a share of 1 - `threshold` of all hashes lies, by their first 32 bits."""
     return int((1 - threshold) * 2**32)
@@ -260,19 +267,6 @@ def prefix(each: np.ndarray, threshold: float) -> np.ndarray:
     count = len(each) - int(threshold * len(each)) + 1
     below = np.searchsorted(each, np.uint64(_bound(threshold) << 32))
     return (each[: max(count, below)] >> np.uint64(32)).astype(np.uint32)
-
-
-def rarest(sets: Sets, threshold: float) -> list[np.ndarray]:
-    """Like `prefix`, but with the shingles of each set that are rarest among the sets, so that few other texts share
-    one."""
-    sizes = np.array([len(each) for each in sets])
-    values = np.concatenate([*sets, np.zeros(0, np.uint64)])
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    row = np.repeat(np.arange(len(sets)), sizes)
-    order = np.lexsort((values, counts[place], row))
-    rank = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    kept = order[rank <= (sizes - (threshold * sizes).astype(int))[row]]
-    return np.split(values[kept], np.cumsum(np.bincount(row[kept], minlength=len(sets)))[:-1])
 
 
 class Prefixes:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def with_record(table: pa.Table, record: Record) -> pa.Table:
     """The table, and the record of its cleaning."""
-    return table.replace_schema_metadata({RECORD: record.to_json()})
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), RECORD: record.to_json()})
 
 
 def write_part(path: Path, table: pa.Table) -> None:
@@ -59,7 +59,7 @@ def _make(work: Callable[[Job], pa.Table], task: tuple[Path, Job]) -> None:
 
 
 def make_parts(
-    folder: Path, jobs: Iterable[Job], work: Callable[[Job], pa.Table], total: int | None = None
+    folder: Path, jobs: Iterable[Job], work: Callable[[Job], pa.Table], *, total: int | None = None
 ) -> list[Path]:
     """Do each job whose part is not in `folder` yet, on all cores; the parts in the order of the jobs.
 
@@ -67,7 +67,9 @@ def make_parts(
     stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    folder, paths, made = folder.absolute(), [], 0
+    folder = folder.absolute()
+    paths: list[Path] = []
+    made = 0
 
     def missing() -> Iterator[tuple[Path, Job]]:
         for number, job in enumerate(jobs):
@@ -79,5 +81,6 @@ def make_parts(
         for _ in map_in_order(partial(_make, work), missing()):
             made += 1
             bar.update()
-    logger.info("%s: %d parts made, %d were there", folder.name, made, len(paths) - made)
+    counts = {"folder": folder.name, "made": made, "kept": len(paths) - made}
+    logger.info("%(folder)s: %(made)d parts made, %(kept)d were there", counts)
     return paths

@@ -5,30 +5,29 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import tiktoken
 from pydantic import Field
-from tqdm import tqdm
 
 from llm.formats.tokenizer_json import save_tokenizer
 from llm.tokenizer import train_bpe
-from tasks.data.cleaning.personal import mask_rows
 from tasks.data.cleaning.record import RULES, Record, absorb, recorded
-from tasks.data.cleaning.rules import in_languages, within_lengths, without_repetition
 from tasks.data.compression import without_compression
-from tasks.data.formats import Problem, each_file, without_problems
-from tasks.data.formats.documents import documents, raw_documents, tidy_document
-from tasks.data.splits import Split, check_train_only
-from tasks.data.stream import Stream, rows_to_part, texts_to_arrow, texts_to_learn, write_stream
+from tasks.data.dataset import Dataset
+from tasks.data.formats.documents import Document, documents, raw_documents, tidy_document
+from tasks.data.problems import Problem, rows_of_file, without_problems
+from tasks.data.rows import Rows, part_of_rows
+from tasks.data.splits import Split
+from tasks.data.steps import check_sources, clean
 from tasks.data.table_parts import make_parts, read_part, read_record, with_record
 from tasks.data.textfiles import raw_files
-from tasks.datasets import Dataset
+from tasks.data.tokens import texts_to_learn, write_tokens
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
@@ -37,7 +36,8 @@ COLUMNS = ["id", "source", "text"]
 LENGTHS = {"text": (1, 1_000_000)}  # characters; a million of them without a space are no prose
 LONGEST = 50_000  # characters of a document that stays whole
 PIECE = 10_000  # approximate characters of a piece of a longer document
-FEW, SMALL = 10, 1_000  # least rows, if pieces of SMALL characters give as many
+FEW = 10  # least rows, if pieces of SMALL characters give as many
+SMALL = 1_000
 PART = 16 * 2**20  # approximate characters of a part, or bytes of its files
 FILES = 1_000  # of a part, at most
 BEGINNING = 1_000  # characters that `threestage data check` reads of a document
@@ -57,7 +57,28 @@ class Params(Split):
     """The name of a table's column `text`, if it is not a usual one."""
 
 
-def read_corpus(folder: Path, params: Params | None = None, problems: list[Problem] | None = None) -> pd.DataFrame:
+class Row(NamedTuple):
+    """A document of the corpus."""
+
+    id: str
+    source: str
+    text: str
+
+
+ReadDocuments = Callable[..., Iterator[Document | Problem]]
+
+
+def _rows(
+    read: ReadDocuments, path: Path, folder: Path, params: Params, problems: list[Problem] | None = None
+) -> Iterator[Row]:
+    """The documents that `read` finds in a file."""
+    name = path.relative_to(folder)
+    file_rows = rows_of_file(partial(read, columns=params.columns), path)
+    for document in without_problems(file_rows, problems):
+        yield Row(id=f"{name.as_posix()}{document.suffix}", source=name.parts[0], text=document.text)
+
+
+def read_corpus(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
     """Read every file below `folder/<source>/` into a table of documents: id, source, text.
 
     tasks/data/formats/documents.py reads the formats. A long document is cut into pieces (`cut`), so that one book is
@@ -65,37 +86,21 @@ def read_corpus(folder: Path, params: Params | None = None, problems: list[Probl
     row. Rows are in the order of paths. Files and rows that can't be read are added to `problems`; without that list
     they raise UserError, naming file, row and reason.
     """
-    files = raw_files(folder)
-    columns = params.columns if params else {}
-    bar = tqdm(files, desc="reading", unit="file", disable=None, leave=False)
-    table = pd.DataFrame(_rows(documents, bar, folder, columns, problems), columns=COLUMNS)
-    _log_size(table["text"].str.len(), len(files))
+    rows: list[Row] = []
+    for path in raw_files(folder):
+        rows += _rows(documents, path, folder=folder, params=params, problems=problems)
+    table = pd.DataFrame(rows, columns=COLUMNS)
     return cut(table, longest_document(table["text"].str.len()))
 
 
 def check_corpus(folder: Path, params: Params, problems: list[Problem]) -> pd.DataFrame:
     """Like `read_corpus`, but with uncut documents and only the beginnings of their texts: whole ones may be
     gigabytes."""
-    rows = _rows(documents, raw_files(folder), folder, params.columns, problems)
-    return pd.DataFrame(((name, source, text[:BEGINNING]) for name, source, text in rows), columns=COLUMNS)
-
-
-def _log_size(lengths: pd.Series, files: int) -> None:
-    logger.info("%d documents, %.1f M characters, in %d files", len(lengths), lengths.sum() / 1e6, files)
-
-
-def _rows(
-    read: Callable[..., Iterator[Any]],
-    paths: Iterable[Path],
-    folder: Path,
-    columns: dict[str, str],
-    problems: list[Problem] | None = None,
-) -> Iterator[tuple[str, str, str]]:
-    """Id, source and text of each document that `read` finds in the files."""
-    for path in paths:
-        name = path.relative_to(folder)
-        for row, text in without_problems(each_file(read, [path], columns), problems):
-            yield f"{name.as_posix()}{row}", name.parts[0], text
+    rows: list[list[str]] = []
+    for path in raw_files(folder):
+        for row in _rows(documents, path, folder=folder, params=params, problems=problems):
+            rows.append([row.id, row.source, row.text[:BEGINNING]])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -103,83 +108,95 @@ class Job:
     """The input of one part of documents: files, or documents of a file that is too large for a part."""
 
     files: tuple[Path, ...] = ()
-    rows: tuple[tuple[str, str, str], ...] = ()
+    rows: tuple[Row, ...] = ()
     record: Record = field(default_factory=Record)
     """The record of documents that were dropped while `rows` were read."""
 
 
-def jobs(folder: Path, params: Params, mask: Callable[[str], str]) -> Iterator[Job]:
+Mask = Callable[[str], str]
+
+
+def jobs(folder: Path, params: Params, mask: Mask) -> Iterator[Job]:
     """The jobs for the parts of a corpus, in the order of its files."""
-    group, size = [], 0
+    group: list[Path] = []
+    size = 0
     for path in raw_files(folder):
-        packed = without_compression(path.name) != path.name
-        expected = path.stat().st_size * (EXPANDED if packed else 1)
+        is_compressed = without_compression(path.name) != path.name
+        expected = path.stat().st_size * (EXPANDED if is_compressed else 1)
         if group and (size + expected > PART or len(group) >= FILES):
-            yield Job(tuple(group))
-            group, size = [], 0
+            yield Job(files=tuple(group))
+            group = []
+            size = 0
         if expected > PART:
-            yield from _jobs_of(_rows(raw_documents, [path], folder, params.columns), mask)
+            yield from _jobs_of_large_file(_rows(raw_documents, path, folder=folder, params=params), mask)
         else:
-            group, size = [*group, path], size + expected
+            group.append(path)
+            size += expected
     if group:
-        yield Job(tuple(group))
+        yield Job(files=tuple(group))
 
 
-def _jobs_of(rows: Iterator[tuple[str, str, str]], mask: Callable[[str], str]) -> Iterator[Job]:
-    more = True
-    while more:
-        found, size = [], 0
+def _jobs_of_large_file(rows: Iterator[Row], mask: Mask) -> Iterator[Job]:
+    row: Row | None = None
+    while True:
+        chosen: list[Row] = []
+        size = 0
         with recorded(mask) as record:  # the reader runs in here
-            while more and size < PART:
-                if more := (row := next(rows, None)) is not None:
-                    found.append(row)
-                    size += len(row[2])
-        yield Job(rows=tuple(found), record=record)
+            while size < PART and (row := next(rows, None)) is not None:
+                chosen.append(row)
+                size += len(row.text)
+        yield Job(rows=tuple(chosen), record=record)
+        if row is None:
+            return
 
 
-def read_documents(folder: Path, params: Params, mask: Callable[[str], str], job: Job) -> pa.Table:
+def read_documents(job: Job, folder: Path, params: Params, mask: Mask) -> pa.Table:
     """A part of documents: id, source, text, length."""
+    rows: list[Row] = []
     with recorded(mask) as record:
         record.absorb(job.record)
-        rows = list(_rows(documents, job.files, folder, params.columns))
-        rows += [(name, source, tidy_document(text)) for name, source, text in job.rows]
-    columns = {name: texts_to_arrow(row[place] for row in rows) for place, name in enumerate(COLUMNS)}
-    return with_record(pa.table(columns | {"length": pa.array([len(row[2]) for row in rows], pa.int64())}), record)
+        for path in job.files:
+            rows += _rows(documents, path, folder=folder, params=params)
+        rows += [Row(id=row.id, source=row.source, text=tidy_document(row.text)) for row in job.rows]
+    columns = {
+        "id": pa.array([row.id for row in rows], pa.large_string()),
+        "source": pa.array([row.source for row in rows], pa.large_string()),
+        "text": pa.array([row.text for row in rows], pa.large_string()),
+        "length": pa.array([len(row.text) for row in rows], pa.int64()),
+    }
+    return with_record(pa.table(columns), record)
 
 
-def cut_documents(params: Params, longest: float, mask: Callable[[str], str], path: Path) -> pa.Table:
-    """Turn a part of documents into a part of rows: cut, perhaps masked, without texts that no model should learn
-    from."""
+def cut_documents(path: Path, params: Params, longest: float, mask: Mask) -> pa.Table:
+    """Turn a part of documents into a part of cleaned rows."""
     with recorded(mask) as record:
         table = cut(read_part(path, COLUMNS).to_pandas(), longest)
-        table = mask_rows(table) if params.mask_personal_data == "all" else table
-        table = in_languages(table, table["text"], params.languages)
-        table = within_lengths(table, table["text"], LENGTHS)
-        table = without_repetition(table, table["text"])
-    return rows_to_part(table, record, params.near_duplicate)
+        table = clean(table, DATASET, params)
+    return part_of_rows(table, DATASET, params.near_duplicate, record=record)
 
 
-def read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str], str]) -> Stream:
+def read_parts(folder: Path, params: Params, work: Path, *, mask: Mask) -> list[Path]:
     """Read like `read_corpus`, but on all cores and without the rows that rules drop; write the parts below `work`.
 
     An interrupted call goes on with the next part.
     """
-    files = raw_files(folder)
-    read = make_parts(work / "documents", jobs(folder, params, mask), partial(read_documents, folder, params, mask))
-    known = pd.concat([read_part(path, ["source", "length"]).to_pandas() for path in read], ignore_index=True)
-    known["source"] = known["source"].astype("category")
-    _log_size(known["length"], len(files))
-    if not known.empty:
-        check_train_only(known, params)  # before de-duplication may remove all rows of a source
-    longest = longest_document(known["length"])
-    rows = make_parts(work / "rows", read, partial(cut_documents, params, longest, mask), len(read))
-    for path in read:
+    read = partial(read_documents, folder=folder, params=params, mask=mask)
+    document_parts = make_parts(work / "documents", jobs(folder, params, mask), read)
+    facts = [read_part(path, ["source", "length"]).to_pandas() for path in document_parts]
+    table = pd.concat(facts, ignore_index=True)
+    logger.info("%d documents, %.1f M characters", len(table), table["length"].sum() / 1e6)
+    check_sources(table, params, folder)
+    cut_part = partial(cut_documents, params=params, longest=longest_document(table["length"]), mask=mask)
+    parts = make_parts(work / "rows", document_parts, cut_part, total=len(document_parts))
+    for path in document_parts:
         absorb(read_record(path))
-    found = set().union(*(read_record(path).rules() for path in rows))
-    for rule in filter(found.__contains__, RULES):  # in the order in which the rules apply to a table
-        for path in rows:
+    rules: set[str] = set()
+    for path in parts:
+        rules |= read_record(path).rules()
+    for rule in [rule for rule in RULES if rule in rules]:  # in the order in which they apply to a table
+        for path in parts:
             absorb(read_record(path), rule)
-    return Stream.of(work, rows)
+    return parts
 
 
 def longest_document(lengths: pd.Series) -> float:
@@ -188,8 +205,10 @@ def longest_document(lengths: pd.Series) -> float:
     It is LONGEST, so that no other document changes how one is cut. Only if that would give fewer than FEW rows it is
     less, down to SMALL: each split needs some rows.
     """
-    rows = np.ceil(lengths.where(lengths > LONGEST, 0) / PIECE).clip(1).sum()
-    return LONGEST if rows >= FEW else min(LONGEST, max(SMALL, lengths.sum() / FEW))
+    pieces = np.ceil(lengths.where(lengths > LONGEST, 0) / PIECE).clip(1)
+    if pieces.sum() >= FEW:
+        return LONGEST
+    return float(np.clip(lengths.sum() / FEW, SMALL, LONGEST))
 
 
 def cut(table: pd.DataFrame, longest: float) -> pd.DataFrame:
@@ -197,13 +216,13 @@ def cut(table: pd.DataFrame, longest: float) -> pd.DataFrame:
 
     Others stay whole: they read best so, and no held-out text is then part of a document in train.
     """
-    pieces = [_pieces(text, min(PIECE, longest)) if len(text) > longest else [text] for text in table["text"]]
-    names = [
-        [f"{name}#{n}" for n, _ in enumerate(each, 1)] if len(each) > 1 else [name]
-        for name, each in zip(table["id"], pieces, strict=True)
-    ]
-    lists = {"id": pd.Series(names, table.index, object), "text": pd.Series(pieces, table.index, object)}
-    return table.assign(**lists).explode(["id", "text"], ignore_index=True)
+    rows: list[Row] = []
+    for row in table[COLUMNS].itertuples():
+        pieces = _pieces(row.text, min(PIECE, longest)) if len(row.text) > longest else [row.text]
+        for number, piece in enumerate(pieces, 1):
+            suffix = f"#{number}" if len(pieces) > 1 else ""
+            rows.append(Row(id=row.id + suffix, source=row.source, text=piece))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _pieces(text: str, longest: float) -> list[str]:
@@ -212,25 +231,33 @@ def _pieces(text: str, longest: float) -> list[str]:
     count = math.ceil(len(text) / longest) or 1
     size = len(text) / count
     cuts = [0]
-    for n in range(1, count):
-        low, high = int((n - 0.5) * size), int(n * size)
-        ends = (place + len(mark) for mark in ("\n\n", "\n", " ") if (place := text.rfind(mark, low, high)) >= 0)
-        cuts += [*islice(ends, 1)]
-    return [piece for start, end in pairwise([*cuts, len(text)]) if (piece := text[start:end].rstrip())] or [text]
+    for number in range(1, count):
+        cut_at = _last_break(text, int((number - 0.5) * size), int(number * size))
+        if cut_at is not None:
+            cuts.append(cut_at)
+    pieces = [text[start:end].rstrip() for start, end in pairwise([*cuts, len(text)])]
+    return [piece for piece in pieces if piece] or [text]
+
+
+def _last_break(text: str, low: int, high: int) -> int | None:
+    """The end of the last blank line between two positions, else of the last line, else of the last word."""
+    for mark in ("\n\n", "\n", " "):
+        start = text.rfind(mark, low, high)
+        if start >= 0:
+            return start + len(mark)
+    return None
 
 
 def corpus_expectations() -> list["Expectation"]:
     """The expectations on a corpus before a model learns from it."""
     import great_expectations.expectations as gxe
 
+    least, most = LENGTHS["text"]
     return [
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
         gxe.ExpectColumnValuesToBeUnique(column="id"),
-        *(
-            gxe.ExpectColumnValueLengthsToBeBetween(column=column, min_value=low, max_value=high)
-            for column, (low, high) in LENGTHS.items()
-        ),
+        gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=least, max_value=most),
         gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex="\N{REPLACEMENT CHARACTER}", mostly=0.99),
     ]
 
@@ -247,11 +274,11 @@ def choose_encoding(params: Params, texts: Iterable[str]) -> tiktoken.Encoding:
     return encoding_by_name(params.tokenizer)
 
 
-def write_corpus(stream: Stream, folder: Path, params: Params) -> None:
+def write_corpus(rows: Rows, folder: Path, params: Params) -> None:
     """Write `tokenizer.json` and the token files."""
-    encoding = choose_encoding(params, texts_to_learn(stream, params.seed))
+    encoding = choose_encoding(params, texts_to_learn(rows, params.seed))
     save_tokenizer(encoding, folder / "tokenizer.json")
-    write_stream(encoding, stream, folder)
+    write_tokens(encoding, rows, folder)
 
 
 DATASET = Dataset(
@@ -262,5 +289,5 @@ DATASET = Dataset(
     lengths=LENGTHS,
     write=write_corpus,
     check=check_corpus,
-    stream=read_stream,
+    parts=read_parts,
 )

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 from pydantic import Field
-from tqdm import tqdm
 
 from tasks.data.cleaning.record import drop
-from tasks.data.formats import Problem, each_file, without_problems
-from tasks.data.formats.labels import LabelledSplit, without_contradictions
-from tasks.data.formats.mails import Labels, mails
-from tasks.data.inbox import FEEDBACK, SAID, by_votes
-from tasks.data.textfiles import raw_files
-from tasks.datasets import Dataset
+from tasks.data.dataset import Dataset
+from tasks.data.feedback import FEEDBACK, by_votes
+from tasks.data.formats.labelled import read_labelled, without_contradictions
+from tasks.data.formats.labels import LabelledSplit, Labels
+from tasks.data.formats.mails import mails
+from tasks.data.problems import Problem
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
@@ -39,39 +38,34 @@ def read_emails(folder: Path, params: Params, problems: list[Problem] | None = N
 
     tasks/data/formats/mails.py reads the formats. Emails of one `group` (`thread`) stay in one split. Emails without
     any text are dropped, and so are equal ones with different labels. Feedback comes last, as `by_votes` of
-    tasks/data/inbox.py gives it. Files and rows that can't be read are added to `problems`; without that list they
+    tasks/data/feedback.py gives it. Files and rows that can't be read are added to `problems`; without that list they
     raise UserError with file, row and reason.
     """
-    paths = raw_files(folder)
     labels = Labels(params.labels, params.label_map)
-    emails = []
-    for path in tqdm(paths, desc="emails", unit="file", disable=None):
-        name = path.relative_to(folder)
-        found = each_file(partial(mails, name=name, labels=labels, columns=params.columns), [path])
-        for mail in without_problems(found, problems):
-            identity = name.as_posix() + (f"#{mail.number}" if mail.number else "")
-            source = (name if mail.number else name.parent).as_posix()
-            said = [mail.cells.get(column) for column in SAID] if name.as_posix() == FEEDBACK else [None] * len(SAID)
-            emails.append((identity, source, mail.subject, mail.body, mail.label, *said))
-    table = pd.DataFrame(emails, columns=[*COLUMNS[:-1], *SAID])
+    read = partial(mails, labels=labels, columns=params.columns)
+    table = read_labelled(folder, read, columns=["subject", "body"], problems=problems)
     table["group"] = thread(table)
-    blank = row_text(table).str.isspace()
-    logger.info("%d emails in %d files, %d of them without any text left out", len(table), len(paths), blank.sum())
-    table = drop("blank", table, pd.Series("no text", table.index).where(blank), row_text(table))
+    is_blank = row_text(table).str.isspace()
+    reasons = pd.Series("no text", table.index).where(is_blank)
+    table = drop("blank", table, reasons=reasons, text=row_text(table))
     is_feedback = table["source"] == FEEDBACK
-    files = table.loc[~is_feedback, COLUMNS].reset_index(drop=True)
-    files = without_contradictions(files, row_text(files))
+    own_rows = table.loc[~is_feedback, COLUMNS].reset_index(drop=True)
+    own_rows = without_contradictions(own_rows, row_text(own_rows))
     if not is_feedback.any():
-        return files
-    said = table[is_feedback]
-    return pd.concat([files, by_votes(said, row_text(said), said["label"])], ignore_index=True)
+        return own_rows
+    feedback = table[is_feedback]
+    return pd.concat([own_rows, by_votes(feedback, row_text(feedback), feedback["label"])], ignore_index=True)
 
 
 def thread(table: pd.DataFrame) -> pd.Series:
     """The group of a mail, which stays in one split: its subject without marks of replies and lists, or the whole text
     if that has fewer than two words."""
-    words = table["subject"].map(lambda subject: re.findall(r"[^\W_]+", REPLY.sub("", subject).lower()))
+    words = table["subject"].map(_subject_words)
     return words.str.join(" ").where(words.str.len() > 1, row_text(table))
+
+
+def _subject_words(subject: str) -> list[str]:
+    return re.findall(r"[^\W_]+", REPLY.sub("", subject).lower())
 
 
 def row_text(table: pd.DataFrame) -> pd.Series:

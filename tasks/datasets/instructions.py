@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,20 +11,23 @@ import pandas as pd
 from pydantic import Field
 
 from llm.errors import UserError
-from tasks.data.formats import Problem, each_file, without_problems
+from tasks.data.dataset import Dataset, Table
+from tasks.data.feedback import FEEDBACK, VOTE_COLUMNS, by_votes
 from tasks.data.formats.conversations import conversations
-from tasks.data.inbox import FEEDBACK, SAID, by_votes
 from tasks.data.instructions.packs import read_packs
 from tasks.data.instructions.rows import WORDED, made_rows, source_of
+from tasks.data.problems import Problem, rows_of_file, without_problems
 from tasks.data.splits import SPLITS, Split
 from tasks.data.textfiles import raw_files
-from tasks.datasets import Dataset, Table, write_parquet
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
+    from tasks.data.rows import Rows
+
 WRITTEN = ["id", "source", "kind", "wording", "instruction", "input", "output", "answers", "history", "system"]
-WORDINGS = [f"{split}_{column}" for split in SPLITS[1:] for column in WORDED]
+HELD_OUT = SPLITS[1:]
+WORDINGS = [f"{split}_{column}" for split in HELD_OUT for column in WORDED]
 COLUMNS = [*WRITTEN, "group", *WORDINGS]
 OWN = "own"
 LENGTHS = {"instruction": (1, 2_000), "input": (0, 10_000), "output": (1, 10_000), "system": (0, 2_000)}
@@ -49,7 +52,7 @@ def read_instructions(folder: Path, params: Params, problems: list[Problem] | No
 
     - Sources of facts: tasks of every kind in data/instructions that they serve, as many as `params` says.
     - All else are people's own rows, in the forms of tasks/data/formats/conversations.py: instruction, output and, if
-      any, input, answers, history and system. Feedback comes last, as `by_votes` of tasks/data/inbox.py gives it.
+      any, input, answers, history and system. Feedback comes last, as `by_votes` of tasks/data/feedback.py gives it.
 
     `answers` are all the right ones, the output among them, or none where any answer may do; one that ends in … is how
     a right answer begins. Instruction and input are worded as train's; the columns WORDINGS hold those that validation
@@ -60,21 +63,21 @@ def read_instructions(folder: Path, params: Params, problems: list[Problem] | No
     if unknown := set(params.rows_of) - packs.kinds.keys():
         raise UserError(f"rows_of: there is no kind {min(unknown)!r}; kinds are {', '.join(packs.kinds)}")
     paths = raw_files(folder)
-    rows = list(made_rows(packs, paths, params.seed, params.rows_of, params.rows_a_kind))
+    rows = list(made_rows(packs, paths, seed=params.seed, rows_of=params.rows_of, rows_a_kind=params.rows_a_kind))
     for path in paths:
-        name = path.relative_to(folder).as_posix()
         if source_of(path) or WORDNET.fullmatch(path.name):
             continue
-        read = partial(_own_rows, name=name, columns=params.columns)
-        rows += without_problems(each_file(read, [path]), problems)
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *SAID])
+        read = partial(_own_rows, name=path.relative_to(folder).as_posix(), columns=params.columns)
+        rows += without_problems(rows_of_file(read, path), problems)
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *VOTE_COLUMNS])
     is_feedback = table["source"] == FEEDBACK
-    said, table = table[is_feedback], table.loc[~is_feedback, COLUMNS]
+    feedback = table[is_feedback]
+    table = table.loc[~is_feedback, COLUMNS]
     logger.info("%d rows: %s", len(table), table["kind"].value_counts().to_dict())
-    if said.empty:
+    if feedback.empty:
         return table
-    asked = instruction_text(said.assign(output=""))
-    return pd.concat([table, by_votes(said, asked, said["output"])], ignore_index=True)
+    questions = instruction_text(feedback.assign(output=""))
+    return pd.concat([table, by_votes(feedback, questions, feedback["output"])], ignore_index=True)
 
 
 def read_inbox(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
@@ -82,58 +85,61 @@ def read_inbox(folder: Path, params: Params, problems: list[Problem] | None = No
     return read_instructions(folder, params.model_copy(update={"rows_a_kind": 0, "rows_of": {}}), problems)
 
 
-def _question(*texts: str) -> str:
+def _own_rows(path: Path, name: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any] | Problem]:
+    """People's own rows: their words are the same in every split."""
+    for row in conversations(path, columns):
+        if isinstance(row, Problem):
+            yield row
+            continue
+        texts = row.texts
+        # By what it begins with: of a conversation that is there turn by turn, later rows have the answers of earlier
+        # ones.
+        group = _question(texts["history"][:1] or [texts["instruction"], texts["input"]])
+        identity = {"id": f"{name}#{row.number}", "source": name, "kind": OWN, "group": group}
+        wordings = {f"{split}_{column}": texts[column] for split in HELD_OUT for column in ("instruction", "input")}
+        wordings |= {f"{split}_wording": texts["instruction"] for split in HELD_OUT}
+        votes = {column: row.cells.get(column) for column in VOTE_COLUMNS} if name == FEEDBACK else {}
+        if votes.get("verdict") not in (None, "good", "bad"):
+            raise UserError(f"{path}, row {row.number}: verdict {votes['verdict']!r} is neither good nor bad")
+        yield {**identity, **texts, "wording": texts["instruction"], **wordings, **votes}
+
+
+def _question(texts: Sequence[str]) -> str:
     return "question: " + " ".join(re.findall(r"\w+", " ".join(texts).lower()))
 
 
-def _row(name: str, number: int, instruction: str, output: str, **more: Any) -> dict[str, Any]:
-    row = {"id": f"{name}#{number}", "source": name, "kind": OWN, "instruction": instruction, "output": output}
-    row |= {"input": "", "answers": [], "history": [], "system": "", "wording": instruction} | more
-    row |= {
-        column: row[column.partition("_")[2]] for column in WORDINGS
-    }  # people's own words are the same in every split
-    # By what it begins with: of a conversation that is there turn by turn, later rows have the answers of earlier ones.
-    return row | {"group": _question(*(row["history"][:1] or (instruction, row["input"])))}
+def in_wording(table: Table, split: str) -> Table:
+    """Rows as they are worded in one split, without the columns WORDINGS."""
+    if split in HELD_OUT:
+        table = table.assign(**{column: table[f"{split}_{column}"] for column in WORDED})
+    return table.drop(columns=WORDINGS)
 
 
-def _own_rows(path: Path, name: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any] | Problem]:
-    for found in conversations(path, columns):
-        if isinstance(found, Problem):
-            yield found
-            continue
-        number, texts, given = found
-        row = _row(name, number, **texts)
-        if name == FEEDBACK:
-            row |= {column: given.get(column) for column in SAID}
-            if row["verdict"] not in (None, "good", "bad"):
-                raise UserError(f"{path}, row {number}: verdict {row['verdict']!r} is neither good nor bad")
-        yield row
-
-
-def write_instructions(splits: Mapping[str, Table], folder: Path, params: Split) -> None:
-    """Each split as a table in its own wording, without the columns WORDINGS."""
-    worded = {}
-    for name, table in splits.items():
-        given = {column: table[f"{name}_{column}"] for column in WORDED} if name in SPLITS[1:] else {}
-        worded[name] = table.assign(**given).drop(columns=WORDINGS)
-    write_parquet(worded, folder, params)
+def write_instructions(rows: "Rows", folder: Path, params: Split) -> None:
+    """Write each split as a table in its own wording."""
+    for split, table in rows.split_tables():
+        in_wording(table, split).to_parquet(folder / f"{split}.parquet", index=False)
 
 
 def instruction_text(table: Table) -> pd.Series:
     """The text by which rows are compared: everything said in them."""
-    said = [*zip(table["system"], table["history"], table["instruction"], table["input"], table["output"], strict=True)]
-    texts = ["\n".join(filter(None, [system, *history, *rest])) for system, history, *rest in said]
+    columns = ["system", "history", "instruction", "input", "output"]
+    texts = [
+        "\n".join(filter(None, [row.system, *row.history, row.instruction, row.input, row.output]))
+        for row in table[columns].itertuples()
+    ]
     return pd.Series(texts, index=table.index, dtype=object)
 
 
 def instruction_forms(table: Table) -> pd.Series:
     """All that is said in a row, and what is asked in it, in the wording of each split: another answer to the same
     question is the same row where people gave it."""
-    asked = [
-        table.assign(instruction=table[f"{prefix}instruction"], input=table[f"{prefix}input"], output="")
-        for prefix in ("", *(f"{split}_" for split in SPLITS[1:]))
-    ]
-    return pd.concat(list(map(instruction_text, [table, *asked])))
+    questions = table.assign(output="")
+    forms = [instruction_text(table), instruction_text(questions)]
+    for split in HELD_OUT:
+        worded = questions.assign(instruction=table[f"{split}_instruction"], input=table[f"{split}_input"])
+        forms.append(instruction_text(worded))
+    return pd.concat(forms)
 
 
 def instruction_expectations() -> list["Expectation"]:
@@ -142,6 +148,9 @@ def instruction_expectations() -> list["Expectation"]:
     from great_expectations.expectations.row_conditions import Column
 
     made = Column("kind").is_not_in([OWN])
+    # A split's own wording is filled in where it is drawn: a field that was not would stand in braces. People's own
+    # rows may hold braces, as code does.
+    wordings = [f"{split}_instruction" for split in HELD_OUT]
     return [
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
@@ -151,12 +160,9 @@ def instruction_expectations() -> list["Expectation"]:
             gxe.ExpectColumnValueLengthsToBeBetween(column=column, min_value=low, max_value=high)
             for column, (low, high) in LENGTHS.items()
         ),
-        # A split's own wording is filled in where it is drawn: a field that was not would stand in braces. People's own
-        # rows may hold braces, as code does.
         *(
             gxe.ExpectColumnValuesToNotMatchRegex(column=column, regex=r"\{\w*\}", row_condition=made)
-            for column in WORDINGS
-            if column.endswith("_instruction")
+            for column in wordings
         ),
     ]
 

@@ -1,19 +1,19 @@
 """Requests to an assistant, each labelled by what it should do: answer, decline, or help a person in need."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tasks.data.formats import Problem, RowError, check_form, each_file, without_problems
-from tasks.data.formats.labels import LabelledSplit, without_contradictions
-from tasks.data.formats.mails import Labels
-from tasks.data.formats.tables import READERS, each_row
+from tasks.data.dataset import Dataset
+from tasks.data.formats.labelled import LabelledText, read_labelled, without_contradictions
+from tasks.data.formats.labels import LabelledSplit, Labels
+from tasks.data.formats.tables import READERS, read_rows
+from tasks.data.problems import Problem, RowError, check_form
 from tasks.data.sniff import sniff
-from tasks.data.textfiles import raw_files, tidy
-from tasks.datasets import Dataset
+from tasks.data.textfiles import tidy
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
@@ -35,27 +35,26 @@ def read_requests(folder: Path, params: Params, problems: list[Problem] | None =
     Several turns of a user are lines of one request. Equal requests with different labels are dropped. What can't be
     read is added to `problems`; without that list it raises UserError with file, row and reason.
     """
-    labels, rows = Labels(params.labels, params.label_map), []
-    for path in raw_files(folder):
-        name = path.relative_to(folder).as_posix()
-        rows += without_problems(each_file(partial(_rows, name=name, labels=labels), [path]), problems)
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    labels = Labels(params.labels, params.label_map)
+    read = partial(requests, labels=labels)
+    table = read_labelled(folder, read, columns=["request"], problems=problems)[COLUMNS]
     return without_contradictions(table, table["request"])
 
 
-def _rows(path: Path, name: str, labels: Labels) -> Iterator[dict[str, str] | Problem]:
+def requests(path: Path, name: PurePath, labels: Labels) -> Iterator[LabelledText | Problem]:
+    """The requests of a file."""
     form = sniff(path)
-    check_form(path, form, READERS, f"no table of requests; they are read from {', '.join(READERS)}")
+    check_form(path, form, READERS, reason=f"no table of requests; they are read from {', '.join(READERS)}")
 
-    def row(number: int | None, cells: Any) -> dict[str, str]:
-        if not isinstance(cells, dict) or not isinstance(cells.get("request"), str):
+    def read(number: int | None, cells: Any) -> LabelledText:
+        if not isinstance(cells, Mapping) or not isinstance(cells.get("request"), str):
             raise RowError("no text under 'request'")
         if cells.get("label") is None:
             raise RowError(f"no label; it is one of {', '.join(labels.names)}")
-        identity = f"{name}#{number}"
-        return {"id": identity, "source": name, "request": tidy(cells["request"]), "label": labels.of(cells["label"])}
+        label = labels.of(cells["label"])
+        return LabelledText(label=label, texts={"request": tidy(cells["request"])}, number=number)
 
-    return each_row(path, READERS[form](path), row)
+    return read_rows(path, READERS[form](path), read)
 
 
 def request_expectations() -> list["Expectation"]:

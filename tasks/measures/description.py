@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import tiktoken
 
 from llm.config import Config
 from llm.device import Compute
+from llm.loaded_model import LoadedModel
 from tasks.measures.metrics import Metric
 
 
@@ -17,8 +17,7 @@ from tasks.measures.metrics import Metric
 class Subject:
     """What an evaluation measures, and with what."""
 
-    model: Any
-    encoding: tiktoken.Encoding
+    loaded: LoadedModel[Any]
     data: Path
     """The folder of the processed dataset."""
     base: Path | None

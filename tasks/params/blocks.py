@@ -94,7 +94,7 @@ class ModelBlock(Config):
     train: Any
     """How it is trained: the class `train` of its train.py, or values that are not checked."""
     evaluate: Any
-    """How it is measured: the class `params` of its evaluate.py, or values that are not checked."""
+    """How it is measured: the class `params` of its measure.py, or values that are not checked."""
     review: Gates = Gates()
     """When a version may become champion; no stage reads it."""
 
@@ -116,10 +116,10 @@ def parse_dataset(name: str, values: Any, path: Path) -> DatasetBlock:
     except UserError as error:
         raise UserError(f"{path}: {key}: {error}") from None
     block = create_model(name, __base__=DatasetBlock, preprocess=(dataset.params, ...))
-    return validated(block, values, key, path)
+    return validated(block, values, key=key, file=path)
 
 
-def parse_model(name: str, values: Any, path: Path, parts: tuple[Part, ...] = ("train", "evaluate")) -> ModelBlock:
+def parse_model(name: str, values: Any, path: Path, *, parts: tuple[Part, ...] = ("train", "evaluate")) -> ModelBlock:
     """The block of the foundation or an application. Raises UserError, a line for each mistake.
 
     A section that is not among `parts` is not checked, as that would import the libraries of its stage.
@@ -135,7 +135,7 @@ def parse_model(name: str, values: Any, path: Path, parts: tuple[Part, ...] = ("
     except UserError as error:
         raise UserError(f"{path}: {key}: {error}") from None
     block = create_model(name, __base__=ModelBlock if name == FOUNDATION else ApplicationBlock, **sections)
-    parsed = validated(block, values, key, path)
+    parsed = validated(block, values, key=key, file=path)
     if parsed.objective != training.objective:
         file = f"tasks/applications/{name}/train.py"
         raise UserError(f"{path}: {key}.objective: {file} has {training.objective}, not {parsed.objective!r}")

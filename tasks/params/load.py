@@ -44,7 +44,7 @@ def load_application(
     """The block of the foundation or an application; a section that is not among `parts` is not checked."""
     values = read_yaml(path)
     blocks = values if name == FOUNDATION else named_blocks(values, "applications", path)
-    return parse_model(name, blocks.get(name, {}), path, parts)
+    return parse_model(name, blocks.get(name, {}), path, parts=parts)
 
 
 def load_training(name: str, path: Path = PARAMS_FILE) -> ModelBlock:
@@ -67,7 +67,11 @@ def load_published_name(path: Path = PARAMS_FILE) -> str:
 def load_replay(name: str, path: Path = PARAMS_FILE) -> Replay:
     """The block of a replay."""
     blocks = named_blocks(read_yaml(path), REPLAY, path)
-    return validated(Replay, blocks.get(name, {}), f"{REPLAY}.{name}", path)
+    return _parse_replay(name, blocks.get(name, {}), path)
+
+
+def _parse_replay(name: str, block: Any, path: Path) -> Replay:
+    return validated(Replay, block, key=f"{REPLAY}.{name}", file=path)
 
 
 def load_smoke(path: Path = PARAMS_FILE) -> Smoke:
@@ -88,7 +92,7 @@ def reduced(values: Values, smoke: Smoke) -> Values:
 
 
 def _parse_smoke(values: Values, path: Path) -> Smoke:
-    smoke = validated(Smoke, named_blocks(values, SMOKE, path), SMOKE, path)
+    smoke = validated(Smoke, named_blocks(values, SMOKE, path), key=SMOKE, file=path)
     sections = ("datasets", "applications", PUBLISHED, REPLAY, FOUNDATION)
     raise_mistakes(path, [f"{SMOKE}.params.{name}: unknown key" for name in smoke.params if name not in sections])
     _check_blocks(reduced(values, smoke), Path(f"{path}: {SMOKE}.params"))
@@ -129,7 +133,7 @@ def _check_outline(values: Values, path: Path) -> None:
 
 def _check_sources(name: str, block: Any, path: Path) -> None:
     """The sources of a dataset, and the globs of `train_only` that name them."""
-    outline = validated(DatasetOutline, block, f"datasets.{name}", path)
+    outline = validated(DatasetOutline, block, key=f"datasets.{name}", file=path)
     if not outline.sources:
         return
     try:
@@ -148,7 +152,7 @@ def _check_blocks(values: Values, path: Path) -> None:
     for name, block in values["datasets"].items():
         checks.append(partial(parse_dataset, name, block, path))
     for name, block in values[REPLAY].items():
-        checks.append(partial(validated, Replay, block, f"{REPLAY}.{name}", path))
+        checks.append(partial(_parse_replay, name, block, path))
     checks.append(partial(parse_model, FOUNDATION, values[FOUNDATION], path))
     for name, block in values["applications"].items():
         checks.append(partial(parse_model, name, block, path))

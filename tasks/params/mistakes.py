@@ -37,7 +37,7 @@ def run_checks(checks: Iterable[Callable[[], object]]) -> None:
         raise UserError("\n".join(dict.fromkeys(lines)))
 
 
-def validated(model: type[Model], values: Any, key: str, file: Path) -> Model:
+def validated(model: type[Model], values: Any, *, key: str, file: Path) -> Model:
     """The values under `key` as a model. Raises UserError with a line for each mistake."""
     try:
         return model.model_validate(values)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llm.errors import UserError
 
 if TYPE_CHECKING:  # they load pandas and torch, which a check of params.yaml does not need
-    from tasks.datasets import Dataset
+    from tasks.data.dataset import Dataset
     from tasks.measures.description import Evaluation
     from tasks.training.description import Training
 

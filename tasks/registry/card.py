@@ -26,7 +26,7 @@ from llm.errors import UserError
 from llm.files import read_text, write_atomic
 from tasks.registry.html_page import as_html, html_page
 from tasks.registry.main_figures import OTHERS, main_figures, own_figures
-from tasks.registry.markup import entries_markdown, first_entries, plain, render_markdown
+from tasks.registry.markup import entries_markdown, first_entries, plain, render_markdown, table_markdown
 from tasks.registry.record import holds
 from tasks.stages.hashes import Hashes, flatten, locked
 from tasks.stages.libraries import LIBRARIES
@@ -61,50 +61,27 @@ class CardSource:
 
 
 @dataclass(frozen=True)
-class CardTable:
-    """A table of the evaluation's evidence."""
+class Section:
+    """A part of the card, in Markdown."""
 
     title: str
-    file: str
-    columns: list[str]
-    rows: list[list[Any]]
-    numbers: list[int]
-    """The indices of columns of numbers."""
-    left_out: int
-    """How many rows are left out."""
-
-
-@dataclass(frozen=True)
-class CardEntries:
-    """Errors or samples."""
-
-    title: str
-    file: str
     text: Markup
-    is_whole: bool
-
-
-@dataclass(frozen=True)
-class CardData:
-    """The dataset that the model learned from."""
-
-    path: str
-    md5: str
-    columns: list[str]
-    sources: list[list[Any]]
-    """The values of each source in the order of `columns`."""
-    splits: Mapping[str, Any]
-    """The number of rows of each split."""
+    note: str = ""
+    """What is left out, and where it is."""
 
 
 def made_by(model: str, training: Hashes) -> str:
     """How a model was made, in a sentence or two of Markdown."""
     base = next((path for path in training.deps if path.startswith("models/")), None)
-    stages = f"trained by `{training_stage(model)}` and measured on the test split by `{evaluation_stage(model)}`."
+    trained = f"{model.capitalize()}, trained by `{training_stage(model)}`"
+    stages = f"{trained} and measured on the test split by `{evaluation_stage(model)}`."
     if base is None:
-        return f"{model.capitalize()}, {stages}"
-    weights = f", the weights `{locked('load_published').params[PUBLISHED]}`" if base == f"models/{PUBLISHED}" else ""
-    return f"{model.capitalize()}, {stages} It started from `{base}` (`{training.deps[base]}`){weights}."
+        return stages
+    start = f"{stages} It started from `{base}` (`{training.deps[base]}`)"
+    if base != f"models/{PUBLISHED}":
+        return f"{start}."
+    weights = locked("load_published").params[PUBLISHED]
+    return f"{start}, the weights `{weights}`."
 
 
 def _prose(model: str) -> str:
@@ -118,23 +95,25 @@ def _title(path: Path) -> str:
     return path.stem.replace("_", " ").capitalize()
 
 
-def _table(path: Path) -> CardTable | None:
+def _table(path: Path) -> Section | None:
     """A table of the evidence; None for an empty file."""
     try:
-        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        rows = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except pd.errors.EmptyDataError:
         return None
-    numbers = [index for index, name in enumerate(table) if is_numeric_dtype(table[name])]
-    counts = [name for name in table.columns[numbers] if _is_count(table[name])]
-    shown = table.astype(dict.fromkeys(counts, "Int64")).head(ROWS).astype(object)
-    return CardTable(
-        title=_title(path),
-        file=path.name,
-        columns=list(table.columns),
-        rows=shown.where(shown.notna(), None).to_numpy().tolist(),
-        numbers=numbers,
-        left_out=len(table) - len(shown),
-    )
+    note = ""
+    if len(rows) > ROWS:
+        note = f"The first {ROWS} of {len(rows)} rows; all are in `evaluation/evidence/{path.name}`."
+    return Section(_title(path), _frame_markdown(rows.head(ROWS)), note)
+
+
+def _frame_markdown(rows: pd.DataFrame) -> Markup:
+    """A Markdown table of a frame; counts that it has as floats are whole numbers."""
+    numbers = [index for index, name in enumerate(rows) if is_numeric_dtype(rows[name])]
+    counts = [name for name in rows.columns[numbers] if _is_count(rows[name])]
+    values = rows.astype(dict.fromkeys(counts, "Int64")).astype(object)
+    cells = values.where(values.notna(), None).to_numpy().tolist()
+    return table_markdown(list(rows.columns), cells, numbers)
 
 
 def _is_count(column: pd.Series) -> bool:
@@ -142,26 +121,26 @@ def _is_count(column: pd.Series) -> bool:
     return bool((column.dropna() % 1 == 0).all() and column.max() > 1)
 
 
-def _entries(path: Path) -> CardEntries:
+def _entries(path: Path) -> Section:
     title, count = ENTRIES[path.name]
     text, is_whole = first_entries(read_text(path), count)
-    return CardEntries(title=title, file=path.name, text=entries_markdown(text), is_whole=is_whole)
+    note = f"More are in `evaluation/evidence/{path.name}`."
+    return Section(title, entries_markdown(text), "" if is_whole else note)
 
 
-def _data(training: Hashes) -> CardData | None:
-    """The sources of the dataset with their licences and notes, and the rows of each split."""
+def _data(training: Hashes) -> Markup:
+    """The dataset with its hash, its sources with licences and notes, and the rows of each split."""
     path = next((Path(path) for path in training.deps if path.startswith("data/processed/")), None)
     if path is None:
-        return None
+        return Markup()
+    parts = [f"Learned from `{path.as_posix()}` (`{training.deps[path.as_posix()]}`)."]
     sources = _sources(path.name)
-    table = pd.DataFrame(sources).fillna("")
-    return CardData(
-        path=path.as_posix(),
-        md5=training.deps[path.as_posix()],
-        columns=list(table.columns),
-        sources=table.to_numpy().tolist(),
-        splits=_splits(path.name),
-    )
+    if sources:
+        parts.append(_frame_markdown(pd.DataFrame(sources)))
+    splits = _splits(path.name)
+    if splits:
+        parts.append(table_markdown(("split", "rows"), splits.items(), (1,)))
+    return Markup("\n\n".join(parts))
 
 
 def _sources(dataset: str) -> list[dict[str, Any]]:
@@ -170,7 +149,11 @@ def _sources(dataset: str) -> list[dict[str, Any]]:
         sources = locked(f"fetch@{dataset}").params[f"datasets.{dataset}.sources"]
     except UserError:
         return []
-    return [{"source": source} if isinstance(source, str) else dict(source) for source in sources]
+    return [_source(source) for source in sources]
+
+
+def _source(source: str | Mapping[str, Any]) -> dict[str, Any]:
+    return {"source": source} if isinstance(source, str) else dict(source)
 
 
 def _splits(dataset: str) -> dict[str, Any]:
@@ -240,7 +223,7 @@ def write_card(folder: Path, source: CardSource) -> None:
         WHOLE,
         **beginning,
         others={name: value for name, value in source.metrics.items() if name.startswith(OTHERS)},
-        tables=[table for table in tables if table],
+        tables=[section for section in tables if section],
         pictures={_title(path): name for name, path in pictures.items()},
         entries=[_entries(evidence / name) for name in ENTRIES if (evidence / name).exists()],
         data=_data(source.training),
@@ -253,8 +236,8 @@ def write_card(folder: Path, source: CardSource) -> None:
 
 def note_gates(run_id: str | None, gates: Sequence[str]) -> None:
     """Note on the card of a version's run the gates despite which it was approved; without any, remove the note."""
-    note = f"**{NOTE} {plain(', '.join(gates))}.**\n" if gates else ""
-    _note(run_id, "card/card.md", heading=r"\A# .*\n", earlier=rf"\n\*\*{NOTE}.*\n", note=note and f"\n{note}")
+    note = f"\n**{NOTE} {plain(', '.join(gates))}.**\n" if gates else ""
+    _note(run_id, "card/card.md", heading=r"\A# .*\n", earlier=rf"\n\*\*{NOTE}.*\n", note=note)
     _note(run_id, "card/card.html", heading=r"</h1>\n", earlier=rf"<p><strong>{NOTE}.*\n", note=as_html(note))
 
 
@@ -263,6 +246,7 @@ def _note(run_id: str | None, path: str, *, heading: str, earlier: str, note: st
     if not holds(run_id, path):
         return
     text = mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")
-    noted = re.sub(f"({heading})(?:{earlier})?", lambda match: match[1] + note, text, count=1)
+    pattern = f"({heading})(?:{earlier})?"
+    noted = re.sub(pattern, lambda match: match[1] + note, text, count=1)
     if noted != text:
         MlflowClient().log_text(run_id, noted, path)

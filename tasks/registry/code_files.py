@@ -12,8 +12,14 @@ from tasks.stages.hashes import as_hashes, locked_stages
 
 DATA = ("params.yaml", "dvc.yaml")
 CODE = (
-    *("*.py", "*.[ch]", "pyproject.toml", "data/behavioural", "data/*.jsonl", "data/*.yaml"),
-    *(":(exclude)tests", ":(exclude)benchmarks"),
+    "*.py",
+    "*.[ch]",
+    "pyproject.toml",
+    "data/behavioural",
+    "data/*.jsonl",
+    "data/*.yaml",
+    ":(exclude)tests",
+    ":(exclude)benchmarks",
 )
 
 
@@ -24,12 +30,12 @@ def file_names(listed: bytes | None) -> list[str]:
 
 def new_code() -> list[str]:
     """The untracked files that make models: deps of stages in dvc.lock, and modules that other code here imports."""
-    untracked = set(file_names(git_output("ls-files", "--others", "--exclude-standard", "-z", "--", *DATA, *CODE)))
+    untracked = set(file_names(git_output("ls-files --others --exclude-standard -z --", *DATA, *CODE)))
     if not untracked:
         return []
     deps = {path for stage in locked_stages().values() for path in as_hashes(stage).deps}
-    used = {path for path in untracked if path in DATA or deps & {path, *map(str, PurePath(path).parents)}}
-    queue = [*file_names(git_output("ls-files", "-z", "--", *CODE)), *used]
+    used = {path for path in untracked if path in DATA or _is_below(path, deps)}
+    queue = [*file_names(git_output("ls-files -z --", *CODE)), *used]
     while queue:
         imported = _imported_files(Path(queue.pop()), untracked - used)
         used |= imported
@@ -37,13 +43,18 @@ def new_code() -> list[str]:
     return sorted(used)
 
 
+def _is_below(path: str, deps: set[str]) -> bool:
+    """Whether a path is one of these deps, or in one of them."""
+    return path in deps or any(str(folder) in deps for folder in PurePath(path).parents)
+
+
 def _imported_files(file: Path, among: set[str]) -> set[str]:
     """The files, of those in `among`, that a Python file imports by name."""
     if file.suffix != ".py" or not file.exists():
         return set()
     source = file.read_bytes()
-    names = (_module(path)[-1] for path in among)
-    if not any(name.encode(errors="surrogateescape") in source for name in names):  # parsing all code takes a second
+    names = [_module(path)[-1].encode(errors="surrogateescape") for path in among]
+    if not any(name in source for name in names):  # parsing all code takes a second
         return set()
     try:
         modules = set(_imports(ast.parse(source), file.parent.parts))
@@ -66,7 +77,7 @@ def _imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, ...
             names = [tuple(alias.name.split(".")) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) + 1 - node.level] if node.level else ()
-            base = (*above, *(node.module.split(".") if node.module else ()))
+            base = (*above, *node.module.split(".")) if node.module else above
             names = [(*base, alias.name) for alias in node.names]
         for name in names:
             yield from (name[:length] for length in range(1, len(name) + 1))

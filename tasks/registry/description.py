@@ -7,17 +7,19 @@ The figures and their meanings are the list under `## Main figures` in `tasks/ap
 from collections.abc import Mapping
 from pathlib import Path
 
+from markupsafe import Markup
 from mlflow.entities import Run
 
+from llm.files import read_text
 from tasks.registry.card import CardSource, made_by
-from tasks.registry.examples import examples
 from tasks.registry.main_figures import main_figures, own_figures
-from tasks.registry.markup import render_markdown
+from tasks.registry.markup import cut, entries_markdown, first_entries, render_markdown
 from tasks.registry.record import NONE
 from tasks.stages.hashes import PREFIX
 
 TEMPLATE = Path(__file__).with_name("description.md.j2")
-FIGURES = 5
+FIGURES, EXAMPLES = 5, 3
+LONGEST = 200  # characters of a line; a database may keep 5000 of the description
 
 
 def description(source: CardSource, run: Run, runs: Mapping[str, Run | None]) -> str:
@@ -25,6 +27,7 @@ def description(source: CardSource, run: Run, runs: Mapping[str, Run | None]) ->
     meanings = main_figures(source.model)
     figures = {figure.name: figure for figure in own_figures(source.metrics)}
     names = [name for name in meanings or figures if name in figures]
+    evidence = Path("reports/evaluation", source.model, "evidence")
     commit = source.facts["git.commit"]
     links = {
         "review": _address(run, "artifacts/review/review.html"),
@@ -42,11 +45,21 @@ def description(source: CardSource, run: Run, runs: Mapping[str, Run | None]) ->
         made_by=made_by(source.model, source.training),
         figures=[figures[name] for name in names[:FIGURES]],
         meanings=meanings,
-        examples=examples(Path("reports/evaluation", source.model, "evidence")),
+        answers=_examples(evidence / "samples.md"),
+        errors=_examples(evidence / "errors.md"),
         links=links,
         commit="" if commit == NONE else commit,
         uncommitted=source.facts["uncommitted"],
     )
+
+
+def _examples(path: Path) -> Markup:
+    """The first entries of samples.md or errors.md, without links; nothing if the evaluation kept none."""
+    if not path.exists():
+        return Markup()
+    text, _ = first_entries(read_text(path), EXAMPLES)
+    lines = [cut(line, LONGEST) for line in text.replace("://", ": //").replace("www.", "www .").split("\n")]
+    return entries_markdown("\n".join(lines))
 
 
 def _address(run: Run, path: str = "") -> str:

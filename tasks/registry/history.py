@@ -10,7 +10,6 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import RegisteredModel
 from pydantic import TypeAdapter, ValidationError
 
-from tasks.registry.server import if_there
 from tasks.registry.versions import (
     APPROVED,
     CHALLENGER,
@@ -19,6 +18,7 @@ from tasks.registry.versions import (
     PREVIOUS,
     REJECTED,
     SUPERSEDED,
+    registered_model,
     registered_name,
     state_of,
     versions,
@@ -32,12 +32,14 @@ name."""
 STATES = {"compared": PENDING, "approved": APPROVED, "rejected": REJECTED, "superseded": SUPERSEDED}
 """The state of a version after an event about it."""
 
+EventKind = Literal["compared", "approved", "rejected", "rolled back", "superseded", "withdrawn", "removed"]
+
 
 @dataclass(frozen=True)
 class Event:
     """An entry of a model's history."""
 
-    event: Literal["compared", "approved", "rejected", "rolled back", "superseded", "withdrawn", "removed"]
+    event: EventKind
     version: str
     """For `rolled back` and `removed`, the champion before."""
     by: str
@@ -64,7 +66,10 @@ class Event:
     def states(self) -> dict[str, str]:
         """The state of each version that it changed."""
         if self.event == "rolled back":
-            return {self.version: REJECTED} | ({self.champion: APPROVED} if self.champion else {})
+            states = {self.version: REJECTED}
+            if self.champion:
+                states[self.champion] = APPROVED
+            return states
         state = STATES.get(self.event)
         return {self.version: state} if state else {}
 
@@ -120,8 +125,11 @@ class ModelState:
 
     def events(self, version: str) -> list[Event]:
         """The events that gave a version its state, or withdrew it, the newest first."""
-        own = (event for event in reversed(self.history) if version in (event.version, *event.states))
-        return [event for event in own if event.event != "removed"]
+        return [
+            event
+            for event in reversed(self.history)
+            if version in (event.version, *event.states) and event.event != "removed"
+        ]
 
     def last(self, version: str, kind: str = "") -> Event | None:
         """The last of these events, or the last of one kind."""
@@ -134,7 +142,8 @@ class ModelState:
 
     def recorded(self, version: str) -> str | None:
         """The state that the history gives a version."""
-        return last.states.get(version) if (last := self.last(version)) else None
+        last = self.last(version)
+        return last.states.get(version) if last else None
 
     def waits(self, version: str) -> bool:
         """Whether a version waits for a person, or for a run that carries out a decision made in MLflow."""
@@ -145,7 +154,8 @@ class ModelState:
 def read_state(model: str) -> ModelState:
     """The state of a model in the registry; a model that was never registered has no versions."""
     name = registered_name(model)
-    if (registered := if_there(lambda: MlflowClient().get_registered_model(name))) is None:
+    registered = registered_model(name)
+    if registered is None:
         return ModelState(name)
     present = {str(version.version): version for version in versions(MlflowClient(), name)}
     aliases = {alias: str(version) for alias, version in registered.aliases.items()}
@@ -166,7 +176,8 @@ def had_champion(registered: RegisteredModel) -> bool:
 
 def _history(registered: RegisteredModel) -> list[Event]:
     keys = sorted(key for key in registered.tags if key.startswith(HISTORY))
-    return [*filter(None, (_parse(registered.tags[key]) for key in keys))]
+    events = [_parse(registered.tags[key]) for key in keys]
+    return [event for event in events if event]
 
 
 def _parse(text: str) -> Event | None:

@@ -34,8 +34,16 @@ MODELS, INBOX = "models", "data/inbox"
 REPLAY = "data/replay"
 KINDS = {"data/processed": "dataset", "data/raw": "raw data", INBOX: "inbox", REPLAY: "replay", MODELS: "model"}
 SCRATCH = "scratch"
-MACHINE = {"machine.cpu": "{}", "machine.cores": "{} cores", "device": "{}", "dtype": "{}"}
-MACHINE |= {"threads": "{} threads", "machine.os": "{}", "machine.python": "Python {}"}
+MACHINE = {
+    "machine.cpu": "{}",
+    "machine.cores": "{} cores",
+    "device": "{}",
+    "dtype": "{}",
+    "threads": "{} threads",
+    "machine.os": "{}",
+    "machine.python": "Python {}",
+}
+"""Facts about a machine, and how they are shown."""
 
 Stages = Mapping[str, Mapping[str, Any]]
 """Stages as dvc.lock has them, by name."""
@@ -81,13 +89,17 @@ class _Builder:
         """The namespace of the version and of its base."""
         self.hashes = {name: as_hashes(stage) for name, stage in stages.items()}
         self.makers = {out: name for name, hashes in self.hashes.items() for out in hashes.outs.items()}
-        items = [item for stage in stages.values() for item in (*stage.get("deps", []), *stage.get("outs", []))]
-        self.items = {(item["path"].rstrip("/"), item["md5"]): item for item in items}
+        self.items: dict[tuple[str, str], Mapping[str, Any]] = {}
+        """The entries of deps and outs by path and MD5."""
+        for stage in stages.values():
+            for item in (*stage.get("deps", []), *stage.get("outs", [])):
+                self.items[item["path"].rstrip("/"), item["md5"]] = item
 
     def version(self, version: ModelVersion) -> Node:
         """A version: the bytes of its model, the decisions on it, how it was made and from what."""
         model = version.name.partition("-")[2]
-        path, md5 = f"{MODELS}/{model}", self.hashes[training_stage(model)].outs[f"{MODELS}/{model}"]
+        path = f"{MODELS}/{model}"
+        md5 = self.hashes[training_stage(model)].outs[path]
         record = read_record(version.run_id)
         recorded = record.facts if record else {}
         facts = {
@@ -99,17 +111,25 @@ class _Builder:
             **self.facts(path, md5),
             "evaluated by": self.run_of(evaluation_stage(model))[0],
         }
-        return _node("version", f"{version.name} version {version.version}", md5, facts, self.parents(path, md5))
+        return Node(
+            kind="version",
+            name=f"{version.name} version {version.version}",
+            hash=md5,
+            facts=_known(facts),
+            made_from=self.parents(path, md5),
+        )
 
     def node(self, path: str, md5: str) -> Node:
         """A folder of data or a model, by its path and DVC's hash."""
         folder, _, name = path.rpartition("/")
         if path == f"{MODELS}/{PUBLISHED}":
             name = self.stage(path, md5).params.get(PUBLISHED, PUBLISHED)
-            return _node("weights", name, md5, self.facts(path, md5), _sources_of_weights(name))
+            facts, made_from = self.facts(path, md5), _sources_of_weights(name)
+            return Node(kind="weights", name=name, hash=md5, facts=facts, made_from=made_from)
         if folder == MODELS and (version := _version_of(f"{self.prefix}-{name}", md5)):
             return self.version(version)
-        return _node(KINDS[folder], name, md5, self.facts(path, md5), self.parents(path, md5))
+        facts, made_from = self.facts(path, md5), self.parents(path, md5)
+        return Node(kind=KINDS[folder], name=name, hash=md5, facts=facts, made_from=made_from)
 
     def stage(self, path: str, md5: str) -> Hashes:
         """The stage that made these bytes; an empty one if none is recorded."""
@@ -117,19 +137,24 @@ class _Builder:
 
     def parents(self, path: str, md5: str) -> tuple[Node, ...]:
         """The data and models among its stage's deps, and the sources in the stage's parameters."""
-        stage, nodes = self.stage(path, md5), []
-        for dep in stage.deps.items():
-            folder = dep[0].rpartition("/")[0]
-            empty = folder == INBOX and self.items[dep].get("nfiles", 1) == 1  # the file that keeps the folder in git
-            empty |= folder == REPLAY and dep not in self.makers  # the file in git of those who rehearse nothing
-            if folder in KINDS and not empty:
-                nodes.append(self.node(*dep))
+        stage = self.stage(path, md5)
+        nodes = [self.node(dep, dep_md5) for dep, dep_md5 in stage.deps.items() if self.is_origin(dep, dep_md5)]
         for section, values in stage.params.items():
             if section.endswith(".sources"):
-                nodes += [_source(**({"source": each} if isinstance(each, str) else each)) for each in values]
-            elif isinstance(values, dict) and (name := values.get("init_from", SCRATCH)) != SCRATCH:
-                nodes.append(_node("weights", name, "", {}, _sources_of_weights(name)))
+                nodes += [_source(source) for source in values]
+            elif isinstance(values, dict) and values.get("init_from", SCRATCH) != SCRATCH:
+                name = values["init_from"]
+                nodes.append(Node(kind="weights", name=name, hash="", made_from=_sources_of_weights(name)))
         return tuple(nodes)
+
+    def is_origin(self, path: str, md5: str) -> bool:
+        """Whether a dep is data or a model, and not an empty folder."""
+        folder = path.rpartition("/")[0]
+        if folder == INBOX:  # one file keeps the folder in git
+            return bool(self.items[path, md5].get("nfiles", 1) != 1)
+        if folder == REPLAY:  # else it is the file in git of those who rehearse nothing
+            return (path, md5) in self.makers
+        return folder in KINDS
 
     def run_of(self, stage: str) -> tuple[str, dict[str, str]]:
         """The MLflow run that made a stage's outs, in words, and its facts; both empty if it is not known."""
@@ -139,28 +164,33 @@ class _Builder:
 
     def facts(self, path: str, md5: str) -> dict[str, Any]:
         """How a folder was made: stage, size, parameters, libraries, and facts from its run's record."""
-        name, params = self.makers.get((path, md5), ""), self.stage(path, md5).params
+        name = self.makers.get((path, md5), "")
+        params = self.stage(path, md5).params
         run, recorded = self.run_of(name)
-        chosen = {key: value for key, value in params.items() if key not in LIBRARIES and not key.endswith(".sources")}
+        libraries = {key: value for key, value in params.items() if key in LIBRARIES}
+        others = {key: value for key, value in params.items() if key not in LIBRARIES}
+        chosen = {key: value for key, value in others.items() if not key.endswith(".sources")}
+        machine = [form.format(recorded[key]) for key, form in MACHINE.items() if key in recorded]
         section = next(iter(chosen.values())) if len(chosen) == 1 else chosen
         flow_run = recorded.get("prefect.flow_run", NONE)
-        return {
+        facts = {
             "made by": name and f"stage {name}",
             "size": _size(self.items.get((path, md5), {})),
             "seed": recorded.get("seed"),
             "parameters": flatten(section) if isinstance(section, dict) else chosen,
-            "libraries": {key: value for key, value in params.items() if key in LIBRARIES},
-            "machine": ", ".join(form.format(recorded[key]) for key, form in MACHINE.items() if key in recorded),
+            "libraries": libraries,
+            "machine": ", ".join(machine),
             "run": run,
             "run's commit": _commit(recorded),
             "not in the run's commit": ", ".join(uncommitted_parts(recorded)) if recorded else "",
             "Prefect run": "" if flow_run == NONE else prefect_page(flow_run),
         }
+        return _known(facts)
 
 
-def _node(kind: str, name: str, md5: str, facts: Mapping[str, Any], made_from: tuple[Node, ...] = ()) -> Node:
-    """A node with its known facts."""
-    return Node(kind, name, md5, {name: value for name, value in facts.items() if value}, made_from)
+def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that are known."""
+    return {name: value for name, value in facts.items() if value}
 
 
 def _commit(recorded: Mapping[str, str]) -> str:
@@ -171,16 +201,22 @@ def _commit(recorded: Mapping[str, str]) -> str:
 def _size(item: Mapping[str, Any]) -> str:
     if "size" not in item:
         return ""
-    size, files = item["size"] / 1e6, item.get("nfiles", 1)
-    return f"{size:.3g} MB" + (f" in {files} files" if files > 1 else "") if size >= 0.1 else f"{item['size']} bytes"
+    megabytes = item["size"] / 1e6
+    if megabytes < 0.1:
+        return f"{item['size']} bytes"
+    files = item.get("nfiles", 1)
+    return f"{megabytes:.3g} MB in {files} files" if files > 1 else f"{megabytes:.3g} MB"
 
 
 def _decisions(version: ModelVersion, model: str) -> dict[str, Any]:
     """The state of a version and the decisions on it; its tags if no decision was carried out."""
-    state, tags = {"review": version.tags.get(STATE)}, version.tags
-    own = version.name == f"{namespace()}-{model}"  # the history holds models of this namespace alone
-    events = [str(each) for each in history(model) if each.version == str(version.version)] if own else []
-    return state | ({"decisions": events} if events else {"review by": tags.get(BY), "reason": tags.get(WHY)})
+    tags = version.tags
+    is_own = version.name == f"{namespace()}-{model}"  # the history holds models of this namespace alone
+    number = str(version.version)
+    events = [str(event) for event in history(model) if event.version == number] if is_own else []
+    if events:
+        return {"review": tags.get(STATE), "decisions": events}
+    return {"review": tags.get(STATE), "review by": tags.get(BY), "reason": tags.get(WHY)}
 
 
 def _version_of(name: str, md5: str) -> ModelVersion | None:
@@ -189,8 +225,12 @@ def _version_of(name: str, md5: str) -> ModelVersion | None:
     return MlflowClient().get_model_version(name, same[0].version) if same else None  # a search returns no aliases
 
 
-def _source(source: str, sha256: str | None = None, **facts: Any) -> Node:
-    return _node("source", source, sha256 or "", facts)
+def _source(source: str | Mapping[str, Any]) -> Node:
+    """A pinned source, as params.yaml has it."""
+    if isinstance(source, str):
+        return Node(kind="source", name=source, hash="")
+    facts = {name: value for name, value in source.items() if name not in ("source", "sha256")}
+    return Node(kind="source", name=source["source"], hash=source.get("sha256") or "", facts=_known(facts))
 
 
 def _sources_of_weights(name: str) -> tuple[Node, ...]:
@@ -199,6 +239,6 @@ def _sources_of_weights(name: str) -> tuple[Node, ...]:
         case None:
             return ()
         case Hub(repository, revision, sha256):
-            return (_source(f"{repository} at {revision}", sha256),)
+            return (_source({"source": f"{repository} at {revision}", "sha256": sha256}),)
         case source:
-            return (_source(source.source, source.sha256, files=source.files),)
+            return (_source({"source": source.source, "sha256": source.sha256, "files": source.files}),)

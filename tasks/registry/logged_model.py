@@ -33,9 +33,11 @@ REQUIREMENTS = ("jinja2", "mlflow", "numpy", "pandas", "pydantic", "safetensors"
 def shipped_code(model: str) -> list[Path]:
     """The project's files that a served model needs: the pyfunc wrapper, `llm`, and its text cleaning."""
     cleaning = json.loads(Path("models", model, "config.json").read_text()).get("cleaning")
-    folders = [Path("llm"), *([Path(*cleaning.split("."))] if cleaning else [])]
-    files = (path for folder in folders for path in folder.rglob("*"))
-    return [SERVED, *sorted(path for path in files if path.suffix in (".py", ".c", ".h"))]
+    folders = [Path("llm")]
+    if cleaning:
+        folders.append(Path(*cleaning.split(".")))
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".c", ".h")]
+    return [SERVED, *sorted(files)]
 
 
 def code_digest(model: str) -> str:
@@ -70,10 +72,13 @@ def log_model(model: str) -> str:
 
 def find_model(md5: str, code: str | None = None) -> LoggedModel | None:
     """The newest complete model with these bytes and, if given, this code in this namespace."""
-    same = f"tags.`{BYTES}` = '{md5}'" + (f" AND tags.`{CODE}` = '{code}'" if code else "")
-    models = mlflow.search_logged_models(filter_string=same, output_format="list")
-    ready = (each for each in models if each.status == LoggedModelStatus.READY)
-    return next((each for each in ready if is_whole(each.model_uri)), None)
+    filters = [f"tags.`{BYTES}` = '{md5}'"]
+    if code:
+        filters.append(f"tags.`{CODE}` = '{code}'")
+    for model in mlflow.search_logged_models(filter_string=" AND ".join(filters), output_format="list"):
+        if model.status == LoggedModelStatus.READY and is_whole(model.model_uri):
+            return model
+    return None
 
 
 def is_whole(uri: str) -> bool:
@@ -91,9 +96,9 @@ def is_whole(uri: str) -> bool:
 
 def remove_models(run_id: str) -> None:
     """Remove the models that a run logged, files included."""
-    for each in mlflow.search_logged_models(filter_string=f"source_run_id = '{run_id}'", output_format="list"):
-        get_artifact_repository(each.artifact_location).delete_artifacts()
-        MlflowClient().delete_logged_model(each.model_id)
+    for model in mlflow.search_logged_models(filter_string=f"source_run_id = '{run_id}'", output_format="list"):
+        get_artifact_repository(model.artifact_location).delete_artifacts()
+        MlflowClient().delete_logged_model(model.model_id)
 
 
 @contextmanager

@@ -61,17 +61,27 @@ def _column_side(is_right: bool) -> str:
     return "---:" if is_right else "---"
 
 
+def table_markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Container[int] = ()) -> Markup:
+    """The same as one text, for templates."""
+    return Markup("\n".join(table(columns, rows, right)))
+
+
 def number(value: Any) -> Any:
     """A float with three decimals, or two significant digits if it is small; nothing for None; other values
     unchanged."""
     if not isinstance(value, float):
         return "" if value is None else value
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2g}"
+    return f"{value:.2g}" if _is_small(value) else f"{value:.3f}"
 
 
 def signed(value: float) -> str:
     """A difference, with its sign and the same digits."""
-    return f"{value:+.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:+.2g}"
+    return f"{value:+.2g}" if _is_small(value) else f"{value:+.3f}"
+
+
+def _is_small(value: float) -> bool:
+    """Whether three decimals would show nothing of it, or one digit."""
+    return value != 0 and abs(value) < 0.001
 
 
 def first_entries(text: str, count: int) -> tuple[str, bool]:
@@ -97,9 +107,12 @@ def entries_markdown(text: str) -> Markup:
 def _entry_line(line: str) -> str:
     match = ENTRY_LINE.fullmatch(printable(line))
     assert match is not None  # every line without line breaks fits
-    bold = f"**{escaped(match['bold'])}**" if match["bold"] and match["bold"].strip() else ""
-    space = " " if bold and match["text"].startswith(" ") else ""
-    return f"{match['block']}{bold}{space}{escaped(match['text'])}"
+    text = escaped(match["text"])
+    bold = escaped(match["bold"] or "")
+    if bold:
+        space = " " if match["text"].startswith(" ") else ""
+        text = f"**{bold}**{space}{text}"
+    return match["block"] + text
 
 
 def _own_markdown(text: str) -> Markup:
@@ -108,10 +121,6 @@ def _own_markdown(text: str) -> Markup:
 
 def _code(value: Any) -> Markup:
     return Markup(f"`{cut(value).replace('`', ' ')}`")
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Container[int] = ()) -> Markup:
-    return Markup("\n".join(table(columns, rows, right)))
 
 
 def _value(value: Any) -> Any:
@@ -129,7 +138,7 @@ def render_markdown(template: Path, **values: Any) -> str:
         finalize=_value,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals["table"] = _table
+    environment.globals["table"] = table_markdown
     environment.filters |= {"signed": signed, "cut": cut, "code": _code, "markdown": _own_markdown}
     text = environment.get_template(template.name).render(**values)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -25,7 +25,8 @@ def parent_run(name: str, description: str) -> Iterator[None]:
     If the block raises, the run ends as FAILED; if it is interrupted or terminated, as KILLED.
     """
     configure_tracking()
-    client, tags = MlflowClient(), {PARENT_OF: workspace(), MLFLOW_RUN_NOTE: description}
+    client = MlflowClient()
+    tags = {PARENT_OF: workspace(), MLFLOW_RUN_NOTE: description}
     with server_errors():
         experiment = mlflow.get_experiment_by_name(namespace()).experiment_id
         run_id = client.create_run(experiment, run_name=name, tags=tags).info.run_id

@@ -55,7 +55,9 @@ def read_record(run_id: str | None) -> Record | None:
 
 def find_run(run_id: str | None) -> Run | None:
     """A run; None if this store has none of that id."""
-    return if_there(lambda: MlflowClient().get_run(run_id)) if run_id and run_id != NONE else None
+    if not run_id or run_id == NONE:
+        return None
+    return if_there(MlflowClient().get_run, run_id)
 
 
 def holds(run_id: str | None, path: str) -> bool:
@@ -74,7 +76,7 @@ def current_facts() -> dict[str, str]:
 
     new = set(new_code())
     facts = {
-        "git.commit": git_text("rev-parse", "HEAD") or NONE,
+        "git.commit": git_text("rev-parse HEAD") or NONE,
         "git.dirty.code": _dirty(CODE, new.difference(DATA)),
         **{f"git.dirty.{path}": _dirty([path], new & {path}) for path in DATA},
         "workspace": workspace(),
@@ -105,14 +107,16 @@ def not_in_git(record: Record | None) -> str:
 def readable(record: Record) -> dict[str, str]:
     """The facts that people look for, by short names; they are a run's tags."""
     facts = record.facts
-    device = (facts.get("device"), facts.get("dtype"), facts.get("threads") and f"{facts['threads']} threads")
+    device = [facts[name] for name in ("device", "dtype") if name in facts]
+    if "threads" in facts:
+        device.append(f"{facts['threads']} threads")
     tags = {
         "stage": record.stage,
         "commit": facts["git.commit"],
         "uncommitted": ", ".join(uncommitted_parts(facts)) or NONE,
         "machine": f"{facts['machine.cpu']}, {facts['machine.cores']} cores",
-        "device": ", ".join(filter(None, device)),
-        "seed": facts.get("seed"),
+        "device": ", ".join(device),
+        "seed": facts.get("seed", ""),
         "prefect": facts["prefect.flow_run"],
     }
     return {name: value for name, value in tags.items() if value}
@@ -120,14 +124,16 @@ def readable(record: Record) -> dict[str, str]:
 
 def _dirty(paths: Sequence[str], new: Collection[str]) -> str:
     """`true` when git sees changes below `paths` or there are new files, `unknown` without git."""
-    changes = git_text("status", "--porcelain", "--untracked-files=no", "--", *paths)
+    changes = git_text("status --porcelain --untracked-files=no --", *paths)
     return "unknown" if changes is None else str(bool(changes or new)).lower()
 
 
 def _cpu_model() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def _compute() -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
@@ -28,7 +28,7 @@ from tasks.registry.record import NONE, Record, current_facts, find_run, read_re
 from tasks.registry.server import server_errors
 from tasks.registry.tracking import PARENT_RUN, configure_tracking, log_inputs, log_measured, made_by
 from tasks.registry.uncommitted import uncommitted
-from tasks.registry.versions import KEY, REJECTED, SUPERSEDED, registered_name, state_of, versions
+from tasks.registry.versions import KEY, REJECTED, SUPERSEDED, registered_model, registered_name, state_of, versions
 from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stages_behind, stale
 from tasks.stages.lock import exclusive, workspace
 from tasks.stages.names import evaluation_stage, training_report, training_stage
@@ -47,8 +47,12 @@ def version_key(model: str) -> str:
     Raises UserError if one of them never ran.
     """
     outs = locked(training_stage(model)).outs | locked(evaluation_stage(model)).outs
-    folders = (f"models/{model}", f"reports/evaluation/{model}")
-    made = {path: md5 for path, md5 in outs.items() if any(Path(path).is_relative_to(each) for each in folders)}
+    weights = Path("models", model)
+    evidence = Path("reports/evaluation", model)
+    made = {}
+    for path, md5 in outs.items():
+        if Path(path).is_relative_to(weights) or Path(path).is_relative_to(evidence):
+            made[path] = md5
     return digest(made)
 
 
@@ -65,10 +69,12 @@ def registered(models: Iterable[str]) -> dict[str, str | None]:
 
 def _describe(model: str) -> str | None:
     try:
-        name, key = registered_name(model), version_key(model)
+        key = version_key(model)
     except (UserError, OSError):  # it never ran, or its files are missing
         return None
-    if (version := _whole_version(name, key)) is None:
+    name = registered_name(model)
+    version = _whole_version(name, key)
+    if version is None:
         return DELETED if _was_deleted(name, key) else None
     run = find_run(version.run_id)
     if run and run.data.tags.get(REGISTERING, DONE) != DONE:
@@ -95,7 +101,8 @@ def register_model(model: str) -> str:
     settle(model)
     with server_errors(), exclusive("register"):
         _clean_up()
-        name, key = registered_name(model), version_key(model)
+        name = registered_name(model)
+        key = version_key(model)
         if version := _whole_version(name, key):
             return str(version.version)
         if _was_deleted(name, key):
@@ -126,7 +133,11 @@ def _versions(name: str, key: str) -> list[ModelVersion]:
 
 
 def _whole_version(name: str, key: str) -> ModelVersion | None:
-    return next((each for each in _versions(name, key) if is_whole(f"models:/{name}/{each.version}")), None)
+    """The newest version with this key whose files are there."""
+    for version in _versions(name, key):
+        if is_whole(f"models:/{name}/{version.version}"):
+            return version
+    return None
 
 
 def _was_deleted(name: str, key: str) -> bool:
@@ -139,11 +150,13 @@ def _was_deleted(name: str, key: str) -> bool:
 
 def _clean_up() -> None:
     """Finish this folder's killed registrations if they had made a version, and remove the others."""
-    client, mine = MlflowClient(), f"tags.`{REGISTERING}` = '{workspace()}'"
-    for run in mlflow.search_runs(filter_string=mine, run_view_type=ViewType.ACTIVE_ONLY, output_format="list"):
+    client = MlflowClient()
+    killed = f"tags.`{REGISTERING}` = '{workspace()}'"
+    for run in mlflow.search_runs(filter_string=killed, run_view_type=ViewType.ACTIVE_ONLY, output_format="list"):
         run_id = run.info.run_id
-        if made := client.search_model_versions(f"run_id = '{run_id}'"):
-            _make_challenger(made[0])
+        versions_made = client.search_model_versions(f"run_id = '{run_id}'")
+        if versions_made:
+            _make_challenger(versions_made[0])
             continue
         remove_models(run_id)
         get_artifact_repository(run.info.artifact_uri).delete_artifacts()
@@ -158,14 +171,19 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         "training": made_by(training_stage(model), training.outs),
         "evaluation": made_by(evaluation_stage(model), evaluation.outs),
     }
-    changed, evidence = uncommitted(), Path("reports/evaluation", model)
-    metrics = json.loads((evidence / "metrics.json").read_text())
-    record = _record(key, training, evaluation, runs, changed.summary)
-    trained = read_record(runs["training"].info.run_id) if runs["training"] else None
+    changed = uncommitted()
+    facts = {"key": key, "uncommitted": changed.summary}
+    for what, stage_run in runs.items():
+        facts[f"run.{what}"] = stage_run.info.run_id if stage_run else NONE
+    hashes = Hashes(
+        training.params | evaluation.params, training.deps | evaluation.deps, training.outs | evaluation.outs
+    )
+    record = Record("register", hashes, current_facts() | facts)
+    trained = read_record(facts["run.training"])
     source = CardSource(
         model=model,
         name=name,
-        metrics=metrics,
+        metrics=json.loads(Path("reports/evaluation", model, "metrics.json").read_text()),
         training=training,
         evaluation=evaluation,
         facts=record.facts,
@@ -181,23 +199,11 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         log_inputs(training, evaluation)
         logged = find_model(training.outs[f"models/{model}"], code_digest(model))
         logged = logged or mlflow.get_logged_model(log_model(model))
-        measured_by = {metric.run_id for metric in logged.metrics or ()}
-        measured = runs["evaluation"] and runs["evaluation"].info.run_id in measured_by
-        log_measured(metrics, "test", None if measured else logged.model_id)
-        mlflow.log_artifacts(str(evidence), "evaluation")
-        mlflow.log_artifacts(str(training_report(model)), "training")
-        with tempfile.TemporaryDirectory() as folder:
-            card, lineage = Path(folder, "card"), Path(folder, "lineage")
-            card.mkdir()
-            lineage.mkdir()
-            write_card(card, source)
-            behind = stages_behind(training_stage(model), evaluation_stage(model))
-            (lineage / "stages.json").write_text(json.dumps(behind, indent=1) + "\n")
-            if changed.diff:
-                (lineage / "uncommitted.diff").write_bytes(changed.diff)
-            mlflow.log_artifacts(folder)
+        is_measured = facts["run.evaluation"] in [metric.run_id for metric in logged.metrics or ()]
+        log_measured(source.metrics, "test", None if is_measured else logged.model_id)
+        _log_evidence(source, changed.diff)
     client = MlflowClient()
-    if not client.search_registered_models(f"name = '{name}'"):
+    if registered_model(name) is None:
         client.create_registered_model(name)
     return client.create_model_version(
         name,
@@ -209,30 +215,48 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
     )
 
 
+def _log_evidence(source: CardSource, diff: bytes) -> None:
+    """Log reports, card, the stages behind the version and uncommitted changes to the active run."""
+    model = source.model
+    mlflow.log_artifacts(str(Path("reports/evaluation", model)), "evaluation")
+    mlflow.log_artifacts(str(training_report(model)), "training")
+    with tempfile.TemporaryDirectory() as folder:
+        card = Path(folder, "card")
+        card.mkdir()
+        write_card(card, source)
+        lineage = Path(folder, "lineage")
+        lineage.mkdir()
+        behind = stages_behind(training_stage(model), evaluation_stage(model))
+        (lineage / "stages.json").write_text(json.dumps(behind, indent=1) + "\n")
+        if diff:
+            (lineage / "uncommitted.diff").write_bytes(diff)
+        mlflow.log_artifacts(folder)
+
+
 def _make_challenger(version: ModelVersion) -> None:
     """Link a new version to its weights, and make it the challenger, once.
 
     It does not become the challenger if the same key was rejected, or if a person chose another version to be reviewed.
     """
     client = MlflowClient()
-    logged = client.get_logged_model(version.source.removeprefix("models:/"))
-    linked, link = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]")), [version.name, int(version.version)]
-    if link not in [[each["name"], int(each["version"])] for each in linked]:
-        linked.append({"name": version.name, "version": version.version})
-        client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(linked)})
-    if any(state_of(each) == REJECTED for each in _versions(version.name, version.tags[KEY])):
-        logger.info("%s version %s was rejected, and stays so", version.name, version.version)
+    _link_to_weights(version)
+    title = f"{version.name} version {version.version}"
+    if any(state_of(same) == REJECTED for same in _versions(version.name, version.tags[KEY])):
+        logger.info("%s was rejected, and stays so", title)
     elif challenge(version.name.partition("-")[2], str(version.version)):
-        logger.info("%s version %s is the challenger", version.name, version.version)
+        logger.info("%s is the challenger", title)
     else:
         reason = "somebody chose another challenger in MLflow, which no review has compared yet"
-        logger.warning("%s version %s is not the challenger: %s", version.name, version.version, reason)
+        logger.warning("%s is not the challenger: %s", title, reason)
     client.set_tag(version.run_id, REGISTERING, DONE)
 
 
-def _record(key: str, training: Hashes, evaluation: Hashes, runs: dict[str, Run | None], uncommitted: str) -> Record:
-    """The record of a version's run: the hashes of both stages, and their runs."""
-    both = ((getattr(training, kind), getattr(evaluation, kind)) for kind in ("params", "deps", "outs"))
-    ids = {f"run.{what}": run.info.run_id if run else NONE for what, run in runs.items()}
-    facts = current_facts() | {"key": key, "uncommitted": uncommitted} | ids
-    return Record("register", Hashes(*(first | second for first, second in both)), facts)
+def _link_to_weights(version: ModelVersion) -> None:
+    """Add a version to the tag by which MLflow's page of the logged model links its versions."""
+    client = MlflowClient()
+    logged = client.get_logged_model(version.source.removeprefix("models:/"))
+    linked = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    numbers = [int(link["version"]) for link in linked if link["name"] == version.name]
+    if int(version.version) not in numbers:
+        linked.append({"name": version.name, "version": version.version})
+        client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(linked)})

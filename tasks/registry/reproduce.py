@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import mlflow
 
@@ -22,8 +23,8 @@ from tasks.registry.record import NONE, current_facts, holds, not_in_git, read_r
 from tasks.registry.server import server_errors
 from tasks.registry.tracking import configure_tracking, made_by
 from tasks.registry.versions import find_version
-from tasks.registry.worktree import Worktree, checkout
-from tasks.stages.hashes import LOCK, Hashes, as_hashes, flatten, locked_stages, md5_of, write_lock
+from tasks.registry.worktree import Worktree, checkout, holds_bytes
+from tasks.stages.hashes import LOCK, Hashes, as_hashes, flatten, locked_stages, write_lock
 from tasks.stages.libraries import LIBRARIES, installed
 from tasks.stages.names import training_stage
 
@@ -31,6 +32,7 @@ UNCOMMITTED = "lineage/uncommitted.diff"
 """An artifact of a version's run: the diff of its code from its commit."""
 CLASS = ("machine.cpu", "machine.os", "machine.python", "device", "dtype", "blocks")
 """Facts about a machine that may change bytes."""
+MISSING = "missing"
 UNKNOWN = "of an unknown reason: deps, parameters, libraries and machine are as they were, as far as recorded"
 
 logger = logging.getLogger(__name__)
@@ -68,17 +70,21 @@ class Comparison:
     """The stages that ran, in order; the last one is compared."""
     outs: Mapping[str, str]
     """The MD5 of each of its outs, by path."""
-    differs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """The outs with other bytes: the recorded MD5 and the one here."""
+    differs: Mapping[str, str] = field(default_factory=dict)
+    """The recorded MD5 of each out that has other bytes here."""
     reasons: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if not self.differs:
             lines = [f"identical: {', '.join(self.ran)} made the bytes of {self.uri} again"]
-            return "\n".join(lines + [f"  {path}: md5 {md5}" for path, md5 in self.outs.items()])
+            lines += [f"  {path}: md5 {md5}" for path, md5 in self.outs.items()]
+            return "\n".join(lines)
         lines = [f"differs: {self.ran[-1]} is the first stage that made other bytes than those of {self.uri}"]
-        lines += [f"  {path}: {then} then, {now} here" for path, (then, now) in self.differs.items()]
-        return "\n".join(lines + [f"  because {reason}" for reason in self.reasons])
+        for path, md5 in self.differs.items():
+            here = self.outs.get(path, MISSING)
+            lines.append(f"  {path}: {md5} then, {here} here")
+        lines += [f"  because {reason}" for reason in self.reasons]
+        return "\n".join(lines)
 
 
 def registered(name: str) -> Registered:
@@ -89,17 +95,28 @@ def registered(name: str) -> Registered:
     configure_tracking()
     with server_errors():
         version = find_version(name)
-        stages, stage = recorded_stages(version), training_stage(version.name.partition("-")[2])
-        run, own = made_by(stage, as_hashes(stages[stage]).outs), read_record(version.run_id)
+        stages = recorded_stages(version)
+        stage = training_stage(version.name.partition("-")[2])
+        run = made_by(stage, as_hashes(stages[stage]).outs)
+        own = read_record(version.run_id)
         trained = read_record(run.info.run_id) if run else None
-    uri, commit = f"models:/{version.name}/{version.version}", own.facts["git.commit"] if own else NONE
+    uri = f"models:/{version.name}/{version.version}"
+    commit = own.facts["git.commit"] if own else NONE
     if commit == NONE:
         raise UserError(f"{uri}: it was registered outside git, so its code and parameters are not known")
-    git("rev-parse", "--show-toplevel")  # raises git's own error without a repository
-    if git_output("cat-file", "-e", f"{commit}^{{commit}}") is None:
+    git("rev-parse --show-toplevel")  # raises git's own error without a repository
+    if git_output("cat-file -e", f"{commit}^{{commit}}") is None:
         way_out = f"`{fetch_more()}` where it was pushed, or run this in the clone that made it"
         raise UserError(f"{uri}: this repository has no commit {commit}; {way_out}")
-    return Registered(uri, version.run_id, stage, commit, not_in_git(own), stages, trained.facts if trained else {})
+    return Registered(
+        uri=uri,
+        run_id=version.run_id,
+        stage=stage,
+        commit=commit,
+        uncommitted=not_in_git(own),
+        stages=stages,
+        facts=trained.facts if trained else {},
+    )
 
 
 @contextmanager
@@ -121,10 +138,11 @@ def _apply_uncommitted(version: Registered, tree: Worktree) -> None:
         if not holds(version.run_id, UNCOMMITTED):
             raise UserError(f"{lacks}, and its run has no {UNCOMMITTED}, so it can't be made again")
         diff = mlflow.artifacts.download_artifacts(f"runs:/{version.run_id}/{UNCOMMITTED}", dst_path=str(tree.scratch))
-    root = Path(git("rev-parse", "--show-toplevel", folder=tree.project))
+    root = Path(git("rev-parse --show-toplevel", folder=tree.project))
     folder = tree.project.relative_to(root).as_posix()  # the project may be a folder of a larger repository
+    directory = [] if folder == "." else [f"--directory={folder}"]
     try:
-        git("apply", "--whitespace=nowarn", *([] if folder == "." else [f"--directory={folder}"]), diff, folder=root)
+        git("apply --whitespace=nowarn", *directory, diff, folder=root)
     except UserError as error:
         raise UserError(f"{lacks}, and {UNCOMMITTED} of its run does not apply: {error}") from None
     logger.warning("%s; applied to its commit from %s of its run", version.uncommitted, UNCOMMITTED)
@@ -134,13 +152,23 @@ def expected_differences(version: Registered) -> list[str]:
     """Reasons to expect other bytes: other libraries, another kind of machine."""
     import torch  # noqa: F401, without it the facts lack the device
 
-    now, params = installed(), version.hashes[version.stage].params
-    pairs = [(f"library {name}", params[name], now[name]) for name in LIBRARIES if name in params]
-    then, here = version.facts, current_facts()
-    pairs += [
-        (name.removeprefix("machine."), then[name], here[name]) for name in CLASS if name in then and name in here
+    params = version.hashes[version.stage].params
+    libraries = {name: params[name] for name in LIBRARIES if name in params}
+    here = current_facts()
+    machine = {name: version.facts[name] for name in CLASS if name in version.facts and name in here}
+    return [
+        *_changes("library ", libraries, installed()),
+        *_changes("", machine, here),
     ]
-    return [f"{what} was {before}, here it is {after}" for what, before, after in pairs if before != after]
+
+
+def _changes(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """In words, which of the values before are others now."""
+    return [
+        f"{kind}{name.removeprefix('machine.')} was {value}, here it is {after.get(name, MISSING)}"
+        for name, value in before.items()
+        if after.get(name, MISSING) != value
+    ]
 
 
 def gather(version: Registered, tree: Worktree) -> list[str]:
@@ -166,29 +194,35 @@ def gather(version: Registered, tree: Worktree) -> list[str]:
 def _copy_inputs(tree: Worktree, deps: Mapping[str, str]) -> None:
     """Copy inputs from this folder that neither a stage nor the commit provides, such as an inbox."""
     for path, md5 in deps.items():
-        here, there = Path(path), tree.project / path
-        if (there.exists() and md5_of(there) == md5) or not here.exists() or md5_of(here) != md5:
+        here = Path(path)
+        there = tree.project / path
+        if holds_bytes(there, md5) or not holds_bytes(here, md5):
             continue
         there.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(here, there, dirs_exist_ok=True) if here.is_dir() else shutil.copyfile(here, there)
+        if here.is_dir():
+            shutil.copytree(here, there, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(here, there)
         logger.info("%s: not in the commit, copied from here", path)
 
 
 def compare(version: Registered, tree: Worktree, ran: list[str], expected: list[str]) -> Comparison:
     """Compare the outs of the last stage with the version's record; `expected` holds reasons known before."""
-    then, now = version.hashes[ran[-1]], as_hashes(locked_stages(tree.project / LOCK)[ran[-1]])
-    pairs = {path: (md5, now.outs.get(path, "missing")) for path, md5 in then.outs.items()}
-    differs = {path: (before, after) for path, (before, after) in pairs.items() if before != after}
+    then = version.hashes[ran[-1]]
+    now = as_hashes(locked_stages(tree.project / LOCK)[ran[-1]])
+    differs = {path: md5 for path, md5 in then.outs.items() if now.outs.get(path) != md5}
     reasons = (why(then, now) or expected or [UNKNOWN]) if differs else []
-    return Comparison(version.uri, tuple(ran), now.outs, differs, tuple(reasons))
+    return Comparison(uri=version.uri, ran=tuple(ran), outs=now.outs, differs=differs, reasons=tuple(reasons))
 
 
 def why(then: Hashes, now: Hashes) -> list[str]:
     """How the inputs of a stage differ: deps first, then parameters, then libraries."""
-    before, after = flatten(then.params), flatten(now.params)
-    names = sorted(before | after, key=lambda name: name in LIBRARIES)
-    pairs = [(f"its dep {path}", md5, now.deps.get(path, "missing")) for path, md5 in then.deps.items()]
-    for name in names:
-        kind = "library" if name in LIBRARIES else "parameter"
-        pairs.append((f"{kind} {name}", before.get(name, "missing"), after.get(name, "missing")))
-    return [f"{what} was {old}, here it is {new}" for what, old, new in pairs if old != new]
+    after = flatten(now.params)
+    before = dict.fromkeys(after, MISSING) | flatten(then.params)
+    libraries = {name: value for name, value in before.items() if name in LIBRARIES}
+    parameters = {name: value for name, value in before.items() if name not in LIBRARIES}
+    return [
+        *_changes("its dep ", then.deps, now.deps),
+        *_changes("parameter ", parameters, after),
+        *_changes("library ", libraries, after),
+    ]

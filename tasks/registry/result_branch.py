@@ -7,20 +7,22 @@ No branch is checked out and the index stays as it is. At its end the run puts i
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm.errors import UserError
 from tasks.registry.git import git
-from tasks.stages import graph
+from tasks.stages import dvc_process, graph
 
 BRANCHES = "retrain"
 EMAIL = f"threestage@{platform.node() or 'localhost'}"
 AUTHOR = {
-    **{f"GIT_{role}_NAME": "Threestage" for role in ("AUTHOR", "COMMITTER")},
-    **{f"GIT_{role}_EMAIL": EMAIL for role in ("AUTHOR", "COMMITTER")},
+    "GIT_AUTHOR_NAME": "Threestage",
+    "GIT_AUTHOR_EMAIL": EMAIL,
+    "GIT_COMMITTER_NAME": "Threestage",
+    "GIT_COMMITTER_EMAIL": EMAIL,
 }
 """The author of these commits is a machine, not the user in git's configuration."""
 
@@ -29,7 +31,10 @@ def _files(paths: Sequence[str]) -> list[str]:
     """The files at and below these paths, and paths that are gone."""
     files: list[Path] = []
     for path in map(Path, paths):
-        files += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if file.is_file())
+        else:
+            files.append(path)
     return [path.as_posix() for path in files]
 
 
@@ -37,9 +42,9 @@ def _tree(paths: Sequence[str]) -> str:
     """HEAD's tree, updated with these files."""
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
-        git("read-tree", "HEAD", **index)
-        git("update-index", "--add", "--remove", "-z", "--stdin", text="\0".join(_files(paths)), **index)
-        return git("write-tree", **index)
+        git("read-tree HEAD", variables=index)
+        git("update-index --add --remove -z --stdin", text="\0".join(_files(paths)), variables=index)
+        return git("write-tree", variables=index)
 
 
 def commit_results(day: str, paths: Sequence[str], message: str) -> str:
@@ -48,56 +53,79 @@ def commit_results(day: str, paths: Sequence[str], message: str) -> str:
     Returns the branch: an earlier one with the same files on top of HEAD, or "" if HEAD itself has them. Raises
     UserError with git's reason if git fails.
     """
-    head, tree = git("rev-parse", "--verify", "HEAD"), _tree(paths)
-    if tree == git("rev-parse", "HEAD^{tree}"):
+    head = git("rev-parse --verify HEAD")
+    tree = _tree(paths)
+    if tree == git("rev-parse HEAD^{tree}"):
         return ""
-    lines = git("for-each-ref", "--format=%(refname:short) %(tree) %(parent)", f"refs/heads/{BRANCHES}/").splitlines()
+    lines = git(f"for-each-ref refs/heads/{BRANCHES}/", "--format=%(refname:short) %(tree) %(parent)").splitlines()
     branches = dict(line.split(" ", 1) for line in lines)
-    if same := [branch for branch, contents in branches.items() if contents == f"{tree} {head}"]:
-        return same[0]
-    name = f"{BRANCHES}/{day}"
-    if name in branches:
-        name = next(each for number in count(2) if (each := f"{name}-{number}") not in branches)
-    git("branch", "--no-track", name, git("commit-tree", tree, "-p", head, "-F", "-", text=message, **AUTHOR))
-    return name
+    for branch, contents in branches.items():
+        if contents == f"{tree} {head}":
+            return branch
+    commit = git(f"commit-tree {tree} -p {head} -F -", text=message, variables=AUTHOR)
+    branch = _free_name(f"{BRANCHES}/{day}", branches)
+    git("branch --no-track", branch, commit)
+    return branch
+
+
+def _free_name(name: str, branches: Container[str]) -> str:
+    """The name, or with the least number from 2 on that makes it new."""
+    if name not in branches:
+        return name
+    number = 2
+    while f"{name}-{number}" in branches:
+        number += 1
+    return f"{name}-{number}"
 
 
 def put_back(paths: Sequence[str]) -> None:
     """Give files the content that they have in HEAD, and remove those that it lacks."""
-    files = set(git("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *paths).split("\0")) - {""}
+    files = set(git("ls-tree -r -z --name-only HEAD --", *paths).split("\0")) - {""}
     for path in set(_files(paths)) - files:
         Path(path).unlink(missing_ok=True)
     if files:
-        git("restore", "--source=HEAD", "--worktree", "--", *files)
+        git("restore --source=HEAD --worktree --", *files)
 
 
-def share(day: str, message: str, push_to: str, seconds: float) -> tuple[list[str], list[str]]:
-    """Commit the results of a run to a branch, and push data and branch within `seconds`.
+@dataclass(frozen=True)
+class Shared:
+    """What became of a run's results, a line for each step."""
 
-    Data is pushed to DVC's default remote, the branch to the git remote `push_to`, if they exist. Returns a line for
-    each step that was done, and for each that failed.
-    """
-    done, failed, branch, deadline = [], [], "", time.monotonic() + seconds
+    done: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
     @contextmanager
-    def failure(what: str) -> Iterator[None]:
+    def step(self, failure: str) -> Iterator[None]:
+        """Note a UserError as a failed step."""
         try:
             yield
         except UserError as error:
-            failed.append(f"{what}: {error}")
+            self.failed.append(f"{failure}: {error}")
 
+
+def share(day: str, message: str, *, push_to: str, seconds: float) -> Shared:
+    """Commit the results of a run to a branch, and push data and branch within `seconds`.
+
+    Data is pushed to DVC's default remote, the branch to the git remote `push_to`, if they exist.
+    """
+    shared = Shared()
+    deadline = time.monotonic() + seconds
     results, parameters = graph.results()
-    with failure("not committed"):
+    branch = ""
+    with shared.step("not committed"):
         branch = commit_results(day, [*results, *parameters], message)
-        done.append(f"committed to the branch {branch}" if branch else "nothing to commit: HEAD has all results")
-    with failure("data not pushed"):
-        if remote := graph.remote():
-            graph.push(deadline - time.monotonic())
-        done.append(f"data pushed to DVC's remote {remote}" if remote else "data not pushed: DVC has no default remote")
-    with failure(f"{branch} not pushed"):
+        shared.done.append(f"committed to the branch {branch}" if branch else "nothing to commit: HEAD has all results")
+    with shared.step("data not pushed"):
+        remote = graph.remote()
+        if remote:
+            dvc_process.push(deadline - time.monotonic())
+            shared.done.append(f"data pushed to DVC's remote {remote}")
+        else:
+            shared.done.append("data not pushed: DVC has no default remote")
+    with shared.step(f"{branch} not pushed"):
         if branch and push_to:
-            git("push", "--quiet", push_to, f"refs/heads/{branch}", seconds=deadline - time.monotonic())
-            done.append(f"{branch} pushed to {push_to}")
+            git("push --quiet", push_to, f"refs/heads/{branch}", seconds=deadline - time.monotonic())
+            shared.done.append(f"{branch} pushed to {push_to}")
         elif branch:
-            done.append(f"{branch} not pushed: `push_to` names no git remote")
-    return done, failed
+            shared.done.append(f"{branch} not pushed: `push_to` names no git remote")
+    return shared

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
@@ -24,6 +24,7 @@ REASON_LENGTH = 300
 UNAUTHORIZED, FORBIDDEN, TOO_MANY_REQUESTS, SERVER_ERRORS = 401, 403, 429, 500
 VARIABLES = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -47,7 +48,7 @@ def without_secret(text: str, uri: str) -> str:
     return text.replace(f"{secret}@", "") if secret else text
 
 
-def place(uri: str) -> str:
+def shown_address(uri: str) -> str:
     """The address for people."""
     return f"MLFLOW_TRACKING_URI={without_secret(uri, uri)}"
 
@@ -57,10 +58,10 @@ def is_missing(error: MlflowException) -> bool:
     return error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
-def if_there(ask: Callable[[], T]) -> T | None:
-    """The result of `ask`; None if the store does not know the name."""
+def if_there(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
+    """The result of `ask` with these arguments; None if the store does not know the name."""
     try:
-        return ask()
+        return ask(*arguments, **options)
     except MlflowException as error:
         if is_missing(error):
             return None
@@ -80,10 +81,9 @@ def server_errors() -> Iterator[None]:
         if status in (UNAUTHORIZED, FORBIDDEN):
             raise UserError(_refusal(uri, status)) from error
         if _is_trouble(status):
-            raise ServerAwayError(
-                f"{place(uri)}: it went away ({_line(error, uri)}); try again when it answers"
-            ) from error
-        raise UserError(f"{place(uri)}: {_line(error, uri)}") from error
+            reason = f"it went away ({_line(error, uri)}); try again when it answers"
+            raise ServerAwayError(f"{shown_address(uri)}: {reason}") from error
+        raise UserError(f"{shown_address(uri)}: {_line(error, uri)}") from error
 
 
 def check_server(uri: str) -> None:
@@ -103,12 +103,12 @@ def check_server(uri: str) -> None:
         )
     except MlflowException as error:
         reason = _line(error.__cause__ or error.__context__ or error, uri)
-        raise ServerAwayError(f"{place(uri)}: nobody answers ({reason}); start it, or unset it") from None
+        raise ServerAwayError(f"{shown_address(uri)}: nobody answers ({reason}); start it, or unset it") from None
     if answer.status_code in (UNAUTHORIZED, FORBIDDEN):
         raise UserError(_refusal(uri, answer.status_code))
     if not answer.ok:
         kind = ServerAwayError if _is_trouble(answer.status_code) else UserError
-        raise kind(f"{place(uri)}: it answers {answer.status_code} {answer.reason}")
+        raise kind(f"{shown_address(uri)}: it answers {answer.status_code} {answer.reason}")
 
 
 def _status(error: MlflowException | RequestException, uri: str) -> int:
@@ -122,15 +122,20 @@ def _status(error: MlflowException | RequestException, uri: str) -> int:
     if isinstance(error.__cause__, MlflowException):  # such as one that a model may have been deleted
         return _status(error.__cause__, uri)
     status = error.get_http_status_code()
-    if _is_trouble(status):  # MLflow's client also uses it for its own errors, such as a failed download
-        try:
-            check_server(uri)
-        except ServerAwayError:
-            return status
-        except UserError:
-            pass
+    if _is_trouble(status) and not _is_away(uri):  # MLflow's client also uses it for its own errors
         return 0
     return status
+
+
+def _is_away(uri: str) -> bool:
+    """Whether the server does not answer now."""
+    try:
+        check_server(uri)
+    except ServerAwayError:
+        return True
+    except UserError:
+        return False
+    return False
 
 
 def _is_trouble(status: int) -> bool:
@@ -141,9 +146,9 @@ def _refusal(uri: str, status: int) -> str:
     user = get_default_host_creds(uri).username
     if status == FORBIDDEN:
         way_out = "who runs it can allow it; without THREESTAGE_NAMESPACE the names are your own"
-        return f"{place(uri)}: it refuses {user or 'you'} this (403); {way_out}"
+        return f"{shown_address(uri)}: it refuses {user or 'you'} this (403); {way_out}"
     way_out = f"one of {VARIABLES} is wrong" if user else f"set {VARIABLES}, or MLFLOW_TRACKING_TOKEN"
-    return f"{place(uri)}: it refuses (401); {way_out}"
+    return f"{shown_address(uri)}: it refuses (401); {way_out}"
 
 
 def _line(error: BaseException, uri: str) -> str:

@@ -29,14 +29,18 @@ def _metrics(model: str) -> str:
 
 def next_step(models: Iterable[str]) -> str:
     """Which challengers wait for a person, and how to decide."""
-    states = {model: model_state(model) for model in models}
-    open_ones = {model: now.challenger for model, now in states.items() if now.state_of.get(now.challenger, "") in OPEN}
-    waiting = [f"{model}/{version}" for model, version in open_ones.items()]
+    waiting = []
+    for model in models:
+        state = model_state(model)
+        challenger = state.challenger
+        if challenger and state.state_of[challenger] in OPEN:
+            waiting.append(f"{model}/{challenger}")
     if not waiting:
         return "no version waits for a decision"
     command = "python -m flows.review"
     way = f"run `{command}`, read the page that it names, then run `{command} approve {waiting[0]} --reason TEXT`"
-    return f"{', '.join(waiting)} wait{'s' * (len(waiting) == 1)} for a decision: {way}, or the same with `reject`"
+    verb = "waits" if len(waiting) == 1 else "wait"
+    return f"{', '.join(waiting)} {verb} for a decision: {way}, or the same with `reject`"
 
 
 def print_summary(versions: Mapping[str, str | None], done: str) -> None:

@@ -8,8 +8,8 @@ deleted until somebody runs `mlflow gc` on its database. Prefect removes old run
 import json
 import re
 import time
-from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,10 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import NoSCM
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from llm.errors import UserError
@@ -36,7 +38,6 @@ from tasks.stages.hashes import LOCK, as_hashes, parse_stages
 
 DAY = 86_400
 NIGHTLY = re.compile(r"(^|/)retrain/\d{4}-\d{2}-\d{2}(-\d+)?$")
-REFS = ("refs/heads", "refs/remotes", "refs/tags")
 KILLED_AFTER = 7  # days after which a run that is still RUNNING counts as killed
 CHECKPOINTS = "checkpoints"  # the folder of a training's run
 FOLDER = ".dir"  # how the hash of a folder's listing ends
@@ -60,18 +61,15 @@ def old_versions(keep: int, days: float) -> list[Item]:
     configure_tracking()
     items = []
     with server_errors():
-        locks = [*_locked_outs(days)]
-        runs = [each.run_id for each in mlflow.search_model_versions()]
+        locks = _locked_outs(days)
+        runs = Counter(version.run_id for version in mlflow.search_model_versions())
         for model, registered in own_models(MlflowClient()):
             state_of = model_state(model).state_of
-            needed = {str(each.version) for each in _needed(model, registered.name)}
-            for each in versions(MlflowClient(), registered.name)[max(keep, 0) :]:
-                record = read_record(each.run_id)
-                outs = record.hashes.outs if record else {}
-                locked = outs and any(outs.items() <= lock.items() for lock in locks)
-                # A person may have registered the same run once more.
-                if not (locked or str(each.version) in needed or runs.count(each.run_id) > 1):
-                    items.append(_version(each, state_of.get(str(each.version))))
+            needed = {str(version.version) for version in _needed(model, registered.name)}
+            for version in versions(MlflowClient(), registered.name)[max(keep, 0) :]:
+                is_shared = runs[version.run_id] > 1  # a person may have registered the same run once more
+                if not (is_shared or str(version.version) in needed or _is_locked(version, locks)):
+                    items.append(_version(version, state_of.get(str(version.version))))
     return items
 
 
@@ -84,22 +82,30 @@ def training_weights(days: float) -> list[Item]:
     configure_tracking()
     before = int((time.time() - days * DAY) * 1000)
     with server_errors():
-        client, locked = MlflowClient(), {md5 for lock in _locked_outs(days) for md5 in lock.values()}
+        client = MlflowClient()
+        locked = {md5 for lock in _locked_outs(days) for md5 in lock.values()}
         all_versions = mlflow.search_model_versions()
-        served = {client.get_model_version_download_uri(each.name, each.version) for each in all_versions}
-        items, needed = [], set()
-        for each in mlflow.search_logged_models(output_format="list"):
-            if each.artifact_location in served or each.tags.get(BYTES) in locked or each.creation_timestamp > before:
-                needed.add(each.source_run_id)
+        served = {client.get_model_version_download_uri(version.name, version.version) for version in all_versions}
+        items: list[Item] = []
+        needed_runs: set[str] = set()
+        for model in mlflow.search_logged_models(output_format="list"):
+            is_needed = model.artifact_location in served or model.tags.get(BYTES) in locked
+            if is_needed or model.creation_timestamp > before:
+                needed_runs.add(model.source_run_id)
             else:
-                remove = partial(client.delete_logged_model, each.model_id)
-                items.append(_artifacts(f"{each.name} of run {each.source_run_id}", each.artifact_location, remove))
+                remove = partial(client.delete_logged_model, model.model_id)
+                items.append(_artifacts(f"{model.name} of run {model.source_run_id}", model.artifact_location, remove))
         for run in mlflow.search_runs(filter_string=f"attributes.start_time < {before}", output_format="list"):
-            runs_now = run.info.status == "RUNNING" and run.info.start_time > (time.time() - KILLED_AFTER * DAY) * 1000
-            if run.info.run_id not in needed and not runs_now:
+            if run.info.run_id not in needed_runs and not _is_running(run):
                 name = f"{CHECKPOINTS} of run {run.info.run_id}, {run.info.run_name}"
                 items.append(_artifacts(name, f"{run.info.artifact_uri}/{CHECKPOINTS}"))
-        return [each for each in items if each.bytes]
+        return [item for item in items if item.bytes]
+
+
+def _is_running(run: Run) -> bool:
+    """Whether a run is open, and began so lately that nothing can have killed it unnoticed."""
+    days = (time.time() - run.info.start_time / 1000) / DAY
+    return run.info.status == "RUNNING" and days < KILLED_AFTER
 
 
 def cache_files(days: float) -> list[Item]:
@@ -116,28 +122,39 @@ def cache_files(days: float) -> list[Item]:
                 raise UserError(f"{cache}: others may share it; `dvc gc --projects` knows how to clean it")
             with_git = not isinstance(repo.scm, NoSCM)
             # Forced: listings of results from other machines may be missing here.
-            used = repo.used_objs(force=True, revs=[*_refs(days)], all_experiments=with_git).values()
+            used = repo.used_objs(force=True, revs=_refs(days), all_experiments=with_git).values()
             needed |= {info.value for infos in used for info in infos}
     except DvcException as error:
         raise UserError(" ".join(str(error).split())) from None
-    needed |= {md5 for each in needed if each.endswith(FOLDER) for md5 in _listed(cache / each[:2] / each[2:])}
-    files = (path for path in cache.glob("[0-9a-f][0-9a-f]/*") if path.is_file())
+    listings = [cache / md5[:2] / md5[2:] for md5 in needed if md5.endswith(FOLDER)]
+    needed |= {md5 for listing in listings for md5 in _listed(listing)}
+    files = [path for path in cache.glob("[0-9a-f][0-9a-f]/*") if path.is_file()]
     unused = [path for path in files if path.parent.name + path.name not in needed]
     # Remove a folder's listing first: with a listing, a folder without its files would count as complete.
     unused.sort(key=lambda path: (path.suffix != FOLDER, path))
-    return [Item(str(path), path.stat().st_size, lambda path=path: path.unlink(missing_ok=True)) for path in unused]
+    return [Item(str(path), path.stat().st_size, partial(path.unlink, missing_ok=True)) for path in unused]
 
 
 def _needed(model: str, name: str) -> list[ModelVersion]:
     """The versions that have an alias or wait for a decision."""
-    aliases, now = MlflowClient().get_registered_model(name).aliases, model_state(model)
-    needed = {*map(str, aliases.values()), *filter(now.waits, now.state_of)}
-    return [each for each in versions(MlflowClient(), name) if str(each.version) in needed]
+    client = MlflowClient()
+    aliased = {str(version) for version in client.get_registered_model(name).aliases.values()}
+    state = model_state(model)
+    waiting = {version for version in state.state_of if state.waits(version)}
+    return [version for version in versions(client, name) if str(version.version) in aliased | waiting]
+
+
+def _is_locked(version: ModelVersion, locks: Sequence[Mapping[str, str]]) -> bool:
+    """Whether one of the dvc.lock files has the outs of a version."""
+    record = read_record(version.run_id)
+    outs = record.hashes.outs if record else {}
+    return bool(outs) and any(outs.items() <= lock.items() for lock in locks)
 
 
 def _version(version: ModelVersion, state: str | None) -> Item:
     """A version with its evidence. Its model is then removed as one that no version serves."""
-    client, run = MlflowClient(), find_run(version.run_id)
+    client = MlflowClient()
+    run = find_run(version.run_id)
 
     def remove() -> None:
         # A rejected version keeps its run: without it, the same bytes would be registered again.
@@ -152,61 +169,78 @@ def _version(version: ModelVersion, state: str | None) -> Item:
     return _artifacts(name, run.info.artifact_uri if run else "", remove)
 
 
-def _artifacts(name: str, uri: str, then: Callable[[], object] = lambda: None) -> Item:
+def _artifacts(name: str, uri: str, then: Callable[[], object] | None = None) -> Item:
     """The files below a URI; `then` runs after they are removed."""
-    repository, size = get_artifact_repository(uri) if uri else None, 0
-    try:
-        listed = repository.list_artifacts() if repository else []
-        while listed:
-            each = listed.pop()
-            size += each.file_size or 0
-            listed += repository.list_artifacts(each.path) if each.is_dir else []
-    except (MlflowException, FileNotFoundError):  # a person may have removed part of it
-        pass
+    repository = get_artifact_repository(uri) if uri else None
 
     def remove() -> None:
         if repository:
             repository.delete_artifacts()
-        then()
+        if then:
+            then()
 
-    return Item(name, size, remove)
+    return Item(name, _size(repository) if repository else 0, remove)
 
 
-def _refs(days: float) -> Iterator[str]:
+def _size(repository: ArtifactRepository) -> int:
+    """The bytes of the files that are still there."""
+    size = 0
+    try:
+        listed = repository.list_artifacts()
+        while listed:
+            file = listed.pop()
+            size += file.file_size or 0
+            if file.is_dir:
+                listed += repository.list_artifacts(file.path)
+    except (MlflowException, FileNotFoundError):  # a person may have removed part of it
+        pass
+    return size
+
+
+def _refs(days: float) -> list[str]:
     """The commits of all local and remote branches and tags, except old nightly branches."""
-    listed = git_output("for-each-ref", "--format=%(objectname) %(creatordate:unix) %(refname)", *REFS) or b""
+    form = "--format=%(objectname) %(creatordate:unix) %(refname)"
+    listed = git_output("for-each-ref refs/heads refs/remotes refs/tags", form) or b""
+    commits = []
     for line in listed.decode().splitlines():
         commit, date, name = line.split(" ", 2)
         if not NIGHTLY.search(name) or float(date) > time.time() - days * DAY:
-            yield commit
+            commits.append(commit)
+    return commits
 
 
-def _locked_outs(days: float) -> Iterator[dict[str, str]]:
+def _locked_outs(days: float) -> list[dict[str, str]]:
     """The outs, MD5 by path, in the dvc.lock of this folder and of each commit that counts."""
     texts = {Path(LOCK).read_text(): "here"} if Path(LOCK).exists() else {}
     for commit in _refs(days):
-        if (text := git_output("show", f"{commit}:./{LOCK}")) is not None:
+        text = git_output("show", f"{commit}:./{LOCK}")
+        if text is not None:
             texts.setdefault(text.decode(errors="replace"), commit)
+    locks = []
     for text, where in texts.items():
-        yield dict(ChainMap(*(as_hashes(stage).outs for stage in parse_stages(text, f"{LOCK} of {where}").values())))
+        outs: dict[str, str] = {}
+        for stage in parse_stages(text, f"{LOCK} of {where}").values():
+            outs |= as_hashes(stage).outs
+        locks.append(outs)
+    return locks
 
 
 def _behind_versions() -> set[str]:
     """The MD5s of all stages behind the versions that have an alias or wait for a decision."""
     configure_tracking()
-    md5s = set()
+    md5s: set[str] = set()
     with server_errors():
-        for version in [
-            each for model, registered in own_models(MlflowClient()) for each in _needed(model, registered.name)
-        ]:
-            try:
-                stages = recorded_stages(version)
-            except UserError:  # it has no record
-                continue
-            for stage in map(as_hashes, stages.values()):
-                md5s |= {*stage.deps.values(), *stage.outs.values()}
+        for model, registered in own_models(MlflowClient()):
+            for version in _needed(model, registered.name):
+                try:
+                    stages = recorded_stages(version)
+                except UserError:  # it has no record
+                    continue
+                for stage in map(as_hashes, stages.values()):
+                    md5s.update(stage.deps.values(), stage.outs.values())
     return md5s
 
 
-def _listed(listing: Path) -> Iterable[str]:
-    return (entry["md5"] for entry in json.loads(listing.read_text())) if listing.exists() else ()
+def _listed(listing: Path) -> list[str]:
+    """The MD5s of the files in a folder's listing; none if that is missing."""
+    return [entry["md5"] for entry in json.loads(listing.read_text())] if listing.exists() else []

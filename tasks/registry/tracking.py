@@ -20,14 +20,14 @@ from mlflow import ActiveRun, MlflowClient
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.pandas_dataset import from_pandas
-from mlflow.entities import Metric, Run
+from mlflow.entities import DatasetInput, Metric, Run
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from llm.errors import UserError
 from tasks.registry.record import Record, current_facts, read_record, readable, write_record
-from tasks.registry.server import check_server, is_server, place, server_errors, tracking_uri
+from tasks.registry.server import check_server, is_server, server_errors, shown_address, tracking_uri
 from tasks.stages.hashes import PREFIX, Hashes, current, digest, flatten, inputs
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.lock import exclusive, workspace
@@ -42,12 +42,16 @@ STAGE, WORKSPACE = f"{PREFIX}.stage", f"{PREFIX}.workspace"
 """Tags of a stage's run: its name in dvc.yaml, and its machine and folder."""
 SPLITS = ("test", "train", "validation")
 LOCKED_FOR = 30  # seconds to wait for another writer of a SQLite store
-PLACES = (  # columns of a SQLite store that hold paths of artifacts
-    *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
-    *(("model_versions", "source"), ("model_versions", "storage_location")),
+ARTIFACT_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
 )
-# MLflow then opens an experiment as trainings, not as chats.
+"""Tables and columns of a SQLite store that hold paths of artifacts."""
 KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""Tag of an experiment: MLflow then opens it as trainings, not as chats."""
 NO_NAMESPACE = r"[^A-Za-z0-9._]"
 
 Parameters = BaseModel | Sequence[BaseModel]
@@ -70,7 +74,8 @@ def namespace() -> str:
         user = getuser()
     except (KeyError, OSError):  # a container's user may have no name
         raise UserError("nobody knows who you are: set THREESTAGE_NAMESPACE, such as threestage") from None
-    return ".".join([PREFIX, *(re.sub(NO_NAMESPACE, "_", name) for name in (user, node().partition(".")[0]))])
+    machine = node().partition(".")[0]
+    return ".".join([PREFIX, re.sub(NO_NAMESPACE, "_", user), re.sub(NO_NAMESPACE, "_", machine)])
 
 
 def configure_tracking() -> None:
@@ -92,7 +97,8 @@ def configure_tracking() -> None:
         artifacts = _move_artifacts(Path(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else None
         try:
             with server_errors():
-                client, name = MlflowClient(), namespace()
+                client = MlflowClient()
+                name = namespace()
                 if client.get_experiment_by_name(name) is None:
                     with suppress(MlflowException):  # another machine created it meanwhile, or the next line raises
                         client.create_experiment(name, artifact_location=artifacts)
@@ -100,7 +106,7 @@ def configure_tracking() -> None:
                 if KIND not in experiment.tags:
                     client.set_experiment_tag(experiment.experiment_id, KIND, MODEL_TRAINING)
         except MlflowException as error:  # a deleted experiment, for example
-            raise UserError(f"{place(uri)}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{shown_address(uri)}: {' '.join(str(error).split())}") from error
 
 
 def _move_artifacts(database: Path) -> str:
@@ -113,16 +119,17 @@ def _move_artifacts(database: Path) -> str:
         return str(artifacts)
     try:
         with closing(sqlite3.connect(database, timeout=LOCKED_FOR)) as store, store:
-            made = store.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
-            if not made or not artifacts.is_dir():
+            has_schema = store.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
+            if not has_schema or not artifacts.is_dir():
                 return str(artifacts)
             query = "SELECT artifact_location FROM experiments WHERE name = ?"
             (before,) = store.execute(query, (namespace(),)).fetchone() or ("",)
             if before != str(artifacts) and before.startswith("/") and before.endswith(f"/{artifacts.name}"):
-                for table, column in PLACES:
-                    end, inside = len(before) + 1, f"substr({column} || '/', 1, ?) = ?"
-                    moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {inside}"
-                    store.execute(moved, (str(artifacts), end, end, f"{before}/"))
+                length = len(before) + 1
+                for table, column in ARTIFACT_COLUMNS:
+                    is_inside = f"substr({column} || '/', 1, ?) = ?"
+                    update = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {is_inside}"
+                    store.execute(update, (str(artifacts), length, length, f"{before}/"))
     except sqlite3.DatabaseError as error:
         raise UserError(f"{database}: {error}; is it a store of MLflow's, to which nobody else writes now?") from None
     return str(artifacts)
@@ -135,17 +142,17 @@ def _log_dataset(path: Path, context: str) -> None:
     """
     shards = sorted(path.parent.glob(f"{context}.*{path.suffix}"))
     md5 = hashlib.md5(usedforsecurity=False)
-    for each in shards or [path]:
-        with each.open("rb") as file:
+    for shard in shards or [path]:
+        with shard.open("rb") as file:
             hashlib.file_digest(file, lambda: md5)
-    with (
-        warnings.catch_warnings()
-    ):  # about integer columns that could have missing values, and a source registered twice
+    with warnings.catch_warnings():  # about integer columns that could lack values, and a source registered twice
         warnings.simplefilter("ignore")
         source = resolve_dataset_source(str(path.parent if shards else path))
         about = {"source": source, "name": path.parent.name, "digest": md5.hexdigest()}
-        is_table = path.suffix == ".parquet"
-        mlflow.log_input(from_pandas(pd.read_parquet(path), **about) if is_table else MetaDataset(**about), context)
+        if path.suffix == ".parquet":
+            mlflow.log_input(from_pandas(pd.read_parquet(path), **about), context)
+        else:
+            mlflow.log_input(MetaDataset(**about), context)
 
 
 def _unfinished(key: str) -> Run | None:
@@ -178,9 +185,13 @@ def add_facts(**facts: str) -> None:
 def log_measured(metrics: Mapping[str, float], split: str, model_id: str | None = None) -> None:
     """Log metrics to the active run, linked to its dataset of one split, and to a logged model if there is one."""
     run = MlflowClient().get_run(mlflow.active_run().info.run_id)
-    inputs = [each for each in run.inputs.dataset_inputs if split in [tag.value for tag in each.tags]]
-    dataset = inputs[0].dataset if inputs else None
+    datasets = [logged.dataset for logged in run.inputs.dataset_inputs if _is_of_split(logged, split)]
+    dataset = datasets[0] if datasets else None
     mlflow.log_metrics(dict(metrics), run_id=run.info.run_id, model_id=model_id, dataset=dataset)
+
+
+def _is_of_split(logged: DatasetInput, split: str) -> bool:
+    return any(tag.value == split for tag in logged.tags)
 
 
 def log_inputs(training: Hashes, evaluation: Hashes) -> None:
@@ -277,10 +288,10 @@ def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]]) -> None:
     one point.
     """
     now = int(time.time() * 1000)
-    metrics = [
-        Metric(name, value, int(row.get("timestamp", now)), int(row["step"]))
-        for row in rows
-        for name, value in row.items()
-        if name not in ("step", "timestamp") and value is not None
-    ]
+    metrics = []
+    for row in rows:
+        timestamp = int(row.get("timestamp", now))
+        for name, value in row.items():
+            if name not in ("step", "timestamp") and value is not None:
+                metrics.append(Metric(key=name, value=value, timestamp=timestamp, step=int(row["step"])))
     MlflowClient().log_batch(run_id, metrics=metrics)

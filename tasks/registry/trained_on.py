@@ -32,9 +32,10 @@ class TrainedOn:
 def data_of(version: ModelVersion) -> TrainedOn | None:
     """The dataset of a version; None without a record of it."""
     record = read_record(version.run_id)
-    deps = record.hashes.deps if record else {}
-    data = (TrainedOn(path.removeprefix(PROCESSED), md5) for path, md5 in deps.items() if path.startswith(PROCESSED))
-    return next(data, None)
+    for path, md5 in record.hashes.deps.items() if record else ():
+        if path.startswith(PROCESSED):
+            return TrainedOn(path.removeprefix(PROCESSED), md5)
+    return None
 
 
 def current_md5(dataset: str) -> str:
@@ -54,7 +55,7 @@ def rows_in(folder: Path) -> pd.DataFrame:
 
 def committed(dataset: str) -> TrainedOn | None:
     """A processed dataset as the commit's dvc.lock has it; None if there is none."""
-    text = git_output("show", f"HEAD:./{LOCK}")
+    text = git_output(f"show HEAD:./{LOCK}")
     stage = parse_stages(text.decode(), f"HEAD:{LOCK}").get(f"preprocess@{dataset}") if text else None
     md5 = as_hashes(stage).outs.get(f"{PROCESSED}{dataset}") if stage else None
     return TrainedOn(dataset, md5) if md5 else None
@@ -74,8 +75,9 @@ def learned_units(data: TrainedOn) -> np.ndarray | None:
     files = _cached_files(data)
     if TRAIN_TABLE not in files:
         return None
-    tables = (pd.read_parquet(files[name], columns=["unit"]) for name in (TRAIN_TABLE, "validation.parquet"))
-    return pd.concat(tables)["unit"].unique()
+    train = pd.read_parquet(files[TRAIN_TABLE], columns=["unit"])
+    validation = pd.read_parquet(files["validation.parquet"], columns=["unit"])
+    return pd.concat([train, validation])["unit"].unique()
 
 
 def _cached_files(data: TrainedOn) -> dict[str, Path]:
@@ -97,14 +99,19 @@ def _cached_files(data: TrainedOn) -> dict[str, Path]:
 def _rows(files: dict[str, Path]) -> pd.DataFrame:
     if TRAIN_TABLE in files:
         return pd.read_parquet(files[TRAIN_TABLE])
-    encoding, meta = load_tokenizer(files["tokenizer.json"]), json.loads(files["meta.json"].read_text())
+    encoding = load_tokenizer(files["tokenizer.json"])
+    meta = json.loads(files["meta.json"].read_text())
     tokens = open_tokens(meta, "train", files.__getitem__)
-    spans, size = (SPANS, SPAN) if len(tokens) > SPANS * SPAN else (1, len(tokens))
+    spans, size = 1, len(tokens)
+    if size > SPANS * SPAN:
+        spans, size = SPANS, SPAN
     texts = []
     for start in np.linspace(0, len(tokens) - size, spans).astype(np.int64):
         span = np.asarray(tokens[start : start + size])
         ends = np.flatnonzero(span == end_of_text(encoding))
-        parts = np.split(span, ends)  # each but the first begins with the previous document's end
-        cut = [each[number > 0 :].tolist() for number, each in enumerate(parts[: len(ends)])]
-        texts += encoding.decode_batch(cut[int(start > 0) :])  # a later span begins within a document
+        first, *documents = np.split(span, ends)[: len(ends)] or [span[:0]]
+        documents = [document[1:].tolist() for document in documents]  # without the previous document's end
+        if start == 0 and len(ends):  # a later span begins within a document
+            documents.insert(0, first.tolist())
+        texts += encoding.decode_batch(documents)
     return pd.DataFrame({"text": texts})

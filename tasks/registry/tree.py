@@ -14,7 +14,7 @@ from rich.tree import Tree
 
 from tasks.registry.markup import plain, printable
 
-WIDTH = 160  # columns of the tree in Markdown
+WIDTH = 110  # columns of the tree on a page
 HASH = 12  # characters of a hash that people see
 SHARED = ("machine", "run's commit", "not in the run's commit")  # facts that most nodes share
 UNSAFE = re.compile(r"[^\w .,:@/()+=-]")  # characters with a meaning in Mermaid's labels
@@ -78,16 +78,19 @@ def _node_json(node: Node) -> dict[str, Any]:
 def as_mermaid(root: Node) -> str:
     """The tree as a flow chart in Mermaid's language, from the sources on the left to the version on the right."""
     ids = {node.key: f"n{number}" for number, node in enumerate(root.all())}
-    labels = [f'  {ids[node.key]}["{_label(node)}"]' for node in root.all()]
-    arrows = [f"  {ids[origin.key]} --> {ids[node.key]}" for node in root.all() for origin in node.made_from]
+    labels = []
+    arrows = []
+    for node in root.all():
+        labels.append(f'  {ids[node.key]}["{_label(node)}"]')
+        arrows += [f"  {ids[origin.key]} --> {ids[node.key]}" for origin in node.made_from]
     return "\n".join(["flowchart LR", *labels, *arrows]) + "\n"
 
 
 def _label(node: Node) -> str:
     """The label of a node in Mermaid's language, one line for each thing that is known."""
-    commit = node.facts.get("commit", node.facts.get("run's commit", "")) if node.kind in ("version", "model") else ""
     lines = [node.title, node.hash[:HASH]]
-    if commit:
+    commit = node.facts.get("commit", node.facts.get("run's commit", ""))
+    if commit and node.kind in ("version", "model"):
         lines.append(f"commit {commit[:HASH]}")
     if "not in git" in node.facts:
         lines.append(f"not in git: {node.facts['not in git']}")
@@ -104,7 +107,8 @@ def as_markdown(root: Node) -> str:
     console = Console(width=WIDTH, record=True, file=io.StringIO())
     console.print(as_text(root))
     lines = [line.rstrip() for line in console.export_text().splitlines()]
-    return "\n".join([f"# {plain(root.title)}", "", "```", *lines, "```", ""])
+    tree = "\n".join(lines)
+    return f"# {plain(root.title)}\n\n```\n{tree}\n```\n"
 
 
 def as_text(root: Node) -> Tree:
@@ -137,8 +141,9 @@ def _terminal_label(node: Node, root: Node) -> Group:
     for name, value in node.facts.items():
         is_repeated = node is not root and name in SHARED and root.facts.get(name, "").startswith(value)
         if name != "aliases" and not is_repeated:
+            line = printable(_line(value))
             style = "red" if "not in" in name else ""
-            facts.add_row(Text(f"  {name}", style="dim"), Text(printable(_line(value)), style=style))
+            facts.add_row(Text(f"  {name}", style="dim"), Text(line, style=style))
     title = _terminal_title(node)
     return Group(title, facts) if facts.row_count else Group(title)
 

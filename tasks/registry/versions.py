@@ -17,8 +17,10 @@ PENDING, APPROVED, REJECTED, SUPERSEDED = "pending", "approved", "rejected", "su
 """States of versions."""
 KEY = f"{PREFIX}.key"
 """Tag of the versions that `register` makes, and of their runs."""
-STATE, BY, AT, WHY = (f"{PREFIX}.{name}" for name in ("state", "by", "at", "why"))
-"""Tags of versions: the state, who decided, when and why."""
+STATE = f"{PREFIX}.state"
+"""Tag of versions: the state."""
+BY, AT, WHY = f"{PREFIX}.by", f"{PREFIX}.at", f"{PREFIX}.why"
+"""Tags of versions: who decided, when and why."""
 
 
 def registered_name(model: str) -> str:
@@ -41,8 +43,12 @@ def own_models(client: MlflowClient) -> Iterator[tuple[str, RegisteredModel]]:
 
 def versions(client: MlflowClient, name: str, having: str = "") -> list[ModelVersion]:
     """The versions of a registered model, the newest first; with `having`, those that this filter finds."""
-    filters = " AND ".join(filter(None, (f"name = '{name}'", having)))
-    return sorted(client.search_model_versions(filters), key=lambda each: -int(each.version))
+    matching = client.search_model_versions(f"name = '{name}' AND {having}" if having else f"name = '{name}'")
+    return sorted(matching, key=_descending)
+
+
+def _descending(version: ModelVersion) -> int:
+    return -int(version.version)
 
 
 def find_version(name: str) -> ModelVersion:
@@ -52,24 +58,28 @@ def find_version(name: str) -> ModelVersion:
     nor alias it is the champion, or else the challenger, or else the newest. Raises UserError where there is none.
     """
     title, at, alias = name.removeprefix("models:/").partition("@")
-    title, _, number = (title, "", "") if at else title.partition("/")
-    model = _registered(title) or _registered(registered_name(title))
+    number = ""
+    if not at:
+        title, _, number = title.partition("/")
+    model = registered_model(title) or registered_model(registered_name(title))
     if model is None:
-        names = ", ".join(each.name for each in mlflow.search_registered_models(max_results=20))
+        names = ", ".join(registered.name for registered in mlflow.search_registered_models(max_results=20))
         there = f"there are: {names}" if names else "there are none yet: run `python -m flows`"
         raise UserError(f"{name}: there is no such registered model; {there}")
-    numbers = [str(each.version) for each in reversed(versions(MlflowClient(), model.name))]
+    numbers = [str(version.version) for version in reversed(versions(MlflowClient(), model.name))]
     aliases = {alias: str(version) for alias, version in model.aliases.items()}
     if at:
         number = aliases.get(alias, "")
     elif not number:
-        number = aliases.get(CHAMPION) or aliases.get(CHALLENGER) or next(reversed(numbers), "")
+        newest = numbers[-1] if numbers else ""
+        number = aliases.get(CHAMPION) or aliases.get(CHALLENGER) or newest
     if number not in numbers:
         alias_of = {version: f"{version} ({alias})" for alias, version in aliases.items()}
-        there = ", ".join(alias_of.get(each, each) for each in numbers) or "none"
+        there = ", ".join(alias_of.get(version, version) for version in numbers) or "none"
         raise UserError(f"{name}: {model.name} has no such version; there are: {there}")
     return MlflowClient().get_model_version(model.name, number)
 
 
-def _registered(name: str) -> RegisteredModel | None:
-    return if_there(lambda: MlflowClient().get_registered_model(name)) if name else None
+def registered_model(name: str) -> RegisteredModel | None:
+    """A model in the registry; None if there is none of this name."""
+    return if_there(MlflowClient().get_registered_model, name) if name else None

@@ -19,7 +19,8 @@ import psutil
 from llm.errors import UserError
 from tasks.registry.git import git, git_output
 from tasks.stages import parent_death
-from tasks.stages.graph import remote, stop
+from tasks.stages.dvc_process import stop
+from tasks.stages.graph import remote
 from tasks.stages.hashes import PREFIX, md5_of
 from tasks.stages.libraries import FILE, write_libraries
 
@@ -44,30 +45,32 @@ class Worktree:
         Returns the paths that neither has. The worktree's dvc.lock must name these hashes.
         """
 
-        def missing() -> list[str]:
-            there = {path: self.project / path for path in hashes}
-            return [path for path, md5 in hashes.items() if not there[path].exists() or md5_of(there[path]) != md5]
-
-        for command in ("checkout", *(["pull"] if remote() else [])):
-            if paths := missing():
-                self._dvc(command, "--force", "--allow-missing", *paths)
-        paths = missing()
+        paths = self._missing(hashes)
+        for command in ("checkout", "pull") if remote() else ("checkout",):
+            if paths:
+                self._dvc(f"{command} --force --allow-missing", *paths)
+                paths = self._missing(hashes)
         for path in hashes:
             logger.info("%s: %s", path, "in neither cache nor remote" if path in paths else "from DVC")
         return paths
+
+    def _missing(self, hashes: Mapping[str, str]) -> list[str]:
+        """The paths that do not hold these bytes."""
+        return [path for path, md5 in hashes.items() if not holds_bytes(self.project / path, md5)]
 
     def run(self, stage: str, environment: Mapping[str, str], threads: int | str | None = None) -> None:
         """Run one stage through `dvc repro`, without writing to the cache. Raises UserError when it fails.
 
         It uses `threads` threads, by default this machine's number.
         """
-        counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} if threads else {}
-        options = ("--single-item", "--force", "--no-commit", "--no-run-cache")
-        if failed := self._dvc("repro", *options, stage, environment={**counts, **environment}):
-            reason = f"dvc was killed by signal {-failed}" if failed < 0 else "the reason stands above"
+        counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}
+        command = "repro --single-item --force --no-commit --no-run-cache"
+        exit_code = self._dvc(command, stage, environment={**counts, **environment})
+        if exit_code:
+            reason = f"dvc was killed by signal {-exit_code}" if exit_code < 0 else "the reason stands above"
             raise UserError(f"stage {stage} failed; {reason}")
 
-    def _dvc(self, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
+    def _dvc(self, command: str, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
         """Run a dvc command that dies with this process, in a process group of its own. Returns its exit code."""
         variables = {
             **{name: value for name, value in os.environ.items() if not name.startswith(OF_THIS_FOLDER)},
@@ -78,13 +81,19 @@ class Worktree:
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.scratch / 'mlflow.db'}",
             **(environment or {}),
         }
-        command = [sys.executable, "-P", parent_death.__file__, sys.executable, "-m", "dvc", *arguments, "--quiet"]
-        dvc = psutil.Popen(command, cwd=self.project, env=variables, stdin=subprocess.DEVNULL, process_group=0)
+        guard = [sys.executable, "-P", parent_death.__file__]
+        words = [*guard, sys.executable, "-m", "dvc", *command.split(), *arguments, "--quiet"]
+        dvc = psutil.Popen(words, cwd=self.project, env=variables, stdin=subprocess.DEVNULL, process_group=0)
         try:
             return dvc.wait()
         except BaseException:
             stop(dvc, STOPS_WITHIN)
             raise
+
+
+def holds_bytes(path: Path, md5: str) -> bool:
+    """Whether a file or folder has the bytes of DVC's MD5."""
+    return path.exists() and md5_of(path) == md5
 
 
 @contextmanager
@@ -93,18 +102,18 @@ def checkout(commit: str) -> Iterator[Worktree]:
 
     Raises UserError if there is no such commit.
     """
-    prefix = git("rev-parse", "--show-prefix")
+    prefix = git("rev-parse --show-prefix")
     scratch = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-")).resolve()
     tree = scratch / "worktree"
     try:
-        git("worktree", "add", "--quiet", "--detach", str(tree), commit)
+        git("worktree add --quiet --detach", str(tree), commit)
         _share_cache(tree / prefix)
         if (tree / prefix / FILE).exists():
             write_libraries(tree / prefix)  # a stage refuses to run if other libraries are recorded
         yield Worktree(tree / prefix, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        git_output("worktree", "remove", "--force", "--force", str(tree))
+        git_output("worktree remove --force --force", str(tree))
 
 
 def _share_cache(project: Path) -> None:

@@ -17,9 +17,10 @@ from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
 from tasks.params.load import load_application
-from tasks.registry.decide import WHY_LENGTH, compared, model_state, settle
+from tasks.registry.decide import compared, model_state, settle
 from tasks.registry.events import WAITS, emit, version_page
 from tasks.registry.markup import plain
+from tasks.registry.outcomes import WHY_LENGTH
 from tasks.registry.server import is_server, without_secret
 from tasks.registry.tracking import server_errors, tracking_uri
 from tasks.registry.versions import APPROVED, BY, CHAMPION, REJECTED, STATE, WHY, registered_name
@@ -148,7 +149,7 @@ def _review(model: str, number: str, champion: str | None, again: bool) -> Revie
     gates = tuple(check(comparison, bounds))
     reviewed = Reviewed(model, number, champion, gates, verdict(comparison, gates), _address(version), new=True)
     _publish(reviewed, comparison, pair)
-    compared(model, number, champion, reviewed.failed, reviewed.unknown)
+    compared(model, number, champion, failed=reviewed.failed, unknown=reviewed.unknown)
     return reviewed
 
 

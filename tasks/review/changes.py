@@ -78,8 +78,8 @@ def changed_code(before: str, after: str) -> tuple[list[str], str]:
         return [], f"Not both commits are known: {before[:40]} and {after[:40]}."
     if before == after:
         return [], "The same commit."
-    log = git_text("log", "--format=%h %s", f"{before}..{after}", "--")
-    files = git_text("diff", "--name-only", before, after, "--", *CODE)
+    log = git_text("log --format=%h%x20%s", f"{before}..{after}", "--")
+    files = git_text("diff --name-only", f"{before}..{after}", "--", *CODE)
     if log is None or files is None:
         return [], f"This repository lacks {before[:10]} or {after[:10]}: run `{fetch_more()}`."
     count = len(files.splitlines())

@@ -98,6 +98,6 @@ class Comparison:
 
 def version_of(name: str, number: str) -> ModelVersion:
     """A version of a registered model. Raises UserError if there is none."""
-    if (version := if_there(lambda: MlflowClient().get_model_version(name, number))) is None:
+    if (version := if_there(MlflowClient().get_model_version, name, number)) is None:
         raise UserError(f"{name} has no version {number}, or no longer: look at its versions in MLflow")
     return version

@@ -1,13 +1,13 @@
 """A review as Markdown, the verdict first and then its evidence, and the same as an HTML page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
+from markupsafe import Markup
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.utils.mlflow_tags import MLFLOW_USER
@@ -25,16 +25,6 @@ VERDICT = Path(__file__).with_name("verdict.md.j2")
 WHOLE = Path(__file__).with_name("review.md.j2")
 FIGURES, ROWS, SLICES, SAMPLES = 5, 8, 12, 8
 MARKS = {True: "✓ passed", False: "✗ failed", None: "? not known"}
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the evaluation of a version kept for people."""
-
-    pictures: Mapping[str, Path]
-    """SVG files by name."""
-    samples: str
-    """samples.md; empty without one."""
 
 
 def verdict(comparison: Comparison, gates: Sequence[Gate]) -> str:
@@ -71,9 +61,12 @@ def _by_main_metric(comparison: Comparison) -> str:
         clause = f"its difference from {opponent} has no interval"
     else:
         clause = f"it is **{difference.verdict}** than {opponent}"
-    counts = f" Of {comparison.rows} {comparison.unit} it lost {len(comparison.lost)} and won {len(comparison.won)}."
     values = _values(metric, difference, against_champion=comparison.champion is not None)
-    return f"{start}By {plain(metric.name)} {clause}: {values}.{counts if comparison.answered else ''}"
+    sentence = f"{start}By {plain(metric.name)} {clause}: {values}."
+    if not comparison.answered:
+        return sentence
+    counts = f"it lost {len(comparison.lost)} and won {len(comparison.won)}"
+    return f"{sentence} Of {comparison.rows} {comparison.unit} {counts}."
 
 
 def _values(metric: Metric, difference: Difference, against_champion: bool) -> str:
@@ -99,16 +92,38 @@ def _title(name: str, version: str, opponent: str) -> str:
 
 def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], ways: Sequence[str] = ()) -> None:
     """Write `review.html` into an existing folder. `ways` holds the ways to decide, one line of Markdown each."""
-    versions = {"challenger": comparison.challenger}
+    challenger = comparison.challenger
+    versions = {"challenger": challenger}
     if comparison.champion:
         versions[CHAMPION] = comparison.champion
+    origins = {who: origin(version) for who, version in versions.items()}
+    explained = [name for name in comparison.explained if name in comparison.metrics]
+    names = [*explained, *(name for name in comparison.metrics if name not in explained)]
     with TemporaryDirectory() as downloads:
-        evidence = {who: _evidence(version, Path(downloads, who)) for who, version in versions.items()}
-        origins = {who: origin(version) for who, version in versions.items()}
-        markdown = _markdown(comparison, gates, ways=ways, origins=origins, evidence=evidence)
-        pictures = {}
-        for who, files in evidence.items():
-            pictures |= {f"{who}/{name}": path for name, path in files.pictures.items()}
+        pictures, samples = _evidence(versions, Path(downloads))
+        markdown = render_markdown(
+            WHOLE,
+            title=_title(challenger.name, challenger.version, comparison.opponent),
+            verdict=verdict(comparison, gates),
+            version=challenger.version,
+            ways=ways,
+            registered=_registered(challenger, origins["challenger"]),
+            gates=gates,
+            marks=MARKS,
+            comparison=comparison,
+            figures=names[:FIGURES],
+            other_metrics=names[FIGURES:],
+            paired_names=[name for name, metric in comparison.metrics.items() if _has_other_paired_value(metric)],
+            lower_is_better=lower_is_better,
+            slices=sorted(comparison.slices, key=_loss),
+            shown_slices=SLICES,
+            shown_rows=ROWS,
+            origins=origins,
+            **_changes(origins),
+            pictures=sorted({address.partition("/")[2] for address in pictures}),
+            addresses=pictures.keys(),
+            samples=samples,
+        )
         page = html_page(markdown, pictures, _state(gates))
     write_atomic(folder / "review.html", page)
 
@@ -118,42 +133,6 @@ def _state(gates: Sequence[Gate]) -> State:
     if False in passed:
         return "bad"
     return "open" if None in passed else "good"
-
-
-def _markdown(
-    comparison: Comparison,
-    gates: Sequence[Gate],
-    *,
-    ways: Sequence[str],
-    origins: Mapping[str, Origin],
-    evidence: Mapping[str, Evidence],
-) -> str:
-    """The whole review in Markdown."""
-    challenger = comparison.challenger
-    explained = [name for name in comparison.explained if name in comparison.metrics]
-    names = [*explained, *(name for name in comparison.metrics if name not in explained)]
-    return render_markdown(
-        WHOLE,
-        title=_title(challenger.name, challenger.version, comparison.opponent),
-        verdict=verdict(comparison, gates),
-        version=challenger.version,
-        ways=ways,
-        registered=_registered(challenger, origins["challenger"]),
-        gates=gates,
-        marks=MARKS,
-        comparison=comparison,
-        figures=names[:FIGURES],
-        other_metrics=names[FIGURES:],
-        paired_names=[name for name, metric in comparison.metrics.items() if _has_other_paired_value(metric)],
-        lower_is_better=lower_is_better,
-        slices=sorted(comparison.slices, key=_loss),
-        shown_slices=SLICES,
-        shown_rows=ROWS,
-        origins=origins,
-        **_changes(origins),
-        pictures=_pictures(evidence),
-        samples={who: _samples(files.samples) for who, files in evidence.items() if files.samples},
-    )
 
 
 def _registered(version: ModelVersion, made_from: Origin) -> str:
@@ -189,25 +168,15 @@ def _changes(origins: Mapping[str, Origin]) -> dict[str, Any]:
     }
 
 
-def _pictures(evidence: Mapping[str, Evidence]) -> dict[str, dict[str, str]]:
-    """The address of each picture by title and version."""
-    pictures: dict[str, dict[str, str]] = {}
-    for who, files in evidence.items():
-        for name in files.pictures:
-            pictures.setdefault(Path(name).stem.replace("_", " "), {})[who] = f"{who}/{name}"
-    return dict(sorted(pictures.items()))
-
-
-def _samples(text: str) -> str:
-    shown, _ = first_entries(text, SAMPLES)
-    return entries_markdown(shown)
-
-
-def _evidence(version: ModelVersion, folder: Path) -> Evidence:
-    """The evidence of a version's evaluation; empty if it has none."""
-    if not version.run_id or not MlflowClient().list_artifacts(version.run_id, EVIDENCE):
-        return Evidence(pictures={}, samples="")
-    path = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=EVIDENCE, dst_path=str(folder))
-    files = {file.name: file for file in Path(path).iterdir()}
-    pictures = {name: file for name, file in files.items() if name.endswith(".svg")}
-    return Evidence(pictures=pictures, samples=read_text(files["samples.md"]) if "samples.md" in files else "")
+def _evidence(versions: Mapping[str, ModelVersion], folder: Path) -> tuple[dict[str, Path], dict[str, Markup]]:
+    """Of the evaluations' evidence the pictures by address, such as `champion/roc.svg`, and samples by version."""
+    pictures, samples = {}, {}
+    for who, version in versions.items():
+        if version.run_id and MlflowClient().list_artifacts(version.run_id, EVIDENCE):
+            options = {"run_id": version.run_id, "artifact_path": EVIDENCE, "dst_path": str(folder / who)}
+            files = Path(mlflow.artifacts.download_artifacts(**options))
+            pictures |= {f"{who}/{path.name}": path for path in files.glob("*.svg")}
+            if (files / "samples.md").exists():
+                shown, _ = first_entries(read_text(files / "samples.md"), SAMPLES)
+                samples[who] = entries_markdown(shown)
+    return pictures, samples

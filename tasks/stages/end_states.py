@@ -44,16 +44,23 @@ class _Stopped(logging.Filter):
         self.ended: dict[str | None, list[UUID]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        error, said = record.exc_info[1] if record.exc_info else None, str(record.msg)
-        if said.startswith("Finished in state") and (task_run := getattr(record, "task_run_id", None)):
-            self.ended.setdefault(record.flow_run_id, []).append(UUID(task_run))
-        if said.startswith("Finished in state") and (self.aborted in said or self.interrupted in said):
-            return False  # a state that `end_below` replaces at once
-        if said.startswith("Finished in state Running("):  # Prefect's worker gives a cancelled run its state
-            record.msg, record.args = "Stopped; the next run goes on where this one ended", ()
-        if isinstance(error, STOPS) or said.startswith(f"Crash detected! {self.aborted}"):
-            record.levelno, record.levelname = logging.INFO, "INFO"
-            record.exc_info, record.msg, record.args = None, str(error or "") or "stopped", ()
+        error = record.exc_info[1] if record.exc_info else None
+        message = str(record.msg)
+        if message.startswith("Finished in state"):
+            task_run = getattr(record, "task_run_id", None)
+            if task_run:
+                self.ended.setdefault(getattr(record, "flow_run_id", None), []).append(UUID(task_run))
+            if self.aborted in message or self.interrupted in message:
+                return False  # a state that `end_below` replaces at once
+        if message.startswith("Finished in state Running("):  # Prefect's worker gives a cancelled run its state
+            record.msg = "Stopped; the next run goes on where this one ended"
+            record.args = ()
+        if isinstance(error, STOPS) or message.startswith(f"Crash detected! {self.aborted}"):
+            record.levelno = logging.INFO
+            record.levelname = "INFO"
+            record.exc_info = None
+            record.msg = str(error or "") or "stopped"
+            record.args = ()
         return True
 
 
@@ -87,18 +94,18 @@ def _descendants(client: SyncPrefectClient, flow_run: UUID, deadline: float = 0)
 
     Waits until `deadline` for reports of this process that have not reached the server.
     """
-    found: list[tuple[UUID | None, Run]] = []
+    runs: list[tuple[UUID | None, Run]] = []
     levels = [flow_run]
     while levels:
         for level in levels:
             _wait_for_ends(client, level, deadline)
         tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=levels)))
-        found += [(task.flow_run_id, task) for task in tasks]
+        runs += [(task.flow_run_id, task) for task in tasks]
         parents = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=levels))
         flows = client.read_flow_runs(flow_run_filter=parents)
-        found += [(flow.parent_task_run_id, flow) for flow in flows]
+        runs += [(flow.parent_task_run_id, flow) for flow in flows]
         levels = [flow.id for flow in flows]
-    return found
+    return runs
 
 
 def _set_state(client: SyncPrefectClient, run: Run, state: State) -> None:

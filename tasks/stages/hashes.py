@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,14 +23,12 @@ LOCK = Path("dvc.lock")
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings and lists as one level: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
-    match values:
-        case dict():
-            pairs = values.items()
-        case list():
-            pairs = enumerate(values)
-        case _:
-            return {prefix.removesuffix("."): values}
-    return {name: value for key, inner in pairs for name, value in flatten(inner, f"{prefix}{key}.").items()}
+    if not isinstance(values, dict | list):
+        return {prefix.removesuffix("."): values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        flat |= flatten(value, f"{prefix}{key}.")
+    return flat
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,18 @@ class Hashes:
     deps: dict[str, str]
     outs: dict[str, str]
 
-    def differences(self, other: "Hashes") -> list[str]:
+    def differences(self, recorded: "Hashes") -> list[str]:
         """The paths and parameters that differ between the two, sorted; a parameter has its full name,
         `foundation.train.steps`."""
-        pairs = ((flatten(self.params), flatten(other.params)), (self.deps, other.deps), (self.outs, other.outs))
-        return sorted({name for ours, theirs in pairs for name in ours | theirs if ours.get(name) != theirs.get(name)})
+        names = _changed(flatten(self.params), flatten(recorded.params))
+        names |= _changed(self.deps, recorded.deps)
+        names |= _changed(self.outs, recorded.outs)
+        return sorted(names)
+
+
+def _changed(values: Mapping[str, Any], recorded: Mapping[str, Any]) -> set[str]:
+    """The names whose values differ or are in one of the two alone."""
+    return {name for name in values.keys() | recorded.keys() if values.get(name) != recorded.get(name)}
 
 
 @contextmanager
@@ -73,14 +78,21 @@ def _workspace_hash(output: "Output") -> str | None:
 
 
 def _inputs(stage: "PipelineStage") -> Hashes:
-    deps = {_name(dep): _workspace_hash(dep) for dep in stage.deps if dep not in stage.params}
-    if missing := sorted(name for name, md5 in deps.items() if md5 is None):
-        raise UserFileError(f"{missing[0]}: missing, stage {stage.name} needs it; run `dvc repro` or `dvc pull`")
-    return Hashes({name: value for dep in stage.params for name, value in dep.read_params().items()}, deps, {})
+    params: dict[str, Any] = {}
+    for dep in stage.params:
+        params |= dep.read_params()
+    deps: dict[str, str] = {}
+    for dep in sorted((dep for dep in stage.deps if dep not in stage.params), key=_name):
+        md5 = _workspace_hash(dep)
+        if md5 is None:
+            raise UserFileError(f"{_name(dep)}: missing, stage {stage.name} needs it; run `dvc repro` or `dvc pull`")
+        deps[_name(dep)] = md5
+    return Hashes(params=params, deps=deps, outs={})
 
 
 def _current(stage: "PipelineStage") -> Hashes:
-    return replace(_inputs(stage), outs={_name(out): md5 for out in stage.outs if (md5 := _workspace_hash(out))})
+    hashes = {_name(out): _workspace_hash(out) for out in stage.outs}
+    return replace(_inputs(stage), outs={name: md5 for name, md5 in hashes.items() if md5})
 
 
 def current(stage: str) -> Hashes:
@@ -122,9 +134,14 @@ def parse_stages(text: str, name: str) -> dict[str, dict[str, Any]]:
 
 def as_hashes(entry: Mapping[str, Any]) -> Hashes:
     """A stage of dvc.lock."""
-    params = {name: value for values in entry.get("params", {}).values() for name, value in values.items()}
-    deps, outs = ({item["path"].rstrip("/"): item["md5"] for item in entry.get(key, [])} for key in ("deps", "outs"))
-    return Hashes(params, deps, outs)
+    params: dict[str, Any] = {}
+    for values in entry.get("params", {}).values():
+        params |= values
+    return Hashes(params=params, deps=_md5_by_path(entry.get("deps", [])), outs=_md5_by_path(entry.get("outs", [])))
+
+
+def _md5_by_path(items: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    return {item["path"].rstrip("/"): item["md5"] for item in items}
 
 
 def write_lock(lock: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
@@ -134,15 +151,16 @@ def write_lock(lock: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
 
 def stages_behind(*last: str) -> dict[str, dict[str, Any]]:
     """Some stages and their ancestors, as dvc.lock has them. Raises KeyError for a stage that never ran."""
-    known = locked_stages()
-    makers = {path: name for name, stage in known.items() for path in as_hashes(stage).outs}
-    found, queue = {}, [*last]
+    entries = locked_stages()
+    makers = {path: name for name, entry in entries.items() for path in as_hashes(entry).outs}
+    behind: dict[str, dict[str, Any]] = {}
+    queue = list(last)
     while queue:
         name = queue.pop(0)
-        if name not in found:
-            found[name] = known[name]
-            queue += [makers[path] for path in as_hashes(known[name]).deps if path in makers]
-    return found
+        if name not in behind:
+            behind[name] = entries[name]
+            queue += [makers[path] for path in as_hashes(entries[name]).deps if path in makers]
+    return behind
 
 
 def locked(stage: str) -> Hashes:
@@ -159,9 +177,9 @@ def stale(stage: str) -> dict[str, list[str]]:
     Raises UserError for a stage that never ran and for a missing dep.
     """
     with _repo() as repo:
-        found = [each for each in repo.stage.collect(stage, with_deps=True) if not each.is_data_source]
-        stages = sorted(found, key=lambda each: each.name)
-        return {each.name: names for each in stages if (names := _current(each).differences(locked(each.name)))}
+        stages = [stage for stage in repo.stage.collect(stage, with_deps=True) if not stage.is_data_source]
+        differences = {stage.name: _current(stage).differences(locked(stage.name)) for stage in stages}
+    return {name: differences[name] for name in sorted(differences) if differences[name]}
 
 
 def digest(values: Any) -> str:

@@ -18,8 +18,8 @@ from prefect.states import Cancelled, Crashed, State
 
 from llm.errors import UserError
 from llm.files import write_atomic
+from tasks.stages.dvc_process import OF_A_RUN
 from tasks.stages.end_states import end_below, end_lost
-from tasks.stages.graph import OF_A_RUN
 from tasks.stages.lock import STATE, exclusive
 from tasks.stages.parent_death import die_with_parent
 from tasks.stages.server import patiently

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from tasks.stages.parent_death import die_with_parent
@@ -25,27 +26,29 @@ def pool(processes: int) -> Iterator[Submit]:
 
     The future raises what the call raises, or ChildProcessError if its process dies.
     """
-    here, started = threading.local(), []
+    of_thread = threading.local()
+    started: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:
-        here.process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        started.append(here.process)
+        command = [sys.executable, "-m", __name__]
+        of_thread.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started.append(of_thread.process)
 
     def call(function: Callable[[Any], Any], argument: Any) -> Any:
-        process = here.process
+        process = of_thread.process
         try:
             pickle.dump((function, argument), process.stdin)
             process.stdin.flush()
-            good, found = pickle.load(process.stdout)
+            succeeded, answer = pickle.load(process.stdout)
         except (EOFError, BrokenPipeError):
             raise ChildProcessError(f"a process of the pool ended with exit code {process.wait()}") from None
-        if not good:
-            raise found
-        return found
+        if not succeeded:
+            raise answer
+        return answer
 
     with ThreadPoolExecutor(processes, initializer=start) as threads:
         try:
-            yield lambda function, argument: threads.submit(call, function, argument)
+            yield partial(threads.submit, call)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             for process in started:
@@ -58,7 +61,8 @@ def pool(processes: int) -> Iterator[Submit]:
 def serve() -> None:
     """Answer calls until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends its processes itself
-    calls, answers = sys.stdin.buffer, sys.stdout.buffer
+    calls = sys.stdin.buffer
+    answers = sys.stdout.buffer
     sys.stdout = sys.stderr
     while True:
         try:
@@ -66,10 +70,10 @@ def serve() -> None:
         except EOFError:
             return
         try:
-            found = True, function(argument)
+            answer = (True, function(argument))
         except Exception as error:
-            found = False, error
-        pickle.dump(found, answers)
+            answer = (False, error)
+        pickle.dump(answer, answers)
         answers.flush()
 
 

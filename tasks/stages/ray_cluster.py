@@ -13,9 +13,11 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -24,7 +26,8 @@ from llm.errors import UserError
 from tasks.stages.process_pool import Submit, pool
 
 AHEAD = 2  # items a core that are in flight at once
-Item, Found = TypeVar("Item"), TypeVar("Found")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _kept: ContextVar[Submit | None] = ContextVar("processes", default=None)
 
 
@@ -66,26 +69,26 @@ class Cluster:
             yield ray
             return
         on_sigterm = signal.getsignal(signal.SIGTERM)
+        options: dict[str, Any] = {"include_dashboard": False} if self.address == "local" else {}
         try:
             ray.init(
                 address=self.address,
                 runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())}},
                 log_to_driver=False,
                 logging_level=logging.WARNING,
-                **({"include_dashboard": False} if self.address == "local" else {}),
+                **options,
             )
         except ConnectionError as error:
             raise UserError(f"THREESTAGE_RAY={self.address}: {error}") from None
-        signal.signal(
-            signal.SIGTERM, on_sigterm
-        )  # Ray's own handler would end this process without telling the training
+        # Ray's own handler would end this process without telling the training
+        signal.signal(signal.SIGTERM, on_sigterm)
         try:
             yield ray
         finally:
             ray.shutdown()
 
 
-def _in_folder(folder: Path, function: Callable[[Item], Found], item: Item) -> Found:
+def _in_folder(folder: Path, function: Callable[[Item], Result], item: Item) -> Result:
     os.chdir(folder)  # a Ray task may start in any folder; errors name files by their paths here
     return function(item)
 
@@ -97,47 +100,59 @@ def _cores() -> int:
 @contextmanager
 def same_processes() -> Iterator[None]:
     """Keep one pool for all calls of `map_in_order` inside: the imports of its processes take a second."""
-    with pool(_cores()) as place:
-        token = _kept.set(place)
+    with pool(_cores()) as submit:
+        token = _kept.set(submit)
         try:
             yield
         finally:
             _kept.reset(token)
 
 
-def map_in_order(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Like `map`, in the order of the items: on all cores, or in Ray tasks if THREESTAGE_RAY asks for it.
 
     Only a few items and results a core are in memory at once. The function, items and results must be picklable; a
     single item is mapped in this process.
     """
-    cluster, items = Cluster.asked_for(), iter(items)
-    cores = 1 if cluster else _cores()
-    first = list(islice(items, 2))
-    if cluster is None and (cores == 1 or len(first) < 2):
-        yield from map(function, chain(first, items))
-        return
-    kept = _kept.get()
-    with cluster.connected() if cluster else nullcontext(kept) if kept else pool(cores) as place:
-        if cluster:
-            from ray.exceptions import RayTaskError
+    cluster = Cluster.asked_for()
+    iterator = iter(items)
+    first = list(islice(iterator, 2))
+    every_item = chain(first, iterator)
+    if cluster:
+        with cluster.connected() as ray:
+            yield from _map_in_ray(ray, function, every_item)
+    elif _cores() == 1 or len(first) < 2:
+        yield from map(function, every_item)
+    else:
+        kept = _kept.get()
+        with nullcontext(kept) if kept else pool(_cores()) as submit:
+            yield from _map_ahead(partial(submit, function), Future.result, every_item, cores=_cores())
 
-            cores = int(place.cluster_resources().get("CPU", 1))
-            here = Path.cwd()
-            remote = place.remote(lambda item: _in_folder(here, function, item))  # Ray takes no partial
-        under_way: deque[Any] = deque()
 
-        def next_result() -> Found:
-            if not cluster:
-                return under_way.popleft().result()
-            try:
-                return place.get(under_way.popleft())
-            except RayTaskError as error:
-                raise error.cause from None
+def _map_in_ray(ray: Any, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    from ray.exceptions import RayTaskError
 
-        for item in chain(first, items):
-            under_way.append(remote.remote(item) if cluster else place(function, item))
-            if len(under_way) >= AHEAD * cores:
-                yield next_result()
-        while under_way:
-            yield next_result()
+    folder = Path.cwd()
+    task = ray.remote(lambda item: _in_folder(folder, function, item))  # Ray takes no partial
+
+    def result(reference: Any) -> Result:
+        try:
+            return ray.get(reference)
+        except RayTaskError as error:
+            raise error.cause from None
+
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    yield from _map_ahead(task.remote, result, items, cores=cores)
+
+
+def _map_ahead(
+    begin: Callable[[Item], Any], result: Callable[[Any], Result], items: Iterable[Item], *, cores: int
+) -> Iterator[Result]:
+    """The results in the order of the items; AHEAD items a core are begun before the first result is asked for."""
+    under_way: deque[Any] = deque()
+    for item in items:
+        under_way.append(begin(item))
+        if len(under_way) >= AHEAD * cores:
+            yield result(under_way.popleft())
+    while under_way:
+        yield result(under_way.popleft())

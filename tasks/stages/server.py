@@ -144,8 +144,8 @@ def _check_answers(url: str, patience: float = 0) -> None:
             if refused:
                 way_out = "PREFECT_API_AUTH_STRING must be its USER:PASSWORD"
                 raise UserError(f"PREFECT_API_URL={url}: it refuses (401); {way_out}") from None
-            said = f"{error.response.status_code} {error.response.reason_phrase}"
-            raise UserError(f"PREFECT_API_URL={url}: it answers {said}") from None
+            status = f"{error.response.status_code} {error.response.reason_phrase}"
+            raise UserError(f"PREFECT_API_URL={url}: it answers {status}") from None
         except httpx.TransportError as error:
             if time.monotonic() >= deadline:
                 reason, way_out = str(error) or type(error).__name__, "start it, or unset the variable"

@@ -31,8 +31,8 @@ def main(mlflow: str, prefect: str) -> None:
     """Write down the addresses, wait for both servers, and say that they are ready."""
     addresses = {"mlflow": f"http://127.0.0.1:{mlflow}", "prefect": f"http://127.0.0.1:{prefect}"}
     write_atomic(ADDRESSES, json.dumps(addresses))
-    for server, place in addresses.items():
-        while not _answers(place + HEALTH[server]):
+    for server, server_address in addresses.items():
+        while not _answers(server_address + HEALTH[server]):
             time.sleep(EVERY)
     registry = f"{addresses['mlflow']}/#/models{MODEL_TRAINING}"
     sys.stdout.write(f"Ready: MLflow at {registry}, Prefect at {addresses['prefect']}; Ctrl-C ends both\n")

@@ -26,7 +26,8 @@ from llm.model.lora import merge_lora
 from llm.training.backend import build_training_model
 from llm.training.checkpoint import Checkpoints, restore_weights
 from llm.training.cost import memory_needed
-from llm.training.loop import Row, train
+from llm.training.loop import train
+from llm.training.objective import Row
 from llm.training.workers import ALONE
 from tasks.registry.tracking import add_facts, stage_run
 from tasks.stages.command import current_stage, leave_soon, state_folder
@@ -90,7 +91,9 @@ def fit(
     """
     free = _free_memory()
     setup = prepare(ALONE)
-    model, objective, compute = setup.model, setup.objective, setup.compute
+    model = setup.loaded.model
+    objective = setup.objective
+    compute = setup.compute
     count = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     cluster = Cluster.asked_for() if params.steps else None  # nothing to share out

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from llm.device import Compute, matmul_peak
 from llm.training.checkpoint import Checkpoints
-from llm.training.loop import Row
+from llm.training.objective import Row
 from tasks.registry.tracking import log_steps
 from tasks.stages.server import leave_artifact
 from tasks.training.setup import Throughput

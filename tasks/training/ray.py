@@ -14,7 +14,9 @@ import torch
 from llm.config import TrainConfig
 from llm.errors import UserError
 from llm.training.checkpoint import Checkpoints
-from llm.training.loop import DivergedError, Row, train
+from llm.training.divergence import DivergedError
+from llm.training.loop import train
+from llm.training.objective import Row
 from llm.training.workers import Workers
 from tasks.stages.ray_cluster import Cluster
 from tasks.training.setup import Prepare, TrainingSetup
@@ -70,7 +72,7 @@ def _train_here(job: dict[str, Any]) -> None:
     try:
         setup = job["prepare"](workers)
         train(
-            setup.model,
+            setup.loaded.model,
             job["config"],
             replace(setup.objective, samples=partial(job["samples"], setup)),
             checkpoints=Checkpoints(job["checkpoints"], workers=workers),

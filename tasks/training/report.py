@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from llm.files import atomic_folder, write_atomic
 from llm.formats.model_folder import save_model
-from llm.training.loop import Row, best_evaluation
+from llm.training.objective import Row, best_evaluation
 from tasks.registry.logged_model import log_model
 from tasks.registry.tracking import log_measured
 from tasks.stages.names import training_report
@@ -51,7 +51,7 @@ def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row]
     pd.DataFrame(evaluations).to_csv(report / "curves.csv", index=False, float_format="%.6f")
     write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     with atomic_folder(folder) as fresh:
-        save_model(fresh, setup.model, setup.encoding, objective, **more)
+        save_model(fresh, setup.loaded, objective, **more)
 
     mlflow.log_artifacts(str(report), "report")
     log_measured({f"final.{name}": value for name, value in metrics.items()}, "validation", log_model(model))

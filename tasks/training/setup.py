@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import tiktoken
 import torch
 from torch import nn
 
 from llm.config import FinetuneConfig
 from llm.device import Compute
 from llm.errors import UserFileError
-from llm.training.loop import Objective
+from llm.loaded_model import LoadedModel
+from llm.training.objective import Objective
 from llm.training.workers import Workers
 
 
@@ -36,10 +36,9 @@ class Throughput(NamedTuple):
 
 @dataclass
 class TrainingSetup:
-    """A model, its objective, and its tokenizer."""
+    """What is trained: a model with its tokenizer, and its objective."""
 
-    model: nn.Module
-    encoding: tiktoken.Encoding
+    loaded: LoadedModel[nn.Module]
     objective: Objective
     compute: Compute
     throughput: Throughput
@@ -65,10 +64,10 @@ Prepare = Callable[[Workers], TrainingSetup]
 
 def split_file(data: Path, split: str) -> Path:
     """A dataset's file of one split, such as `train.parquet`. Raises UserFileError if there is none."""
-    found = sorted(data.glob(f"{split}.*"))
-    if not found:
+    files = sorted(data.glob(f"{split}.*"))
+    if not files:
         raise UserFileError(f"{data}: holds no {split}; run `dvc repro preprocess@{data.name}`")
-    return found[0]
+    return files[0]
 
 
 def training_files(data: Path) -> dict[str, Path]:

@@ -7,6 +7,7 @@ from small_models import TEXT
 
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, read_texts
@@ -33,9 +34,9 @@ def write_guard(folder: Path) -> Path:
     numbers = [number for number, label in enumerate(labels) for _ in REQUESTS[label]]
     rows = LabelledTexts(texts, torch.tensor(numbers), list(range(len(texts))))
     fit_ngrams(model, rows)
-    read = read_texts(model, encoding, rows)
+    read = read_texts(LoadedModel(model, encoding), rows)
     fit_head(model, read, read, false_positive_rate=0.0, unsure=None)
     assert model.ngrams.weight.any()
     folder.mkdir(parents=True)
-    save_model(folder, model, encoding, "classifier")
+    save_model(folder, LoadedModel(model, encoding), "classifier")
     return folder

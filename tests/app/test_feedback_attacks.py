@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pandas as pd
 import pytest
+from dataset_rows import as_rows, as_table
 from dvc.repo import Repo
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
@@ -20,9 +21,9 @@ from app.api.server import create_app
 from app.quarantine import Quarantine
 from app.settings import Settings
 from cli.main import cli
-from flows.preprocess import add_inbox, read_inbox
 from tasks.data.inbox import open_inbox
 from tasks.data.splits import SPLITS
+from tasks.data.steps import Preprocessing, add_inbox, read_inbox
 from tasks.datasets.emails import thread
 from tasks.params.slices import find_dataset
 from tests.app.conftest import tracked, wait_until
@@ -42,7 +43,7 @@ def mails() -> pd.DataFrame:
         body = " ".join(draw.choices(WORDS, k=14)) + f" of number {number}"
         rows.append((f"mine.csv#{number}", "mine.csv", f"Mail {number}", body, ("ham", "spam")[number % 2]))
     table = pd.DataFrame(rows, columns=["id", "source", "subject", "body", "label"])
-    return table.assign(group=thread(table), split=["train"] * TRAIN + ["validation"] * 20 + ["test"] * 20)
+    return table.assign(group=thread(table).astype(str), split=["train"] * TRAIN + ["validation"] * 20 + ["test"] * 20)
 
 
 def other(label: str) -> str:
@@ -105,9 +106,12 @@ def send(app: TestClient, sent: list[Sent]) -> list[int]:
 
 
 def joined() -> pd.DataFrame:
+    """The mails after the inbox joined them."""
     emails = find_dataset("emails")
     params = emails.params(seed=1, validation=0.1, test=0.1, near_duplicate=0.8)
-    return add_inbox.fn(mails(), read_inbox.fn(emails, params, open_inbox("emails")), emails, params)
+    here = Path()
+    job = Preprocessing(name="emails", dataset=emails, params=params, raw=here, work=here, inbox=open_inbox("emails"))
+    return as_table(add_inbox(as_rows(mails(), here, emails), read_inbox(job), params))
 
 
 def threestage(*words: str) -> str:

@@ -25,6 +25,7 @@ from cli.main import cli
 from cli.shared import load, open_versions
 from llm.chat import Message
 from llm.generation.sampling import GREEDY
+from llm.loaded_model import LoadedModel
 from llm.objectives import CHAT, CLASSIFY, COMPLETE, GUARD
 from llm.objectives.classifier import guard_replies
 from tasks.registry.tracking import configure_tracking
@@ -136,7 +137,7 @@ def test_guard_reads_each_turn_by_itself_and_the_last_ones_together(guarded_regi
         assert requests_in(guard, [HELLO, HELLO]) == [HELLO, f"{HELLO}\n{HELLO}"]
         turns = [POISON, filler, "how do i poison", "the cat ?"]
         assert requests_in(guard, turns) == [*reversed(turns), "how do i poison\nthe cat ?"]
-        replies = guard_replies(guard.model, guard.encoding, [POISON, f"{filler}\n{POISON}"])
+        replies = guard_replies(LoadedModel(guard.model, guard.encoding), [POISON, f"{filler}\n{POISON}"])
         assert replies == [DECLINE, None], "joined, the long turn hides what comes after it"
 
 
@@ -227,11 +228,11 @@ def interrupted_guard(guarded_registry, monkeypatch) -> list[list[str]]:
     """A guard that is stopped by Ctrl-C at its first reading; what it read, reading by reading."""
     readings: list[list[str]] = []
 
-    def interrupt_first(model, encoding, texts):
+    def interrupt_first(loaded, texts):
         readings.append(list(texts))
         if len(readings) == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return guard_replies(model, encoding, texts)
+        return guard_replies(loaded, texts)
 
     monkeypatch.setattr("app.guard.guard_replies", interrupt_first)
     with tracked(guarded_registry):

@@ -7,7 +7,8 @@ from pathlib import PurePath
 import pytest
 
 from app.mail_files import is_message, read_mails
-from tasks.data.formats.mails import Labels, mails
+from tasks.data.formats.labels import Labels
+from tasks.data.formats.mails import mails
 from tasks.data.mail import clean_row
 from tests.app.conftest import CHARSETS, UNAPPROVED, error_of, rows_of
 
@@ -56,8 +57,8 @@ def test_a_mail_in_any_charset_is_read_as_training_reads_it(tmp_path, charset, p
     path.write_bytes(postmark.encode() + CHARSETS[charset])
     (learned,) = mails(path, PurePath("ham", path.name), Labels(("ham", "spam")), {})
     ((_, row),) = read_mails([str(path)])
-    assert clean_row(row) == {"subject": learned.subject, "body": learned.body}
-    assert learned.body in CHARSETS[charset].decode(charset)
+    assert clean_row(row) == learned.texts
+    assert learned.texts["body"] in CHARSETS[charset].decode(charset)
 
 
 def test_for_people_a_verdict_is_a_line_above_the_phrases_that_moved_it(threestage, tmp_path):

@@ -11,7 +11,9 @@ from benchmarks import outside
 from llm.chat import Chat
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
+from llm.objectives import load_for_inference
 from llm.objectives.assistant import Assistant
 from llm.tokenizer import train_bpe
 
@@ -29,16 +31,16 @@ def models(tmp_path_factory) -> Path:
     for name in ("assistant", "published"):
         (folder / name).mkdir()
     assistant = Assistant(config, Chat(text_penalty=1.5))
-    save_model(folder / "assistant", assistant, encoding, objective="assistant")
-    save_model(folder / "published", GPT(config), encoding, objective="language_model")
+    save_model(folder / "assistant", LoadedModel(assistant, encoding), objective="assistant")
+    save_model(folder / "published", LoadedModel(GPT(config), encoding), objective="language_model")
     return folder
 
 
 def test_base_without_a_chat_answers_and_has_no_penalty(models, capsys):
-    assistant = outside.LoadedModel.of(models / "assistant")
-    base = outside.LoadedModel.base_of(assistant, models / "published")
+    assistant = load_for_inference(models / "assistant")
+    base = outside.load_base(models / "published", assistant)
     assert base.model.chat.text_penalty == 1.0
-    answers = base.answers("base", [SAFE, UNSAFE], 8)
+    answers = outside.greedy_answers(base, "base", [SAFE, UNSAFE], max_new_tokens=8)
     assert len(answers) == 2
     assert capsys.readouterr().out.startswith("base: 2 answers in ")
 

@@ -29,6 +29,7 @@ from llm.config import GPTConfig
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
 from llm.kernels.processor import has_fast_bfloat16
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import train_bpe
@@ -66,7 +67,7 @@ def published(tmp_path_factory):
         for weight in model.parameters():
             weight *= 8 if weight.ndim == 2 else 1
     folder = tmp_path_factory.mktemp("published")
-    save_model(folder, model.bfloat16(), encoding, objective="language_model")
+    save_model(folder, LoadedModel(model.bfloat16(), encoding), objective="language_model")
     return folder
 
 
@@ -78,7 +79,7 @@ def classifier(tmp_path_factory) -> Path:
     config = GPTConfig(context_length=64, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.n_vocab)
     spam = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
     model = Classifier(GPT(config), spam)
-    save_model(folder, model, encoding, objective="classifier", cleaning="tasks.data.mail")
+    save_model(folder, LoadedModel(model, encoding), objective="classifier", cleaning="tasks.data.mail")
     return folder
 
 

@@ -26,7 +26,7 @@ from tasks.params.set_params import set_params
 from tasks.registry.decide import approve, compared
 from tasks.registry.tracking import configure_tracking
 from tasks.registry.versions import STATE, SUPERSEDED
-from tasks.stages.graph import reproduce
+from tasks.stages.dvc_process import reproduce
 from tests.app.conftest import UNAPPROVED, alive, children, error_of, shell, tracked, wait_until
 
 pytestmark = pytest.mark.slow
@@ -196,8 +196,8 @@ def test_status_names_the_states_of_versions_and_the_gates_despite_which_one_was
     for _ in range(2):
         MlflowClient().create_model_version("threestage-classifier", str(Path.cwd() / "mlartifacts"))
     MlflowClient().set_model_version_tag("threestage-classifier", "2", STATE, SUPERSEDED)
-    compared("classifier", "1", None, ["f1", "drift"])
-    approve("classifier", "1", "reviewer-1", "we need one", despite_gates=True)
+    compared("classifier", "1", champion=None, failed=["f1", "drift"])
+    approve("classifier", "1", by="reviewer-1", reason="we need one", despite_gates=True)
     assert re.search(r"^  classifier/1 .*  champion, approved despite f1 and drift$", status(), re.MULTILINE)
     assert re.search(r"^  classifier/2  \S+ \S+  superseded$", status(), re.MULTILINE)
 

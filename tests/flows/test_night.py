@@ -27,7 +27,7 @@ from flows.deploy import main, update
 from flows.retrain import retrain
 from llm.errors import UserError
 from tasks.registry.parent_run import PARENT_OF
-from tasks.stages import dvc_lock, graph
+from tasks.stages import dvc_lock, dvc_process, graph
 from tasks.stages.lock import workspace
 from tasks.stages.server import run_as_child
 
@@ -186,7 +186,7 @@ def test_nights_of_a_training_machine_and_its_team(colleague, server, monkeypatc
 
     source.rename("made/assistant")
     with monkeypatch.context() as patch:
-        patch.setattr(graph, "reproduce", in_outage(server, graph.reproduce))
+        patch.setattr(dvc_process, "reproduce", in_outage(server, dvc_process.reproduce))
         name, end = night()
     assert name == "2 of 6 stages", "DVC's run cache brings back what the night before made"
     runs = Runs(PREFECT_API_URL.value())

@@ -426,7 +426,7 @@ def test_a_version_that_is_not_the_challenger_can_be_named(project, line):
     MlflowClient().set_registered_model_alias(NAME, "challenger", "3")
     code, _, error = line("approve", "classifier", "--reason", "x")
     assert (code, error.count("was not compared yet: review it first")) == (1, 1)
-    compared("classifier", "3", "1", [])
+    compared("classifier", "3", champion="1")
     assert line("approve", "classifier/2", "--reason", "x", "--despite-gates")[0] == 0
     assert aliases() == ("2", "1", "3")
 

@@ -110,7 +110,7 @@ def test_pad_fills_up_on_the_right():
 
 def test_with_lengths_an_epoch_is_still_a_permutation_and_a_batch_needs_little_padding():
     lengths = np.random.default_rng(0).integers(1, 400, 640)
-    plain, sorted_by_length = BatchSampler(640, 8, 3), BatchSampler(640, 8, 3, lengths)
+    plain, sorted_by_length = BatchSampler(640, 8, 3), BatchSampler(640, 8, 3, lengths=lengths)
     batches = [sorted_by_length[i] for i in range(80)]
     assert sorted(np.concatenate(batches)) == list(range(640))
 

@@ -16,6 +16,7 @@ from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate_text
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives import assistant, load, load_for_inference
 from llm.objectives.assistant import Question
@@ -72,7 +73,7 @@ def folders(tmp_path_factory):
         for weight in model.parameters():
             if weight.ndim == 2:  # large enough that answers differ
                 torch.nn.init.normal_(weight, std=0.3)
-        save_model(root / name, model, encoding, objective, **more)
+        save_model(root / name, LoadedModel(model, encoding), objective, **more)
     return root
 
 
@@ -109,7 +110,7 @@ def test_a_foundation_continues_prompts_as_llm_does_and_parameters_count(folders
     model, encoding = load_for_inference(folders / "foundation")
     params = {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 7}
     options = {"max_new_tokens": 12, "sampling": Sampling(**params)}
-    expected = [generate_text(model, encoding, prompt, **options) for prompt in rows["prompt"]]
+    expected = [generate_text(LoadedModel(model, encoding), prompt, **options) for prompt in rows["prompt"]]
     assert foundation.predict(rows, params=params | {"max_new_tokens": 12})["text"].tolist() == expected
     assert foundation.predict(rows).equals(foundation.predict(rows))
     assert not foundation.predict(rows).equals(foundation.predict(rows, params={"seed": 2}))
@@ -117,7 +118,7 @@ def test_a_foundation_continues_prompts_as_llm_does_and_parameters_count(folders
 
 def test_a_classifier_gives_a_label_by_its_threshold_and_a_probability(folders, saved):
     rows = pd.DataFrame({"subject": ["the cat", "hat"], "body": ["sat on the mat", "ate"]})
-    expected = probabilities(*load_for_inference(folders / "classifier"), [email_text(*row) for row in rows.to_numpy()])
+    expected = probabilities(load_for_inference(folders / "classifier"), [email_text(*row) for row in rows.to_numpy()])
     table = served(saved, "classifier").predict(rows)
     assert table[["ham_probability", "spam_probability"]].to_numpy().tolist() == expected.tolist()
     assert table["label"].tolist() == ["spam" if probability > 0.4 else "ham" for probability in expected[:, 1]]
@@ -131,7 +132,7 @@ def test_a_classifier_reads_raw_mails_and_html_as_they_were_read_for_its_trainin
     classifier = served(saved, "classifier")
     body = MAIL.partition("\n\n")[2]
     (expected,) = probabilities(
-        *load_for_inference(folders / "classifier"), [email_text("Café offer", "the cat sat\non the mat")]
+        load_for_inference(folders / "classifier"), [email_text("Café offer", "the cat sat\non the mat")]
     )
     raw = classifier.predict(pd.DataFrame({"message": [MAIL]}))
     parts = classifier.predict(pd.DataFrame({"subject": ["Café offer"], "body": [body]}))
@@ -145,7 +146,7 @@ def test_a_classifier_reads_raw_mails_and_html_as_they_were_read_for_its_trainin
 def test_an_assistant_answers_with_and_without_an_input_and_a_system_prompt(folders, saved):
     model, encoding = load_for_inference(folders / "assistant")
     questions = [Question("sit", "on the mat"), Question("sit"), Question("sit", "on the mat", "the dog ate the hat")]
-    expected = assistant.answer_all(model, encoding, questions)
+    expected = assistant.answer_all(LoadedModel(model, encoding), questions)
     assert len(set(expected)) == 3
     columns = {"instruction": ["sit"], "input": ["on the mat"]}, {"instruction": ["sit"]}
     tables = [pd.DataFrame(each) for each in (*columns, columns[0] | {"system": ["the dog ate the hat"]})]
@@ -156,7 +157,7 @@ def test_an_assistant_takes_earlier_turns_as_json(folders, saved):
     model, encoding = load_for_inference(folders / "assistant")
     turns = ["the dog", "ate the hat"]
     questions = [Question("sit", history=turns), Question("sit")]
-    expected = assistant.answer_all(model, encoding, questions, max_new_tokens=16)
+    expected = assistant.answer_all(LoadedModel(model, encoding), questions, max_new_tokens=16)
     assert len(set(expected)) == 2
     rows = pd.DataFrame({"instruction": ["sit"] * 3, "history": [json.dumps(turns), None, "the dog"]})
     table = served(saved, "assistant").predict(rows, params={"max_new_tokens": 16})
@@ -211,7 +212,7 @@ def test_a_continuation_passes_over_rows_of_a_padded_embedding_that_are_no_token
     gpt = GPT(GPTConfig(context_length=64, n_layer=1, n_head=2, n_embd=16, vocabulary_size=size + 20, tied=False))
     with torch.no_grad():
         gpt.output.weight[:size] = 0
-    save_model(tmp_path, gpt, encoding, "language_model")
+    save_model(tmp_path, LoadedModel(gpt, encoding), "language_model")
     model.load_context(PythonModelContext({"model": str(tmp_path)}, {}))
     params = {"temperature": 0.0, "max_new_tokens": 4}
     table = model.predict(None, pd.DataFrame({"prompt": ["the cat", "a dog"]}), params)

@@ -139,7 +139,8 @@ static inline float exponentials(float *scores, int64_t count) {
     return sum;
 }
 
-/* Weighted sums of `parts` registers of the values from lane `i` on, or of the lanes that are left, for `count` heads. */
+/* Weighted sums of `parts` registers of the values from lane `i` on, or of the lanes that are left, for `count`
+heads. */
 static inline __attribute__((always_inline)) void weigh(
     const int half, const int count, const int parts, const void *values, int64_t last, int width, int i,
     const float *scores, int64_t room, const float *sums_of_scores, float *out) {

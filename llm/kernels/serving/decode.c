@@ -1,8 +1,8 @@
 /* A step of the GPT for many tokens in one call: from token ids and their positions to the normalised stream. A part of
 a GPT begins with the stream of the blocks below it, or ends with that of its own.
 
-The same computation as llm/model, which is its oracle, for every shape but what decode.py calls unsupported. What it is for
-is a CPU that makes texts: there a step is many small products, and between them torch spends more time than on them.
+The same computation as llm/model, which is its oracle, for every shape but what decode.py calls unsupported. It is for
+CPUs that generate texts: there a step is many small products, and torch spends more time between them than on them.
 
 All threads walk through one function; a product is shared out by outputs, the rest by tokens, heads and groups.
 Names: N tokens of a step, C width of the model, D width of a head, `stream` N x C. */
@@ -128,7 +128,8 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
     const int head = width / heads, qkv = head * (heads + 2 * shared), hidden = model->hidden;
     const int expanded = hidden * (model->activation == SWIGLU ? 2 : 1);
     const Inputs *x = &room->x;
-    float *row = room->rows + (size_t)thread * width, *scores = room->scores + thread * TOGETHER * scores_room(cache->positions);
+    float *row = room->rows + (size_t)thread * width;
+    float *scores = room->scores + thread * TOGETHER * scores_room(cache->positions);
 #pragma omp for schedule(static)
     for (int i = 0; i < n; i++)
         if (tokens)
@@ -195,8 +196,9 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
 }
 
 /* The normalised stream of N tokens, to `out`, N x C; a row's tokens in the order of their positions. Without `tokens`
-`out` holds the stream of blocks below, and these go on with it. Keys and values go into the cache. Returns 0; 1 without memory, 2 for a token that the model, 3 for a position that the cache
-does not have, which may not be longer than the model's context. */
+`out` holds the stream of blocks below, and these go on with it. Keys and values go into the cache, which may not be
+longer than the model's context. Returns 0; 1 without memory, 2 for a token that the model does not have, 3 for a
+position that the cache does not have. */
 int hidden_states(const Model *model, int64_t n, const int64_t *tokens, const int64_t *rows, const int64_t *positions,
              const Cache *cache, float *out, int threads) {
     for (int64_t i = 0; i < n; i++) {

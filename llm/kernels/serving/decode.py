@@ -6,20 +6,17 @@ a head, C width of the model, V vocabulary.
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import byref
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
-from llm.kernels import c_library
+from llm.kernels.serving.decode_library import Block, Cache, Matrix, Model, Norm
 from llm.kernels.serving.large_pages import Memory
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "products.h", "attention.h"))
 LANES, GROUP = 16, 32  # as in products.h
 FLOAT, BYTES = range(2)
 BITS = {FLOAT: 32, BYTES: 8}
@@ -30,60 +27,6 @@ ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster 
 ACTIVATIONS = ("gelu", "swiglu")
 FAILURES = {1: MemoryError, 2: IndexError, 3: IndexError}
 WHY = {1: "no memory for a step", 2: "a token that the model lacks", 3: "a position that the cache lacks"}
-
-
-class _Matrix(Structure):
-    _fields_ = [
-        *((name, c_int32) for name in ("kind", "outputs", "inputs")),
-        *((name, c_void_p) for name in ("weights", "scales", "bias")),
-    ]
-
-
-class _Norm(Structure):
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p)]
-
-
-class _Block(Structure):
-    _fields_ = [
-        *((name, _Norm) for name in ("attention_norm", "mlp_norm")),
-        *((name, _Matrix) for name in ("query_key_value", "attention_projection", "expand", "mlp_projection")),
-    ]
-
-
-class _Model(Structure):
-    _fields_ = [
-        *((name, c_int32) for name in ("n_layer", "n_embd", "n_head", "kv_heads", "hidden")),
-        *((name, c_int32) for name in ("rms", "qk_norm", "activation")),
-        ("epsilon", c_float),
-        *((name, c_void_p) for name in ("positions", "cosine", "sine")),
-        *((name, _Matrix) for name in ("embedding", "output")),
-        ("norm", _Norm),
-        ("blocks", POINTER(_Block)),
-    ]
-
-
-class _Cache(Structure):
-    _fields_ = [
-        *((name, c_void_p) for name in ("keys", "values")),
-        *((name, c_int64) for name in ("layer", "row", "head", "positions")),
-        ("half", c_int32),
-    ]
-
-
-@cache
-def load_library() -> ctypes.CDLL | None:
-    """decode.c, built and loaded; None where it can't be, with the reason in the log, once."""
-    found = c_library.load(SOURCES)
-    return found and declare(found)
-
-
-def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Declare the arguments of decode.c's functions; returns the library."""
-    model, pointer = POINTER(_Model), c_void_p
-    library.hidden_states.argtypes = [model, c_int64, pointer, pointer, pointer, POINTER(_Cache), pointer, c_int]
-    library.logits.argtypes = [model, c_int64, pointer, pointer, c_int]
-    library.pack.argtypes = [c_int, c_int, c_int64, c_int64, pointer, c_int64, pointer, pointer, c_int]
-    return library
 
 
 def unsupported(config: GPTConfig) -> str | None:
@@ -136,42 +79,41 @@ class Decoder:
     def __init__(self, config: GPTConfig, weights: Weights, library: ctypes.CDLL, *, exact: bool = False) -> None:
         if (reason := unsupported(config)) is not None:
             raise ValueError(f"decode.c has no {reason}")
-        self.config, self._library, self._exact = config, library, exact
-        self._memory, self._kept = Memory(), list[Tensor]()
+        self.config = config
+        self._library = library
+        self._exact = exact
+        self._memory = Memory()
+        self._tensors: list[Tensor] = []  # of which C has pointers
         self.cache_dtype = torch.float32 if exact else torch.float16
         """Of keys and values that it reads fastest."""
-        self.bits = list[int]()
+        self.bits: list[int] = []
         """Bits a weight of each matrix: those of the blocks, the embedding, and the output layer if it is not tied."""
-        blocks = (_Block * config.n_layer)()
-        for made, block in zip(blocks, weights.blocks, strict=True):
-            made.attention_norm, made.mlp_norm = self._norm(block.attention_norm), self._norm(block.mlp_norm)
-            made.query_key_value = self._linear(block.query_key_value)
-            made.attention_projection = self._linear(block.attention_projection)
-            made.expand = self._linear(*block.expand)
-            made.mlp_projection = self._linear(block.mlp_projection)
-        embedding = _Matrix() if weights.embedding is None else self._matrix(weights.embedding)
-        output = embedding if weights.output is None else self._matrix(weights.output)
-        cosine, sine = map(self._pointer, weights.rotation or (None, None))
-        self._model = _Model(
-            config.n_layer,
-            config.n_embd,
-            config.n_head,
-            config.kv_heads,
-            config.hidden_width,
-            config.norm == "rms",
-            config.qk_norm,
-            ACTIVATIONS.index(config.mlp),
-            config.norm_epsilon,
-            self._pointer(weights.positions),
-            cosine,
-            sine,
-            embedding,
-            output,
-            self._norm(weights.norm),
-            blocks,
+        blocks = (Block * config.n_layer)()
+        for number, block in enumerate(weights.blocks):
+            blocks[number] = self._block(block)
+        embedding = Matrix() if weights.embedding is None else self._matrix([weights.embedding])
+        output = embedding if weights.output is None else self._matrix([weights.output])
+        cosine, sine = weights.rotation or (None, None)
+        self._model = Model(
+            n_layer=config.n_layer,
+            n_embd=config.n_embd,
+            n_head=config.n_head,
+            kv_heads=config.kv_heads,
+            hidden=config.hidden_width,
+            rms=config.norm == "rms",
+            qk_norm=config.qk_norm,
+            activation=ACTIVATIONS.index(config.mlp),
+            epsilon=config.norm_epsilon,
+            positions=self._pointer(weights.positions),
+            cosine=self._pointer(cosine),
+            sine=self._pointer(sine),
+            embedding=embedding,
+            output=output,
+            norm=self._norm(weights.norm),
+            blocks=blocks,
         )
         self._memory.settle()
-        self.nbytes = self._memory.kept + sum(tensor.nbytes for tensor in self._kept)
+        self.nbytes = self._memory.kept + sum(tensor.nbytes for tensor in self._tensors)
         """Bytes of all weights."""
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -183,36 +125,57 @@ class Decoder:
     def _pointer(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
             return None
-        self._kept.append(tensor.detach().float().contiguous())
-        return self._kept[-1].data_ptr()
+        tensor = tensor.detach().float().contiguous()
+        self._tensors.append(tensor)
+        return tensor.data_ptr()
 
-    def _norm(self, norm: nn.LayerNorm | nn.RMSNorm | None) -> _Norm:
+    def _norm(self, norm: nn.LayerNorm | nn.RMSNorm | None) -> Norm:
         if norm is None:
-            return _Norm()
-        return _Norm(self._pointer(norm.weight), self._pointer(getattr(norm, "bias", None)))
+            return Norm()
+        return Norm(self._pointer(norm.weight), self._pointer(getattr(norm, "bias", None)))
 
-    def _linear(self, *layers: nn.Linear) -> _Matrix:
+    def _block(self, block: BlockWeights) -> Block:
+        return Block(
+            attention_norm=self._norm(block.attention_norm),
+            mlp_norm=self._norm(block.mlp_norm),
+            query_key_value=self._linear([block.query_key_value]),
+            attention_projection=self._linear([block.attention_projection]),
+            expand=self._linear(block.expand),
+            mlp_projection=self._linear([block.mlp_projection]),
+        )
+
+    def _linear(self, layers: Sequence[nn.Linear]) -> Matrix:
         bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
-        return self._matrix(*(layer.weight for layer in layers), bias=bias)
+        return self._matrix([layer.weight for layer in layers], bias=bias)
 
-    def _matrix(self, *weights: Tensor, bias: Tensor | None = None) -> _Matrix:
+    def _matrix(self, weights: Sequence[Tensor], bias: Tensor | None = None) -> Matrix:
         """Weights, one below the other, outputs x inputs, in tiles of 8 bits, or of 32.
 
         Those that are no numbers, or too large for a scale of 16 bits, stay as they are: a broken model must look so.
         Where all are kept in one type that C reads, there is no copy in float32 between.
         """
-        stored, rows = _as_kept(weights)
+        rows = _rows(weights)
         outputs, inputs = len(rows), weights[0].shape[1]
+        tiles = -(-outputs // LANES) * -(-inputs // GROUP)
         for kind in (FLOAT,) if self._exact else (BYTES, FLOAT):
-            tiles = -(-outputs // LANES) * -(-inputs // GROUP)
-            packed, scales = tiles * LANES * GROUP * BITS[kind] // 8, tiles * LANES * SCALES[kind] * 2
-            place = self._memory.room(packed + scales)
-            given = outputs, inputs, rows.data_ptr(), rows.nbytes // outputs
-            if self._library.pack(kind, stored, *given, place, place + packed, torch.get_num_threads()):
+            weight_bytes = tiles * LANES * GROUP * BITS[kind] // 8
+            scale_bytes = tiles * LANES * SCALES[kind] * 2
+            address = self._memory.room(weight_bytes + scale_bytes)
+            scales = address + weight_bytes
+            source = (outputs, inputs, rows.data_ptr(), rows.nbytes // outputs)
+            arguments = (kind, TYPES[rows.dtype], *source, address, scales, torch.get_num_threads())
+            if self._library.pack(*arguments):
                 break
-        self._memory.keep(packed + scales)
+        self._memory.keep(weight_bytes + scale_bytes)
         self.bits.append(BITS[kind])
-        return _Matrix(kind, outputs, inputs, place, place + packed, self._pointer(bias))
+        return Matrix(
+            kind=kind,
+            outputs=outputs,
+            inputs=inputs,
+            weights=address,
+            scales=scales,
+            bias=self._pointer(bias),
+        )
 
     def hidden_states(
         self,
@@ -239,11 +202,16 @@ class Decoder:
             return self._without_cache(tokens_BT, positions_BT)
         if rows_BT is None:
             rows_BT = torch.arange(texts)[:, None].expand(texts, length)
-        cache = self._cache(cache_LBKSD)
         rows = 1 + int(rows_BT.max()) if rows_BT.numel() else 0
-        if rows > cache_LBKSD[0].shape[1]:
-            raise ValueError(f"{rows} texts, and the cache has {cache_LBKSD[0].shape[1]} rows")
-        rows_BT, positions_BT = rows_BT.long().contiguous(), positions_BT.long().contiguous()
+        keys_LBKSD, _ = cache_LBKSD
+        if rows > keys_LBKSD.shape[1]:
+            raise ValueError(f"{rows} texts, and the cache has {keys_LBKSD.shape[1]} rows")
+        return self._with_cache(tokens_BT, positions_BT, rows_BT=rows_BT, cache=self._cache(cache_LBKSD))
+
+    def _with_cache(self, tokens_BT: Tensor, positions_BT: Tensor, *, rows_BT: Tensor, cache: Cache) -> Tensor:
+        texts, length = tokens_BT.shape[:2]
+        rows_BT = rows_BT.long().contiguous()
+        positions_BT = positions_BT.long().contiguous()
         out_BTC = torch.empty(texts, length, self.config.n_embd)
         tokens = None
         if tokens_BT.is_floating_point():
@@ -252,58 +220,58 @@ class Decoder:
             tokens_BT = tokens_BT.long().contiguous()
             tokens = tokens_BT.data_ptr()
         count = texts * length
-        _check(
-            self._library.hidden_states(
-                byref(self._model),
-                count,
-                tokens,
-                rows_BT.data_ptr(),
-                positions_BT.data_ptr(),
-                byref(cache),
-                out_BTC.data_ptr(),
-                self._threads(count),
-            )
-        )
+        places = (tokens, rows_BT.data_ptr(), positions_BT.data_ptr())
+        arguments = (byref(self._model), count, *places, byref(cache), out_BTC.data_ptr(), self._threads(count))
+        _check(self._library.hidden_states(*arguments))
         return out_BTC
 
-    def _cache(self, cache_LBKSD: tuple[Tensor, Tensor]) -> _Cache:
+    def _cache(self, cache_LBKSD: tuple[Tensor, Tensor]) -> Cache:
         """A cache as decode.c has it."""
         keys_LBKSD, values_LBKSD = cache_LBKSD
         dtype, strides = keys_LBKSD.dtype, keys_LBKSD.stride()
         if dtype not in CACHES or (values_LBKSD.dtype, values_LBKSD.stride()) != (dtype, strides):
             kinds = ", ".join(f"{part.dtype} with strides {part.stride()}" for part in cache_LBKSD)
             raise ValueError(f"a cache of {kinds}; decode.c reads float16 or float32, keys and values alike")
-        positions = min(keys_LBKSD.shape[3], self.config.context_length)
-        pointers = keys_LBKSD.data_ptr(), values_LBKSD.data_ptr()
-        return _Cache(*pointers, *strides[:3], positions, dtype == torch.float16)
+        layer, row, head, *_ = strides
+        return Cache(
+            keys=keys_LBKSD.data_ptr(),
+            values=values_LBKSD.data_ptr(),
+            layer=layer,
+            row=row,
+            head=head,
+            positions=min(keys_LBKSD.shape[3], self.config.context_length),
+            half=dtype == torch.float16,
+        )
 
     def _without_cache(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
         """Text by text, in the cache of a single one: a small one, in memory that was used before."""
         if (positions_BT[:, :1] > 0).any():
             raise ValueError("a text that does not begin at 0, and no cache of what comes before")
-        config, end = self.config, 1 + int(positions_BT.max()) if positions_BT.numel() else 0
-        size = config.n_layer, 1, config.kv_heads, min(end, config.context_length), config.head_width
-        cache_LBKSD = torch.zeros(size, dtype=self.cache_dtype), torch.zeros(size, dtype=self.cache_dtype)
-        texts = zip(tokens_BT.split(1), positions_BT.split(1), strict=True)
-        return torch.cat([self.hidden_states(*text, cache_LBKSD) for text in texts])
+        config = self.config
+        end = 1 + int(positions_BT.max()) if positions_BT.numel() else 0
+        size = (config.n_layer, 1, config.kv_heads, min(end, config.context_length), config.head_width)
+        cache_LBKSD = (torch.zeros(size, dtype=self.cache_dtype), torch.zeros(size, dtype=self.cache_dtype))
+        texts = []
+        for tokens_1T, positions_1T in zip(tokens_BT.split(1), positions_BT.split(1), strict=True):
+            texts.append(self.hidden_states(tokens_1T, positions_1T, cache_LBKSD))
+        return torch.cat(texts)
 
     def logits(self, x_BTC: Tensor) -> Tensor:
         """Unnormalised log-probabilities of the next token, float32 … x V."""
         x_BTC = x_BTC.float().contiguous()
         out_BTV = torch.empty(*x_BTC.shape[:-1], self.config.vocabulary_size)
         count = x_BTC.numel() // self.config.n_embd
-        pointers = x_BTC.data_ptr(), out_BTV.data_ptr()
-        _check(self._library.logits(byref(self._model), count, *pointers, self._threads(count)))
+        arguments = (byref(self._model), count, x_BTC.data_ptr(), out_BTV.data_ptr(), self._threads(count))
+        _check(self._library.logits(*arguments))
         return out_BTV
 
 
-def _as_kept(weights: Sequence[Tensor]) -> tuple[int, Tensor]:
-    """The type of matrices, as products.h has it, and their rows."""
+def _rows(weights: Sequence[Tensor]) -> Tensor:
+    """The rows of matrices, one below the other, in a type that C reads."""
     rows = torch.cat([weight.detach() for weight in weights]) if len(weights) > 1 else weights[0].detach().contiguous()
     if rows.device.type != "cpu":
         raise ValueError(f"there are no weights on {rows.device}: a model that was packed has let them go")
-    rows = rows.to(rows.dtype if rows.dtype in TYPES else torch.float32)
-    return TYPES[rows.dtype], rows
+    return rows if rows.dtype in TYPES else rows.float()
 
 
 def _check(failed: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Protocol, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,8 +11,22 @@ from torch.nn import functional as F
 from llm.kernels.training.cross_entropy import linear_cross_entropy_with_gradients
 from llm.kernels.training.packed_sequences import PackedSequences
 
-Attention = Callable[[Tensor, Tensor, Tensor, PackedSequences | None, float], Tensor]
 CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Attention(Protocol):
+    """Causal attention of packed texts or of whole rows, with a share of dropout."""
+
+    def __call__(
+        self,
+        q_BHTD: Tensor,
+        k_BKTD: Tensor,
+        v_BKTD: Tensor,
+        packed: PackedSequences | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """The weighted values of each head, BHTD."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,14 +61,9 @@ def causal_attention(
 ) -> Tensor:
     """Causal attention by torch's fused kernel, BHTD; consecutive heads of queries share one of keys and values."""
     if packed is not None:
-        return packed.attention(partial(causal_attention, dropout=dropout), q_BHTD, k_BKTD, v_BKTD)
+        return packed.attention(q_BHTD, k_BKTD, v_BKTD, attend=partial(causal_attention, dropout=dropout))
     shared = q_BHTD.shape[1] != k_BKTD.shape[1]
     return F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, dropout_p=dropout, enable_gqa=shared)
-
-
-def call(part: Callable[..., Any], *inputs: Any) -> Any:
-    """Run a part of a block as it is written."""
-    return part(*inputs)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class Backend:
     """
 
     attention: Attention = causal_attention
-    """Causal attention from queries, keys and values, of packed texts or of whole rows, with a share of dropout."""
+    """Causal attention from queries, keys and values."""
     cross_entropy: CrossEntropy = linear_cross_entropy_with_gradients
     """The sum of the cross-entropy from the stream, the output layer's weights and the targets."""
     muon_update: MuonUpdate | None = None
@@ -74,8 +83,8 @@ class Backend:
     """Makes a faster layer with the weights of a linear layer of a block, which it learns; None keeps the layer."""
     frozen_linear: Callable[[nn.Linear, Tensor], nn.Module] | None = None
     """Makes a faster layer of one that LoRA freezes, from it and the largest magnitude of each input; None keeps it."""
-    run: Callable[..., Any] = call
-    """Runs the part of a block before its attention or behind it, from that part and its inputs."""
+    block: Callable[[nn.Module], nn.Module] | None = None
+    """Makes a faster block with the layers of a block; None keeps the block."""
     fallback: Self | None = None
     """A backend that takes over where the compiler fails; None for a backend that compiles nothing."""
     name: str = "eager"

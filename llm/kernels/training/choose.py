@@ -14,7 +14,7 @@ from llm.device import Compute
 from llm.kernels.processor import LARGEST, has_fast_bfloat16_registers, has_fast_int8, largest_int8_weight
 from llm.kernels.training.backend import TORCH, Backend
 from llm.kernels.training.bfloat16 import PANEL
-from llm.kernels.training.compiled import compiled_run, cpp_compiler
+from llm.kernels.training.compiled import CompiledBlock, cpp_compiler
 from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c, load_cross_entropy
 from llm.kernels.training.flash import flash_attention, load_flash
 from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
@@ -56,6 +56,7 @@ def choose_backend(
     backend = TORCH
     if values >= WORTH_C:
         backend = _in_c(compute, shape, from_scratch=from_scratch, predicts_tokens=predicts_tokens)
+    compiler = None
     if values < WORTH:
         reason = f"it is short, {values / 1e9:.2f} of {WORTH / 1e9:.0f} billion values pass through them"
     elif compute.device.type != "cpu":
@@ -66,17 +67,32 @@ def choose_backend(
         reason = "there is no C++ compiler with the headers of Python and OpenMP, which makes such a training faster"
     else:
         reason = f"{values / 1e9:.1f} billion values pass through them, {WORTH / 1e9:.0f} are worth the compiler's time"
+    if compiler is not None:
         name = backend.name.replace(TORCH.name, f"compiled by {compiler}")
-        backend = replace(backend, run=compiled_run(), fallback=backend, name=name)
-        largest = largest_int8_weight(compute.device)
-        if from_scratch and shape.n_embd >= WIDE_INT8:
-            if compute.dtype == torch.bfloat16 and has_fast_int8(compute.device):
-                backend = replace(backend, linear=Int8Linear, name=f"{name}, products in 8 bits")
-        elif lora and not from_scratch and values >= WORTH_INT8 and largest is not None:
-            frozen_linear = partial(FrozenInt8Linear, largest=largest, dtype=compute.dtype)
-            weights = "" if largest == LARGEST else f" with weights up to {largest}"
-            backend = replace(backend, frozen_linear=frozen_linear, name=f"{name}, products in 8 bits{weights}")
+        backend = replace(backend, block=CompiledBlock, fallback=backend, name=name)
+        if from_scratch:
+            backend = _learning_in_int8(backend, compute, shape)
+        elif lora and values >= WORTH_INT8:
+            backend = _frozen_in_int8(backend, compute)
     return replace(compute, backend=backend, backend_reason=reason)
+
+
+def _learning_in_int8(backend: Backend, compute: Compute, shape: GPTShape) -> Backend:
+    """The backend with products in 8 bits for weights that learn, where they are faster."""
+    is_fast = compute.dtype == torch.bfloat16 and has_fast_int8(compute.device)
+    if shape.n_embd < WIDE_INT8 or not is_fast:
+        return backend
+    return replace(backend, linear=Int8Linear, name=f"{backend.name}, products in 8 bits")
+
+
+def _frozen_in_int8(backend: Backend, compute: Compute) -> Backend:
+    """The backend with products in 8 bits for frozen weights, where they are faster."""
+    largest = largest_int8_weight(compute.device)
+    if largest is None:
+        return backend
+    frozen_linear = partial(FrozenInt8Linear, largest=largest, dtype=compute.dtype)
+    weights = "" if largest == LARGEST else f" with weights up to {largest}"
+    return replace(backend, frozen_linear=frozen_linear, name=f"{backend.name}, products in 8 bits{weights}")
 
 
 def _in_c(compute: Compute, shape: GPTShape, *, from_scratch: bool, predicts_tokens: bool) -> Backend:
@@ -85,12 +101,16 @@ def _in_c(compute: Compute, shape: GPTShape, *, from_scratch: bool, predicts_tok
         return TORCH
     if any(load() is None for load in (load_flash, load_cross_entropy, load_muon)):
         return TORCH
-    backend, parts = TORCH, []
+    backend = TORCH
+    names = []
     if shape.head_width % PANEL == 0 and not shape.dropout:
-        backend, parts = replace(backend, attention=flash_attention), [*parts, "attention"]
+        backend = replace(backend, attention=flash_attention)
+        names.append("attention")
     if shape.n_embd % PANEL == 0 and predicts_tokens:
-        backend, parts = replace(backend, cross_entropy=linear_cross_entropy_in_c), [*parts, "loss"]
+        backend = replace(backend, cross_entropy=linear_cross_entropy_in_c)
+        names.append("loss")
     sides = (shape.n_embd, shape.n_head * shape.head_width, shape.kv_heads * shape.head_width, shape.hidden_width)
     if from_scratch and not any(side % PANEL for side in sides):
-        backend, parts = replace(backend, muon_update=muon_in_c), [*parts, "Muon"]
-    return replace(backend, name=f"{backend.name}, in C: {', '.join(parts)}") if parts else TORCH
+        backend = replace(backend, muon_update=muon_in_c)
+        names.append("Muon")
+    return replace(backend, name=f"{backend.name}, in C: {', '.join(names)}") if names else TORCH

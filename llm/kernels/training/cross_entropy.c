@@ -214,7 +214,8 @@ static void finish_gradient(const Work *work, int row, int64_t target, float *dx
             sum = _mm512_add_ps(sum, _mm512_loadu_ps(work->pulls + (slice * ROWS + row) * width + c));
         sum = _mm512_mul_ps(sum, _mm512_set1_ps(work->factor[row]));
         if (target >= 0)
-            sum = _mm512_fnmadd_ps(widen(load(work->weights + target * width + c)), _mm512_set1_ps(work->wanted[row]), sum);
+            sum = _mm512_fnmadd_ps(widen(load(work->weights + target * width + c)), _mm512_set1_ps(work->wanted[row]),
+                                   sum);
         _mm512_storeu_ps(dx + c, sum);
     }
 }
@@ -276,7 +277,8 @@ int cross_entropy(int64_t n, int64_t width, int64_t vocabulary, const float *x, 
     const size_t row = ROWS * sizeof(float), each = slices * ROWS;
     const size_t sizes[ROOMS] = {
         ROWS * width * sizeof(Half), row, row, row, row, ROWS / 2 * width * sizeof(Pair),
-        ROWS / 2 * work.all * sizeof(Pair), each * BESIDE * sizeof(Half), slices * row, slices * row, slices * row * width,
+        ROWS / 2 * work.all * sizeof(Pair), each * BESIDE * sizeof(Half), slices * row, slices * row,
+        slices * row * width,
     };
     void *parts[ROOMS], *room = make_room(sizes, parts, ROOMS);
     if (!room)

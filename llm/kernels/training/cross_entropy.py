@@ -34,12 +34,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
         low_NC = x_NC.to(dtype)
         low_VC = weight_VC.to(dtype)
-        tokens, vocabulary = len(x_NC), len(weight_VC)
+        tokens = len(x_NC)
         total = x_NC.new_zeros((), dtype=torch.float32)
         dx_NC = torch.empty_like(x_NC)
         dweight_VC: Tensor | None = None
-        buffers = _Buffers(low_NC, vocabulary)
-        dlogits_GV = low_NC.new_empty(min(GROUP, tokens), vocabulary)
+        buffers = _Buffers(low_NC, low_VC)
+        dlogits_GV = low_NC.new_empty(min(GROUP, tokens), len(low_VC))
         for start in range(0, max(1, tokens), GROUP):
             group = slice(start, start + GROUP)
             x_GC = low_NC[group]
@@ -47,7 +47,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             dlogits_GV = dlogits_GV[: len(x_GC)]
             for first in range(0, len(x_GC), ROWS):
                 piece = slice(first, first + ROWS)
-                total += buffers.loss(x_GC[piece], low_VC, targets_G1[piece], dlogits_GV[piece])
+                total += buffers.loss(x_GC[piece], targets_G1[piece], dlogits_GV[piece])
             dx_NC[group] = dlogits_GV @ low_VC
             if ctx.needs_input_grad[1]:  # it is not frozen
                 product_VC = dlogits_GV.T @ x_GC
@@ -64,17 +64,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
 class _Buffers:
     """Memory for the logits of a piece of the tokens, which all pieces share."""
 
-    def __init__(self, low_NC: Tensor, vocabulary: int) -> None:
-        self.logits_RV = low_NC.new_empty(min(ROWS, len(low_NC)), vocabulary)
+    def __init__(self, low_NC: Tensor, low_VC: Tensor) -> None:
+        self.weight_VC = low_VC
+        self.logits_RV = low_NC.new_empty(min(ROWS, len(low_NC)), len(low_VC))
         self.exact_RV = torch.empty_like(self.logits_RV, dtype=torch.float32)
         self.p_RV = torch.empty_like(self.logits_RV, dtype=torch.float32)
 
-    def loss(self, x_RC: Tensor, weight_VC: Tensor, targets_R1: Tensor, dlogits_RV: Tensor) -> Tensor:
+    def loss(self, x_RC: Tensor, targets_R1: Tensor, dlogits_RV: Tensor) -> Tensor:
         """The summed loss of a piece; writes its gradient by the logits into `dlogits_RV`."""
         logits_RV = self.logits_RV[: len(x_RC)]
         exact_RV = self.exact_RV[: len(x_RC)]
         p_RV = self.p_RV[: len(x_RC)]
-        exact_RV.copy_(torch.mm(x_RC, weight_VC.T, out=logits_RV))
+        exact_RV.copy_(torch.mm(x_RC, self.weight_VC.T, out=logits_RV))
         torch.softmax(exact_RV, dim=-1, out=p_RV)
         # By way of the likeliest token, whose probability is never rounded to zero: a second exp is slower.
         log_sum_R1 = exact_RV.amax(-1, keepdim=True) - p_RV.amax(-1, keepdim=True).log()
@@ -92,7 +93,8 @@ def linear_cross_entropy_with_gradients(x_NC: Tensor, weight_VC: Tensor, targets
     device = x_NC.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
     with torch.autocast(device, enabled=False):
-        return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, dtype)
+        inputs = (x_NC, weight_VC, targets_N, dtype)
+        return _LinearCrossEntropy.apply(*inputs)
 
 
 def linear_cross_entropy_in_c(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
@@ -144,10 +146,12 @@ class _CrossEntropyInC(torch.autograd.Function):
         dweight_VC = torch.empty_like(low_VC, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         library = load_cross_entropy()
         weights = [low_VC.data_ptr(), across.data_ptr(), down.data_ptr()]
-        library.pack_output(width, vocabulary, *weights, threads)
+        arguments = [width, vocabulary, *weights, threads]
+        library.pack_output(*arguments)
         pointers = [x_NC.data_ptr(), *weights, targets_N.data_ptr(), losses_N.data_ptr(), dx_NC.data_ptr()]
         pointers.append(None if dweight_VC is None else dweight_VC.data_ptr())
-        if library.cross_entropy(tokens, width, vocabulary, *pointers, threads):
+        arguments = [tokens, width, vocabulary, *pointers, threads]
+        if library.cross_entropy(*arguments):
             raise MemoryError("no memory for the loss")
         ctx.save_for_backward(dx_NC, dweight_VC)
         return losses_N.sum()

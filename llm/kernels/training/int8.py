@@ -60,7 +60,8 @@ class _FrozenProduct(torch.autograd.Function):
     def backward(ctx: Any, upstream_NO: Tensor) -> tuple[Tensor | None, ...]:
         weight_OI, scale_O, smoothing_I = ctx.saved_tensors
         quantized_NO, scale_N1 = _quantized(upstream_NO.float() * scale_O, by_chance=True)
-        return (torch._int_mm(quantized_NO, weight_OI) * scale_N1 / smoothing_I).to(ctx.dtype), None, None, None, None
+        dx_NI = torch._int_mm(quantized_NO, weight_OI) * scale_N1 / smoothing_I
+        return dx_NI.to(ctx.dtype), None, None, None, None
 
 
 class FrozenInt8Linear(nn.Module):
@@ -80,22 +81,28 @@ class FrozenInt8Linear(nn.Module):
         smoothing_I = (_magnitudes(largest_I) / _magnitudes(weight_OI.abs().amax(0))).sqrt()
         quantized_OI, scale_O1 = _quantized(weight_OI * smoothing_I, largest=largest)
         bias_O = None if frozen.bias is None else frozen.bias.detach().to(dtype)
-        kept = {"weight_OI": quantized_OI, "scale_O": scale_O1[:, 0], "smoothing_I": smoothing_I, "bias_O": bias_O}
-        for name, tensor in kept.items():
-            self.register_buffer(name, tensor, persistent=False)
+        self.register_buffer("weight_OI", quantized_OI, persistent=False)
+        self.register_buffer("scale_O", scale_O1[:, 0], persistent=False)
+        self.register_buffer("smoothing_I", smoothing_I, persistent=False)
+        self.register_buffer("bias_O", bias_O, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map … x I to … x O."""
-        y_NO = _FrozenProduct.apply(x.flatten(0, -2), self.weight_OI, self.scale_O, self.smoothing_I, self.dtype)
-        return (y_NO if self.bias_O is None else y_NO + self.bias_O).unflatten(0, x.shape[:-1])
+        inputs = (x.flatten(0, -2), self.weight_OI, self.scale_O, self.smoothing_I, self.dtype)
+        y_NO = _FrozenProduct.apply(*inputs)
+        if self.bias_O is not None:
+            y_NO = y_NO + self.bias_O
+        return y_NO.unflatten(0, x.shape[:-1])
 
 
 class _LearnedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-        (x8_NI, x_scale_N1), (weight8_OI, scale_O1) = _quantized(x_NI.float()), _quantized(weight_OI.float())
-        ctx.save_for_backward(x8_NI, x_scale_N1, weight8_OI, scale_O1)
-        ctx.dtypes = x_NI.dtype, weight_OI.dtype
+        x8_NI, x_scale_N1 = _quantized(x_NI.float())
+        weight8_OI, scale_O1 = _quantized(weight_OI.float())
+        tensors = (x8_NI, x_scale_N1, weight8_OI, scale_O1)
+        ctx.save_for_backward(*tensors)
+        ctx.dtypes = (x_NI.dtype, weight_OI.dtype)
         return (torch._int_mm(x8_NI, weight8_OI.T) * x_scale_N1 * scale_O1[:, 0]).bfloat16()
 
     @staticmethod
@@ -106,7 +113,8 @@ class _LearnedProduct(torch.autograd.Function):
         by_output_ON, output_scale_O1 = _quantized((upstream_NO.float() * x_scale_N1).T, by_chance=True)
         dx_NI = torch._int_mm(by_token_NO, weight8_OI) * scale_N1
         dweight_OI = torch._int_mm(by_output_ON, x8_NI) * output_scale_O1
-        return dx_NI.to(ctx.dtypes[0]), dweight_OI.to(ctx.dtypes[1])
+        x_dtype, weight_dtype = ctx.dtypes
+        return dx_NI.to(x_dtype), dweight_OI.to(weight_dtype)
 
 
 class Int8Linear(nn.Module):

@@ -7,6 +7,7 @@ import ctypes
 from collections.abc import Sequence
 from ctypes import Structure, c_float, c_int, c_int64, c_void_p
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -32,14 +33,22 @@ SOURCES = (Path(__file__).with_name("muon.c"), HEADER)
 
 class _Matrix(Structure):
     _fields_ = (
-        *((name, c_int64) for name in ("rows", "columns")),
-        *((name, c_void_p) for name in ("gradient", "momentum", "squares", "weight")),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("gradient", c_void_p),
+        ("momentum", c_void_p),
+        ("squares", c_void_p),
+        ("weight", c_void_p),
     )
 
 
 class _Rates(Structure):
     _fields_ = (
-        *((name, c_float) for name in ("learning_rate", "weight_decay", "momentum", "beta2", "larger")),
+        ("learning_rate", c_float),
+        ("weight_decay", c_float),
+        ("momentum", c_float),
+        ("beta2", c_float),
+        ("larger", c_float),
         ("coefficients", 3 * len(POLAR_EXPRESS) * c_float),
     )
 
@@ -47,37 +56,60 @@ class _Rates(Structure):
 @cache
 def load_muon() -> ctypes.CDLL | None:
     """muon.c, built and loaded; None where it can't be, with the reason in the log, once."""
-    if (library := c_library.load(SOURCES)) is not None:
+    library = c_library.load(SOURCES)
+    if library is not None:
         library.muon.argtypes = [c_int64, c_void_p, c_void_p, c_int]
     return library
 
 
 def muon_in_c(matrices: Sequence[MuonMatrix], rates: MuonRates) -> None:
-    """Update matrices and what Muon remembers of them in place.
+    """Update matrices, their momenta and averages of squares in place.
 
     All tensors are contiguous float32, and sides multiples of PANEL, those of the parts of a weight as well. Raises
     ValueError for others; MemoryError.
     """
-    parts: list[tuple[Tensor, ...]] = []
     for matrix in matrices:
-        weight_RC = matrix.weight_RC
-        is_whole = weight_RC.dtype == torch.float32 and weight_RC.is_contiguous()
-        if not is_whole or any(side % PANEL for side in (*matrix.rows, weight_RC.shape[1])):
-            found = f"{weight_RC.dtype} {tuple(weight_RC.shape)}"
-            raise ValueError(f"a matrix is {found}; muon.c needs contiguous float32 and multiples of {PANEL}")
-        tensors = (weight_RC.grad.contiguous(), matrix.momentum_RC, matrix.squares_R1, weight_RC)
-        parts += zip(*(tensor.split(matrix.rows) for tensor in tensors), strict=True)
-    parts.sort(key=lambda tensors: tensors[-1].numel(), reverse=True)  # the largest first
-    pointers = [_Matrix(*part[-1].shape, *(tensor.data_ptr() for tensor in part)) for part in parts]
-    array = (_Matrix * len(pointers))(*pointers)
-    coefficients = [coefficient for step in POLAR_EXPRESS for coefficient in step]
+        _check(matrix)
+    gradients = [matrix.weight_RC.grad.contiguous() for matrix in matrices]  # C reads them: they must stay
+    parts: list[_Matrix] = []
+    for matrix, gradient_RC in zip(matrices, gradients, strict=True):
+        parts += _parts(matrix, gradient_RC)
+    parts.sort(key=lambda part: part.rows * part.columns, reverse=True)  # the largest first
+    array = (_Matrix * len(parts))(*parts)
     constants = _Rates(
-        rates.learning_rate,
-        rates.weight_decay,
-        rates.momentum,
-        rates.beta2,
-        LARGER,
-        (c_float * len(coefficients))(*coefficients),
+        learning_rate=rates.learning_rate,
+        weight_decay=rates.weight_decay,
+        momentum=rates.momentum,
+        beta2=rates.beta2,
+        larger=LARGER,
     )
-    if load_muon().muon(len(array), array, ctypes.byref(constants), torch.get_num_threads()):
+    constants.coefficients[:] = list(chain.from_iterable(POLAR_EXPRESS))
+    arguments = (len(array), array, ctypes.byref(constants), torch.get_num_threads())
+    if load_muon().muon(*arguments):
         raise MemoryError("no memory for Muon's update")
+
+
+def _check(matrix: MuonMatrix) -> None:
+    weight_RC = matrix.weight_RC
+    is_whole = weight_RC.dtype == torch.float32 and weight_RC.is_contiguous()
+    if not is_whole or any(side % PANEL for side in (*matrix.rows, weight_RC.shape[1])):
+        kind = f"{weight_RC.dtype} {tuple(weight_RC.shape)}"
+        raise ValueError(f"a matrix is {kind}; muon.c needs contiguous float32 and multiples of {PANEL}")
+
+
+def _parts(matrix: MuonMatrix, gradient_RC: Tensor) -> list[_Matrix]:
+    """The matrices that a weight holds one below the other, as muon.c reads them."""
+    parts = []
+    first = 0
+    for rows in matrix.rows:
+        part = _Matrix(
+            rows=rows,
+            columns=matrix.weight_RC.shape[1],
+            gradient=gradient_RC[first:].data_ptr(),
+            momentum=matrix.momentum_RC[first:].data_ptr(),
+            squares=matrix.squares_R1[first:].data_ptr(),
+            weight=matrix.weight_RC[first:].data_ptr(),
+        )
+        parts.append(part)
+        first += rows
+    return parts

@@ -9,6 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+SHORTEST = 5
+"""The shortest batches hold texts of up to 2 to this power, 32 tokens; each next one has texts up to twice as long."""
+
 
 class PackedSequences:
     """The texts of a batch: gathered for attention into batches of like length, padded on the right.
@@ -24,48 +27,62 @@ class PackedSequences:
 
     def __init__(self, sequences_BT: Tensor, positions_BT: Tensor | None = None) -> None:
         """`sequences_BT` numbers the text of each token; below zero it is padding, whose output is undefined."""
-        starts_BT = torch.ones_like(sequences_BT, dtype=torch.bool)
-        starts_BT[:, 1:] = sequences_BT[:, 1:] != sequences_BT[:, :-1]
-        starts_N = starts_BT.flatten().nonzero().flatten()
-        ends_N = torch.cat([starts_N[1:], starts_N.new_tensor([sequences_BT.numel()])])
-        real_N = sequences_BT.flatten()[starts_N] >= 0
-        starts_N, ends_N = starts_N[real_N], ends_N[real_N]
-        rows_N = starts_N - starts_N % sequences_BT.shape[1]  # where the row of each text begins
+        length = sequences_BT.shape[1]
+        starts_N, ends_N = _bounds(sequences_BT)
+        begins_N = starts_N - starts_N % length  # where the row of each text begins in the flattened rows
         prefixes_N = torch.zeros_like(starts_N)  # how many tokens of its row each text continues
         if positions_BT is not None:
             prefixes_N = positions_BT.expand_as(sequences_BT).flatten()[starts_N]
         own_N = ends_N - starts_N
-        self.texts_E4 = torch.stack([rows_N // sequences_BT.shape[1], prefixes_N, starts_N - rows_N, own_N], 1)
+        self.texts_E4 = torch.stack([begins_N // length, prefixes_N, starts_N - begins_N, own_N], 1)
         """Row, length of the shared prefix, start in the row, and number of own tokens of each text."""
-        lengths_N = prefixes_N + own_N
-        widths = 2 ** torch.arange(5, max(6, sequences_BT.shape[1].bit_length() + 1), device=sequences_BT.device)
-        widths_N = widths[torch.bucketize(lengths_N, widths)]
         self._gathered: list[Tensor] = []  # the places of each batch's tokens in the flattened rows, int64 ES
         self._scattered = torch.zeros_like(sequences_BT).flatten()  # the places of the rows' tokens in the batches
-        count = 0
+        lengths_N = prefixes_N + own_N
+        longest = max(SHORTEST + 1, length.bit_length() + 1)
+        widths = 2 ** torch.arange(SHORTEST, longest, device=sequences_BT.device)
+        widths_N = widths[torch.bucketize(lengths_N, widths)]
+        layout_N4 = torch.stack([begins_N, prefixes_N, starts_N, lengths_N], 1)
         for width in widths_N.unique():
-            chosen_N = widths_N == width
-            steps_S = torch.arange(int(lengths_N[chosen_N].max()), device=sequences_BT.device)
-            starts_E1, prefixes_E1, rows_E1, lengths_E1 = (
-                t[chosen_N, None] for t in (starts_N, prefixes_N, rows_N, lengths_N)
-            )
-            in_prefix_ES, inside_ES = steps_S < prefixes_E1, steps_S < lengths_E1
-            places_ES = torch.where(in_prefix_ES, rows_E1, starts_E1 - prefixes_E1) + steps_S
-            places_ES = torch.where(inside_ES, places_ES, 0)
-            numbers_ES = count + torch.arange(places_ES.numel(), device=sequences_BT.device).view_as(places_ES)
-            own_ES = inside_ES & ~in_prefix_ES
-            self._scattered[places_ES[own_ES]] = numbers_ES[own_ES]
-            self._gathered.append(places_ES)
-            count += places_ES.numel()
+            self._add_batch(layout_N4[widths_N == width])
 
-    def attention(self, attend: Callable[..., Tensor], q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
+    def _add_batch(self, layout_E4: Tensor) -> None:
+        """Gather texts of like length into a batch: begin of the row, prefix, start and whole length of each."""
+        begins_E1, prefixes_E1, starts_E1, lengths_E1 = layout_E4.split(1, dim=1)
+        steps_S = torch.arange(int(lengths_E1.max()), device=layout_E4.device)
+        in_prefix_ES = steps_S < prefixes_E1
+        inside_ES = steps_S < lengths_E1
+        places_ES = torch.where(in_prefix_ES, begins_E1, starts_E1 - prefixes_E1) + steps_S
+        places_ES = torch.where(inside_ES, places_ES, 0)
+        count = sum(places.numel() for places in self._gathered)
+        numbers_ES = count + torch.arange(places_ES.numel(), device=layout_E4.device).view_as(places_ES)
+        own_ES = inside_ES & ~in_prefix_ES
+        self._scattered[places_ES[own_ES]] = numbers_ES[own_ES]
+        self._gathered.append(places_ES)
+
+    def attention(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         """Apply a causal attention, which maps BHTD and twice BKTD to BHTD, to each text alone."""
-        flat = [part.transpose(1, 2).flatten(0, 1) for part in (q_BHTD, k_BKTD, v_BKTD)]
-        found = []
+        outputs = []
         for places_ES in self._gathered:
-            q_EHSD, k_EKSD, v_EKSD = (
-                part.index_select(0, places_ES.flatten()).unflatten(0, places_ES.shape).transpose(1, 2) for part in flat
-            )
-            found.append(attend(q_EHSD, k_EKSD, v_EKSD).transpose(1, 2).flatten(0, 1))
-        y_BTHD = torch.cat(found).index_select(0, self._scattered).unflatten(0, (len(q_BHTD), -1))
+            q_EHSD = _gather(q_BHTD, places_ES)
+            k_EKSD = _gather(k_BKTD, places_ES)
+            v_EKSD = _gather(v_BKTD, places_ES)
+            outputs.append(attend(q_EHSD, k_EKSD, v_EKSD).transpose(1, 2).flatten(0, 1))
+        y_BTHD = torch.cat(outputs).index_select(0, self._scattered).unflatten(0, (len(q_BHTD), -1))
         return y_BTHD.transpose(1, 2)
+
+
+def _bounds(sequences_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each text starts and ends in the flattened rows, N and N; padding is none."""
+    is_start_BT = torch.ones_like(sequences_BT, dtype=torch.bool)
+    is_start_BT[:, 1:] = sequences_BT[:, 1:] != sequences_BT[:, :-1]
+    starts_N = is_start_BT.flatten().nonzero().flatten()
+    ends_N = torch.cat([starts_N[1:], starts_N.new_tensor([sequences_BT.numel()])])
+    is_text_N = sequences_BT.flatten()[starts_N] >= 0
+    return starts_N[is_text_N], ends_N[is_text_N]
+
+
+def _gather(part_BHTD: Tensor, places_ES: Tensor) -> Tensor:
+    """The heads at these places of the flattened rows, EHSD."""
+    flat_BTHD = part_BHTD.transpose(1, 2).flatten(0, 1)
+    return flat_BTHD.index_select(0, places_ES.flatten()).unflatten(0, places_ES.shape).transpose(1, 2)

@@ -10,5 +10,5 @@ TIMES = 3
 def has_loop(text: str) -> bool:
     """Whether some run of WORDS words occurs TIMES times, or more often, in any case and punctuation."""
     words = re.findall(r"\w+", text.lower())
-    runs = Counter(zip(*(words[start:] for start in range(WORDS)), strict=False))
+    runs = Counter(tuple(words[start : start + WORDS]) for start in range(len(words) - WORDS + 1))
     return max(runs.values(), default=0) >= TIMES

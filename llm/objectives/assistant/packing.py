@@ -1,46 +1,17 @@
-"""Conversations as tokens, and how several of them are packed into each row of a batch."""
+"""How several conversations are packed into each row of a batch."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
 from operator import itemgetter
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from llm.dataset import pad
 from llm.errors import UserError
-
-IGNORE = -100
-"""A target that does not count."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A conversation as tokens, and which of them the assistant says."""
-
-    tokens: list[int]
-    learned: list[bool]
-    shared: int = 0
-    """How many of its first tokens are a prefix, which a packed row holds once for all examples that have it."""
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def targets(self) -> list[int]:
-        """What comes after each token but the last: IGNORE where the assistant does not say it."""
-        return [token if learned else IGNORE for token, learned in zip(self.tokens[1:], self.learned[1:], strict=True)]
-
-    @property
-    def counted(self) -> int:
-        """Tokens that the loss counts."""
-        return sum(self.learned[1:])
-
-    @property
-    def responses(self) -> int:
-        """The number of the assistant's turns in the loss."""
-        return sum(learned and not before for before, learned in pairwise(self.learned))
+from llm.objectives.assistant.examples import IGNORE, Example
 
 
 def shared_prefix(examples: Sequence[Example]) -> list[int]:
@@ -129,13 +100,35 @@ def row_width(window: Sequence[Example]) -> int:
     return max(example.shared for example in window) + sum(len(example) - 1 - example.shared for example in window)
 
 
-def batch(windows: Sequence[Sequence[Example]], width: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Inputs, targets, positions and sequences of packed windows, all int64 BT; rows are at least `width` long.
+class PackedBatch(NamedTuple):
+    """Packed rows, all int64 BT."""
 
-    Each example keeps positions and a sequence of its own, so that it learns as if it were alone. A shared prefix
-    is the first sequence of its row. Targets are IGNORE but where a token of the assistant's comes next.
+    inputs_BT: Tensor
+    targets_BT: Tensor
+    """IGNORE but where a token of the assistant's comes next."""
+    positions_BT: Tensor
+    sequences_BT: Tensor
+    """The number of each token's example within its row; a shared prefix is sequence 0, padding is -1."""
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """The same on another device."""
+        return PackedBatch(
+            inputs_BT=self.inputs_BT.to(device),
+            targets_BT=self.targets_BT.to(device),
+            positions_BT=self.positions_BT.to(device),
+            sequences_BT=self.sequences_BT.to(device),
+        )
+
+
+def batch(windows: Sequence[Sequence[Example]], width: int = 0) -> PackedBatch:
+    """Packed windows as tensors; rows are at least `width` long.
+
+    Each example keeps positions and a sequence of its own, so that it learns as if it were alone.
     """
-    inputs, targets, positions, sequences = [], [], [], []
+    inputs: list[list[int]] = []
+    targets: list[list[int]] = []
+    positions: list[list[int]] = []
+    sequences: list[list[int]] = []
     for window in windows:
         longest = max(window, key=lambda example: example.shared)
         inputs.append(longest.tokens[: longest.shared])
@@ -147,6 +140,9 @@ def batch(windows: Sequence[Sequence[Example]], width: int = 0) -> tuple[Tensor,
             targets[-1] += example.targets[example.shared :]
             positions[-1] += range(example.shared, len(example) - 1)
             sequences[-1] += [number] * (len(example) - 1 - example.shared)
-    return tuple(
-        pad(rows, value, width)[0] for rows, value in ((inputs, 0), (targets, IGNORE), (positions, 0), (sequences, -1))
+    return PackedBatch(
+        inputs_BT=pad(inputs, 0, width)[0],
+        targets_BT=pad(targets, IGNORE, width)[0],
+        positions_BT=pad(positions, 0, width)[0],
+        sequences_BT=pad(sequences, -1, width)[0],
     )

@@ -23,11 +23,12 @@ from llm.formats.model_folder import load_model
 from llm.generation.packed import pack_for_inference
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
-from llm.objectives.assistant import Question, build
 from llm.objectives.assistant.loops import has_loop
+from llm.objectives.assistant.model import Question, build
 from llm.tokenizer import decode, letterless_tokens
 
 SHORTEST = 3  # words of an answer that is learned
+NO_ROOM = "the prompt leaves no room in the context"
 
 logger = logging.getLogger(__name__)
 
@@ -50,42 +51,45 @@ def answer_prompts(params: Replay, base: Path, device: torch.device) -> list[Ans
     """
     questions = _questions(params.prompts)
     model, encoding = load_model(base, device, build=build)
-    prompts = [
-        prompt_tokens(encoding, model.chat, question._replace(system=params.system).messages())
-        for question in questions
-    ]
-    has_room = [len(prompt) + params.max_new_tokens <= model.config.context_length for prompt in prompts]
-    texts = iter(
-        generate(
-            pack_for_inference(model),
-            [prompt for prompt, fits in zip(prompts, has_room, strict=True) if fits],
-            max_new_tokens=params.max_new_tokens,
-            sampling=Sampling(text_penalty=params.text_penalty),
-            stop_tokens=turn_ends(encoding, model.chat),
-            exempt=letterless_tokens(encoding),
-        )
+    prompts: dict[int, list[int]] = {}
+    for number, question in enumerate(questions):
+        messages = question._replace(system=params.system).messages()
+        prompt = prompt_tokens(encoding, model.chat, messages)
+        if len(prompt) + params.max_new_tokens <= model.config.context_length:
+            prompts[number] = prompt
+    texts = generate(
+        pack_for_inference(model),
+        list(prompts.values()),
+        max_new_tokens=params.max_new_tokens,
+        sampling=Sampling(text_penalty=params.text_penalty),
+        stop_tokens=turn_ends(encoding, model.chat),
+        exempt=letterless_tokens(encoding),
     )
-    answers = []
-    for question, fits in zip(questions, has_room, strict=True):
-        if not fits:
-            answers.append(Answer(question, "", "the prompt leaves no room in the context"))
-            continue
-        tokens = next(texts)
+    answers = [Answer(question, "", NO_ROOM) for question in questions]
+    for number, tokens in zip(prompts, texts, strict=True):
+        question = questions[number]
         output = decode(encoding, tokens).strip()
         is_finished = len(tokens) < params.max_new_tokens
         reason = flaw(f"{question.instruction} {question.input}", output) if is_finished else "unfinished"
-        answers.append(Answer(question, output, reason))
+        answers[number] = Answer(question, output, reason)
+    _log_reasons(base, answers)
+    return answers
+
+
+def _log_reasons(base: Path, answers: list[Answer]) -> None:
     reasons = Counter(answer.left_out for answer in answers)
-    logger.info("%s answers %d of %d prompts well enough to learn from", base, reasons.pop("", 0), len(questions))
+    sound = f"{reasons.pop('', 0)} of {len(answers)}"
+    logger.info("%s answers %s prompts well enough to learn from", base, sound)
     for reason, count in reasons.most_common():
         logger.info("left out: %d, %s", count, reason)
-    return answers
 
 
 def _questions(file: Path) -> list[Question]:
     try:
-        rows = map(json.loads, file.read_bytes().splitlines())
-        return [Question(row["instruction"], row.get("input", ""), history=(*row.get("history", ()),)) for row in rows]
+        rows = [json.loads(line) for line in file.read_bytes().splitlines()]
+        return [
+            Question(row["instruction"], row.get("input", ""), history=tuple(row.get("history", ()))) for row in rows
+        ]
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -94,32 +98,32 @@ def _questions(file: Path) -> list[Question]:
 
 def write_replay(file: Path, answers: Iterable[Answer]) -> None:
     """Write answers as JSON lines: `instruction`, `input`, `history`, `output` and `left_out`."""
-    rows = [
-        {
+    lines = []
+    for answer in answers:
+        row = {
             "instruction": answer.question.instruction,
             "input": answer.question.input,
             "history": answer.question.history,
             "output": answer.output,
             "left_out": answer.left_out,
         }
-        for answer in answers
-    ]
-    write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    write_atomic(file, "".join(lines))
 
 
 def read_replay(file: Path) -> list[Answer]:
     """The answers to learn from in a file of `write_replay`. Raises UserError, naming the file, for another one."""
+    answers = []
     try:
-        rows = map(json.loads, filter(None, file.read_bytes().splitlines()))
-        return [
-            Answer(Question(row["instruction"], row["input"], history=(*row["history"],)), row["output"])
-            for row in rows
-            if not row["left_out"]
-        ]
+        for line in filter(None, file.read_bytes().splitlines()):
+            row = json.loads(line)
+            question = Question(row["instruction"], row["input"], history=tuple(row["history"]))
+            answers.append(Answer(question, row["output"], row["left_out"]))
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: not the answers of a replay: {type(error).__name__}: {error}") from None
+    return [answer for answer in answers if not answer.left_out]
 
 
 def flaw(prompt: str, answer: str) -> str:
@@ -127,8 +131,8 @@ def flaw(prompt: str, answer: str) -> str:
     words = re.findall(r"\w+", answer.lower())
     if len(words) < SHORTEST:
         return "short"
-    lines = Counter(line for line in map(str.strip, answer.lower().splitlines()) if line)
-    if max(lines.values()) > 1 or has_loop(answer):
+    lines = [line.strip() for line in answer.lower().splitlines() if line.strip()]
+    if len(set(lines)) < len(lines) or has_loop(answer):
         return "repeats itself"
     if not _scripts(answer) <= _scripts(prompt) | {"LATIN"}:
         return "in another script"
@@ -136,4 +140,5 @@ def flaw(prompt: str, answer: str) -> str:
 
 
 def _scripts(text: str) -> set[str]:
+    """The scripts of a text's letters, such as LATIN and CYRILLIC."""
     return {unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha()}

@@ -10,7 +10,8 @@ import tiktoken
 
 from llm.chat import Chat
 from llm.errors import UserError
-from llm.objectives.assistant import Example, Question, encode_examples
+from llm.objectives.assistant.examples import Example, encode_examples
+from llm.objectives.assistant.model import Question
 
 Table = Mapping[str, Iterable[Any]]
 """Columns by their names, such as a DataFrame's."""
@@ -19,23 +20,30 @@ BEGINNING = "…"  # ends an answer that any reply beginning with it counts as
 
 def questions_of(table: Table) -> list[Question]:
     """What each row asks."""
-    columns = (table[name] for name in ("instruction", "input", "system", "history"))
-    return [Question(*row[:3], tuple(row[3])) for row in zip(*columns, strict=True)]
+    columns = [table["instruction"], table["input"], table["system"], table["history"]]
+    return [
+        Question(instruction=instruction, input=text, system=system, history=tuple(history))
+        for instruction, text, system, history in zip(*columns, strict=True)
+    ]
 
 
 def examples_of(
-    encoding: tiktoken.Encoding, chat: Chat, table: Table, longest: int, file: Path, way_out: str
+    encoding: tiktoken.Encoding, chat: Chat, table: Table, *, longest: int, file: Path, way_out: str
 ) -> list[Example]:
     """The rows of `file` as conversations of at most `longest` tokens.
 
     Raises UserError where none is left: how many rows there are, how long they are, and `way_out`.
     """
-    rows = questions_of(table), list(table["output"])
-    if examples := encode_examples(encoding, chat, *rows, longest):
+    questions = questions_of(table)
+    outputs = list(table["output"])
+    examples = encode_examples(encoding, chat, questions, outputs=outputs, longest=longest)
+    if examples:
         return examples
-    length = max(map(len, encode_examples(encoding, chat, *rows, sys.maxsize)), default=0)
+    too_long = encode_examples(encoding, chat, questions, outputs=outputs, longest=sys.maxsize)
+    lengths = [len(example) for example in too_long]
     raise UserError(
-        f"{file}: none of its {len(rows[0])} rows fits {longest} tokens, and the longest has {length}; {way_out}"
+        f"{file}: none of its {len(questions)} rows fits {longest} tokens, and the longest has "
+        f"{max(lengths, default=0)}; {way_out}"
     )
 
 
@@ -55,14 +63,19 @@ def _in_capitals(text: str) -> bool:
 
 
 def _matches(answer: str, expected: str) -> bool:
-    said, wanted = _plain(answer), _plain(expected.removesuffix(BEGINNING))
+    answer_text = _plain(answer)
+    wanted = _plain(expected.removesuffix(BEGINNING))
     if not wanted:  # what ends a sentence is the answer; nothing begins no answer
         return not expected.endswith(BEGINNING) and _spaced(answer) == _spaced(expected)
     if not _in_capitals(wanted):
-        said, wanted = said.lower(), wanted.lower()
+        answer_text = answer_text.lower()
+        wanted = wanted.lower()
     if not expected.endswith(BEGINNING):
-        return said == wanted
-    return said.startswith(wanted) and not said[len(wanted) : len(wanted) + 1].isalnum()  # "Not" does not begin as "No"
+        return answer_text == wanted
+    if not answer_text.startswith(wanted):
+        return False
+    next_character = answer_text[len(wanted) : len(wanted) + 1]
+    return not next_character.isalnum()  # "Not" does not begin as "No"
 
 
 def is_right(answer: str, expected: Sequence[str]) -> bool:
@@ -70,13 +83,15 @@ def is_right(answer: str, expected: Sequence[str]) -> bool:
 
     An expected "." or "!" is itself alone, and a BEGINNING of nothing is nobody's.
     """
-    return any(_matches(answer, each) for each in expected)
+    return any(_matches(answer, text) for text in expected)
 
 
 def contains_answer(answer: str, expected: Sequence[str]) -> bool:
-    """Whether one of those expected stands in an answer as whole words, or, with a BEGINNING, begins it; case counts
-    where it does for `is_right`. Parts of numbers and of compounds with a hyphen are no words."""
-    return is_right(answer, expected) or any(_stands_in(answer, each) for each in expected)
+    """Whether one of those expected stands in an answer as whole words, or, with a BEGINNING, begins it.
+
+    Case counts where it does for `is_right`. Parts of numbers and of compounds with a hyphen are no words.
+    """
+    return is_right(answer, expected) or any(_stands_in(answer, text) for text in expected)
 
 
 def _stands_in(answer: str, expected: str) -> bool:

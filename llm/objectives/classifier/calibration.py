@@ -61,7 +61,7 @@ def best_threshold(probability: np.ndarray, looked_for: np.ndarray, false_positi
 
 
 def unsure_bounds(
-    probability: np.ndarray, looked_for: np.ndarray, threshold: float, rates: UnsureRates
+    probability: np.ndarray, looked_for: np.ndarray, *, threshold: float, rates: UnsureRates
 ) -> tuple[float, float]:
     """The bounds around a threshold outside of which at most these shares of either kind are on the wrong side."""
     high = best_threshold(probability, looked_for, rates.false_positive_rate)

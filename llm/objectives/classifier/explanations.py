@@ -1,5 +1,6 @@
 """Which phrases of a text made it look like a label: each is left out once (occlusion, Zeiler and Fergus 2014)."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -35,14 +36,12 @@ class Moved(NamedTuple):
 
 def phrases(text: str) -> list[tuple[int, int]]:
     """Where the phrases of a text begin and end: parts of sentences of at most WORDS words, at most PHRASES."""
-    words = []
+    spans: list[tuple[int, int]] = []
     for phrase in re.finditer(r"\S.*?(?:[.!?,;:]+(?=\s)|$)", text, re.MULTILINE):
-        spans = [word.span() for word in re.finditer(r"\S+", phrase[0])]
-        words += [
-            (phrase.start() + part[0][0], phrase.start() + part[-1][1])
-            for part in _parts(spans, -(-len(spans) // WORDS))
-        ]
-    return [(part[0][0], part[-1][1]) for part in _parts(words, min(PHRASES, len(words)))]
+        words = [word.span() for word in re.finditer(r"\S+", phrase[0])]
+        for part in _parts(words, math.ceil(len(words) / WORDS)):
+            spans.append((phrase.start() + part[0][0], phrase.start() + part[-1][1]))
+    return [(part[0][0], part[-1][1]) for part in _parts(spans, min(PHRASES, len(spans)))]
 
 
 def _parts(spans: Sequence[tuple[int, int]], count: int) -> list[Sequence[tuple[int, int]]]:
@@ -57,14 +56,16 @@ def moved_by(probabilities: Callable[[list[str]], np.ndarray], labels: Sequence[
     A phrase of stop words alone is left out.
     """
     spans = [span for span in phrases(text) if _says_something(text[slice(*span)])]
-    found = probabilities([text, *(text[:start] + text[end:] or " " for start, end in spans)])
+    shortened = [text[:start] + text[end:] or " " for start, end in spans]
+    probability_NK = probabilities([text, *shortened])
     with np.errstate(divide="ignore"):
-        odds = np.clip(np.log(found) - np.log1p(-found), -40, 40)
-    moved = [
-        Moved(text[start:end], labels[int(effects.argmax())], float(effects.max()))
-        for (start, end), effects in zip(spans, odds[0] - odds[1:], strict=True)
-    ]
-    return sorted((each for each in moved if each.effect >= LEAST), key=lambda each: -each.effect)
+        odds_NK = np.clip(np.log(probability_NK) - np.log1p(-probability_NK), -40, 40)
+    moved = []
+    for (start, end), effects_K in zip(spans, odds_NK[0] - odds_NK[1:], strict=True):
+        label = labels[int(effects_K.argmax())]
+        moved.append(Moved(text[start:end], label, effect=float(effects_K.max())))
+    strong = [phrase for phrase in moved if phrase.effect >= LEAST]
+    return sorted(strong, key=lambda phrase: -phrase.effect)
 
 
 def _says_something(phrase: str) -> bool:
@@ -73,8 +74,10 @@ def _says_something(phrase: str) -> bool:
 
 def in_words(moved: Sequence[Moved]) -> str:
     """The same as a line: `like spam: “claim your prize”; like ham: “see you on Friday”`."""
-    by_label: dict[str, list[str]] = {}
-    for each in moved:
-        text = " ".join(each.text.split())
-        by_label.setdefault(each.label, []).append(f"“{text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}”")
-    return "; ".join(f"like {label}: {', '.join(some)}" for label, some in by_label.items())
+    quotes: dict[str, list[str]] = {}
+    for phrase in moved:
+        text = " ".join(phrase.text.split())
+        if len(text) > SHOWN:
+            text = text[: SHOWN - 1] + "…"
+        quotes.setdefault(phrase.label, []).append(f"“{text}”")
+    return "; ".join(f"like {label}: {', '.join(texts)}" for label, texts in quotes.items())

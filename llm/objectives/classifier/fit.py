@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
-import tiktoken
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from llm.generation.packed import pack_for_reading
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives.classifier.calibration import UnsureRates, fit_scale
 from llm.objectives.classifier.inputs import Inputs, StreamInputs, TokenInputs
-from llm.objectives.classifier.linear import Sparse, fit
-from llm.objectives.classifier.model import Classifier, encoded, f1_score
+from llm.objectives.classifier.linear import Sparse, Views, fit
+from llm.objectives.classifier.model import Classifier, encode_windows
 
 FOLDS = 5
 AT_ONCE = 1000
@@ -52,17 +53,29 @@ class ReadTexts:
     """What it begins with."""
 
 
-def read_texts(
-    model: Classifier, encoding: tiktoken.Encoding, labelled: LabelledTexts, reader: GPT | None = None
-) -> ReadTexts:
+def read_texts(loaded: LoadedModel[Classifier], labelled: LabelledTexts, reader: GPT | None = None) -> ReadTexts:
     """Choose what of texts is read closely. `reader` are the blocks that do not learn, where there are any.
 
     Call `fit_ngrams` first: they choose.
     """
-    windows = model.windows(labelled.texts)
-    tokens = encoded(model, encoding, windows)
+    windows = loaded.model.windows(labelled.texts)
+    tokens = encode_windows(loaded, windows)
     inputs = TokenInputs(tokens) if reader is None else StreamInputs(reader, tokens)
     return ReadTexts(labelled, windows, inputs)
+
+
+def f1_score(actual: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndarray:
+    """The harmonic mean of precision and recall of the second of two labels, or its mean over more; of arrays of texts
+    over the last axis.
+
+    Labels are numbers below `labels`; of more than two those count that a text has or is given.
+    """
+    counted = np.arange(labels) if labels > 2 else np.array([1])
+    is_actual = actual[..., None] == counted
+    is_predicted = predicted[..., None] == counted
+    hits = (is_actual & is_predicted).sum(axis=-2)
+    sizes = is_actual.sum(axis=-2) + is_predicted.sum(axis=-2)
+    return (2 * hits / np.maximum(1, sizes)).sum(axis=-1) / np.maximum(1, (sizes > 0).sum(axis=-1))
 
 
 def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
@@ -71,7 +84,7 @@ def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
         return
     model.ngrams.fit_idf(train.texts)
     if len(model.config.labels) == 2:
-        _Head(model, train).fit_search()
+        _fit_search(model, train)
 
 
 @torch.inference_mode(False)
@@ -90,23 +103,21 @@ def fit_head(
     A long ham is learned by the window of it that looks most like spam, so that spam which hides among harmless words
     stands out from the windows of ham.
     """
-    labels = len(model.config.labels)
-    actual = validation.labelled.labels
-    head = _Head(model, train.labelled)
     states_NC, validation_states_NC = _states_as_served(model, [train.inputs, validation.inputs])
-    head.read(train.windows, states_NC)
-    scale, bias = fit_scale(head.logits_out_of_fold(FOLDS), train.labelled.labels)
-    head.fit(torch.ones(len(train.windows), dtype=torch.bool))
-    head.install(scale, bias)
-    logits = model.logits(validation.labelled.texts, validation.windows, validation_states_NC)
-    probability = logits.double().softmax(dim=-1).numpy()
+    _fit_on(model, train, states_NC)
+    actual_N = validation.labelled.labels
+    logits_NK = model.logits(validation.labelled.texts, validation.windows, validation_states_NC)
+    probability_NK = logits_NK.double().softmax(dim=-1).numpy()
     if false_positive_rate is not None:
-        model.config = model.config.with_bounds(probability, actual.numpy(), false_positive_rate, unsure)
-        found = model.config
-        logger.info("chosen on validation: the threshold is %s, unsure is between %s", found.threshold, found.unsure)
+        model.config = model.config.with_bounds(
+            probability_NK, actual_N.numpy(), false_positive_rate=false_positive_rate, rates=unsure
+        )
+        threshold = model.config.threshold
+        logger.info("chosen on validation: the threshold is %s, unsure is between %s", threshold, model.config.unsure)
+    predicted_N = model.config.decide(probability_NK)
     return {
-        "validation_loss": F.cross_entropy(logits, actual).item(),
-        "validation_f1": float(f1_score(actual.numpy(), model.decide(probability), labels)),
+        "validation_loss": F.cross_entropy(logits_NK, actual_N).item(),
+        "validation_f1": float(f1_score(actual_N.numpy(), predicted_N, len(model.config.labels))),
     }
 
 
@@ -115,74 +126,71 @@ def _states_as_served(model: Classifier, splits: Sequence[Inputs]) -> list[Tenso
 
     So the head fits them to the last bit; behind frozen blocks, whose stream is kept in bfloat16, to 8 bits.
     """
-    trained, started, states = model.gpt, time.perf_counter(), []
+    trained = model.gpt
     model.gpt = pack_for_reading(deepcopy(trained).float())
     try:
-        for inputs in splits:
-            count, parts = len(inputs.lengths), []
-            for first in range(0, count, AT_ONCE):
-                texts = range(first, min(first + AT_ONCE, count))
-                parts.append(model.states_of(inputs, texts))
-                seconds = time.perf_counter() - started
-                logger.info("the GPT has read %d of %d texts in %.0f s", texts.stop, count, seconds)
-            states.append(torch.cat(parts))
+        return [_states_of_all(model, inputs) for inputs in splits]
     finally:
         model.gpt = trained
-    return states
 
 
-class _Head:
-    """The features of a classifier's texts, and the head that is fitted on them."""
+def _states_of_all(model: Classifier, inputs: Inputs) -> Tensor:
+    start = time.perf_counter()
+    count = len(inputs.lengths)
+    parts = []
+    for first in range(0, count, AT_ONCE):
+        texts = range(first, min(first + AT_ONCE, count))
+        parts.append(model.states_of(inputs, texts))
+        seconds = time.perf_counter() - start
+        logger.info("the GPT has read %d of %d texts in %.0f s", texts.stop, count, seconds)
+    return torch.cat(parts)
 
-    def __init__(self, model: Classifier, train: LabelledTexts) -> None:
-        self.model, self.texts, self.labels, self.groups = model, train.texts, train.labels, train.groups
 
-    def _sparse(self, windows: Sequence[str]) -> Sparse:
-        none = torch.zeros(0, dtype=torch.long)
-        features = none, none.float(), torch.zeros(len(self.texts), dtype=torch.long)
-        return Sparse.of(*(features if self.model.ngrams is None else self.model.ngrams.features(self.texts, windows)))
+def _ngram_features(model: Classifier, texts: Sequence[str], windows: Sequence[str]) -> Sparse:
+    """The n-grams of texts and their windows; none of a model without."""
+    if model.ngrams is not None:
+        buckets, values, starts = model.ngrams.features(texts, windows)
+        return Sparse.of(buckets, values, starts)
+    nothing = torch.zeros(0, dtype=torch.long)
+    return Sparse.of(nothing, nothing.float(), torch.zeros(len(texts), dtype=torch.long))
 
-    def fit_search(self) -> None:
-        """Learn by n-grams alone what makes a text look like the second of two labels."""
-        self.sparse, self.states_NC = self._sparse(self.texts), torch.zeros(len(self.texts), 1).double()
-        self.fit(torch.ones(len(self.texts), dtype=torch.bool))
-        ngrams, weight_UK = self.model.ngrams, self.found.sparse_UK
-        ngrams.search.zero_()
-        ngrams.search[self.sparse.features_U] = (weight_UK[:, 1] - weight_UK[:, 0]).float()
 
-    def read(self, windows: Sequence[str], states_NC: Tensor) -> None:
-        """Take in what is read closely of each text, and the GPT's states of it."""
-        states = states_NC.double()
-        self.mean, self.scale = states.mean(dim=0), STATES / states.std(dim=0, correction=0).clamp(min=1e-6)
-        self.states_NC = (states - self.mean) * self.scale
-        self.sparse = self._sparse(windows)
+def _fit_search(model: Classifier, train: LabelledTexts) -> None:
+    """Learn by n-grams alone what makes a text look like the second of two labels."""
+    sparse = _ngram_features(model, train.texts, train.texts)
+    views = Views(sparse, torch.zeros(len(train.texts), 1).double())
+    weights = fit(views, train.labels, learned_N=torch.ones(len(train.texts)).double(), classes=2)
+    model.ngrams.search.zero_()
+    model.ngrams.search[sparse.features_U] = (weights.sparse_UK[:, 1] - weights.sparse_UK[:, 0]).float()
 
-    def fit(self, learned: Tensor) -> None:
-        """Learn from the texts of a mask, bool N."""
-        labels = len(self.model.config.labels)
-        self.found = fit(self.sparse, self.states_NC, self.labels, learned.double(), labels)
 
-    def logits(self) -> Tensor:
-        """Logits of the texts by what was learned, float64 N x K."""
-        return self.found.logits(self.sparse, self.states_NC)
-
-    def logits_out_of_fold(self, folds: int) -> Tensor:
-        """The same by so many heads, each of which has learned from the other folds; a group is in one of them."""
-        numbers: dict[int, int] = {}
-        part = torch.tensor([numbers.setdefault(group, len(numbers)) % folds for group in self.groups])
-        unseen_NK = torch.zeros(len(self.texts), len(self.model.config.labels), dtype=torch.double)
-        for fold in part.unique():
-            self.fit(part != fold)
-            unseen_NK[part == fold] = self.logits()[part == fold]
-        return unseen_NK
-
-    @torch.no_grad()
-    def install(self, scale: float, bias: Sequence[float]) -> None:
-        """Give the model what was learned, its logits scaled and a bias added."""
-        model, found = self.model, self.found
-        dense_CK = found.dense_CK * self.scale[:, None]
+def _fit_on(model: Classifier, train: ReadTexts, states_NC: Tensor) -> None:
+    """Fit the head on both views of texts, and its probabilities on what heads say of texts that they have not seen."""
+    labelled = train.labelled
+    states_NC = states_NC.double()
+    mean_C = states_NC.mean(dim=0)
+    scale_C = STATES / states_NC.std(dim=0, correction=0).clamp(min=1e-6)
+    views = Views(_ngram_features(model, labelled.texts, train.windows), (states_NC - mean_C) * scale_C)
+    classes = len(model.config.labels)
+    scale, bias = fit_scale(_logits_out_of_fold(views, labelled, classes), labelled.labels)
+    everything = torch.ones(len(labelled.texts)).double()
+    weights = fit(views, labelled.labels, learned_N=everything, classes=classes)
+    dense_CK = weights.dense_CK * scale_C[:, None]
+    with torch.no_grad():
         model.head.weight.copy_(scale * dense_CK.T)
-        model.head.bias.copy_(scale * (found.bias_K - self.mean @ dense_CK) + torch.tensor(bias))
+        model.head.bias.copy_(scale * (weights.bias_K - mean_C @ dense_CK) + torch.tensor(bias))
         if model.ngrams is not None:
             model.ngrams.weight.zero_()
-            model.ngrams.weight[self.sparse.features_U] = scale * found.sparse_UK.float()
+            model.ngrams.weight[views.ngrams.features_U] = scale * weights.sparse_UK.float()
+
+
+def _logits_out_of_fold(views: Views, labelled: LabelledTexts, classes: int) -> Tensor:
+    """Logits of each text, float64 N x K, by a head that has learned from the other folds; no group is in two folds."""
+    numbers: dict[int, int] = {}
+    folds_N = torch.tensor([numbers.setdefault(group, len(numbers)) % FOLDS for group in labelled.groups])
+    logits_NK = torch.zeros(len(labelled.texts), classes, dtype=torch.double)
+    for fold in folds_N.unique():
+        is_left_out = folds_N == fold
+        weights = fit(views, labelled.labels, learned_N=(~is_left_out).double(), classes=classes)
+        logits_NK[is_left_out] = weights.logits(views)[is_left_out]
+    return logits_NK

@@ -30,16 +30,28 @@ class Sparse(NamedTuple):
     @classmethod
     def of(cls, features: Tensor, values: Tensor, starts: Tensor) -> "Sparse":
         """From the features of all texts in a row with their values, and where each text begins."""
-        known_U, columns = features.unique(return_inverse=True)
+        features_U, columns = features.unique(return_inverse=True)
         ends = torch.cat([starts, torch.tensor([len(columns)])])
-        small = torch.int32 if len(columns) < 2**31 else torch.int64  # MKL converts those of 64 bits at each product
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that torch calls this form a beta
-            size = len(starts), len(known_U)
-            rows = torch.sparse_csr_tensor(ends.to(small), columns.to(small), values.double(), size)
-            turned = rows.t().to_sparse_csr()
-            turned_starts, turned_columns = turned.crow_indices().to(small), turned.col_indices().to(small)
-            turned = torch.sparse_csr_tensor(turned_starts, turned_columns, turned.values(), turned.shape)
-            return cls(rows, turned, known_U)
+            size = (len(starts), len(features_U))
+            texts_NU = torch.sparse_csr_tensor(_small(ends), _small(columns), values.double(), size=size)
+            turned = texts_NU.t().to_sparse_csr()
+            rows, numbers = _small(turned.crow_indices()), _small(turned.col_indices())
+            texts_UN = torch.sparse_csr_tensor(rows, numbers, turned.values(), size=turned.shape)
+            return cls(texts_NU, texts_UN, features_U)
+
+
+def _small(indices: Tensor) -> Tensor:
+    """Indices in 32 bits, which must hold them: MKL converts those of 64 bits at each product."""
+    return indices.to(torch.int32)
+
+
+class Views(NamedTuple):
+    """Both views of some texts."""
+
+    ngrams: Sparse
+    states_NC: Tensor
+    """A GPT's states of them, float64."""
 
 
 class Weights(NamedTuple):
@@ -49,17 +61,24 @@ class Weights(NamedTuple):
     dense_CK: Tensor
     bias_K: Tensor
 
-    def logits(self, texts: Sparse, dense_NC: Tensor) -> Tensor:
-        """N x K."""
-        return texts.texts_NU @ self.sparse_UK + dense_NC @ self.dense_CK + self.bias_K
+    def logits(self, views: Views) -> Tensor:
+        """The logits of texts, N x K."""
+        return views.ngrams.texts_NU @ self.sparse_UK + views.states_NC @ self.dense_CK + self.bias_K
+
+
+class Step(NamedTuple):
+    """A step of the weights, W, with the change that it makes to the margins, N, and the slope of the loss along it."""
+
+    weights_W: Tensor
+    margins_N: Tensor
+    slope: Tensor
 
 
 @dataclass(frozen=True)
 class Machine:
     """One label against the others. Its weights, W, are those of both views and the bias in one vector, float64."""
 
-    texts: Sparse
-    dense_NC: Tensor
+    views: Views
     signs_N: Tensor
     """1 for a text with the label, else -1."""
     shares_N: Tensor
@@ -69,19 +88,20 @@ class Machine:
 
     def margins(self, weights_W: Tensor) -> Tensor:
         """How far each text is on its side, N."""
-        features, states = self.texts.texts_NU.shape[1], self.dense_NC.shape[1]
-        sparse_U, dense_C, bias = weights_W.split([features, states, 1])
-        return self.signs_N * (self.texts.texts_NU @ sparse_U + self.dense_NC @ dense_C + bias)
+        ngrams, states_NC = self.views
+        sparse_U, dense_C, bias = weights_W.split([ngrams.texts_NU.shape[1], states_NC.shape[1], 1])
+        return self.signs_N * (ngrams.texts_NU @ sparse_U + states_NC @ dense_C + bias)
 
     def pulled(self, pull_N: Tensor) -> Tensor:
         """The sum of the texts' features, W, each times its pull towards its side: the transpose of `margins`."""
+        ngrams, states_NC = self.views
         signed_N = self.signs_N * pull_N
-        return torch.cat([self.texts.texts_UN @ signed_N, self.dense_NC.T @ signed_N, signed_N.sum()[None]])
+        return torch.cat([ngrams.texts_UN @ signed_N, states_NC.T @ signed_N, signed_N.sum()[None]])
 
-    def loss(self, margins_N: Tensor, square: Tensor) -> Tensor:
-        """The loss at these margins, of weights with this sum of squares."""
+    def loss(self, weights_W: Tensor, margins_N: Tensor) -> Tensor:
+        """The mean squared hinge of these margins, and the ridge on the weights that give them."""
         short_N = (1 - margins_N).clamp(min=0)
-        return self.shares_N @ short_N.square() + self.ridge * square / 2
+        return self.shares_N @ short_N.square() + self.ridge * (weights_W @ weights_W) / 2
 
     def gradient(self, weights_W: Tensor, margins_N: Tensor) -> Tensor:
         """The gradient of the loss, W."""
@@ -90,7 +110,8 @@ class Machine:
 
     def fit(self, tolerance: float) -> Tensor:
         """The weights, W, at which no gradient is above `tolerance`."""
-        size = self.texts.texts_NU.shape[1] + self.dense_NC.shape[1] + 1
+        ngrams, states_NC = self.views
+        size = ngrams.texts_NU.shape[1] + states_NC.shape[1] + 1
         weights_W = torch.zeros(size, dtype=torch.double)
         margins_N = torch.zeros_like(self.signs_N)
         for _ in range(NEWTON_STEPS):
@@ -99,13 +120,17 @@ class Machine:
                 break
             step_W = self.newton_step(gradient_W, margins_N)
             change_N = self.margins(step_W)
-            length = self.step_length(weights_W, margins_N, step_W, change_N, gradient_W @ step_W)
+            step = Step(step_W, change_N, slope=gradient_W @ step_W)
+            length = self.step_length(weights_W, margins_N, step)
             weights_W = weights_W + length * step_W
             margins_N = margins_N + length * change_N
         return weights_W
 
     def newton_step(self, gradient_W: Tensor, margins_N: Tensor) -> Tensor:
-        """About the step to the minimum of the parabola that the loss is near these margins, by conjugate gradients."""
+        """The step to the minimum of the loss's quadratic approximation at these margins, by conjugate gradients.
+
+        They stop at NEARER of the gradient, so the step is approximate.
+        """
         curvature_N = 2 * self.shares_N * (margins_N < 1)
         step_W = torch.zeros_like(gradient_W)
         residual_W = -gradient_W
@@ -123,24 +148,20 @@ class Machine:
             direction_W = residual_W + square / previous * direction_W
         return step_W
 
-    def step_length(
-        self, weights_W: Tensor, margins_N: Tensor, step_W: Tensor, change_N: Tensor, slope: Tensor
-    ) -> float:
+    def step_length(self, weights_W: Tensor, margins_N: Tensor, step: Step) -> float:
         """The share of a step that lowers the loss: all of it, or a half of that, and so on."""
-        before = self.loss(margins_N, weights_W @ weights_W)
+        loss = self.loss(weights_W, margins_N)
         length = 1.0
         while length > torch.finfo(torch.double).eps:
-            moved_W = weights_W + length * step_W
-            if self.loss(margins_N + length * change_N, moved_W @ moved_W) <= before + DESCENT * length * slope:
+            moved_loss = self.loss(weights_W + length * step.weights_W, margins_N + length * step.margins_N)
+            if moved_loss <= loss + DESCENT * length * step.slope:
                 break
             length /= 2
         return length
 
 
-def fit(
-    texts: Sparse, dense_NC: Tensor, labels: Tensor, counts: Tensor, classes: int, tolerance: float = 1e-7
-) -> Weights:
-    """Learn labels, N, of texts, each of which counts so much, float64 N: 0 leaves one out.
+def fit(views: Views, labels_N: Tensor, *, learned_N: Tensor, classes: int, tolerance: float = 1e-7) -> Weights:
+    """Learn the labels of texts, each of which counts as much as `learned_N` says, float64: 0 leaves it out.
 
     The loss is the squared hinge (Chang et al. 2008), of each label against the others. Texts that are well on their
     side cost nothing, so the hard ones decide. Of two labels the difference of the logits is the margin.
@@ -149,14 +170,15 @@ def fit(
     `tolerance`: the best weights are the same on every machine, those on the way to them are not, and texts near a
     bound would be on its other side elsewhere.
     """
-    total = counts.sum()
+    total = learned_N.sum()
     columns = []
     for label in [1] if classes == 2 else range(classes):
-        signs_N = torch.where(labels == label, 1.0, -1.0).double()
-        machine = Machine(texts, dense_NC, signs_N, counts / total, 1 / (STRENGTH * float(total)))
+        signs_N = torch.where(labels_N == label, 1.0, -1.0).double()
+        machine = Machine(views, signs_N, shares_N=learned_N / total, ridge=1 / (STRENGTH * float(total)))
         columns.append(machine.fit(tolerance))
     weights_WK = torch.stack(columns, dim=1)
     if classes == 2:
         weights_WK = torch.cat([-weights_WK, weights_WK], dim=1) / 2
-    sparse_UK, dense_CK, bias_1K = weights_WK.split([len(texts.features_U), dense_NC.shape[1], 1])
+    sizes = [len(views.ngrams.features_U), views.states_NC.shape[1], 1]
+    sparse_UK, dense_CK, bias_1K = weights_WK.split(sizes)
     return Weights(sparse_UK, dense_CK, bias_1K[0])

@@ -6,6 +6,7 @@ that give a class away count wherever they stand.
 
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,13 +26,14 @@ def _codes(text: str) -> np.ndarray:
 
 def _chained(hashes: np.ndarray, lengths: range) -> np.ndarray:
     """Hashes of all sequences of these lengths, from those of their members, uint64; arithmetic wraps around."""
-    found, chained = [], hashes
+    chained = hashes
+    parts = [hashes[:0]]
     for length in range(1, min(lengths.stop, len(hashes) + 1)):
         if length > 1:
             chained = chained[:-1] * NEXT + hashes[length - 1 :]
         if length in lengths:
-            found.append(chained)
-    return np.concatenate(found) if found else hashes[:0]
+            parts.append(chained)
+    return np.concatenate(parts)
 
 
 def word_ngrams(text: str) -> np.ndarray:
@@ -42,8 +44,9 @@ def word_ngrams(text: str) -> np.ndarray:
     sizes = np.array([len(word) for word in words])
     starts = np.cumsum(sizes) - sizes
     powers = np.multiply.accumulate(np.full(sizes.max(), NEXT))
-    places = np.arange(sizes.sum()) - np.repeat(starts, sizes)
-    return _chained(np.add.reduceat(_codes("".join(words)) * powers[places], starts), WORDS)
+    positions = np.arange(sizes.sum()) - np.repeat(starts, sizes)  # of each letter within its word
+    hashes = np.add.reduceat(_codes("".join(words)) * powers[positions], starts)
+    return _chained(hashes, WORDS)
 
 
 def character_ngrams(text: str) -> np.ndarray:
@@ -52,6 +55,24 @@ def character_ngrams(text: str) -> np.ndarray:
 
 
 VIEWS: tuple[Callable[[str], np.ndarray], ...] = (word_ngrams, character_ngrams)
+
+
+class Row(NamedTuple):
+    """The buckets of a text, int64, and their values, float32."""
+
+    buckets: np.ndarray
+    values: np.ndarray
+
+
+class NgramFeatures(NamedTuple):
+    """The rows of several texts, one behind another."""
+
+    buckets: Tensor
+    """int64."""
+    values: Tensor
+    """float32."""
+    starts: Tensor
+    """Where each text begins, int64."""
 
 
 class NgramModel(nn.Module):
@@ -71,45 +92,49 @@ class NgramModel(nn.Module):
     def _counts(self, text: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """The buckets that a text falls into, each once, and how often it does, by view."""
         size = np.uint64(self.buckets // len(VIEWS))
-        hashes = [((view(text) * SPREAD) >> np.uint64(20)) % size for view in VIEWS]
-        return [np.unique(each + np.uint64(n) * size, return_counts=True) for n, each in enumerate(hashes)]
+        counts = []
+        for number, view in enumerate(VIEWS):
+            buckets = ((view(text) * SPREAD) >> np.uint64(20)) % size
+            counts.append(np.unique(buckets + np.uint64(number) * size, return_counts=True))
+        return counts
 
     def fit_idf(self, texts: Sequence[str]) -> None:
         """Count in how many texts each bucket is. What one text alone has does not count."""
-        found = np.zeros(self.buckets)
+        texts_with_bucket = np.zeros(self.buckets)
         for text in texts:
             for buckets, _ in self._counts(text):
-                found[buckets] += 1
-        self.idf.copy_(torch.from_numpy((np.log((1 + len(texts)) / (1 + found)) + 1) * (found > 1)))
+                texts_with_bucket[buckets] += 1
+        idf = np.log((1 + len(texts)) / (1 + texts_with_bucket)) + 1
+        self.idf.copy_(torch.from_numpy(idf * (texts_with_bucket > 1)))
 
-    def _row(self, text: str, idf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _row(self, text: str, idf: np.ndarray) -> Row:
         """Buckets and values of a text; each view's values have length 1."""
-        rows = []
+        buckets_of_views = []
+        values_of_views = []
         for buckets, counts in self._counts(text):
             values = (1 + np.log(counts, dtype=np.float32)) * idf[buckets]
-            known = values > 0
-            rows.append((buckets[known].astype(np.int64), values[known] / max(1e-12, np.linalg.norm(values))))
-        return np.concatenate([each for each, _ in rows]), np.concatenate([each for _, each in rows])
+            counted = values > 0
+            buckets_of_views.append(buckets[counted].astype(np.int64))
+            values_of_views.append(values[counted] / max(1e-12, np.linalg.norm(values)))
+        return Row(np.concatenate(buckets_of_views), np.concatenate(values_of_views))
 
-    def features(self, texts: Sequence[str], windows: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Buckets and values, float32, of all texts in a row, and where each text begins: the mean of a text's and its
-        window's."""
-        idf, rows = self.idf.cpu().numpy(), []
+    def features(self, texts: Sequence[str], windows: Sequence[str]) -> NgramFeatures:
+        """The features of each text: the mean of the text's and its window's."""
+        idf = self.idf.cpu().numpy()
+        rows = []
         for text, window in zip(texts, windows, strict=True):
             row = self._row(text, idf)
-            if window != text:
-                both = [np.concatenate(each) for each in zip(row, self._row(window, idf), strict=True)]
-                buckets, places = np.unique(both[0], return_inverse=True)
-                row = buckets, (np.bincount(places, both[1]) / 2).astype(np.float32)
-            rows.append(row)
-        sizes = torch.tensor([len(buckets) for buckets, _ in rows])
-        buckets, values = (torch.from_numpy(np.concatenate(each)) for each in zip(*rows, strict=True))
-        return buckets, values, sizes.cumsum(0) - sizes
+            rows.append(row if window == text else _mean(row, self._row(window, idf)))
+        sizes = torch.tensor([len(row.buckets) for row in rows])
+        return NgramFeatures(
+            buckets=torch.from_numpy(np.concatenate([row.buckets for row in rows])),
+            values=torch.from_numpy(np.concatenate([row.values for row in rows])),
+            starts=sizes.cumsum(0) - sizes,
+        )
 
     def forward(self, texts: Sequence[str], windows: Sequence[str]) -> Tensor:
         """Logits, N x labels, float32 on the CPU, of texts of any length."""
-        buckets, values, starts = self.features(texts, windows)
-        return F.embedding_bag(buckets, self.weight.cpu(), starts, mode="sum", per_sample_weights=values)
+        return _weighted_sums(self.features(texts, windows), self.weight.cpu())
 
     def window_of(self, text: str) -> str:
         """The window of a text that looks most like the second of two labels; a short text is its own."""
@@ -118,7 +143,18 @@ class NgramModel(nn.Module):
             return text
         starts = range(0, len(words) - WINDOW // 2, WINDOW // 2)
         windows = [" ".join(words[min(start, len(words) - WINDOW) :][:WINDOW]) for start in starts]
-        buckets, values, starts = self.features(windows, windows)
-        search = self.search.cpu()[:, None]
-        found = F.embedding_bag(buckets, search, starts, mode="sum", per_sample_weights=values)
-        return windows[int(found.argmax())]
+        likeness = _weighted_sums(self.features(windows, windows), self.search.cpu()[:, None])
+        return windows[int(likeness.argmax())]
+
+
+def _mean(row: Row, window_row: Row) -> Row:
+    buckets = np.concatenate([row.buckets, window_row.buckets])
+    values = np.concatenate([row.values, window_row.values])
+    distinct, numbers = np.unique(buckets, return_inverse=True)
+    return Row(distinct, (np.bincount(numbers, values) / 2).astype(np.float32))
+
+
+def _weighted_sums(features: NgramFeatures, weight: Tensor) -> Tensor:
+    """The sum of each text's values times the weight of their buckets, N x K."""
+    buckets, values, starts = features
+    return F.embedding_bag(buckets, weight, starts, mode="sum", per_sample_weights=values)

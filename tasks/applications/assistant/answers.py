@@ -16,6 +16,7 @@ from llm.generation.packed import pack_for_inference
 from llm.generation.request import Request
 from llm.generation.sampling import GREEDY
 from llm.generation.text import run
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import Assistant, Example, Question
 from llm.objectives.assistant.rows import examples_of, questions_of
 from llm.tokenizer import decode, letterless_tokens
@@ -32,12 +33,21 @@ class Contender:
     """A model that is measured, and what it is asked."""
 
     name: str
-    model: Assistant
-    encoding: tiktoken.Encoding
+    loaded: LoadedModel[Assistant]
     examples: Sequence[Sequence[Turns]]
     """The conversations that stand before each row of the test split."""
     questions: Sequence[Question]
     """What people ask."""
+
+    @property
+    def model(self) -> Assistant:
+        """The model."""
+        return self.loaded.model
+
+    @property
+    def encoding(self) -> tiktoken.Encoding:
+        """Its tokenizer."""
+        return self.loaded.encoding
 
     @property
     def context_length(self) -> int:
@@ -46,7 +56,7 @@ class Contender:
 
     def packed(self) -> "Contender":
         """As it is served: on a CPU in the weights that decode.c has."""
-        return replace(self, model=pack_for_inference(self.model))
+        return replace(self, loaded=LoadedModel(pack_for_inference(self.model), self.encoding))
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,11 @@ def with_shots(
     encoding: tiktoken.Encoding, chat: Chat, question: Question, output: str, *, examples: Sequence[Turns], longest: int
 ) -> Example:
     """The conversation of a row, after as many examples as `longest` tokens hold; they are no part of the loss."""
-    alone = encode_example(encoding, chat, question, output)
+    alone = encode_example(encoding, chat, question, output=output)
     for count in range(len(examples), 0, -1):
         earlier = [turn for turns in examples[:count] for turn in turns]
-        longer = encode_example(encoding, chat, question._replace(history=(*earlier, *question.history)), output)
+        asked = question._replace(history=(*earlier, *question.history))
+        longer = encode_example(encoding, chat, asked, output=output)
         if len(longer) <= longest:
             shown = sum(longer.learned) - sum(alone.learned)
             counts = accumulate(map(int, longer.learned))

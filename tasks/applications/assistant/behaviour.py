@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
 
-import tiktoken
-
 from llm.chat import prompt_tokens
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import Assistant, Question, answer_all
 from tasks.applications.assistant import rubrics
 
@@ -32,11 +31,15 @@ def failures(row: rubrics.Question, answer: str) -> list[str]:
 
 
 def answer_questions(
-    model: Assistant, encoding: tiktoken.Encoding, questions: Sequence[Question], *, max_new_tokens: int
+    loaded: LoadedModel[Assistant], questions: Sequence[Question], *, max_new_tokens: int
 ) -> list[str]:
     """Answers to questions, empty where the context has no room for one."""
+    model, encoding = loaded
     lengths = [len(prompt_tokens(encoding, model.chat, question.messages())) for question in questions]
     fits = [length + max_new_tokens <= model.config.context_length for length in lengths]
     asked = list(compress(questions, fits))
-    texts = iter(answer_all(model, encoding, asked, max_new_tokens=max_new_tokens))
-    return [next(texts) if fit else "" for fit in fits]
+    answers = [""] * len(questions)
+    numbers = compress(range(len(questions)), fits)
+    for number, text in zip(numbers, answer_all(loaded, asked, max_new_tokens=max_new_tokens), strict=True):
+        answers[number] = text
+    return answers

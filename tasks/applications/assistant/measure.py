@@ -82,16 +82,15 @@ def contenders(
     """Ours and its base, untuned and prompted as baseline.py says; a base that is an assistant is asked as ours is."""
     ours = Contender(
         name="assistant",
-        model=subject.model,
-        encoding=subject.encoding,
+        loaded=subject.loaded,
         examples=[()] * len(test),
         questions=people,
     )
     assert subject.base is not None, "an assistant has a base"
-    model, encoding = load_model(subject.base, subject.compute.device, build=build, context_length=ours.context_length)
+    loaded = load_model(subject.base, subject.compute.device, build=build, context_length=ours.context_length)
     penalty = {"text_penalty": ours.model.chat.text_penalty}
-    model.chat = model.chat.model_copy(update=penalty)  # both are decoded alike
-    base = replace(ours, name="its base", model=model, encoding=encoding)
+    loaded.model.chat = loaded.model.chat.model_copy(update=penalty)  # both are decoded alike
+    base = replace(ours, name="its base", loaded=loaded)
     if read_config(subject.base)["objective"] != "assistant":
         base = replace(base, examples=shots(train, test), questions=list(map(brief, people)))
     return {OURS: ours, BASELINE: base}
@@ -109,9 +108,7 @@ def _answer(contender: Contender, test: pd.DataFrame, subject: Subject) -> tuple
     )
     if not contender.questions:
         return answers, []
-    texts = answer_questions(
-        contender.model, contender.encoding, contender.questions, max_new_tokens=params.max_new_tokens
-    )
+    texts = answer_questions(contender.loaded, contender.questions, max_new_tokens=params.max_new_tokens)
     return answers, texts
 
 

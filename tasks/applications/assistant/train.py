@@ -15,7 +15,11 @@ from llm.device import choose_compute
 from llm.formats.model_folder import load_model, read_config
 from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
-from llm.objectives.assistant import build, encode_examples, objective, pack_sequences, row_width, shown_answers
+from llm.objectives.assistant.answers import shown_answers
+from llm.objectives.assistant.examples import encode_examples
+from llm.objectives.assistant.loss import objective
+from llm.objectives.assistant.model import build
+from llm.objectives.assistant.packing import pack_sequences, row_width
 from llm.objectives.assistant.replay import read_replay
 from llm.objectives.assistant.rows import examples_of, questions_of
 from llm.training.cost import training_flops
@@ -56,7 +60,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     context_length, base_has = params.context_length, read_config(files.base)["gpt"].get("context_length")
     if context_length and isinstance(base_has, int):  # what else it may be, load_model says
         context_length = min(context_length, base_has)
-    model, encoding = load_model(
+    loaded = load_model(
         files.base,
         compute.device,
         build=build,
@@ -64,6 +68,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         context_length=context_length,
         as_stored=keeps_precision(params, compute, workers),
     )
+    model, encoding = loaded
     chosen = params.model_dump(include={"system", "text_penalty"})
     model.chat = model.chat.model_copy(update=chosen)
     if params.lora:
@@ -76,32 +81,43 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     window = min(params.window or model.config.context_length, model.config.context_length)
     way_out = f"raise train.window and train.context_length (the base has {base_has}), or bring shorter rows"
     train, validation = examples = [
-        examples_of(encoding, model.chat, table, window, path, way_out)
+        examples_of(encoding, model.chat, table, longest=window, file=path, way_out=way_out)
         for table, path in zip(tables, paths, strict=True)
     ]
     left_out = [len(table) - len(kept) for table, kept in zip(tables, examples, strict=True)]
     told = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
     if answers := read_replay(files.rehearses):
         questions = [answer.question for answer in answers]
-        replayed = encode_examples(encoding, model.chat, questions, [answer.output for answer in answers], window)
+        replayed = encode_examples(
+            encoding, model.chat, questions, outputs=[answer.output for answer in answers], longest=window
+        )
         train = random.Random(params.seed).sample(train + replayed, len(train) + len(replayed))
         told["replayed"] = len(replayed)
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
     widths = [row_width(each) for each in windows]
     compute = choose_backend(compute, model.config, forward * max(widths), lora=params.lora is not None)
-    goal = objective(model, params, windows, validation, compute, opening_weight=params.opening_weight, workers=workers)
+    goal = objective(
+        model,
+        params,
+        windows,
+        validation=validation,
+        compute=compute,
+        opening_weight=params.opening_weight,
+        workers=workers,
+    )
     tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
     flops = training_flops(model)
     if params.lora:
         flops = flops * 2 // 3  # a frozen matrix has no gradient
-    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, flops), finish=lambda: told)
+    throughput = Throughput("tokens", tokens, flops)
+    return TrainingSetup(loaded, goal, compute=compute, throughput=throughput, finish=lambda: told)
 
 
 def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
     """Some questions of the validation split with the model's answers."""
     table = pd.read_parquet(split_file(data, "validation")).sample(frac=1, random_state=1)
-    return shown_answers(setup.model, setup.encoding, questions_of(table), setup.compute)
+    return shown_answers(setup.loaded, questions_of(table), setup.compute)
 
 
 TRAINING = Training(objective="assistant", train=Train, prepare=prepare, samples=samples)

@@ -19,16 +19,18 @@ Values = Mapping[str, Any]
 def check(block: Values, values: Values) -> Mistakes:
     """See `Check` in tasks/applications/__init__.py."""
     dataset = block["dataset"]
-    labels = inner(values, "datasets", dataset, "preprocess", "labels")
+    preprocess = inner(values["datasets"], dataset, "preprocess")
+    labels = inner(preprocess, "labels")
     if not isinstance(labels, list):
         yield "dataset", f"{dataset} has no `labels` under preprocess, and a classifier learns labels, as from emails"
         return
     labels_key = f"datasets.{dataset}.preprocess.labels: {', '.join(map(str, labels))}"
     yield from _label_mistakes(block, labels, labels_key)
+    any_passes = len(labels) == 2 or inner(block, "train", "passes") is not None
     for gate in GATES_ON_METRICS:
         metrics = [str(metric) for metric in inner(block, "review", gate) or ()]
-        for names, reason in _unmeasured(metrics, labels, labels_key, inner(block, "train", "passes")):
-            yield f"review.{gate}", f"{', '.join(names)}: {reason}; delete it"
+        for names, reason in _unmeasured(metrics, labels, any_passes=any_passes):
+            yield f"review.{gate}", f"{', '.join(names)}: {reason.format(labels_key)}; delete it"
     if block.get("rehearses") != str(NOTHING_TO_REHEARSE):
         yield "rehearses", f"a classifier has no answers to rehearse; name {NOTHING_TO_REHEARSE}"
     yield from _base_mistakes(block, values)
@@ -44,21 +46,17 @@ def _label_mistakes(block: Values, labels: Sequence[str], labels_key: str) -> Mi
             yield "train.replies", f"{label!r} is no label that is stopped ({labels_key}); delete it"
 
 
-def _unmeasured(
-    metrics: Sequence[str], labels: Sequence[str], labels_key: str, passes: str | None
-) -> Iterator[tuple[list[str], str]]:
-    """Metrics that do not exist for these labels, and the reason."""
-    if len(labels) > 2:
-        of_two_labels = [metric for metric in metrics if metric.startswith(OF_TWO_LABELS)]
-        if of_two_labels:
-            yield of_two_labels, f"measured only with two labels ({labels_key})"
-    if len(labels) > 2 and passes is None:
-        of_passing = [metric for metric in metrics if metric.startswith(OF_ONE_THAT_PASSES)]
-        if of_passing:
-            yield of_passing, "measured only where a label passes"
+def _unmeasured(metrics: Sequence[str], labels: Sequence[str], *, any_passes: bool) -> Iterator[tuple[list[str], str]]:
+    """Metrics that do not exist for these labels, and the reason, in which {} stands for the labels."""
+    of_two_labels = [metric for metric in metrics if metric.startswith(OF_TWO_LABELS)]
+    if of_two_labels and len(labels) > 2:
+        yield of_two_labels, "measured only with two labels ({})"
+    of_one_that_passes = [metric for metric in metrics if metric.startswith(OF_ONE_THAT_PASSES)]
+    if of_one_that_passes and not any_passes:
+        yield of_one_that_passes, "measured only where a label passes"
     of_unknown_labels = [metric for metric in metrics if _is_of_unknown_label(metric, labels)]
     if of_unknown_labels:
-        yield of_unknown_labels, f"measured only for a label among {labels_key}"
+        yield of_unknown_labels, "measured only for a label among {}"
 
 
 def _is_of_unknown_label(metric: str, labels: Sequence[str]) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from llm.objectives.classifier.model import email_text
+from llm.objectives.classifier import email_text
 from tasks.applications.classifier.evasions import FORMS, GROUPS, draw, message
 from tasks.data.mail import RowError, parse_message
 from tasks.measures.description import Measured

@@ -2,9 +2,8 @@
 
 from functools import partial
 
-from llm.objectives.classifier.prepare import TrainClassifier
 from tasks.training.description import Training
-from tasks.training.labelled import prepare_labelled
+from tasks.training.labelled import TrainClassifier, prepare_labelled
 
 prepare = partial(prepare_labelled, units="emails")
 

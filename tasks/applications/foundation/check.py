@@ -12,7 +12,7 @@ FAMILIES = {"gpt2": ("gpt2", "r50k_base"), "smollm2": ("smollm2",)}
 def check(block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """See `Check` in tasks/applications/__init__.py."""
     dataset = block["dataset"]
-    tokenizer = inner(values, "datasets", dataset, "preprocess", "tokenizer")
+    tokenizer = inner(inner(values["datasets"], dataset), "preprocess", "tokenizer")
     if tokenizer is None:
         yield "dataset", f"{dataset} has no `tokenizer` under preprocess, and a foundation learns text, as from corpus"
         return

@@ -46,7 +46,8 @@ def measure(subject: Subject) -> Measured:
     context but in the first window. The baselines predict the same tokens, or their bytes, after the training text or
     its end. The best of them stands beside the foundation; of PPMd nobody knows the bits of a document.
     """
-    model, encoding, params = subject.model, subject.encoding, subject.params
+    model, encoding = subject.loaded
+    params = subject.params
     context_length = model.config.context_length
     check_prompts(encoding, params.sample_prompts, context_length)
     splits = {}
@@ -65,7 +66,7 @@ def measure(subject: Subject) -> Measured:
     _write_baselines(float(losses.sum()) / math.log(2) / sizes.sum(), further, subject.evidence)
     worst = worst_windows(encoding, tokens, windows, losses=losses, sizes=sizes)
     (subject.evidence / "errors.md").write_text(worst)
-    texts = continuations(model, encoding, params.sample_prompts, tokens=params.sample_tokens, seed=params.seed)
+    texts = continuations(subject.loaded, params.sample_prompts, tokens=params.sample_tokens, seed=params.seed)
     lines = ["# Samples of the foundation", *(f"> {' '.join(text.split())}" for text in texts)]
     (subject.evidence / "samples.md").write_text("\n\n".join(lines) + "\n")
     return Measured(scores, further)

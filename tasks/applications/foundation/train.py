@@ -14,8 +14,10 @@ from llm.device import choose_compute
 from llm.errors import UserError
 from llm.formats.tokenizer_json import load_tokenizer
 from llm.kernels.training.choose import choose_backend
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
-from llm.objectives.language_model import continuations, objective
+from llm.objectives.language_model.loss import objective
+from llm.objectives.language_model.serve import continuations
 from llm.tokenizer import same_tokens
 from llm.training.cost import training_flops
 from llm.training.workers import Workers
@@ -112,23 +114,26 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         model,
         params,
         train,
-        validation,
-        compute,
+        validation=validation,
+        compute=compute,
         evaluation_batches=params.evaluation_batches,
         first_context_length=params.first_context_length,
         start_counts=not from_scratch,
         workers=workers,
     )
-    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, training_flops(model)))
+    throughput = Throughput("tokens", tokens, training_flops(model))
+    return TrainingSetup(LoadedModel(model, encoding), goal, compute=compute, throughput=throughput)
 
 
 def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
     """The prompts that the evaluation continues, continued; those that leave no room are left out."""
-    encoding, context = setup.encoding, setup.model.config.context_length
+    loaded = setup.loaded
+    context_length = loaded.model.config.context_length
     written = evaluate.get("sample_prompts")
-    prompts = [str(each) for each in written] if isinstance(written, list) else []
-    prompts = [each for each in prompts if 0 < len(encoding.encode_ordinary(each)) < context]
-    return continuations(setup.model, encoding, prompts, tokens=SAMPLE_TOKENS, seed=1)
+    prompts = [str(prompt) for prompt in written] if isinstance(written, list) else []
+    lengths = {prompt: len(loaded.encoding.encode_ordinary(prompt)) for prompt in prompts}
+    prompts = [prompt for prompt in prompts if 0 < lengths[prompt] < context_length]
+    return continuations(loaded, prompts, tokens=SAMPLE_TOKENS, seed=1)
 
 
 TRAINING = Training(objective="language_model", train=Train, prepare=prepare, samples=samples, identity=identity)

@@ -6,7 +6,7 @@ keep names of people, too.
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -25,8 +25,8 @@ def _is_card(number: str) -> bool:
 def _is_iban(number: str) -> bool:
     """Whether an account number has a valid checksum (ISO 13616)."""
     compact = number.replace(" ", "")
-    rest = int("".join(str(int(character, 36)) for character in compact[4:] + compact[:4])) % 97
-    return len(compact) >= 15 and rest == 1
+    digits = "".join(str(int(character, 36)) for character in compact[4:] + compact[:4])
+    return len(compact) >= 15 and int(digits) % 97 == 1
 
 
 def _is_phone(number: str) -> bool:
@@ -35,39 +35,32 @@ def _is_phone(number: str) -> bool:
     return 7 <= len(digits) <= 15 and not re.fullmatch(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}", number)
 
 
-def _always(found: str) -> bool:
+def _always(match: str) -> bool:
     return True
 
 
-def _found_by(pattern: re.Pattern[str], holds: Callable[[str], bool], text: str) -> Iterator[tuple[int, int]]:
-    """The spans of the matches for which `holds` is true.
+class Kind(NamedTuple):
+    """A kind of personal data. Its pattern looks at no character more than twice."""
 
-    A short word behind a number, such as BIC, may look like a part of it: then the match ends at the last space before
-    which `holds` is true.
-    """
-    start = 0
-    while match := pattern.search(text, start):
-        spaces = [match.start() + space.start() for space in re.finditer(" ", match[0])]
-        ends = (end for end in (match.end(), *reversed(spaces)) if holds(text[match.start() : end]))
-        if (end := next(ends, None)) is not None:
-            yield match.start(), end
-        start = end or match.end()
+    pattern: re.Pattern[str]
+    holds: Callable[[str], bool]
+    """A further check of a match."""
+    replacement: str
 
 
-# Kind: its pattern, a further check, and its replacement. No pattern looks at a character more than twice.
-KINDS: dict[str, tuple[re.Pattern[str], Callable[[str], bool], str]] = {
-    "e-mail address": (
+KINDS = {
+    "e-mail address": Kind(
         re.compile(r"(?<![\w.+-])[\w.+-]{1,64}+@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}\b"),
         _always,
         "someone@example.com",
     ),
-    "IBAN": (
+    "IBAN": Kind(
         re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b"),
         _is_iban,
         "GB82 WEST 1234 5698 7654 32",
     ),
-    "card number": (re.compile(r"(?<![\w.+-])\d(?:[ -]?\d){12,18}(?![\w-])"), _is_card, "4111 1111 1111 1111"),
-    "phone number": (
+    "card number": Kind(re.compile(r"(?<![\w.+-])\d(?:[ -]?\d){12,18}(?![\w-])"), _is_card, "4111 1111 1111 1111"),
+    "phone number": Kind(
         re.compile(
             r"(?<![\w.,/+-])(?:\+|00)\d(?:[ ()./-]{0,2}\d){6,14}(?!\w)"  # of a country
             r"|(?<![\w.,/+-])\(?0\d{1,4}\)?[ /-](?:[ -]?\d){4,10}(?!\w)"  # with the zero of many
@@ -76,36 +69,51 @@ KINDS: dict[str, tuple[re.Pattern[str], Callable[[str], bool], str]] = {
         _is_phone,
         "+1 202 555 0100",
     ),
-    "account name": (re.compile(r"(?<![\w@./:-])@[A-Za-z]\w{1,29}\b(?![@.]\w)"), _always, "@someone"),
+    "account name": Kind(re.compile(r"(?<![\w@./:-])@[A-Za-z]\w{1,29}\b(?![@.]\w)"), _always, "@someone"),
 }
+
+
+def _spans(kind: Kind, text: str) -> Iterator[tuple[int, int]]:
+    """The spans of personal data of a kind.
+
+    A short word behind a number, such as BIC, may look like a part of it: then the match ends at the last space before
+    which the number holds.
+    """
+    start = 0
+    while match := kind.pattern.search(text, start):
+        spaces = [match.start() + space.start() for space in re.finditer(" ", match[0])]
+        start = match.end()
+        for end in (match.end(), *reversed(spaces)):
+            if kind.holds(text[match.start() : end]):
+                yield match.start(), end
+                start = end
+                break
 
 
 def mask(text: str) -> str:
     """The text with made-up data in place of personal data. A masked text stays as it is."""
-    for pattern, holds, instead in KINDS.values():
-        parts, kept = [], 0
-        for start, end in _found_by(pattern, holds, text):
-            parts += [text[kept:start], instead]
-            kept = end
-        text = "".join([*parts, text[kept:]])
+    for kind in KINDS.values():
+        parts: list[str] = []
+        copied = 0
+        for start, end in _spans(kind, text):
+            parts += [text[copied:start], kind.replacement]
+            copied = end
+        text = "".join([*parts, text[copied:]])
     return text
 
 
-def mask_rows(table: pd.DataFrame, chosen: pd.Series | None = None) -> pd.DataFrame:
-    """The table with the texts and lists of texts of the chosen rows masked; by default of all rows."""
-    table = table.copy()
-    rows = table.index if chosen is None else table.index[chosen]
-    for column in table.columns.difference(NO_TEXT, sort=False) if len(rows) else ():
-        values = table[column].astype(object)
-        values[rows] = pd.Series(map(_masked, values[rows]), rows, dtype=object)
-        table[column] = values.astype(table[column].dtype)
-    return table
+def mask_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its texts and lists of texts masked."""
+    columns = table.columns.difference(NO_TEXT, sort=False)
+    masked = {name: table[name].astype(object).map(_masked).astype(table[name].dtype) for name in columns}
+    return table.assign(**masked)
 
 
 def _masked(value: Any) -> Any:
     if isinstance(value, list):
-        return [_masked(each) for each in value]
+        return [_masked(text) for text in value]
     if not isinstance(value, str):
         return value
-    changed("personal_data", value, masked := mask(value))
+    masked = mask(value)
+    changed("personal_data", value, masked)
     return masked

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm.files import write_atomic
+from tasks.data.cleaning.page import difference, page
 
 EXAMPLES = 5  # of a rule
-LINES, LONGEST, BEFORE = 3, 160, 40  # of an example: lines, characters of a line, and characters before the difference
 KEPT = 1_000  # characters of a row in the quarantine
 IN_MEMORY = 50_000  # dropped rows that are held before they are written to the quarantine
 QUARANTINE = "quarantine.parquet"
@@ -99,11 +98,17 @@ class Record:
         if before == after or before.split() == after.split():
             return
         self.changes[rule] = self.changes.get(rule, 0) + 1
-        examples = self.examples.setdefault(rule, [])
-        if len(examples) < EXAMPLES:
-            parts = _difference(before, after)
+        if len(self.examples.setdefault(rule, [])) < EXAMPLES:
+            parts = difference(before, after)
             example = {side: self.mask(text.encode(errors="replace").decode()) for side, text in parts.items()}
-            examples += [] if example in examples else [example]
+            self._show(rule, [example])
+
+    def _show(self, rule: str, examples: Iterable[dict[str, str]]) -> None:
+        """Keep examples that are no repetitions, up to EXAMPLES."""
+        kept = self.examples.setdefault(rule, [])
+        for example in examples:
+            if len(kept) < EXAMPLES and example not in kept:
+                kept.append(example)
 
     def left_out(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Record dropped rows, by COLUMNS."""
@@ -111,20 +116,18 @@ class Record:
             self.dropped[row["rule"]] += 1
             shown = self.shown.setdefault(row["rule"], [])
             if len(shown) < EXAMPLES:
-                shown.append(row)
-            self.rows.append(row)
+                shown.append(dict(row))
+            self.rows.append(dict(row))
             if self.folder and len(self.rows) >= IN_MEMORY:
                 self._flush(self.folder)
 
-    def absorb(self, other: Self, rule: str | None = None) -> None:
+    def absorb(self, part: Self, rule: str | None = None) -> None:
         """Add the contents of another record, or only those of one rule."""
-        for name, count in other.changes.items():
+        for name, count in part.changes.items():
             if rule in (None, name):
                 self.changes[name] = self.changes.get(name, 0) + count
-                examples = self.examples.setdefault(name, [])
-                more = [each for each in other.examples.get(name, []) if each not in examples]
-                examples += more[: EXAMPLES - len(examples)]
-        self.left_out(row for row in other.rows if rule in (None, row["rule"]))
+                self._show(name, part.examples.get(name, []))
+        self.left_out(row for row in part.rows if rule in (None, row["rule"]))
 
     def to_json(self) -> str:
         """Its contents in memory, for `from_json`."""
@@ -154,27 +157,28 @@ class Record:
 
     def counts(self) -> dict[str, int]:
         """For each rule that did anything, the number of texts that it changed and rows that it dropped."""
-        found = {rule: self.changes.get(rule, 0) + self.dropped[rule] for rule in RULES}
-        return {rule: count for rule, count in found.items() if count}
+        return {rule: self.changes.get(rule, 0) + self.dropped[rule] for rule in RULES if rule in self.rules()}
 
     def write(self, folder: Path, dataset: str) -> None:
         """Write `cleaning.json`, `cleaning.md` for people, and `quarantine.parquet`."""
-        content = {
-            rule: {
-                "does": RULES[rule].does,
-                "texts_changed": self.changes.get(rule, 0),
-                "rows_left_out": self.dropped[rule],
-                "examples": self.examples.get(rule, []),
-                "left_out": [
-                    {name: str(row[name]) for name in COLUMNS if name != "rule"} for row in self.shown.get(rule, [])
-                ],
-            }
-            for rule in self.counts()
-        }
+        content = {rule: self._entry(rule) for rule in self.counts()}
         write_atomic(folder / "cleaning.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        write_atomic(folder / "cleaning.md", "\n".join(_page(dataset, content)) + "\n")
+        write_atomic(folder / "cleaning.md", page(dataset, content))
         self._flush(self.folder or folder)
-        self._file.close()
+        if self._file:
+            self._file.close()
+
+    def _entry(self, rule: str) -> dict[str, Any]:
+        """What one rule did, as cleaning.json has it."""
+        columns = [name for name in COLUMNS if name != "rule"]
+        rows = pd.DataFrame(self.shown.get(rule, []), columns=columns, dtype=object).map(str)
+        return {
+            "does": RULES[rule].does,
+            "texts_changed": self.changes.get(rule, 0),
+            "rows_left_out": self.dropped[rule],
+            "examples": self.examples.get(rule, []),
+            "left_out": rows.to_dict("records"),
+        }
 
 
 _current: ContextVar[Record | None] = ContextVar("cleaning", default=None)
@@ -184,7 +188,8 @@ _current: ContextVar[Record | None] = ContextVar("cleaning", default=None)
 def recorded(mask: Callable[[str], str] = str, folder: Path | None = None) -> Iterator[Record]:
     """Record the work of rules inside the block, with texts masked; the quarantine is written to `folder` as it
     grows."""
-    token = _current.set(record := Record(mask, folder=folder))
+    record = Record(mask, folder=folder)
+    token = _current.set(record)
     try:
         yield record
     finally:
@@ -197,66 +202,30 @@ def changed(rule: str, before: str, after: str) -> None:
         record.changed(rule, before, after)
 
 
-def absorb(other: Record, rule: str | None = None) -> None:
+def absorb(part: Record, rule: str | None = None) -> None:
     """Add a record made elsewhere, or only that of one rule."""
     if record := _current.get():
-        record.absorb(other, rule)
+        record.absorb(part, rule)
 
 
 def left_out(rule: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Report the rows that a rule dropped: id, reason and, if there are, source and text."""
     if record := _current.get():
-        record.left_out(
-            {"source": ""} | dict(row) | {"rule": rule, "text": record.mask(str(row.get("text", ""))[:KEPT])}
-            for row in rows
-        )
+        for row in rows:
+            text = record.mask(str(row.get("text", ""))[:KEPT])
+            record.left_out([{"source": "", **row, "rule": rule, "text": text}])
 
 
-def drop(rule: str, table: pd.DataFrame, reasons: pd.Series, text: pd.Series) -> pd.DataFrame:
+def drop(rule: str, table: pd.DataFrame, *, reasons: pd.Series, text: pd.Series) -> pd.DataFrame:
     """The table without the rows that have a reason; these are recorded with their `text`."""
-    out = reasons.notna()
-    if out.any():
-        rows = table[out]
-        ids, sources = rows.get("id", rows.index), rows.get("source", [""] * len(rows))
-        found = zip(ids, sources, reasons[out], text[out], strict=True)
-        left_out(rule, (dict(zip(("id", "source", "reason", "text"), row, strict=True)) for row in found))
-    return table[~out]
-
-
-def _difference(before: str, after: str) -> dict[str, str]:
-    """The first lines that differ, without blank ones; a long line is shown from shortly before the difference."""
-    lines = [[" ".join(line.split()) for line in text.split("\n") if line.strip()] for text in (before, after)]
-    pairs = enumerate(zip_longest(*lines, fillvalue=""))
-    first, pair = next(((number, pair) for number, pair in pairs if pair[0] != pair[1]), (0, ("", "")))
-    same = next(
-        (place for place, (one, other) in enumerate(zip(*pair, strict=False)) if one != other), min(map(len, pair))
-    )
-    start = same - BEFORE if same > LONGEST - BEFORE else 0
-    shown = ([line[start:] for line in each[first : first + 1]] + each[first + 1 : first + LINES] for each in lines)
-    found = ("\n".join(line[:LONGEST] for line in each) for each in shown)
-    return dict(zip(("before", "after"), found, strict=True))
-
-
-def _page(dataset: str, content: Mapping[str, Any]) -> Iterator[str]:
-    yield f"# What cleaning did to {dataset}"
-    yield ""
-    if not content:
-        yield "Nothing."
-        return
-    yield "| rule | what it does | texts changed | rows left out |"
-    yield "|---|---|--:|--:|"
-    for rule, found in content.items():
-        yield f"| {rule} | {found['does']} | {found['texts_changed']} | {found['rows_left_out']} |"
-    yield ""
-    yield "All rows left out are in `quarantine.parquet`."
-    for rule, found in content.items():
-        yield from ("", f"## {rule}")
-        for example in found["examples"]:
-            yield from ("", "```diff", *_marked("-", example["before"]), *_marked("+", example["after"]), "```")
-        for row in found["left_out"]:
-            text = " ".join(row["text"].split())[:LONGEST].replace("`", "'")
-            yield from ("", f"`{row['id']}`: {row['reason']}" + (f": `{text}`" if text else ""))
-
-
-def _marked(mark: str, text: str) -> Iterator[str]:
-    return (f"{mark} {line}".rstrip().replace("```", "'''") for line in text.split("\n"))
+    is_dropped = reasons.notna()
+    if is_dropped.any():
+        columns = {
+            "id": table.get("id", table.index),
+            "source": table.get("source", ""),
+            "reason": reasons,
+            "text": text,
+        }
+        dropped = pd.DataFrame(columns, table.index, dtype=object)[is_dropped]
+        left_out(rule, dropped.to_dict("records"))
+    return table[~is_dropped]

@@ -5,7 +5,7 @@ no wrong one above that in 600 default mails.
 
 Replies quote each other, and newsletters repeat whole paragraphs: two mails of one thread are no near duplicates, but a
 model that trained on one has read most of the other. A subject keeps most threads in one split
-(tasks/datasets/emails.py); `without_known_lines` is for the others. Only emails need it: none of the default corpus's
+(tasks/datasets/emails.py); `shares_before` is for the others. Only emails need it: none of the default corpus's
 194 documents of validation and test has half of its long lines in splits before, and 3 of 1,433 questions of the
 instructions have, by slots that a task is made from.
 """
@@ -44,16 +44,16 @@ def within_lengths(table: pd.DataFrame, text: pd.Series, lengths: Mapping[str, t
     reasons = pd.Series(None, index=table.index, dtype=object)
     for column, (least, most) in lengths.items():
         size = table[column].str.len()
-        wrong = reasons.isna() & ~size.between(least, most)
-        reasons[wrong] = column + " has " + size[wrong].astype(str) + f" characters, not {least:,} to {most:,}"
-    return drop("lengths", table, reasons, text)
+        is_wrong = reasons.isna() & ~size.between(least, most)
+        reasons[is_wrong] = column + " has " + size[is_wrong].astype(str) + f" characters, not {least:,} to {most:,}"
+    return drop("lengths", table, reasons=reasons, text=text)
 
 
 def repeated_lines(text: str) -> float:
     """The share of lines, without blank ones, that repeat an earlier line of the text; 0 for a short text."""
     if text.count("\n") < FEWEST_LINES:
         return 0.0
-    lines = [line for line in map(str.strip, text.split("\n")) if line]
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     return 1 - len(set(lines)) / len(lines) if len(lines) >= FEWEST_LINES else 0.0
 
 
@@ -62,7 +62,7 @@ def without_repetition(table: pd.DataFrame, text: pd.Series) -> pd.DataFrame:
     on)."""
     shares = text.map(repeated_lines)
     reasons = shares.map(lambda share: f"{share:.0%} of its lines repeat others").where(shares > REPEATED)
-    return drop("repetition", table, reasons, text)
+    return drop("repetition", table, reasons=reasons, text=text)
 
 
 @cache
@@ -90,8 +90,9 @@ def in_languages(table: pd.DataFrame, text: pd.Series, languages: Sequence[str])
         return table
     if unknown := sorted(set(languages) - set(_identifier().labels)):
         raise UserError(f"languages: {unknown[0]!r} is no code of ISO 639 that is known; en and pt are")
-    found = text.map(language_of).astype(object)
-    return drop("language", table, ("it is in " + found).where(~found.isin([*languages, UNKNOWN])), text)
+    language = text.map(language_of).astype(object)
+    reasons = ("it is in " + language).where(~language.isin([*languages, UNKNOWN]))
+    return drop("language", table, reasons=reasons, text=text)
 
 
 def long_lines(text: str) -> set[str]:
@@ -105,22 +106,16 @@ def own_lines(text: pd.Series) -> pd.Series:
     lines = text.map(long_lines)
     rows = Counter(chain.from_iterable(lines))
     common = {line for line, count in rows.items() if count > max(FEW, SHARE * len(text))}
-    return lines.map(lambda each: each - common)
+    return lines.map(lambda row_lines: row_lines - common)
 
 
 def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
     """The share of each row's long lines that also occur in earlier splits: 0 in train, and without long lines."""
-    lines, known = own_lines(text), set()
+    lines = own_lines(text)
+    earlier: set[str] = set()
     shares = pd.Series(0.0, index=table.index)
     for split in SPLITS:
-        own = lines[table["split"] == split]
-        shares[own.index] = [len(each & known) / max(len(each), 1) for each in own]
-        known = known.union(*own)
+        of_split = lines[table["split"] == split]
+        shares[of_split.index] = [len(row_lines & earlier) / max(len(row_lines), 1) for row_lines in of_split]
+        earlier = earlier.union(*of_split)
     return shares
-
-
-def without_known_lines(table: pd.DataFrame, text: pd.Series) -> pd.DataFrame:
-    """The rows without those of validation and test that have half of their long lines in earlier splits."""
-    shares = shares_before(table, text)
-    reasons = shares.map(lambda share: f"{share:.0%} of its long lines stand in splits before").where(shares >= HALF)
-    return drop("long_lines", table, reasons, text)

@@ -1,16 +1,20 @@
 """Labels of texts, as a block of params.yaml names them: which there are, and what files write instead."""
 
-import logging
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import PurePath
 from typing import Annotated, Any, Self
 
-import pandas as pd
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tasks.data.cleaning.record import drop
+from tasks.data.problems import RowError
 from tasks.data.splits import Split
 
-logger = logging.getLogger(__name__)
+NEGATIONS = ("no", "non", "not")
+TOPICS = {"corpus", "data", "dataset", "datasets"}  # a folder's name with such a word is a topic, not a label
 
 
 def _as_texts(value: Any) -> Any:
@@ -39,8 +43,8 @@ class LabelledSplit(Split):
         for label in labels:  # they become names of metrics
             if not re.fullmatch(r"[\w.-]+( [\w.-]+)*", label):
                 raise ValueError(f"{label!r} is no word of letters, digits, _, . and -, nor several of them")
-        if twice := [label for label in labels if labels.count(label) > 1]:
-            raise ValueError(f"{twice[0]!r} stands here twice")
+        if repeated := [label for label in labels if labels.count(label) > 1]:
+            raise ValueError(f"{repeated[0]!r} stands here twice")
         return labels
 
     @model_validator(mode="after")
@@ -50,12 +54,81 @@ class LabelledSplit(Split):
         return self
 
 
-def without_contradictions(table: pd.DataFrame, text: pd.Series) -> pd.DataFrame:
-    """Drop rows of equal `text` with different labels: it is not clear which is right."""
-    contradicted = table.groupby(text)["label"].transform("nunique") > 1
-    if contradicted.any():
-        equal = table[text == text[contradicted.idxmax()]].drop_duplicates("label")
-        named = " and ".join(equal["id"] + " (" + equal["label"] + ")")
-        logger.warning("%d rows left out: equal ones have several labels, such as %s", contradicted.sum(), named)
-    reasons = ("equal ones have other labels than " + table["label"]).where(contradicted)
-    return drop("contradictions", table, reasons, text).reset_index(drop=True)
+@dataclass(frozen=True)
+class Labels:
+    """The labels of texts, and the names that files use for them."""
+
+    names: tuple[str, ...]
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    """What files write instead, such as 1 for spam; case does not count."""
+
+    @cached_property
+    def _by_word(self) -> dict[str, str]:
+        """The label of each word in lower case; names that differ only in case have none."""
+        cases = Counter(name.casefold() for name in self.names)
+        words = {name.casefold(): name for name in self.names if cases[name.casefold()] == 1}
+        return words | {word.casefold(): name for word, name in self.label_map.items()}
+
+    def of(self, value: Any) -> str:
+        """The label that a file's value means. Raises RowError if it means none."""
+        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        label = text if text in self.names else self._by_word.get(text.strip().casefold())
+        if label is None:
+            raise RowError(f"label {text!r} is not one of {', '.join(self.names)}")
+        return label
+
+    def knows(self, value: Any) -> bool:
+        """Whether a value is one of them."""
+        return str(value) in self.names or str(value).strip().casefold() in self._by_word
+
+    def of_path(self, path: PurePath) -> str | None:
+        """The label that is a word of the file's name, else of the nearest folder's: `easy-ham-1/3.eml` is ham.
+
+        A name that denies a label, as `not-spam` does, ends the search for this label.
+        """
+        return self._first([path.name, *_folders(path)])
+
+    def of_message(self, path: PurePath) -> str | None:
+        """Like `of_path`, for a file with one message: programs name it by its subject, so its folders count first.
+
+        A label between dots, as in `0001.farmer.ham.txt`, counts before both.
+        """
+        between_dots = [part for part in path.name.split(".")[1:-1] if part.casefold() in self._by_word]
+        return self._first([*between_dots, *_folders(path), path.name])
+
+    def _first(self, names: Sequence[str]) -> str | None:
+        denied: set[str] = set()
+        for name in names:
+            labels = {label for word, label in self._by_word.items() if _says(name, word)} - denied
+            if len(labels) == 1:
+                return labels.pop()
+            denied |= {label for word, label in self._by_word.items() if _denies(name, word)}
+        return None
+
+
+def _folders(path: PurePath) -> list[str]:
+    """The folders of a file, the nearest first, without the outermost if that is named after its topic.
+
+    The outermost is the source's own: mails in `spam-data/legit/` are not spam because of it.
+    """
+    folders = list(reversed(path.parts[:-1]))
+    if len(folders) > 1 and TOPICS.intersection(_words(folders[-1]).split()):
+        return folders[:-1]
+    return folders
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def _says(name: str, label: str) -> bool:
+    """Whether a label is among the words of a name, and not denied. Numbers say nothing: they name files, too."""
+    word = _words(label)
+    not_denied = "".join(rf"(?<!\b{negation} )" for negation in NEGATIONS)
+    return not word.isdigit() and re.search(rf"{not_denied}\b{re.escape(word)}\b", _words(name)) is not None
+
+
+def _denies(name: str, label: str) -> bool:
+    word = _words(label)
+    denial = rf"\b(?:{'|'.join(NEGATIONS)}) ?{re.escape(word)}\b"
+    return not word.isdigit() and re.search(denial, _words(name)) is not None

@@ -5,13 +5,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow
 import pyarrow.parquet
 
 from llm.errors import UserError
-from tasks.data.formats import Problem, RowError
+from tasks.data.problems import Problem, RowError
 from tasks.data.sniff import head_of, is_json, separator_of, suffix_of
 from tasks.data.textfiles import LARGEST, LONGEST_LINE, TooLargeError, large_list, lines, parse_json, read_text
 
@@ -19,8 +19,15 @@ T = TypeVar("T")
 BATCH = 16  # rows of a Parquet file in memory; a value of megabytes may stand in each of them for a few bytes of file
 ENCLOSED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a cell, whose own quotes are doubled
 LETTER = re.compile(r"[^\W\d_]")
-Row = tuple[int | None, Any]
-"""Its number as people count, or None if the row is the whole file; and its cells by column."""
+
+
+class Row(NamedTuple):
+    """A row of a table."""
+
+    number: int | None
+    """Its number as people count, or None if the row is the whole file."""
+    cells: Any
+    """Its cells by column."""
 
 
 def place_of(path: Path, number: int | None) -> str:
@@ -28,10 +35,11 @@ def place_of(path: Path, number: int | None) -> str:
     return f"{path}, row {number}" if number else str(path)
 
 
-def each_row(
+def read_rows(
     path: Path,
     rows: Iterable[Row | Problem],
     read: Callable[[int | None, Any], T],
+    *,
     left_out: tuple[type[Exception], ...] = (),
 ) -> Iterator[T | Problem]:
     """The results of `read` for each row.
@@ -42,13 +50,12 @@ def each_row(
         if isinstance(row, Problem):
             yield row
             continue
-        number, cells = row
         try:
-            yield read(number, cells)
+            yield read(row.number, row.cells)
         except left_out as error:
-            yield Problem(place_of(path, number), str(error), left_out=True)
+            yield Problem(place_of(path, row.number), str(error), left_out=True)
         except RowError as error:
-            yield Problem(place_of(path, number), str(error))
+            yield Problem(place_of(path, row.number), str(error))
 
 
 def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -59,21 +66,23 @@ def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
     separator = separator_of(head_of(path) or "", suffix_of(path))
     quoting = csv.QUOTE_NONE if separator == "\t" and _is_plain(path) else csv.QUOTE_MINIMAL
     csv.field_size_limit(LONGEST_LINE)  # the default refuses bodies over 128 KB
-    row = 0
+    number = 0
     try:
         text = (line for _, line in lines(path))
         rows = csv.reader(text, delimiter=separator, quoting=quoting, strict=quoting != csv.QUOTE_NONE)
-        for row, cells in enumerate(rows, 1):
+        for number, cells in enumerate(rows, 1):
             if cells:
-                yield row, cells
+                yield number, cells
     except csv.Error as error:
-        raise UserError(f"{path}, row {row + 1}: {error}") from None
+        raise UserError(f"{path}, row {number + 1}: {error}") from None
 
 
 def _is_plain(path: Path) -> bool:
     """Whether each line of a tab-separated file is a row, and quotes that begin a cell don't end it: then quotes are
     text."""
-    widths, begun, ended = set(), 0, 0
+    widths: set[int] = set()
+    begun = 0
+    ended = 0
     for _, line in lines(path):
         cells = line.rstrip("\r\n").split("\t")
         widths.add(len(cells))
@@ -83,8 +92,12 @@ def _is_plain(path: Path) -> bool:
     return len(widths) == 1 and begun > ended
 
 
+def first_row_is_header(cells: list[str]) -> None:
+    """Derives no names from the first row."""
+
+
 def named_rows(
-    path: Path, names_without_header: Callable[[list[str]], list[str] | None] = lambda cells: None
+    path: Path, names_without_header: Callable[[list[str]], list[str] | None] = first_row_is_header
 ) -> Iterator[Row | Problem]:
     """The rows of a CSV or TSV file by column.
 
@@ -95,48 +108,46 @@ def named_rows(
     first = next(rows, None)
     if first is None:
         return
-    names = names_without_header(first[1])
+    number, cells = first
+    names = names_without_header(cells)
     if names is None:
-        names = [name.strip() for name in first[1]]
-        _check_names(names, f"{path}, row {first[0]}")
+        names = [name.strip() for name in cells]
+        _check_names(names, f"{path}, row {number}")
     else:
         rows = chain([first], rows)
-    yield from (_named(path, number, cells, names) for number, cells in rows)
+    for number, cells in rows:
+        yield _named(path, Row(number, cells), names)
 
 
-def _check_names(names: Sequence[str], place: str) -> None:
-    if twice := [name for name in names if name and names.count(name) > 1]:
-        raise UserError(f"{place}: two columns are called {twice[0]!r}; rename one")
+def _check_names(names: Sequence[str], where: str) -> None:
+    if repeated := [name for name in names if name and names.count(name) > 1]:
+        raise UserError(f"{where}: two columns are called {repeated[0]!r}; rename one")
 
 
-def _named(path: Path, number: int, cells: list[str], names: list[str]) -> Row | Problem:
-    if len(cells) != len(names):
-        few, way_out = (
-            ("fewer", "add what is missing") if len(cells) < len(names) else ("more", "quote what has commas")
-        )
-        return Problem(place_of(path, number), f"{few} cells than columns ({len(cells)}, not {len(names)}); {way_out}")
-    for column, cell in enumerate(cells):
+def _named(path: Path, row: Row, names: list[str]) -> Row | Problem:
+    where = place_of(path, row.number)
+    if len(row.cells) < len(names):
+        return Problem(where, f"fewer cells than columns ({len(row.cells)}, not {len(names)}); add what is missing")
+    if len(row.cells) > len(names):
+        return Problem(where, f"more cells than columns ({len(row.cells)}, not {len(names)}); quote what has commas")
+    for column, cell in enumerate(row.cells):
         if column and not names[column] and LETTER.search(cell):  # the first column may hold row numbers
             reason = f"column {column + 1} has no name and holds {cell[:30]!r}; name it, or quote what has commas"
-            return Problem(place_of(path, number), reason, left_out=True)
-    return number, {name: cell for name, cell in zip(names, cells, strict=True) if name}
+            return Problem(where, reason, left_out=True)
+    return Row(row.number, {name: cell for name, cell in zip(names, row.cells, strict=True) if name})
 
 
 def _json_lines(path: Path) -> Iterator[Row | Problem]:
-    number, rows = 0, lines(path)
-    while True:
+    for number, line in lines(path):
+        if not line.strip():
+            continue
         try:
-            number, line = next(rows, (0, ""))
-            if not number:
-                return
-            found = parse_json(line.removesuffix("\n"), path, number) if line.strip() else None
+            cells = parse_json(line.removesuffix("\n"), path, number)
         except UserError as error:
-            if not str(error).startswith(f"{place_of(path, number)}: "):
-                raise
-            yield Problem(place_of(path, number), str(error).removeprefix(f"{place_of(path, number)}: "))
+            where = place_of(path, number)
+            yield Problem(where, str(error).removeprefix(f"{where}: "))
         else:
-            if line.strip():
-                yield number, found
+            yield Row(number, cells)
 
 
 def _json(path: Path) -> Iterator[Row | Problem]:
@@ -146,38 +157,44 @@ def _json(path: Path) -> Iterator[Row | Problem]:
     except TooLargeError:
         if not (head_of(path) or "").lstrip().startswith("["):
             raise
-        yield from enumerate(large_list(path), 1)
+        yield from (Row(number, cells) for number, cells in enumerate(large_list(path), 1))
         return
-    first, _, rest = text.strip().partition("\n")
-    if first.startswith("{") and rest and is_json(first):  # JSON lines, with a long first line
+    first, _, later_lines = text.strip().partition("\n")
+    if first.startswith("{") and later_lines and is_json(first):  # JSON lines, with a long first line
         yield from _json_lines(path)
         return
     content = parse_json(text, path)
     if isinstance(content, list):
-        yield from enumerate(content, 1)
+        yield from (Row(number, cells) for number, cells in enumerate(content, 1))
     else:
-        yield None, content
+        yield Row(None, content)
 
 
 def _parquet(path: Path) -> Iterator[Row | Problem]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_names(file.schema_arrow.names, str(path))
-            number = 0
-            for batch in file.iter_batches(BATCH):
-                step = 1 if batch.nbytes > LARGEST else BATCH
-                for part in (batch.slice(start, step) for start in range(0, batch.num_rows, step)):
-                    if part.nbytes > LARGEST:
-                        number += 1
-                        yield Problem(place_of(path, number), f"a row of over {LARGEST:,} bytes; split it")
-                        continue
-                    for row in part.to_pylist():
-                        number += 1
-                        yield number, row
+            for number, row in enumerate(_parquet_rows(file), 1):
+                if row is None:
+                    yield Problem(place_of(path, number), f"a row of over {LARGEST:,} bytes; split it")
+                else:
+                    yield Row(number, row)
     except UserError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:  # a time zone may have any name
         raise UserError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from None
+
+
+def _parquet_rows(file: pyarrow.parquet.ParquetFile) -> Iterator[dict[str, Any] | None]:
+    """The rows of a file; None for one of over LARGEST bytes."""
+    for batch in file.iter_batches(BATCH):
+        step = 1 if batch.nbytes > LARGEST else BATCH
+        for start in range(0, batch.num_rows, step):
+            part = batch.slice(start, step)
+            if part.nbytes > LARGEST:
+                yield None
+            else:
+                yield from part.to_pylist()
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row | Problem]]] = {

@@ -75,8 +75,11 @@ def tasks_of(packs: Packs, name: str, sources: Sources, seed: int, count: int) -
     return found
 
 
-def made_rows(packs: Packs, paths: Sequence[Path], seed: int, rows_of: dict[str, int], rows: int) -> Iterator[Values]:
-    """Rows of every kind in the packs whose sources are among the files `paths`: `rows_of` it, else `rows`.
+def made_rows(
+    packs: Packs, paths: Sequence[Path], *, seed: int, rows_of: dict[str, int], rows_a_kind: int
+) -> Iterator[Values]:
+    """Rows of every kind in the packs whose sources are among the files `paths`: `rows_of` it, else
+    `rows_a_kind`.
 
     A row is worded for train; the columns `validation_…` and `test_…` have the wordings of those splits, as splits are
     drawn later. `wording` is the wording with its {fields}.
@@ -86,7 +89,7 @@ def made_rows(packs: Packs, paths: Sequence[Path], seed: int, rows_of: dict[str,
         if missing := sorted(set(kind.needs) - sources.paths.keys()):
             logger.info("no %s rows: the source %s is not there", name, " and ".join(missing))
             continue
-        wanted = rows_of.get(name, rows)
+        wanted = rows_of.get(name, rows_a_kind)
         found = tasks_of(packs, name, sources, seed, wanted)
         if len(found) < wanted:
             logger.info("%d rows of %s: there are no more", len(found), name)

@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, make_union
 from sklearn.svm import LinearSVC
 
+from llm.objectives.classifier import ClassifierConfig, f1_score
 from llm.objectives.classifier.calibration import fit_scale
-from llm.objectives.classifier.model import ClassifierConfig, f1_score
 from tasks.measures.labels.rows import MAIL, numbers_of, texts_of
 from tasks.measures.labels.scores import FALSE_POSITIVE_RATE, recall_at
 
@@ -63,7 +63,9 @@ def fit_baseline(
         probability = calibrated(logits)
         decides = config
         if config.false_positive_rate is not None:
-            decides = config.with_bounds(probability, actual, config.false_positive_rate, config.unsure_rates)
+            decides = config.with_bounds(
+                probability, actual, false_positive_rate=config.false_positive_rate, rates=config.unsure_rates
+            )
         linear = LinearReader(features=features, model=model, calibrated=calibrated, labels=config.labels)
         readers.append(Reader(config=decides, probabilities=linear.probabilities))
         strengths.append({"learner": name, **_strength(decides, probability, actual)})

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tiktoken
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
+from llm.loaded_model import LoadedModel
+from llm.objectives.classifier import Classifier, probabilities
 from llm.objectives.classifier.explanations import in_words, moved_by
-from llm.objectives.classifier.model import Classifier, probabilities
 from tasks.measures.labels.rows import texts_of
 from tasks.measures.labels.scores import PROBABILITY, labels_of
 from tasks.measures.pictures import picture
@@ -72,17 +72,18 @@ def slices_of(test: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     return pd.concat(tables).set_index(["by", "slice"]).reset_index()
 
 
-def worst(rows: pd.DataFrame, scores: pd.DataFrame, model: Classifier, encoding: tiktoken.Encoding) -> str:
+def worst(rows: pd.DataFrame, scores: pd.DataFrame, loaded: LoadedModel[Classifier]) -> str:
     """The texts of the test split that were got wrong with the greatest confidence, and the phrases that moved them."""
-    read = partial(probabilities, model, encoding)
-    columns = list(model.config.columns)
+    read = partial(probabilities, loaded)
+    config = loaded.model.config
+    columns = list(config.columns)
     table = verdicts(scores).merge(rows[[*ROW, *columns]], on=ROW)
     wrong = table[(table["part"] == TEST) & ~table["right"]]
     lines = ["# The worst errors of the classifier"]
     for number, row in wrong.sort_values("confidence", ascending=False, kind="stable").head(ERRORS).iterrows():
         text = " ".join(" | ".join(row[columns]).split())[:SHOWN]
         whole = texts_of(wrong.loc[[number]], columns)[0]
-        moved = in_words(moved_by(read, model.config.labels, whole)[:PHRASES])
+        moved = in_words(moved_by(read, config.labels, whole)[:PHRASES])
         verdict = f"the classifier says {row['predicted']}, with probability {row['confidence']:.3f}"
         lines.append(f"**{row['id']}**: labelled {row['expected']}; {verdict}\n\n> {text}\n\nIt looks {moved}")
     return "\n\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from llm.config import Config
 from llm.generation.packed import pack_for_reading
-from llm.objectives.classifier.model import UNSURE, probabilities
+from llm.objectives.classifier import UNSURE, probabilities
 from tasks.measures.description import Measured, Subject
 from tasks.measures.labels.baseline import Reader, fit_baseline, has_one_that_passes
 from tasks.measures.labels.evidence import draw_confusion, draw_curves, worst, write_tables
@@ -31,12 +31,14 @@ def measure_labels(subject: Subject) -> tuple[Measured, Reader, Reader]:
     validation (baseline.csv names it). It has its threshold by the same rule, from the same share of validation's ham,
     and its probabilities are calibrated there, too.
     """
-    model, encoding, evidence = subject.model, subject.encoding, subject.evidence
-    model.gpt = pack_for_reading(model.gpt)
-    config = model.config
-    train, validation = (pd.read_parquet(split_file(subject.data, split)) for split in ("train", "validation"))
-    ours = Reader(config, partial(probabilities, model, encoding, batch_size=subject.params.batch_size))
-    baseline = fit_baseline(train, validation, config, evidence)
+    loaded = subject.loaded
+    evidence = subject.evidence
+    loaded.model.gpt = pack_for_reading(loaded.model.gpt)
+    config = loaded.model.config
+    train = pd.read_parquet(split_file(subject.data, "train"))
+    validation = pd.read_parquet(split_file(subject.data, "validation"))
+    ours = Reader(config, partial(probabilities, loaded, batch_size=subject.params.batch_size))
+    baseline = fit_baseline(train, validation, config=config, evidence=evidence)
     rows = label_rows(subject.data, config.columns)
     rows = without_learned(rows, pd.concat([train, validation]), config.columns)
     score = partial(score_labels, rows, one_passes=has_one_that_passes(config))
@@ -46,7 +48,7 @@ def measure_labels(subject: Subject) -> tuple[Measured, Reader, Reader]:
         baseline=score(answers_of(baseline, rows)),
     )
     write_tables(scores, evidence)
-    (evidence / "errors.md").write_text(worst(rows, scores, model, encoding))
+    (evidence / "errors.md").write_text(worst(rows, scores, loaded))
     draw_confusion(scores, evidence / "confusion.svg")
     if has_one_that_passes(config):
         draw_curves(scores, evidence)

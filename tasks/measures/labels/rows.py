@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from llm.objectives.classifier.model import row_texts
+from llm.objectives.classifier.texts import row_texts
 from tasks.data.mail import clean_mail
 from tasks.measures.scores import TEST
 from tasks.measures.tables import short_paths

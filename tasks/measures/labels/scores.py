@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
+from llm.objectives.classifier import UNSURE, f1_score
 from llm.objectives.classifier.calibration import best_threshold
-from llm.objectives.classifier.model import UNSURE, f1_score
 from tasks.measures.intervals import share
 from tasks.measures.metrics import Metric
 from tasks.measures.scores import BASELINE, TEST

@@ -15,6 +15,7 @@ from projects import ROOT, environment
 from app.cleaning import Cleaner
 from app.errors import Busy
 from app.versions import LoadedVersion
+from llm.loaded_model import LoadedModel
 from llm.objectives.classifier import probabilities
 from llm.objectives.classifier.explanations import moved_by
 from tasks.data.mail import clean_row, parse_message
@@ -105,7 +106,7 @@ def test_what_is_no_list_of_mails_is_refused_as_a_whole(server, rows):
 def test_an_explanation_has_the_strongest_phrases_first(server, served):
     text = {"subject": "hello", "body": "the cat sat on the mat, and the dog. The dog ate the hat"}
     (found,) = verdicts(server, [text], explain=4)
-    read = partial(probabilities, served.model, served.encoding)
+    read = partial(probabilities, LoadedModel(served.model, served.encoding))
     expected = moved_by(read, ["ham", "spam"], f"{text['subject']}\n\n{text['body']}")[:4]
     assert len(expected) > 1
     assert [(each["text"], each["label"]) for each in found["moved_by"]] == [each[:2] for each in expected]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llm.chat import Message, prompt_tokens
+from llm.loaded_model import LoadedModel
 from llm.objectives import load_for_inference
 from llm.objectives.assistant import Question, answer_all
 from llm.tokenizer import decode
@@ -43,7 +44,7 @@ def say(client, text, **options):
 
 def test_an_answer_is_what_the_assistant_says_without_a_server(client, assistant):
     questions = ["hello how are you ?", "the cat sat", "ä ö ü 🐈 <|endoftext|>", "a bird\n\nsang " * 20]
-    expected = answer_all(*assistant, [Question(text) for text in questions], max_new_tokens=64)
+    expected = answer_all(assistant, [Question(text) for text in questions], max_new_tokens=64)
     assert [say(client, text, max_tokens=64).strip() for text in questions] == expected
     assert len(set(expected)) > 2
     with pytest.raises(openai.BadRequestError, match="the last message has no text"):
@@ -202,7 +203,7 @@ def test_earlier_turns_and_a_system_prompt_are_part_of_the_prompt(client, assist
     history = Question("the moon ?", history=["hello how are you ?", "well"])
     assert (
         ask(client, turns).choices[0].message.content.strip()
-        == answer_all(model, encoding, [history], max_new_tokens=12)[0]
+        == answer_all(LoadedModel(model, encoding), [history], max_new_tokens=12)[0]
     )
 
 

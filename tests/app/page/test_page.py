@@ -27,6 +27,7 @@ from app.settings import Settings
 from llm.chat import Chat, Message, prompt_tokens
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import Assistant
 from llm.tokenizer import end_of_text, train_bpe
 from tasks.data.mail import parse_message
@@ -81,7 +82,7 @@ def write_parrot(folder: Path) -> Path:
         if loss < 0.02:
             break
     folder.mkdir(parents=True)
-    save_model(folder, model, encoding, "assistant")
+    save_model(folder, LoadedModel(model, encoding), "assistant")
     return folder
 
 

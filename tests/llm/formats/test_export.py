@@ -14,6 +14,7 @@ from llm.formats.huggingface import load_pretrained
 from llm.formats.model_folder import load_model, save_model
 from llm.formats.tokenizer_files import read_chat_template
 from llm.generation.text import generate
+from llm.loaded_model import LoadedModel
 from llm.objectives import assistant
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import END_OF_TEXT, make_encoding, stop_tokens
@@ -51,7 +52,7 @@ def test_layouts_map_or_fix_every_field_of_the_config():
 @torch.inference_mode()
 def test_exported_model_is_the_same_in_transformers_and_comes_back_bit_for_bit(tmp_path, make_gpt, encoding, shape):
     model, folder = make_gpt(**shape), tmp_path / "exported"
-    export_huggingface(folder, model, encoding)
+    export_huggingface(folder, LoadedModel(model, encoding))
     theirs, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert difference(model(TOKENS), theirs.eval()(TOKENS).logits) <= 1e-4
     theirs.generation_config.eos_token_id = None
@@ -71,17 +72,17 @@ def test_exported_model_is_the_same_in_transformers_and_comes_back_bit_for_bit(t
 def test_export_refuses_a_shape_that_no_family_has(tmp_path, make_gpt, encoding):
     for shape in ({"bias": False}, {"norm": "rms"}, {"n_kv_head": 1}, {"positions": "rotary"}, {"qk_norm": True}):
         with pytest.raises(ValueError, match=r"is none of GPT-2's .*, Llama's .*, Qwen3's"):
-            export_huggingface(tmp_path / "out", make_gpt(**shape), encoding)
+            export_huggingface(tmp_path / "out", LoadedModel(make_gpt(**shape), encoding))
     classifier = Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=8))
     with pytest.raises(ValueError, match="a Classifier has no place in this format"):
-        export_huggingface(tmp_path / "out", classifier, encoding)
+        export_huggingface(tmp_path / "out", LoadedModel(classifier, encoding))
     assert not (tmp_path / "out").exists()
 
 
 def test_export_command_writes_a_pipeline_model_and_overwrites_nothing(tmp_path, make_gpt, encoding, monkeypatch):
     made, out = tmp_path / "foundation", tmp_path / "out"
     made.mkdir()
-    save_model(made, make_gpt(), encoding, objective="language_model")
+    save_model(made, LoadedModel(make_gpt(), encoding), objective="language_model")
     monkeypatch.setattr(sys, "argv", ["llm.formats.export", str(made), str(out)])
     main()
     assert torch.equal(load_pretrained(out)[0](TOKENS), load_model(made)[0](TOKENS))
@@ -111,8 +112,8 @@ def test_exported_chat_template_gives_transformers_the_same_prompts(
     model.load_state_dict(gpt.state_dict())
     made = tmp_path / "assistant"
     made.mkdir()
-    save_model(made, model, chatty, objective="assistant")
-    export_huggingface(tmp_path / "called", model, chatty, chat=model.chat)
+    save_model(made, LoadedModel(model, chatty), objective="assistant")
+    export_huggingface(tmp_path / "called", LoadedModel(model, chatty), chat=model.chat)
     monkeypatch.setattr(sys, "argv", ["llm.formats.export", str(made), str(tmp_path / "said")])
     main()
     for name in ("called", "said"):
@@ -131,7 +132,7 @@ def test_exported_chat_template_gives_transformers_the_same_prompts(
 
 
 def test_export_without_a_chat_writes_no_template(tmp_path, make_gpt, encoding):
-    export_huggingface(tmp_path / "out", make_gpt(), encoding)
+    export_huggingface(tmp_path / "out", LoadedModel(make_gpt(), encoding))
     assert read_chat_template(tmp_path / "out") is None
 
 
@@ -145,8 +146,8 @@ def test_published_model_passes_through_our_folder_and_back_to_transformers(tmp_
     tokenizer.save(str(published / "tokenizer.json"))
     ours.mkdir()
     model, encoding = load_pretrained(published)
-    save_model(ours, model, encoding, objective="language_model")
-    export_huggingface(exported, *load_model(ours))
+    save_model(ours, LoadedModel(model, encoding), objective="language_model")
+    export_huggingface(exported, load_model(ours))
     again = AutoModelForCausalLM.from_pretrained(exported).eval()
     assert torch.equal(again(TOKENS).logits, theirs(TOKENS).logits)
     text = "<|im_start|>user\n<tool_call> cafe\u0301 12<|im_end|>"

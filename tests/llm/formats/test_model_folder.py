@@ -8,8 +8,9 @@ from published import edit_weights
 
 from llm.errors import UserError, UserFileError
 from llm.formats.model_folder import load_model, read_config, save_model
+from llm.loaded_model import LoadedModel
 from llm.model.attention import Context
-from llm.objectives import load, objective_module
+from llm.objectives import load, objective_package
 from llm.objectives.classifier import Classifier, ClassifierConfig, build
 
 TOKENS = torch.tensor([[5, 7, 11, 13]])
@@ -17,7 +18,7 @@ TOKENS = torch.tensor([[5, 7, 11, 13]])
 
 @pytest.fixture
 def saved(tmp_path, make_gpt, encoding):
-    save_model(tmp_path, make_gpt(), encoding, objective="language_model")
+    save_model(tmp_path, LoadedModel(make_gpt(), encoding), objective="language_model")
     return tmp_path
 
 
@@ -32,12 +33,12 @@ def test_saved_model_comes_back_bit_for_bit_without_pickle(saved, make_gpt, enco
     assert not model.training
     assert model.config == make_gpt().config
     assert tokenizer.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
-    save_model(saved, model, tokenizer, objective="language_model")
+    save_model(saved, LoadedModel(model, tokenizer), objective="language_model")
 
 
 def test_saved_classifier_keeps_its_head_and_settings(tmp_path, make_gpt, encoding):
     made = Classifier(make_gpt(), ClassifierConfig(labels=("no", "yes"), max_tokens=20, threshold=0.3)).eval()
-    save_model(tmp_path, made, encoding, objective="classifier")
+    save_model(tmp_path, LoadedModel(made, encoding), objective="classifier")
     model, _ = load_model(tmp_path, build=build, dropout=0.25)
     assert model.config == made.config
     assert model.gpt.config.dropout == 0.25
@@ -45,18 +46,18 @@ def test_saved_classifier_keeps_its_head_and_settings(tmp_path, make_gpt, encodi
 
 
 def test_config_holds_the_objective_and_further_settings(tmp_path, make_gpt, encoding):
-    save_model(tmp_path, make_gpt(), encoding, objective="assistant", cleaning="tasks.data.mail")
+    save_model(tmp_path, LoadedModel(make_gpt(), encoding), objective="assistant", cleaning="tasks.data.mail")
     config = read_config(tmp_path)
     assert (config["objective"], config["cleaning"]) == ("assistant", "tasks.data.mail")
     assert config["gpt"] == make_gpt().config.model_dump()
-    assert objective_module(tmp_path).__name__ == "llm.objectives.assistant"
+    assert objective_package(tmp_path).__name__ == "llm.objectives.assistant"
     assert load(tmp_path)[0].config == make_gpt().config
 
 
 def test_saved_models_are_equal_bytes_if_they_are_equal(tmp_path, make_gpt, encoding):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        save_model(tmp_path / name, make_gpt(), encoding, objective="language_model")
+        save_model(tmp_path / name, LoadedModel(make_gpt(), encoding), objective="language_model")
     for file in ("config.json", "model.safetensors", "tokenizer.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -166,7 +167,7 @@ def test_weights_as_stored_keep_their_precision_and_the_stream_is_float32(tmp_pa
     for weight in gpt.parameters():
         if weight.ndim == 2:
             weight.data = weight.data.bfloat16()
-    save_model(tmp_path, gpt, encoding, objective="language_model")
+    save_model(tmp_path, LoadedModel(gpt, encoding), objective="language_model")
     stored, _ = load_model(tmp_path, as_stored=True)
     for name, weight in gpt.state_dict().items():
         assert weight.dtype == (torch.float32 if "norm" in name else torch.bfloat16), name
@@ -184,7 +185,7 @@ def test_weights_as_stored_keep_their_precision_and_the_stream_is_float32(tmp_pa
 def test_context_length_shortens_rotary_positions_alone(tmp_path, make_gpt, encoding):
     for name, shape in {"rotary": LLAMA, "learned": {}}.items():
         (tmp_path / name).mkdir()
-        save_model(tmp_path / name, make_gpt(**shape), encoding, objective="language_model")
+        save_model(tmp_path / name, LoadedModel(make_gpt(**shape), encoding), objective="language_model")
     model, _ = load_model(tmp_path / "rotary", context_length=8)
     assert model.config == make_gpt(**LLAMA).config.model_copy(update={"context_length": 8})
     assert torch.equal(model(TOKENS), make_gpt(**LLAMA)(TOKENS))

@@ -11,7 +11,7 @@ from llm.generation.greedy import generate_greedily
 from llm.generation.packed import pack
 from llm.generation.pieces import Piece, batches
 from llm.generation.request import Request
-from llm.kernels.serving.decode import load_library
+from llm.kernels.serving.decode_library import load_library
 
 
 def test_next_turn_of_a_conversation_reads_its_new_tokens_alone(make_gpt, monkeypatch):

@@ -11,7 +11,8 @@ from llm.generation import packed
 from llm.generation.packed import PackedGPT, pack_for_inference, pack_for_reading
 from llm.generation.text import generate
 from llm.kernels.processor import reads_fastest_in_int8
-from llm.kernels.serving.decode import load_library
+from llm.kernels.serving.decode_library import load_library
+from llm.loaded_model import LoadedModel
 from llm.objectives import load_for_inference
 from llm.objectives.classifier import Classifier, ClassifierConfig, probabilities
 from tests.processors import imitate
@@ -54,25 +55,25 @@ def test_pack_for_inference_packs_once_and_a_classifier_is_served_by_the_fastest
     classifier = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=8))
     for name, objective, made in (("gpt", "language_model", gpt), ("classifier", "classifier", classifier)):
         (tmp_path / name).mkdir()
-        save_model(tmp_path / name, made, encoding, objective=objective)
+        save_model(tmp_path / name, LoadedModel(made, encoding), objective=objective)
     served, tokenizer = load_for_inference(tmp_path / "gpt")
     assert error(load_model(tmp_path / "gpt")[0], served) == pytest.approx(error(gpt, model))
     assert tokenizer.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
     served, _ = load_for_inference(tmp_path / "classifier")
     texts = ["the cat sat on the mat", "the dog"]
-    probabilities_served = probabilities(served, encoding, texts)
-    probabilities_float32 = probabilities(classifier, encoding, texts)
+    probabilities_served = probabilities(LoadedModel(served, encoding), texts)
+    probabilities_float32 = probabilities(LoadedModel(classifier, encoding), texts)
     if reads_fastest_in_int8():  # as decode.c reads the words, to the last bit
         classifier.gpt = model
     assert isinstance(served.gpt, PackedGPT) == reads_fastest_in_int8()
-    assert np.array_equal(probabilities_served, probabilities(classifier, encoding, texts))
+    assert np.array_equal(probabilities_served, probabilities(LoadedModel(classifier, encoding), texts))
     assert probabilities_served == pytest.approx(probabilities_float32, abs=0.005)
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("by", ["decode.c", "torch in bfloat16", "torch in float32"])
 def test_folder_is_packed_from_its_own_precision_as_from_float32(gpt, encoding, tmp_path, monkeypatch, stored, by):
-    save_model(tmp_path, deepcopy(gpt).to(stored), encoding, objective="language_model")
+    save_model(tmp_path, LoadedModel(deepcopy(gpt).to(stored), encoding), objective="language_model")
     monkeypatch.setattr(packed, "decodes_fastest_in_c", lambda: by == "decode.c")
     monkeypatch.setattr(packed, "has_fast_bfloat16", lambda device: by == "torch in bfloat16")
     served, expected = load_for_inference(tmp_path)[0], pack_for_inference(load_model(tmp_path)[0])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from llm.generation.sampling import Sampling
 from llm.generation.text import MOST_AT_ONCE, TextStream, generate, generate_text
+from llm.loaded_model import LoadedModel
 from llm.objectives.language_model import continuations
 from llm.tokenizer import END_OF_TEXT, stop_tokens
 
@@ -34,7 +35,9 @@ def test_seed_gives_equal_prompts_equal_texts_and_another_seed_differs(make_gpt,
     first, second = generate(gpt, [[1, 2], [1, 2]], max_new_tokens=20, sampling=WILD)
     assert first == second
     texts = [
-        generate_text(gpt, encoding, "the cat", max_new_tokens=20, sampling=WILD.model_copy(update={"seed": seed}))
+        generate_text(
+            LoadedModel(gpt, encoding), "the cat", max_new_tokens=20, sampling=WILD.model_copy(update={"seed": seed})
+        )
         for seed in (1, 1, 2)
     ]
     assert texts[0] == texts[1] != texts[2]
@@ -99,9 +102,9 @@ def test_generate_text_ends_at_the_end_token_and_leaves_it_out(make_gpt, encodin
     (ended,) = generate(gpt, [encoding.encode_ordinary("the cat")], max_new_tokens=9, sampling=WILD)
     options = {"max_new_tokens": 9, "sampling": WILD}
     assert end in ended
-    assert generate_text(gpt, encoding, "the cat", **options) == encoding.decode(ended[: ended.index(end)])
+    assert generate_text(LoadedModel(gpt, encoding), "the cat", **options) == encoding.decode(ended[: ended.index(end)])
 
 
 def test_continuations_end_with_the_context(make_gpt, encoding):
-    (text,) = continuations(make_gpt(), encoding, ("the cat",), tokens=999, seed=1)
+    (text,) = continuations(LoadedModel(make_gpt(), encoding), ("the cat",), tokens=999, seed=1)
     assert text.startswith("the cat")

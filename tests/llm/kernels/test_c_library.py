@@ -12,7 +12,7 @@ import pytest
 
 from llm.kernels import c_library
 from llm.kernels.c_library import NotBuiltError, build, load
-from llm.kernels.serving.decode import SOURCES
+from llm.kernels.serving.decode_library import SOURCES
 from llm.kernels.training import cross_entropy, flash
 
 
@@ -59,7 +59,7 @@ def test_another_source_is_another_file(small, tmp_path):
 PROCESS = """
 import torch
 from pathlib import Path
-from llm.kernels.serving.decode import load_library
+from llm.kernels.serving.decode_library import load_library
 assert load_library() is not None
 maps = Path("/proc/self/maps").read_text().splitlines()
 print(len({line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line}))

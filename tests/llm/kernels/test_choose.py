@@ -13,7 +13,7 @@ from llm.kernels.processor import has_fast_bfloat16_registers, has_fast_int8, la
 from llm.kernels.training import choose
 from llm.kernels.training.backend import TORCH, Backend
 from llm.kernels.training.choose import WIDE_INT8, WORTH, WORTH_C, WORTH_INT8, choose_backend
-from llm.kernels.training.compiled import compiled_run, cpp_compiler
+from llm.kernels.training.compiled import CompiledBlock, cpp_compiler
 from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c
 from llm.kernels.training.flash import flash_attention
 from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
@@ -21,7 +21,7 @@ from llm.kernels.training.muon import muon_in_c
 from llm.model.gpt import GPT
 from llm.model.lora import add_lora
 from llm.training.backend import build_training_model
-from llm.training.loop import Objective
+from llm.training.objective import Objective
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 LOW = Compute(torch.device("cpu"), torch.bfloat16, "a test")
@@ -138,7 +138,7 @@ def test_where_the_compiler_fails_the_fallback_learns_and_the_reason_is_logged(c
         return gpt(tokens_BT).sum()
 
     fallback = Backend(name="a fallback")
-    backend = Backend(run=compiled_run(), fallback=fallback, name="compiled")
+    backend = Backend(block=CompiledBlock, fallback=fallback, name="compiled")
     backend = replace(backend, **({"frozen_linear": FrozenInt8Linear} if lora else {"linear": Int8Linear}))
     objective, compute = Objective(fails, dict, "loss"), replace(LOW, backend=backend)
     training_model, used = build_training_model(gpt, objective, compute)

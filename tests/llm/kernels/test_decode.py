@@ -23,7 +23,8 @@ from llm.generation.sampling import Sampling
 from llm.generation.text import generate
 from llm.kernels import c_library
 from llm.kernels.processor import has_fast_bfloat16
-from llm.kernels.serving.decode import BITS, BYTES, FLOAT, SCALES, SOURCES, TYPES, declare, load_library
+from llm.kernels.serving.decode import BITS, BYTES, FLOAT, SCALES, TYPES
+from llm.kernels.serving.decode_library import SOURCES, declare, load_library
 from llm.model.key_value_cache import KeyValueCache
 from llm.training.frozen_blocks import split_blocks
 from tests.processors import AVX_VNNI

@@ -19,9 +19,10 @@ def test_no_position_sees_a_later_one(make_gpt, data):
     length = data.draw(st.integers(2, 32))
     changed = data.draw(st.integers(1, length - 1))
     tokens = torch.randint(gpt.config.vocabulary_size, (1, length), generator=torch.Generator().manual_seed(length))
-    other = tokens.clone()
-    other[0, changed:] = (other[0, changed:] + 1) % gpt.config.vocabulary_size
-    before, after = gpt(tokens), gpt(other)
+    changed_tokens = tokens.clone()
+    changed_tokens[0, changed:] = (tokens[0, changed:] + 1) % gpt.config.vocabulary_size
+    before = gpt(tokens)
+    after = gpt(changed_tokens)
     assert torch.equal(before[0, :changed], after[0, :changed])
     assert (before[0, changed] - after[0, changed]).abs().max() > 1e-3
 

@@ -6,6 +6,7 @@ import torch
 
 from llm.dataset import TokenWindows
 from llm.device import Compute
+from llm.loaded_model import LoadedModel
 from llm.objectives import assistant, classifier, language_model
 from llm.objectives.assistant import Example
 from llm.objectives.classifier import Classifier, ClassifierConfig, LabelledTexts
@@ -44,14 +45,16 @@ def learn(request, make_gpt, make_config, encoding, token_files, texts, windows)
         match request.param:
             case "language model":
                 splits = [TokenWindows(token_files, split, 32) for split in ("train", "validation")]
-                goal = language_model.objective(model, config, *splits, CPU, evaluation_batches=1)
+                goal = language_model.objective(
+                    model, config, splits[0], validation=splits[1], compute=CPU, evaluation_batches=1
+                )
             case "assistant":
-                goal = assistant.objective(model, config, windows, windows[0], CPU)
+                goal = assistant.objective(model, config, windows, validation=windows[0], compute=CPU)
             case _:
                 torch.manual_seed(0)
                 model = Classifier(model, ClassifierConfig(labels=("ham", "spam"), max_tokens=32))
-                read = classifier.read_texts(model, encoding, texts)
-                goal = classifier.objective(model, config, read, read, CPU)
+                read = classifier.read_texts(LoadedModel(model, encoding), texts)
+                goal = classifier.objective(model, config, read, validation=read, compute=CPU)
         (row,) = train(model, config, goal)
         return row, [*map(goal.weight, range(parts))]
 

@@ -8,7 +8,8 @@ from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.objectives.language_model import objective
 from llm.training.checkpoint import Checkpoints
-from llm.training.loop import Objective, train
+from llm.training.loop import train
+from llm.training.objective import Objective
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 
@@ -22,8 +23,8 @@ def run(make_gpt, make_config, token_files, encoding):
         config: TrainConfig = make_config(
             steps=steps, evaluate_every=4, checkpoint_every=3, gradient_accumulation=2, learning_rate=3e-2
         )
-        splits = (TokenWindows(token_files, split, 64) for split in ("train", "validation"))
-        goal = objective(gpt, config, *splits, CPU, evaluation_batches=2)
+        splits = [TokenWindows(token_files, split, 64) for split in ("train", "validation")]
+        goal = objective(gpt, config, splits[0], validation=splits[1], compute=CPU, evaluation_batches=2)
         history = train(gpt, config, goal, checkpoints=checkpoints, report=report)
         return history, {name: tensor.clone() for name, tensor in gpt.state_dict().items()}
 

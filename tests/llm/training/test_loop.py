@@ -8,7 +8,9 @@ from llm.dataset import BatchSampler, TokenWindows
 from llm.device import Compute
 from llm.objectives.language_model import objective, text_loss
 from llm.training.checkpoint import Checkpoints
-from llm.training.loop import LOWER, DivergedError, Objective, train
+from llm.training.divergence import LOWER, DivergedError
+from llm.training.loop import train
+from llm.training.objective import Objective
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 
@@ -18,8 +20,8 @@ def goal(token_files):
     """What to learn: the tiny text."""
 
     def make(gpt, config):
-        splits = (TokenWindows(token_files, split, gpt.config.context_length) for split in ("train", "validation"))
-        return objective(gpt, config, *splits, CPU, evaluation_batches=2)
+        splits = [TokenWindows(token_files, split, gpt.config.context_length) for split in ("train", "validation")]
+        return objective(gpt, config, splits[0], validation=splits[1], compute=CPU, evaluation_batches=2)
 
     return make
 
@@ -165,7 +167,7 @@ def test_the_loss_of_a_text_is_the_mean_over_its_tokens(make_gpt, token_files):
         chances = gpt(tokens[None, :-1])[0].log_softmax(dim=-1)
         alone += [-chances[position, target].item() for position, target in enumerate(tokens[1:])]
     batches = [windows.evaluation_batches(99, 1)[0], torch.arange(1, len(windows)).numpy()]  # of unequal sizes
-    assert text_loss(gpt, windows, batches, CPU) == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+    assert text_loss(gpt, windows, batches, compute=CPU) == pytest.approx(sum(alone) / len(alone), rel=1e-5)
 
 
 def scores(model, found):

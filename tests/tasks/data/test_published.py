@@ -13,6 +13,7 @@ from llm.errors import UserError
 from llm.formats.export import export_huggingface
 from llm.formats.huggingface import load_pretrained
 from llm.formats.model_folder import load_model, read_config
+from llm.loaded_model import LoadedModel
 from tasks.data.published import (
     PUBLISHED,
     Hub,
@@ -35,7 +36,7 @@ def published(tmp_path_factory, encoding) -> Path:
     folder = tmp_path_factory.mktemp("published")
     torch.manual_seed(3)
     gpt = GPT(GPTConfig(context_length=32, n_layer=2, n_head=2, n_embd=16, vocabulary_size=encoding.n_vocab))
-    export_huggingface(folder, gpt, encoding)
+    export_huggingface(folder, LoadedModel(gpt, encoding))
     return folder
 
 

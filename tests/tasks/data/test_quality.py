@@ -8,8 +8,7 @@ import pytest
 
 from llm.errors import UserError
 from tasks.data.gates import Gates
-from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
-from tasks.data.splits import overlap
+from tasks.data.quality import Check, Counts, label_expectations, summarise, summary_expectations, validate
 from tasks.datasets.corpus import corpus_expectations
 
 LABELS = ["ham", "spam"]
@@ -36,22 +35,19 @@ def expectations():
 
 
 def summary_of(table):
-    return summarise(table, overlap(table, table["text"], 0.8), labels=LABELS)
+    return summarise(table, Counts(overlapping=0), labels=LABELS)
 
 
-def test_a_summary_counts_what_no_row_can_tell(table):
-    summary = (
-        summarise(table, overlap(table, table["text"], 0.8), duplicates=10, left_out=5, groups="label", labels=LABELS)
-        .iloc[0]
-        .to_dict()
-    )
+def test_summary_counts_rows_splits_and_labels(table):
+    counts = Counts(overlapping=1, duplicates=10, left_out=5)
+    summary = summarise(table, counts, groups="label", labels=LABELS).iloc[0].to_dict()
     assert summary == {
         "id": "summary",
         "rows_read": 45,
         "rows": 30,
         "duplicate_share": 0.2222,
         "left_out_share": 0.1111,
-        "split_overlap": 0,
+        "split_overlap": 1,
         "straddling_groups": 2,
         "train_rows": 15,
         "validation_rows": 9,
@@ -65,48 +61,48 @@ def test_a_summary_counts_what_no_row_can_tell(table):
     }
 
 
-def test_a_good_table_passes_and_gives_the_same_report_twice(table, tmp_path):
+def test_validation_of_a_good_table_passes_and_repeats_its_report(table, tmp_path):
     for name in ("first", "second"):
-        checks = {
-            "rows": (table, expectations()),
-            "summary": (summary_of(table), summary_expectations(LABELS, Gates())),
-        }
+        checks = [
+            Check("rows", [table], expectations()),
+            Check("summary", [summary_of(table)], summary_expectations(LABELS, Gates())),
+        ]
         validate("emails", checks, tmp_path / name)
-    first, second = ((tmp_path / name / "validation.json").read_bytes() for name in ("first", "second"))
-    assert first == second
+    first = (tmp_path / "first/validation.json").read_bytes()
+    assert first == (tmp_path / "second/validation.json").read_bytes()
     report = json.loads(first)
     assert report["success"] is True
     assert len(report["expectations"]) == 21
-    found = {(finding["column"], finding.get("observed")) for finding in report["expectations"]}
-    assert {("rows_of_spam", 10), ("split_overlap", 0), ("train_rows", 15)} <= found
+    observed = {(finding["column"], finding.get("observed")) for finding in report["expectations"]}
+    assert {("rows_of_spam", 10), ("split_overlap", 0), ("train_rows", 15)} <= observed
 
 
-def test_what_only_warns_is_logged_and_reported_and_stops_nothing(table, tmp_path, caplog):
+def test_validation_warning_is_logged_and_reported_and_stops_nothing(table, tmp_path, caplog):
     with caplog.at_level("WARNING"):
-        validate("emails", {"summary": (summary_of(table), summary_expectations(LABELS, Gates()))}, tmp_path)
+        validate("emails", [Check("summary", [summary_of(table)], summary_expectations(LABELS, Gates()))], tmp_path)
     report = json.loads((tmp_path / "validation.json").read_text())
-    warned = {each["column"]: each["expected"] for each in report["expectations"] if not each["success"]}
-    assert warned == {
+    failed = [finding for finding in report["expectations"] if not finding["success"]]
+    assert {finding["column"]: finding["expected"] for finding in failed} == {
         "rows_of_ham": {"min_value": 30},
         "rows_of_spam": {"min_value": 30},
         "test_rows": {"min_value": 10},
         "validation_rows": {"min_value": 10},
     }
-    assert {each["level"] for each in report["expectations"] if not each["success"]} == {"warn"}
+    assert {finding["level"] for finding in failed} == {"warn"}
     assert "emails: summary, rows_of_spam: expect column max to be between (min_value 30.0); observed 10" in caplog.text
 
 
-def test_a_bound_may_be_another_or_none(table, tmp_path):
+def test_gate_bound_may_be_changed_or_null(table, tmp_path):
     strict = Gates(rows_of_a_label={"fail": 15}, split_overlap={"fail": None})
     expectations = summary_expectations(LABELS, strict)
-    assert "split_overlap" not in {each.column for each in expectations}
+    assert "split_overlap" not in {expectation.column for expectation in expectations}
     with pytest.raises(
         UserError, match=r"^emails: 1 checks failed\n  summary, rows_of_spam: .*min_value 15.*observed 10$"
     ):
-        validate("emails", {"summary": (summary_of(table), expectations)}, tmp_path)
+        validate("emails", [Check("summary", [summary_of(table)], expectations)], tmp_path)
 
 
-def test_every_failed_expectation_is_a_line_with_place_wish_and_examples(table, tmp_path):
+def test_validation_error_has_a_line_for_each_failed_expectation(table, tmp_path):
     table.loc[4, "label"] = "smap"
     table.loc[5, "text"] = None
     table.loc[[7, 8], "text"] = "x" * 101
@@ -114,7 +110,7 @@ def test_every_failed_expectation_is_a_line_with_place_wish_and_examples(table, 
     columns = gxe.ExpectTableColumnsToMatchOrderedList(column_list=["id"])
     missing = gxe.ExpectColumnValuesToNotBeNull(column="subject")
     with pytest.raises(UserError) as raised:
-        validate("emails", {"rows": (table, [*expectations(), columns, missing])}, tmp_path)
+        validate("emails", [Check("rows", [table], [*expectations(), columns, missing])], tmp_path)
     assert str(raised.value).splitlines() == [
         "emails: 5 checks failed",
         "  rows: expect table columns to match ordered list (column_list ['id']); "
@@ -132,33 +128,34 @@ def test_every_failed_expectation_is_a_line_with_place_wish_and_examples(table, 
     assert sum(not finding["success"] for finding in report["expectations"]) == 5
 
 
-def test_a_bad_split_a_missing_label_and_too_many_rows_left_out_fail(table, tmp_path):
+def test_gates_fail_for_a_bad_split_a_missing_label_and_too_many_dropped_rows(table, tmp_path):
     text = table["text"].mask(table["split"] != "train", "one two three four")
     bad = table.assign(text=text, label=table["label"].where(table["split"] == "train", "ham"))
     bad = bad[(bad["split"] != "test") & ((bad["label"] == "ham") | (bad.index < 6))]
-    summary = summarise(bad, 1, duplicates=50, left_out=90, groups="label", labels=LABELS)
+    counts = Counts(overlapping=1, duplicates=50, left_out=90)
+    summary = summarise(bad, counts, groups="label", labels=LABELS)
     with pytest.raises(UserError) as raised:
-        validate("emails", {"summary": (summary, summary_expectations(LABELS, Gates()))}, tmp_path)
+        validate("emails", [Check("summary", [summary], summary_expectations(LABELS, Gates()))], tmp_path)
     assert {line.split(": ")[0].split(", ")[1] for line in str(raised.value).splitlines()[1:]} == {
         *("left_out_share", "split_overlap", "splits_of_ham", "splits_of_spam", "rows_of_spam", "straddling_groups"),
         "test_rows",
     }
 
 
-def test_a_label_may_be_called_like_anything_that_a_summary_counts(table):
+def test_summary_of_a_label_that_is_called_like_a_count(table):
     labels = ["duplicate", "train"]
     renamed = table.assign(label=table["label"].map(dict(zip(LABELS, labels, strict=True))))
-    summary = summarise(renamed, overlap(renamed, table["text"], 0.8), duplicates=30, labels=labels).iloc[0]
+    summary = summarise(renamed, Counts(overlapping=0, duplicates=30), labels=labels).iloc[0]
     assert summary[["duplicate_share", "share_of_duplicate"]].tolist() == [0.5, 0.6667]
     assert summary[["train_rows", "rows_of_train"]].tolist() == [15, 10]
 
 
-def test_an_open_mlflow_run_gets_report_and_pages_even_of_bad_data(table, tmp_path):
+def test_mlflow_run_gets_report_and_pages_even_of_bad_data(table, tmp_path):
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = mlflow.create_experiment("quality", artifact_location=str(tmp_path / "artifacts"))
     bad = table.assign(label="smap")
     with pytest.raises(UserError, match="emails: 1 checks failed"), mlflow.start_run(experiment_id=experiment) as run:
-        validate("emails", {"rows": (bad, expectations())}, tmp_path / "report")
+        validate("emails", [Check("rows", [bad], expectations())], tmp_path / "report")
     artifacts = tmp_path / "artifacts" / run.info.run_id / "artifacts"
     assert (artifacts / "validation.json").read_bytes() == (tmp_path / "report" / "validation.json").read_bytes()
     assert "smap" in next((artifacts / "data_docs" / "validations").rglob("*.html")).read_text()
@@ -166,17 +163,15 @@ def test_an_open_mlflow_run_gets_report_and_pages_even_of_bad_data(table, tmp_pa
 
 
 @pytest.mark.parametrize("good", [True, False])
-def test_batches_of_a_table_are_held_against_expectations_as_the_whole_table_is(tmp_path, good):
+def test_validation_of_batches_equals_that_of_the_whole_table(tmp_path, good):
     texts = ["one", "two", "three", "x", "y", "z"] if good else ["", "\ufffd", "", "x", "y", "z"]
     table = pd.DataFrame({"id": list("abcdef" if good else "aabcde"), "source": "s", "text": texts})
-    found = []
-    for batches in (table, [table[:2], table[2:4], table[4:]], iter([table[:0], table])):
-        folder = tmp_path / str(len(found))
-        fails = (
-            "3 checks failed\n  rows, id: expect column values to be unique; 2 of 6 rows fail, such as a: 'a', a: 'a'"
-        )
-        with nullcontext() if good else pytest.raises(UserError, match=fails):
-            validate("corpus", {"rows": (batches, corpus_expectations())}, folder)
-        found.append((folder / "validation.json").read_text())
-    assert found[0] == found[1] == found[2]
-    assert json.loads(found[0])["success"] is good
+    reason = "3 checks failed\n  rows, id: expect column values to be unique; 2 of 6 rows fail, such as a: 'a', a: 'a'"
+    reports: list[str] = []
+    for batches in ([table], [table[:2], table[2:4], table[4:]], iter([table[:0], table])):
+        folder = tmp_path / str(len(reports))
+        with nullcontext() if good else pytest.raises(UserError, match=reason):
+            validate("corpus", [Check("rows", batches, corpus_expectations())], folder)
+        reports.append((folder / "validation.json").read_text())
+    assert reports[0] == reports[1] == reports[2]
+    assert json.loads(reports[0])["success"] is good

@@ -29,16 +29,17 @@ def test_shards_hold_what_one_file_would_with_tokens_and_sha256_of_each(files):
     one = (folder / "one/train.bin").read_bytes()
     shards = meta["splits"]["train"].pop("shards")
     assert meta == json.loads((folder / "one/meta.json").read_text())
-    found = [(folder / "shards" / shard["file"]).read_bytes() for shard in shards]
-    assert b"".join(found) == one
-    assert [len(part) for part in found[:-1]] == [200] * (len(one) // 200)
-    assert [shard["sha256"] for shard in shards] == [hashlib.sha256(part).hexdigest() for part in found]
-    assert [shard["tokens"] for shard in shards] == [len(part) // 2 for part in found]
+    contents = [(folder / "shards" / shard["file"]).read_bytes() for shard in shards]
+    assert b"".join(contents) == one
+    assert [len(content) for content in contents[:-1]] == [200] * (len(one) // 200)
+    assert [shard["sha256"] for shard in shards] == [hashlib.sha256(content).hexdigest() for content in contents]
+    assert [shard["tokens"] for shard in shards] == [len(content) // 2 for content in contents]
 
 
-def test_batches_are_the_same_from_shards(files):
+def test_shards_give_the_same_batches(files):
     folder, _ = files
-    one, shards = (TokenWindows(folder / name, "train", 32) for name in ("one", "shards"))
+    one = TokenWindows(folder / "one", "train", 32)
+    shards = TokenWindows(folder / "shards", "train", 32)
     assert len(one) == len(shards) > 5
     assert one.bytes_per_token == shards.bytes_per_token
     rows = np.array([3, 0, len(one) - 1])
@@ -48,7 +49,7 @@ def test_batches_are_the_same_from_shards(files):
     assert int(shards.tokens[0]) == one.tokens[0]
 
 
-def test_a_shard_that_was_cut_is_named(files):
+def test_corrupt_shard_is_named(files):
     folder, meta = files
     shard = folder / "shards" / meta["splits"]["train"]["shards"][1]["file"]
     shard.write_bytes(shard.read_bytes()[:-2])
@@ -56,7 +57,7 @@ def test_a_shard_that_was_cut_is_named(files):
         TokenWindows(folder / "shards", "train", 32)
 
 
-def test_of_many_tokens_whole_documents_from_all_over_are_looked_at(files, encoding, monkeypatch):
+def test_rows_of_many_tokens_are_whole_documents_from_all_over(files, encoding, monkeypatch):
     from llm.formats.tokenizer_json import save_tokenizer
 
     folder, _ = files
@@ -75,11 +76,13 @@ BPE = train_bpe(["the cat's mat, they'll see it is 12 words "] * 9, 300)
 
 
 @pytest.mark.parametrize("text", [END_OF_TEXT, "<|\0cut|>", f"the{' ' * 10**6}cat", "the\n\n  cat's ½漢"])
-def test_many_texts_have_the_tokens_of_each_and_ends_between_them(text):
+def test_encode_gives_the_tokens_of_each_text_and_an_end_after_it(text):
     texts = ["the cat", text, "", "the mat"]
-    wanted = [token for each in texts for token in (*BPE.encode_ordinary(each), end_of_text(BPE))]
-    found, counts = encode(BPE, texts)
-    assert np.frombuffer(found, "<u2").tolist() == wanted
-    size = sum(len(each.encode()) for each in texts)
-    assert counts == {"documents": len(texts), "tokens": len(wanted), "bytes": size}
-    assert BPE.decode(wanted) == "".join(each + END_OF_TEXT for each in texts)
+    expected: list[int] = []
+    for part in texts:
+        expected += [*BPE.encode_ordinary(part), end_of_text(BPE)]
+    tokens = encode(BPE, texts)
+    assert np.frombuffer(tokens.content, "<u2").tolist() == expected
+    size = len("".join(texts).encode())
+    assert tokens.counts == {"documents": len(texts), "tokens": len(expected), "bytes": size}
+    assert BPE.decode(expected) == "".join(part + END_OF_TEXT for part in texts)

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from llm.errors import UserError
-from tasks.data.quality import label_expectations, validate
+from tasks.data.quality import Check, label_expectations, validate
 from tasks.datasets.emails import COLUMNS, DATASET, Params, email_expectations, read_emails, row_text, thread
 
 PARAMS = Params(seed=1, validation=0.15, test=0.2, near_duplicate=0.8)
@@ -22,7 +22,7 @@ def spam_assassin(folder, group, number, text):
     path.write_text(json.dumps({"id": number, "group": group, "checksum": {}, "text": text}))
 
 
-def test_messages_and_tables_become_one_table_in_the_order_of_their_paths(tmp_path):
+def test_emails_of_messages_and_tables_are_one_table_in_the_order_of_paths(tmp_path):
     spam_assassin(tmp_path, "spam-1", 2, raw("Buy this now"))
     spam_assassin(tmp_path, "easy-ham-1", 1, raw("See you"))
     spam_assassin(tmp_path, "hard-ham-1", 1, raw("", subject=""))
@@ -39,12 +39,11 @@ def test_messages_and_tables_become_one_table_in_the_order_of_their_paths(tmp_pa
     ]
     assert list(table) == COLUMNS
     assert row_text(table)[0] == "A, b\ntwo\nlines"
-    validate(
-        "emails", {"rows": (table, [*email_expectations(), *label_expectations(PARAMS.labels)])}, tmp_path / "report"
-    )
+    expectations = [*email_expectations(), *label_expectations(PARAMS.labels)]
+    validate("emails", [Check("rows", [table], expectations)], tmp_path / "report")
 
 
-def test_mails_of_a_thread_are_one_group_and_a_subject_of_one_word_makes_none():
+def test_thread_is_one_group_and_a_subject_of_one_word_makes_none():
     thread_of = ["Bug in make", "Re: bug in MAKE!", "[list] Re: Bug in make", "RE[2]: Fwd: Bug in make"]
     table = pd.DataFrame({"subject": [*thread_of, "[list] Hello", "Re: hello", "", "In re: a bug"], "body": "x"})
     assert thread(table).tolist() == [*["bug in make"] * 4, "[list] Hello\nx", "Re: hello\nx", "\nx", "in re a bug"]
@@ -77,7 +76,7 @@ def test_labels_that_are_too_few_repeated_or_no_words_are_refused(labels, messag
         Params(**PARAMS.model_dump() | {"labels": labels})
 
 
-def test_equal_emails_with_several_labels_are_left_out_with_a_warning_and_near_ones_stay(tmp_path, caplog):
+def test_emails_that_are_equal_with_several_labels_are_dropped_and_near_ones_stay(tmp_path, caplog):
     rows = ["ham,Lunch,at noon", "spam,Win,a house", "spam,Lunch,at noon", "ham,Lunch,at noon", "ham,lunch,At noon!"]
     rows += ["ham,Win,a house", "ham,Twice,the same", "ham,Twice,the same"]
     (tmp_path / "mine.csv").write_text("\n".join(["label,subject,body", *rows]) + "\n")
@@ -90,18 +89,18 @@ def test_equal_emails_with_several_labels_are_left_out_with_a_warning_and_near_o
     ]
 
 
-def feedback(*said):
+def feedback(*rows: tuple[str, str, str, str]) -> str:
     """Rows as the app writes them: label, subject, body, client."""
-    names = ("label", "subject", "body", "client")
-    rows = [dict(zip(names, each, strict=True)) | {"version": "m/1"} for each in said]
-    return "".join(json.dumps(row | {"time": f"2026-01-01T00:00:{n:02}"}) + "\n" for n, row in enumerate(rows))
+    table = pd.DataFrame(rows, columns=["label", "subject", "body", "client"])
+    seconds = pd.Series(range(len(table)), dtype=str).str.zfill(2)
+    return table.assign(version="m/1", time="2026-01-01T00:00:" + seconds).to_json(orient="records", lines=True)
 
 
-def test_in_feedback_a_networks_last_word_on_a_mail_counts_and_of_several_what_most_say(tmp_path):
-    said = [("ham", "Win", "a house", "x"), ("ham", "Lunch", "at noon", "x"), ("spam", "WIN", "a house!", "x")]
-    said += [("ham", "Pills", "cheap", "x"), ("spam", "Pills", "cheap", "y"), ("spam", "Lunch", "at one", "y")]
-    said += [("spam", "", "\n", "y"), ("spam", "Win", "a house", "y"), ("ham", "win", "A house...", "z")]
-    (tmp_path / "feedback.jsonl").write_text(feedback(*said))
+def test_feedback_counts_the_last_word_of_each_network_and_the_majority_wins(tmp_path):
+    rows = [("ham", "Win", "a house", "x"), ("ham", "Lunch", "at noon", "x"), ("spam", "WIN", "a house!", "x")]
+    rows += [("ham", "Pills", "cheap", "x"), ("spam", "Pills", "cheap", "y"), ("spam", "Lunch", "at one", "y")]
+    rows += [("spam", "", "\n", "y"), ("spam", "Win", "a house", "y"), ("ham", "win", "A house...", "z")]
+    (tmp_path / "feedback.jsonl").write_text(feedback(*rows))
     (tmp_path / "mine.jsonl").write_text(feedback(("ham", "Mine", "own", "x")))
     table = read_emails(tmp_path, PARAMS)
     assert table[["id", "label"]].to_numpy().tolist() == [
@@ -115,22 +114,22 @@ def test_in_feedback_a_networks_last_word_on_a_mail_counts_and_of_several_what_m
 
 
 @pytest.mark.parametrize("name", ["tickets.jsonl", "mine/feedback.jsonl"])
-def test_a_column_called_client_means_nothing_in_another_file(tmp_path, name):
+def test_feedback_columns_mean_nothing_in_another_file(tmp_path, name):
     rows = feedback(("ham", "Win", "a house", "x"), ("spam", "Win", "a house", "x"), ("ham", "a", "b", "x"))
     (tmp_path / "mine").mkdir()
     (tmp_path / name).write_text(rows)
     assert read_emails(tmp_path, PARAMS)["id"].tolist() == [f"{name}#3"]
 
 
-def test_feedback_of_which_nothing_is_left_is_an_empty_table(tmp_path):
+def test_feedback_of_which_no_row_is_kept_is_an_empty_table(tmp_path):
     (tmp_path / "feedback.jsonl").write_text(feedback(("ham", "Win", "a", "x"), ("spam", "Win", "a", "y")))
     assert read_emails(tmp_path, PARAMS).empty
     (tmp_path / "feedback.jsonl").write_text("")
     assert list(read_emails(tmp_path, PARAMS)) == COLUMNS
 
 
-def test_a_key_that_yaml_reads_as_true_is_refused():
+def test_label_map_key_that_yaml_reads_as_true_is_refused():
     with pytest.raises(ValueError, match='as truth values; put such keys in quotes: "yes"'):
         Params(**PARAMS.model_dump() | {"label_map": yaml.safe_load("{yes: spam, no: ham}")})
-    given = yaml.safe_load('{"yes": spam, 0: ham}')
-    assert Params(**PARAMS.model_dump() | {"label_map": given}).label_map == {"yes": "spam", "0": "ham"}
+    label_map = yaml.safe_load('{"yes": spam, 0: ham}')
+    assert Params(**PARAMS.model_dump() | {"label_map": label_map}).label_map == {"yes": "spam", "0": "ham"}

@@ -27,11 +27,11 @@ from tasks.registry.tracking import configure_tracking
 IGNORED = "mlflow.db*\n.threestage/\n.prefect/\nmlartifacts/\ntmp/\nremote/\n__pycache__/\n"
 
 
-def enter(folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def enter(folder: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a copy of a project, with its store."""
-    monkeypatch.chdir(shutil.copytree(folder, place, dirs_exist_ok=True, symlinks=True))
+    monkeypatch.chdir(shutil.copytree(folder, copy, dirs_exist_ok=True, symlinks=True))
     mlflow.set_tracking_uri(None)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy / 'mlflow.db'}")
     configure_tracking()  # the store has moved
 
 
@@ -59,8 +59,8 @@ def projects(shared) -> Path:
             with Repo() as repo:
                 repo.reproduce()
             Path(".gitignore").write_text(IGNORED)
-            git(ran, "add", "--all")
-            git(ran, "commit", "--quiet", "--message", "Small models")
+            git(ran, "add --all")
+            git(ran, "commit --quiet --message Small")
             enter(ran, folder / "registered", patch)
             register_model("classifier")
             done.touch()
@@ -119,6 +119,18 @@ def decided(stores, tmp_path, monkeypatch):
     return in_store(stores / "decided.db", tmp_path, monkeypatch)
 
 
+@pytest.fixture
+def messages(monkeypatch) -> list[str]:
+    """The version and outcome of each decision that people are told about."""
+    sent: list[str] = []
+
+    def emit(event: str, name: str, version: str, **details: str) -> None:
+        sent.append(f"{version} {details['outcome']}")
+
+    monkeypatch.setattr("tasks.registry.decide.emit", emit)
+    return sent
+
+
 @pytest.fixture(scope="session")
 def server_for_tests(ready_store, tmp_path_factory) -> Iterator[str]:
     """A real tracking server with a store of its own."""
@@ -159,4 +171,7 @@ def tracking_server(server_for_tests, project, monkeypatch, request) -> str:
 def answering() -> Callable[[int], AbstractContextManager[str]]:
     """Make a server on loopback that answers everything with one status."""
 
-    return lambda status: serving(lambda asked: Answer(status))
+    def answer_all(status: int) -> AbstractContextManager[str]:
+        return serving(lambda request: Answer(status))
+
+    return answer_all

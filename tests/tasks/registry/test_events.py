@@ -28,25 +28,25 @@ HANGS = 600  # seconds that only something that hangs takes
 @pytest.fixture
 def listener():
     """A server that takes connections and says nothing: its address, and those connections."""
-    taken = []
+    connections: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def take() -> None:
             while True:
                 try:
-                    taken.append(listening.accept()[0])
+                    connections.append(listening.accept()[0])
                 except OSError:
                     return
 
         threading.Thread(target=take, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/api", taken
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/api", connections
         listening.shutdown(socket.SHUT_RDWR)
-    for each in taken:
-        each.close()
+    for connection in connections:
+        connection.close()
 
 
 def warnings(caplog) -> list[str]:
-    return [each.getMessage() for each in caplog.records if each.name == "tasks.registry.events"]
+    return [record.getMessage() for record in caplog.records if record.name == "tasks.registry.events"]
 
 
 def emit_decision(reason: str = "f1 is up") -> None:
@@ -54,15 +54,14 @@ def emit_decision(reason: str = "f1 is up") -> None:
 
 
 @pytest.mark.parametrize("api", [None, "temporary"])
-def test_without_a_standing_server_nobody_is_asked(api, listener, monkeypatch, caplog) -> None:
-    address, taken = listener
+def test_emit_asks_nobody_without_a_standing_server(api, listener, monkeypatch, caplog) -> None:
+    address, connections = listener
     if api:
         monkeypatch.setenv(TEMPORARY, address)
-    with temporary_settings(
-        {PREFECT_API_URL: address} if api else {}, restore_defaults=[] if api else [PREFECT_API_URL]
-    ):
+    settings = {PREFECT_API_URL: address} if api else {}
+    with temporary_settings(settings, restore_defaults=[] if api else [PREFECT_API_URL]):
         emit_decision()
-    assert taken == []
+    assert connections == []
     assert warnings(caplog) == []
 
 
@@ -72,7 +71,7 @@ def _own_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_events_that_a_server_missed_are_sent_again_once_in_their_order(port, caplog) -> None:
+def test_send_unsent_retries_missed_events_once_in_order(port, caplog) -> None:
     received = []
 
     def take(request: Asked) -> Answer:
@@ -97,7 +96,7 @@ def test_events_that_a_server_missed_are_sent_again_once_in_their_order(port, ca
     assert len(warnings(caplog)) == 2
 
 
-def test_an_event_that_the_server_refuses_for_good_holds_up_no_other(port, caplog) -> None:
+def test_send_unsent_drops_an_event_that_the_server_refuses_for_good(port, caplog) -> None:
     received = []
 
     def take(request: Asked) -> Answer:
@@ -117,7 +116,7 @@ def test_an_event_that_the_server_refuses_for_good_holds_up_no_other(port, caplo
     assert "refuses the message" in warnings(caplog)[-1]
 
 
-def test_a_version_that_waits_is_announced_for_a_day(port, monkeypatch) -> None:
+def test_is_announced_for_a_day_after_emit(port, monkeypatch) -> None:
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
         assert not is_announced(NAME, "1")
         emit(WAITS, NAME, "1", verdict="F1 rose.")
@@ -127,35 +126,35 @@ def test_a_version_that_waits_is_announced_for_a_day(port, monkeypatch) -> None:
         assert not is_announced(NAME, "1")
 
 
-def test_a_decision_asks_a_server_that_does_not_answer_once(
-    listener, mlflow_store, tmp_path, monkeypatch, caplog
-) -> None:
-    address, taken = listener
+def test_decision_stands_after_one_timeout_of_the_server(listener, mlflow_store, tmp_path, monkeypatch, caplog) -> None:
+    address, connections = listener
     monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.2)
     monkeypatch.chdir(tmp_path)
     configure_tracking()
     MlflowClient().create_registered_model(NAME)
     MlflowClient().create_model_version(NAME, str(tmp_path / "mlartifacts"))
-    compared("classifier", "1", None, [])
+    compared("classifier", "1", champion=None)
     with temporary_settings({PREFECT_API_URL: address}):
         approve("classifier", "1", by="reviewer-1", reason="f1 is up")
     assert model_state("classifier").champion == "1"
-    assert len(taken) == 1
+    assert len(connections) == 1
     (warning,) = warnings(caplog)
     assert "did not take the message about" in warning
 
 
-def test_a_standing_server_keeps_who_decided_what_and_why(prefect_api, port) -> None:
+def test_standing_server_keeps_who_decided_what_and_why(prefect_api, port) -> None:
     reason = f"f1 is up in {__name__}"
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
         emit_decision(reason)  # in an outage
     send_unsent()
-    decided, deadline, found = EventFilter(event=EventNameFilter(name=[DECIDED])), time.monotonic() + HANGS, []
+    decided = EventFilter(event=EventNameFilter(name=[DECIDED]))
+    deadline = time.monotonic() + HANGS
+    kept = []
     with get_client(sync_client=True) as client:
-        while not found:  # the server writes it down in its own time
+        while not kept:  # the server writes it down in its own time
             assert time.monotonic() < deadline
-            found = [each for each in client.read_events(decided, 50).events if each.payload["reason"] == reason]
-    (event,) = found
+            kept = [event for event in client.read_events(decided, 50).events if event.payload["reason"] == reason]
+    (event,) = kept
     assert event.resource.name == f"{NAME} version 1"
     about = {"outcome": "approved", "by": "reviewer-1", "reason": reason}
     assert event.payload == about | {"page": version_page(NAME, "1")}

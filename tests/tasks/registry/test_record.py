@@ -28,7 +28,7 @@ def stage(tmp_path, monkeypatch, mlflow_store):
     Repo.init(no_scm=True)
 
 
-def test_a_record_comes_back_as_it_was_written(stage):
+def test_record_is_read_as_it_was_written(stage):
     configure_tracking()
     record = Record("train", Hashes({"train": {"rate": 1e-05}}, {"data": "d1"}, {"model": "m1.dir"}), {"seed": "7"})
     with mlflow.start_run() as run:
@@ -36,14 +36,14 @@ def test_a_record_comes_back_as_it_was_written(stage):
     assert read_record(run.info.run_id) == record
 
 
-def test_a_run_without_a_record_and_no_run_have_none(stage):
+def test_read_record_is_none_without_a_record_or_a_run(stage):
     configure_tracking()
     with mlflow.start_run() as run:
         pass
     assert [read_record(run_id) for run_id in (run.info.run_id, "0" * 32, "none", "", None)] == [None] * 5
 
 
-def test_a_stage_has_all_its_hashes_in_its_record_and_few_tags(stage):
+def test_stage_run_records_all_hashes_and_few_tags(stage):
     with stage_run() as run:
         Path("model").write_text("weights")
         add_facts(blocks="eager")
@@ -57,7 +57,7 @@ def test_a_stage_has_all_its_hashes_in_its_record_and_few_tags(stage):
     assert len(tags) <= 8
 
 
-def test_a_failed_stage_has_the_record_of_what_it_read(stage):
+def test_failed_stage_run_records_what_it_read(stage):
     with pytest.raises(RuntimeError), stage_run() as run:
         raise RuntimeError
     record = read_record(run.info.run_id)
@@ -65,7 +65,7 @@ def test_a_failed_stage_has_the_record_of_what_it_read(stage):
     assert record.hashes.outs == {}
 
 
-def test_people_read_the_machine_and_what_no_commit_holds_on_one_line_each():
+def test_readable_has_machine_and_uncommitted_parts_on_one_line_each():
     facts = {
         "git.commit": "c1",
         "git.dirty.code": "true",
@@ -88,26 +88,26 @@ def test_people_read_the_machine_and_what_no_commit_holds_on_one_line_each():
     }
 
 
-def test_changes_of_code_parameters_and_pipeline_are_told_apart(tmp_path, monkeypatch):
+def test_uncommitted_parts_tell_code_parameters_and_pipeline_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert uncommitted_parts(current_facts()) == ["code", "params.yaml", "dvc.yaml"]  # unknown outside git
-    git(Path(), "init", "--quiet")
+    git(Path(), "init --quiet")
     for path in ("code.py", "params.yaml", "dvc.yaml"):
         Path(path).write_text("import new\n" if path == "code.py" else "")
-    git(Path(), "add", ".")
-    git(Path(), "commit", "--quiet", "--message", "All")
+    git(Path(), "add .")
+    git(Path(), "commit --quiet --message All")
     assert uncommitted_parts(current_facts()) == []
     Path("params.yaml").write_text("seed: 1")
     assert uncommitted_parts(current_facts()) == ["params.yaml"]
-    git(Path(), "config", "status.showUntrackedFiles", "no")
+    git(Path(), "config status.showUntrackedFiles no")
     Path("scratch.py").touch()
     assert uncommitted_parts(current_facts()) == ["params.yaml"], "no code imports it"
     Path("new.py").touch()
     assert uncommitted_parts(current_facts()) == ["code", "params.yaml"]
 
 
-def test_a_process_that_computes_knows_device_and_threads():
+def test_current_facts_have_device_and_threads():
     compute, facts = choose_compute(), current_facts()
     assert facts["device"] == compute.device.type
     assert facts["dtype"] == str(compute.dtype).removeprefix("torch.")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from decisions import ME, states
+from decisions import ME, set_tags, states
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from small_models import MODELS, challenger
@@ -55,7 +55,7 @@ def test_the_other_models_become_challengers_that_load_and_predict_too(registere
     assert predict() in ("ham", "spam")
 
 
-def test_a_version_holds_its_record_metrics_evidence_and_pinned_requirements(registered_project):
+def test_version_holds_record_metrics_evidence_and_pinned_requirements(registered_project):
     version, client = challenger(), MlflowClient()
     training, evaluation = locked("finetune@classifier"), locked("evaluate@classifier")
     record = read_record(version.run_id)
@@ -83,7 +83,7 @@ def test_a_version_holds_its_record_metrics_evidence_and_pinned_requirements(reg
     assert {f"torch=={torch.__version__.split('+')[0]}", f"mlflow=={mlflow.__version__}"} <= set(lines)
 
 
-def test_a_version_has_the_weights_that_its_training_logged(project, monkeypatch):
+def test_version_has_the_weights_that_its_training_logged(project, monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "finetune@classifier")
     with stage_run() as training:
         mlflow.log_param("rate", 0.1)
@@ -107,7 +107,7 @@ def test_a_version_has_the_weights_that_its_training_logged(project, monkeypatch
     assert predict() in ("ham", "spam")
 
 
-def test_equal_bytes_find_their_version_and_new_evidence_makes_one_while_aliases_stay(registered_project):
+def test_register_finds_the_version_of_equal_bytes_and_makes_one_of_new_evidence(registered_project):
     client = MlflowClient()
     runs = len(mlflow.search_runs(output_format="list"))
     client.delete_registered_model_alias(NAME, "challenger")
@@ -127,8 +127,8 @@ def test_equal_bytes_find_their_version_and_new_evidence_makes_one_while_aliases
     ]
 
 
-def test_newer_shipped_code_makes_no_version_and_lost_artifacts_make_one(registered_project):
-    compared("classifier", "1", None, [])
+def test_register_makes_no_version_of_newer_code_and_one_after_lost_artifacts(registered_project):
+    compared("classifier", "1", champion=None)
     approve("classifier", "1", **ME)
     for path in (*SHIPPED, next(map(str, Path("llm").rglob("*.c")))):
         mend(path)
@@ -142,7 +142,7 @@ def test_newer_shipped_code_makes_no_version_and_lost_artifacts_make_one(registe
     assert registered(["classifier"]) == {"classifier": "version 2, challenger"}
 
 
-def test_new_evidence_ships_the_code_that_measured_it_and_supersedes_the_challenger_before(registered_project):
+def test_register_ships_the_code_that_measured_and_supersedes_the_challenger(registered_project):
     mend(SHIPPED[0])
     evaluate_with(0.6)
     assert register_model("classifier") == "2"
@@ -153,7 +153,7 @@ def test_new_evidence_ships_the_code_that_measured_it_and_supersedes_the_challen
     assert registered(["classifier"]) == {"classifier": "version 1, superseded"}
 
 
-def test_a_challenger_that_a_person_chose_stays_and_a_warning_names_the_new_version(registered_project, caplog):
+def test_register_warns_when_a_person_chose_another_challenger(registered_project, caplog):
     evaluate_with(0.6)
     register_model("classifier")
     MlflowClient().set_registered_model_alias(NAME, "challenger", "1")
@@ -164,17 +164,7 @@ def test_a_challenger_that_a_person_chose_stays_and_a_warning_names_the_new_vers
     assert str(challenger().version) == "1"
 
 
-def test_a_champion_that_a_person_removed_is_in_the_history_after_the_next_registration(registered_project):
-    client = MlflowClient()
-    client.set_registered_model_alias(NAME, "champion", "1")
-    register_model("classifier")
-    client.delete_registered_model_alias(NAME, "champion")
-    register_model("classifier")
-    assert [event.outcome for event in history("classifier")] == ["approved", "removed as champion"]
-    assert registered(["classifier"]) == {"classifier": "version 1"}
-
-
-def test_a_copy_of_the_project_has_versions_that_load_from_itself(registered_project, tmp_path_factory, monkeypatch):
+def test_versions_of_a_copied_project_load_from_the_copy(registered_project, tmp_path_factory, monkeypatch):
     original = Path.cwd()
     enter(original, tmp_path_factory.mktemp("copy") / "project", monkeypatch)
     shutil.rmtree(original / "mlartifacts")
@@ -182,7 +172,7 @@ def test_a_copy_of_the_project_has_versions_that_load_from_itself(registered_pro
     assert predict() in ("ham", "spam")
 
 
-def test_a_version_that_a_person_deleted_does_not_come_back(registered_project):
+def test_register_leaves_a_version_deleted_that_a_person_deleted(registered_project):
     client = MlflowClient()
     client.delete_model_version(NAME, "1")
     assert registered(["classifier"]) == {"classifier": "deleted in the registry"}
@@ -195,8 +185,8 @@ def test_a_version_that_a_person_deleted_does_not_come_back(registered_project):
     assert register_model("classifier") in ("2", "3")  # new evidence is another matter
 
 
-def test_a_rejected_version_is_never_made_challenger_again(registered_project):
-    MlflowClient().set_model_version_tag(NAME, "1", "threestage.state", "rejected")
+def test_register_never_makes_a_rejected_version_challenger(registered_project):
+    set_tags(MlflowClient(), "1", state="rejected")
     MlflowClient().delete_registered_model_alias(NAME, "challenger")
     assert register_model("classifier") == "1"
     assert registered(["classifier"]) == {"classifier": "version 1, rejected"}
@@ -208,7 +198,7 @@ def test_a_rejected_version_is_never_made_challenger_again(registered_project):
     assert registered(["classifier"]) == {"classifier": "version 3, challenger"}
 
 
-def test_a_store_that_does_not_answer_for_its_artifacts_makes_no_second_version(registered_project, monkeypatch):
+def test_register_makes_no_second_version_when_the_store_does_not_answer(registered_project, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise mlflow.MlflowException("503 Service Unavailable")
 
@@ -218,7 +208,7 @@ def test_a_store_that_does_not_answer_for_its_artifacts_makes_no_second_version(
     assert len(MlflowClient().search_model_versions(f"name = '{NAME}'")) == 1
 
 
-def test_uncommitted_parameters_stand_in_the_description_and_in_a_diff(project):
+def test_register_keeps_uncommitted_parameters_in_description_and_diff(project):
     Path("params.yaml").write_text("f1: 0.5 # as it was\n")
     register_model("classifier")
     version = challenger()
@@ -266,7 +256,7 @@ def dies() -> Iterator[Callable[[int], str]]:
         yield register_until
 
 
-def test_a_killed_registration_leaves_nothing_behind_the_next_one(registered_project, dies):
+def test_killed_registration_leaves_nothing_behind_the_next_one(registered_project, dies):
     mend("tasks/served.py")
     evaluate_with(0.02)
     writes = int(dies(0))
@@ -305,7 +295,7 @@ def test_a_killed_registration_leaves_nothing_behind_the_next_one(registered_pro
         ("models/classifier", None, r"models/classifier: missing, stage evaluate@classifier needs it; run"),
     ],
 )
-def test_a_model_that_differs_from_dvc_lock_or_is_missing_is_not_registered(project, path, content, reason):
+def test_register_error_for_a_stale_or_missing_model(project, path, content, reason):
     if content is None:
         shutil.rmtree(path)
         assert registered(["classifier"]) == {"classifier": None}
@@ -317,7 +307,7 @@ def test_a_model_that_differs_from_dvc_lock_or_is_missing_is_not_registered(proj
     assert MlflowClient().search_registered_models() == []
 
 
-def test_a_damaged_byte_that_dvc_does_not_see_is_not_registered(project):
+def test_register_error_for_a_corrupt_byte_that_dvc_does_not_see(project):
     assert stale("evaluate@classifier") == {}  # now DVC knows the file by its time and size
     path = Path("models/classifier/model.safetensors")
     before, content = path.stat(), bytearray(path.read_bytes())
@@ -330,7 +320,7 @@ def test_a_damaged_byte_that_dvc_does_not_see_is_not_registered(project):
     assert MlflowClient().search_registered_models() == []
 
 
-def test_a_model_without_evaluation_is_not_registered(project):
+def test_register_error_without_an_evaluation(project):
     lock = yaml.safe_load(Path("dvc.lock").read_text())
     del lock["stages"]["evaluate@classifier"]
     Path("dvc.lock").write_text(yaml.safe_dump(lock))

@@ -48,11 +48,11 @@ if name := os.environ.get("WAIT"):
 
 def state() -> dict[str, str]:
     """What git says of this folder, its worktrees and its refs, and the hash of every file but the engines' own."""
-    asked = ("status --porcelain", "worktree list", "show-ref --head", "stash list")
-    said = {each: subprocess.check_output(["git", *each.split()], text=True) for each in asked}
-    kept = {".git", ".threestage", ".prefect", "tmp", "__pycache__"}  # of .dvc the cache and the settings count
-    files = (path for path in Path().rglob("*") if path.is_file() and not kept & {*path.parts})
-    return said | {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    commands = ("status --porcelain", "worktree list", "show-ref --head", "stash list")
+    answers = {command: subprocess.check_output(["git", *command.split()], text=True) for command in commands}
+    engines = {".git", ".threestage", ".prefect", "tmp", "__pycache__"}  # of .dvc the cache and the settings count
+    files = [path for path in Path().rglob("*") if path.is_file() and not engines & {*path.parts}]
+    return answers | {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture
@@ -74,12 +74,13 @@ def version(projects, temporary, monkeypatch) -> str:
 
 def reproduced(uri: str) -> Comparison:
     """As the flow does it, without a Prefect server."""
-    found, ran = registered(uri), []
-    with worktree(found) as tree:
-        for stage in gather(found, tree):
+    recorded = registered(uri)
+    ran: list[str] = []
+    with worktree(recorded) as tree:
+        for stage in gather(recorded, tree):
             tree.run(stage, {})
             ran.append(stage)
-            result = compare(found, tree, ran, [])
+            result = compare(recorded, tree, ran, expected=[])
             if result.differs:
                 break
         return result
@@ -105,12 +106,12 @@ def change_facts(**facts: str) -> None:
 
 def commit() -> None:
     """Commit what is here, and let version 1 be made from that."""
-    git(Path(), "add", "--all")
-    git(Path(), "commit", "--quiet", "--message", "A state of it")
+    git(Path(), "add --all")
+    git(Path(), "commit --quiet --message State")
     change_facts(git__commit=subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip())
 
 
-def test_a_version_is_made_again_from_what_cache_and_remote_lack_and_leaves_nothing_behind(version, temporary):
+def test_reproduce_with_a_corrupt_cache_makes_the_same_bytes_and_leaves_nothing(version, temporary):
     for path in Path(".dvc/cache/files").rglob("*"):
         if path.is_file():  # damaged
             path.chmod(0o644)
@@ -127,7 +128,7 @@ def test_a_version_is_made_again_from_what_cache_and_remote_lack_and_leaves_noth
     assert list(temporary.iterdir()) == []
 
 
-def test_the_first_stage_that_makes_other_bytes_is_named_with_the_reason(version):
+def test_reproduce_names_the_first_stage_that_makes_other_bytes_and_why(version):
     shutil.rmtree(".dvc/cache")
     change_data("foundation")
     commit()
@@ -138,25 +139,26 @@ def test_the_first_stage_that_makes_other_bytes_is_named_with_the_reason(version
     assert f"pretrain is the first stage that made other bytes than those of {version}" in str(result)
 
 
-def test_inputs_come_from_the_remote_by_their_hash_or_from_here_if_no_commit_has_them(version):
+def test_gather_takes_inputs_from_the_remote_or_from_here_if_no_commit_has_them(version):
     change_data("classifier")
     repro()
     uri = f"models:/{NAME}/{register_model('classifier')}"
     then = locked("finetune@classifier").deps
     with Repo() as repo, repo.config.edit("local") as config:
-        config["core"]["remote"], config["remote"]["storage"] = "storage", {"url": str(Path("remote").absolute())}
+        config["core"]["remote"] = "storage"
+        config["remote"]["storage"] = {"url": str(Path("remote").absolute())}
     with Repo() as repo:
         repo.push()
     shutil.rmtree(".dvc/cache")
     Path("params.yaml").write_text("f1: 0.6\n")  # a later state of this folder does not count
     Path("dvc.yaml").unlink()
-    found = registered(uri)
-    with worktree(found) as tree:
-        assert gather(found, tree) == ["finetune@classifier"]
+    recorded = registered(uri)
+    with worktree(recorded) as tree:
+        assert gather(recorded, tree) == ["finetune@classifier"]
         assert {path: md5_of(tree.project / path) for path in then} == then
-    git(Path(), "checkout", "--quiet", "made")
-    with worktree(found) as tree:
-        gather(found, tree)
+    git(Path(), "checkout --quiet made")
+    with worktree(recorded) as tree:
+        gather(recorded, tree)
         assert md5_of(tree.project / "made/classifier") != then["made/classifier"]
 
 
@@ -170,10 +172,11 @@ def test_reasons_are_deps_then_parameters_then_libraries():
     ]
 
 
-def test_other_libraries_and_another_kind_of_machine_are_expected_to_make_other_bytes():
+def test_expected_differences_name_other_libraries_and_machines():
     entry = {"params": {"libraries.json": {"numpy": "0.0.1"}}}
     facts = {"machine.cpu": "Z80", "device": "cpu"}
-    version = Registered(URI, "", "finetune@classifier", "", "", {"finetune@classifier": entry}, facts)
+    stage = "finetune@classifier"
+    version = Registered(uri=URI, run_id="", stage=stage, commit="", uncommitted="", stages={stage: entry}, facts=facts)
     library, machine = expected_differences(version)
     assert library.startswith("library numpy was 0.0.1, here it is ")
     assert machine == f"cpu was Z80, here it is {current_facts()['machine.cpu']}"
@@ -186,8 +189,8 @@ def dirty(version) -> str:
     folder = Path.cwd()
     shutil.move(".git", folder.parent)
     (folder.parent / ".gitignore").write_text("tmp/\n")
-    git(Path(), "add", "--all")
-    git(Path(), "commit", "--quiet", "--message", "A larger repository")
+    git(Path(), "add --all")
+    git(Path(), "commit --quiet --message Larger")
     code = Path("train.py").read_text()
     Path("note.py").write_text('NOTE = "new" \n')
     Path("train.py").write_text(
@@ -197,11 +200,11 @@ def dirty(version) -> str:
     uri = f"models:/{NAME}/{register_model('classifier')}"
     Path("train.py").write_text(code)
     Path("note.py").unlink()
-    git(Path(), "config", "apply.whitespace", "error")
+    git(Path(), "config apply.whitespace error")
     return uri
 
 
-def test_an_uncommitted_diff_is_applied_and_one_that_does_not_apply_or_is_gone_is_an_error(dirty, temporary, caplog):
+def test_worktree_applies_the_uncommitted_diff_or_raises(dirty, temporary, caplog):
     with caplog.at_level(logging.WARNING, logger="tasks.registry.reproduce"), worktree(registered(dirty)) as tree:
         assert (tree.project / "note.py").read_text() == 'NOTE = "new" \n'
         assert (tree.project / "train.py").read_text().startswith("from note import NOTE\n")
@@ -218,7 +221,7 @@ def test_an_uncommitted_diff_is_applied_and_one_that_does_not_apply_or_is_gone_i
     assert len(subprocess.check_output(["git", "worktree", "list"]).splitlines()) == 1
 
 
-def test_a_commit_that_git_does_not_have_and_none_at_all_are_errors(version):
+def test_registered_error_for_a_missing_commit_and_for_none(version):
     change_facts(git__commit="0" * 40)
     with pytest.raises(UserError, match=rf"^{URI}: this repository has no commit {'0' * 40}; `git fetch --all`"):
         registered(URI)
@@ -227,7 +230,7 @@ def test_a_commit_that_git_does_not_have_and_none_at_all_are_errors(version):
         registered(URI)
 
 
-def test_a_stage_that_fails_and_a_command_that_is_stopped_leave_nothing(version, temporary, prefect_api):
+def test_reproduce_that_fails_or_is_terminated_leaves_nothing(version, temporary, prefect_api):
     code = Path("train.py").read_text()
     Path("train.py").write_text(f"raise SystemExit(3)\n{code}")
     commit()
@@ -237,7 +240,8 @@ def test_a_stage_that_fails_and_a_command_that_is_stopped_leave_nothing(version,
 
     Path("train.py").write_text(WAIT + code)
     commit()
-    before, begun = state(), temporary / "begun"
+    before = state()
+    begun = temporary / "begun"
     variables = {"PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_api, "TMPDIR": str(temporary)}
     running = subprocess.Popen(
         [sys.executable, "-m", "flows.reproduce", URI],
@@ -251,11 +255,11 @@ def test_a_stage_that_fails_and_a_command_that_is_stopped_leave_nothing(version,
             time.sleep(0.05)
         assert len(subprocess.check_output(["git", "worktree", "list"]).splitlines()) == 2
         running.send_signal(signal.SIGTERM)
-        said = running.communicate(timeout=300)[1]
+        errors = running.communicate(timeout=300)[1]
     finally:
         running.kill()
         running.wait()
-    assert running.returncode == 143, said
+    assert running.returncode == 143, errors
     assert not psutil.pid_exists(int(begun.read_text()))
     begun.unlink()
     assert list(temporary.iterdir()) == []

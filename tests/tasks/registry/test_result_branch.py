@@ -15,8 +15,8 @@ FILES = {"params.yaml": "rate: 1\n", "dvc.lock": "old\n", "code.py": "one\n", "n
 PATHS = ["dvc.lock", "params.yaml", "reports"]
 
 
-def git(*arguments: str, folder: str | Path = ".") -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+def git(command: str, *arguments: str) -> str:
+    done = subprocess.run(["git", *command.split(), *arguments], check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
@@ -34,63 +34,63 @@ def repository(tmp_path, monkeypatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    git("init", "-q", "-b", "main")
-    git("config", "user.name", "Ada")
-    git("config", "user.email", "ada@localhost")
+    git("init -q -b main")
+    git("config user.name Ada")
+    git("config user.email ada@localhost")
     for path, content in FILES.items():
         write(path, content)
-    git("add", ".")
-    git("commit", "-qm", "all")
+    git("add .")
+    git("commit -qm all")
     for path, content in {"dvc.lock": "new\n", "code.py": "two\n", "reports/a/metrics.json": "{}\n"}.items():
         write(path, content)
     write("notes", "staged\n")
-    git("add", "notes")
+    git("add notes")
     write("notes", "not staged\n")
     return tmp_path
 
 
 def state() -> list[str]:
-    return [git(*line) for line in (("status", "--porcelain"), ("rev-parse", "HEAD"), ("symbolic-ref", "HEAD"))]
+    return [git(command) for command in ("status --porcelain", "rev-parse HEAD", "symbolic-ref HEAD")]
 
 
 def files(commit: str) -> dict[str, str]:
-    names = git("ls-tree", "-r", "--name-only", commit).splitlines()
+    names = git("ls-tree -r --name-only", commit).splitlines()
     return {name: git("show", f"{commit}:{name}") for name in names}
 
 
-def test_a_commit_holds_the_results_and_nothing_else_moves(repository):
+def test_commit_results_commits_the_results_and_moves_nothing_else(repository):
     before = state()
     assert commit_results(DAY, PATHS, MESSAGE) == BRANCH
     assert git("rev-parse", f"{BRANCH}^@") == git("rev-parse", "HEAD")
     changed = {"dvc.lock": "new", "reports/a/metrics.json": "{}"}
     assert files(BRANCH) == {name: content.strip() for name, content in FILES.items()} | changed
-    assert git("log", "-1", "--format=%an|%cn|%B", BRANCH).strip() == f"Threestage|Threestage|{MESSAGE}".strip()
+    assert git("log -1 --format=%an|%cn|%B", BRANCH).strip() == f"Threestage|Threestage|{MESSAGE}".strip()
     assert state() == before
     assert Path("notes").read_text() == "not staged\n"
 
     put_back(PATHS)
     assert (Path("dvc.lock").read_text(), Path("reports/a/metrics.json").exists()) == ("old\n", False)
-    assert git("status", "--porcelain").splitlines() == ["M code.py", "MM notes"]
+    assert git("status --porcelain").splitlines() == ["M code.py", "MM notes"]
 
 
-def test_each_state_of_the_results_has_one_branch_and_a_branch_never_moves(repository):
+def test_commit_results_makes_one_branch_a_state_and_moves_none(repository):
     assert commit_results(DAY, PATHS, MESSAGE) == commit_results("2026-11-27", PATHS, MESSAGE) == BRANCH
     first = git("rev-parse", BRANCH)
     write("params.yaml", "rate: 2\n")
     assert commit_results(DAY, PATHS, MESSAGE) == f"{BRANCH}-2"
-    git("commit", "-qm", "code", "code.py")
+    git("commit -qm code code.py")
     assert commit_results(DAY, PATHS, MESSAGE) == f"{BRANCH}-3", "merged code needs a branch on top of it"
     assert files(f"{BRANCH}-3")["code.py"] == "two"
     assert git("rev-parse", BRANCH) == first
-    git("add", ".")
-    git("commit", "-qm", "results")
+    git("add .")
+    git("commit -qm results")
     assert commit_results(DAY, PATHS, MESSAGE) == "", "HEAD has them all"
 
 
-def test_a_project_in_a_folder_of_its_repository_commits_and_puts_back_its_own(repository, monkeypatch):
+def test_commit_results_of_a_project_in_a_folder_of_its_repository(repository, monkeypatch):
     write("project/dvc.lock", "one\n")
-    git("add", "project")
-    git("commit", "-qm", "a project")
+    git("add project")
+    git("commit -qm project")
     monkeypatch.chdir("project")
     write("dvc.lock", "two\n")
     commit_results(DAY, ["dvc.lock"], MESSAGE)
@@ -109,22 +109,23 @@ def ran(repository) -> Path:
     with Repo.init() as repo, repo.config.edit() as config:
         repo.reproduce()
         config["core"]["remote"], config["remote"]["store"] = "store", {"url": str(repository / "store")}
-    git("init", "-q", "--bare", "bare")
-    git("remote", "add", "origin", "bare")
+    git("init -q --bare bare")
+    git("remote add origin bare")
     return repository
 
 
-def test_what_can_not_be_shared_is_named_and_stops_nothing(ran):
+def test_share_names_each_failure_and_goes_on(ran):
     Path("file").touch()
     with Repo() as repo, repo.config.edit() as config:
         config["remote"]["store"] = {"url": str(ran / "file/store")}
-    done, (data, branch) = share(DAY, MESSAGE, "upstream", HANGS)
-    assert done == [f"committed to the branch {BRANCH}"]
+    shared = share(DAY, MESSAGE, push_to="upstream", seconds=HANGS)
+    data, branch = shared.failed
+    assert shared.done == [f"committed to the branch {BRANCH}"]
     assert data.startswith("data not pushed: dvc push: ")
     assert "Not a directory" in data
     assert branch.startswith(f"{BRANCH} not pushed: git push: fatal: 'upstream' does not appear to be a git repository")
     with Repo() as repo, repo.config.edit() as config:
         config["core"]["no_scm"], config["core"]["remote"] = True, None
     (ran / ".git").rename(ran / "git")
-    _, (committed, *_) = share(DAY, MESSAGE, "upstream", HANGS)
-    assert committed.startswith("not committed: git rev-parse: ")
+    shared = share(DAY, MESSAGE, push_to="upstream", seconds=HANGS)
+    assert shared.failed[0].startswith("not committed: git rev-parse: ")

@@ -4,9 +4,7 @@ from pathlib import Path
 from tasks.registry.summary import print_summary
 
 
-def test_the_closing_table_has_metrics_beside_their_baseline_and_the_version_of_each(
-    mlflow_store, tmp_path, monkeypatch, capsys
-):
+def test_summary_has_metrics_with_baseline_and_the_version_of_each_model(mlflow_store, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     for model, metrics in {

@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+from decisions import set_tags
 from dvc.repo import Repo
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -16,7 +17,7 @@ from flows.tidy import main
 from llm.errors import UserError
 from tasks.registry.decide import compared, settle
 from tasks.registry.register import DELETED, register_model
-from tasks.registry.tidy import cache_files, old_versions, training_weights
+from tasks.registry.tidy import Item, cache_files, old_versions, training_weights
 from tasks.stages.hashes import locked, md5_of
 from tasks.stages.lock import exclusive
 from tests.tasks.registry.conftest import enter, evaluate_with
@@ -32,24 +33,26 @@ LONG_AGO = "2026-01-02T03:04:05Z"
 KEEP = Path("locks")  # a copy of dvc.lock for each f1
 
 
-def another(f1):
+def another(f1: float) -> str:
     """Register the classifier with other evidence."""
     evaluate_with(f1)
     return register_model("classifier")
 
 
-def there():
-    return {str(each.version) for each in MlflowClient().search_model_versions(f"name = '{NAME}'")}
+def there() -> set[str]:
+    """The versions that are in the registry."""
+    return {str(version.version) for version in MlflowClient().search_model_versions(f"name = '{NAME}'")}
 
 
-def old(keep=0, days=30.0):
+def old(keep: int = 0, days: float = 30.0) -> list[str]:
     """The versions that may go."""
     names = [version.name.removeprefix(f"{NAME} version ") for version in old_versions(keep, days)]
     return [name.partition(",")[0] for name in names]
 
 
-def remove(version):
-    (item,) = (each for each in old_versions(1, 30) if each.name.startswith(f"{NAME} version {version}"))
+def remove(version: str) -> None:
+    """Remove a version, as tidy does."""
+    (item,) = [item for item in old_versions(1, 30) if item.name.startswith(f"{NAME} version {version}")]
     item.remove()
 
 
@@ -58,8 +61,8 @@ def made(projects, tmp_path_factory):
     folder = tmp_path_factory.mktemp("four")
     with pytest.MonkeyPatch.context() as patch:
         enter(projects / "registered", folder, patch)
-        git(folder, "rm", "-q", "--cached", "dvc.lock")  # so that no commit holds a version
-        git(folder, "commit", "-q", "--amend", "-m", "Without a lock")
+        git(folder, "rm -q --cached dvc.lock")  # so that no commit holds a version
+        git(folder, "commit -q --amend -m Unlocked")
         KEEP.mkdir()
         shutil.copy("dvc.lock", KEEP / "0.5")
         for f1 in (0.6, 0.7, 0.8):
@@ -75,43 +78,43 @@ def four(made, tmp_path, monkeypatch):
     enter(made, tmp_path, monkeypatch)
 
 
-def test_aliased_waiting_newest_and_present_versions_stay(four):
+def test_old_versions_keep_aliased_waiting_newest_and_present_ones(four):
     client = MlflowClient()
     assert old(1) == old(0) == ["3", "2", "1"]  # the fourth is the challenger
     client.delete_registered_model_alias(NAME, "challenger")
     assert old() == ["3", "2", "1"]  # and what is here
     client.set_registered_model_alias(NAME, "mine", "2")
     client.set_registered_model_alias(NAME, "challenger", "1")
-    compared("classifier", "1", None, [])
+    compared("classifier", "1", champion=None)
     client.delete_registered_model_alias(NAME, "challenger")
     assert old() == ["3"]
-    client.set_model_version_tag(NAME, "3", "threestage.state", "approved")  # by hand, and no run has seen it yet
+    set_tags(client, "3", state="approved")  # by hand, and no run has seen it yet
     assert old() == []
     assert old(2) == []
 
 
-def test_versions_of_a_branch_or_a_tag_stay_but_of_a_nightly_branch_only_for_some_days(four, tmp_path, monkeypatch):
+def test_old_versions_keep_those_of_a_branch_or_tag_and_of_nightly_branches_for_some_days(four, tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_COMMITTER_DATE", LONG_AGO)
     for f1, ref in {0.5: "refs/tags/of-ours", 0.6: "refs/remotes/origin/theirs", 0.7: "refs/heads/retrain/x"}.items():
-        git(tmp_path, "checkout", "-q", "--detach")
+        git(tmp_path, "checkout -q --detach")
         shutil.copy(KEEP / str(f1), "dvc.lock")
-        git(tmp_path, "add", "--force", "dvc.lock")
-        git(tmp_path, "commit", "-q", "-m", ref)
-        git(tmp_path, "update-ref", ref, "HEAD")
+        git(tmp_path, "add --force dvc.lock")
+        git(tmp_path, "commit -q -m", ref)
+        git(tmp_path, f"update-ref {ref} HEAD")
     shutil.copy(KEEP / "0.8", "dvc.lock")
     assert old() == []
-    git(tmp_path, "update-ref", "refs/remotes/origin/retrain/2026-01-02", "refs/heads/retrain/x")
-    git(tmp_path, "update-ref", "refs/heads/retrain/2026-01-02-2", "refs/heads/retrain/x")
-    git(tmp_path, "branch", "-q", "-D", "retrain/x")
+    git(tmp_path, "update-ref refs/remotes/origin/retrain/2026-01-02 refs/heads/retrain/x")
+    git(tmp_path, "update-ref refs/heads/retrain/2026-01-02-2 refs/heads/retrain/x")
+    git(tmp_path, "branch -q -D retrain/x")
     assert old() == ["3"]
     assert old(days=(time.time() - 1_767_000_000) / 86_400) == []
 
 
-def test_a_version_goes_with_its_evidence_also_by_an_interrupted_removal_and_is_registered_again(four, monkeypatch):
+def test_interrupted_removal_of_a_version_is_completed_and_it_can_be_registered_again(four, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    (item,) = (each for each in old_versions(1, 30) if each.name == f"{NAME} version 3, superseded")
+    (item,) = [item for item in old_versions(1, 30) if item.name == f"{NAME} version 3, superseded"]
     run_id = MlflowClient().get_model_version(NAME, "3").run_id
     evidence = Path(MlflowClient().get_run(run_id).info.artifact_uri)
     assert item.bytes == sum(path.stat().st_size for path in evidence.rglob("*") if path.is_file()) > 1000
@@ -127,8 +130,8 @@ def test_a_version_goes_with_its_evidence_also_by_an_interrupted_removal_and_is_
     assert str(challenger().version) == "5"
 
 
-def test_a_rejected_version_stays_rejected_when_it_is_gone(four):
-    MlflowClient().set_model_version_tag(NAME, "2", "threestage.state", "Rejected")
+def test_rejected_version_stays_rejected_when_it_is_removed(four):
+    set_tags(MlflowClient(), "2", state="Rejected")
     assert "2" not in " ".join(old(1))  # nobody has recorded that yet
     settle("classifier")
     remove("2")
@@ -136,7 +139,7 @@ def test_a_rejected_version_stays_rejected_when_it_is_gone(four):
     assert str(challenger().version) == "4"
 
 
-def test_a_superseded_version_is_named_and_its_weights_go_after_it(four):
+def test_superseded_versions_are_named_and_their_weights_go_after_them(four):
     code = Path("tasks/served.py")
     code.write_text(code.read_text() + "\n# newer\n")
     assert another(0.9) == "5"  # with a model of its own, as the code is newer
@@ -152,21 +155,21 @@ def test_a_superseded_version_is_named_and_its_weights_go_after_it(four):
     assert there() == {"5"}
 
 
-def test_the_run_and_the_model_of_another_version_stay(four):
+def test_removal_leaves_the_run_and_the_model_of_another_version(four):
     client = MlflowClient()
     first = client.get_model_version(NAME, "1")
     again = client.create_model_version(NAME, first.source, first.run_id)  # "Register model" in MLflow's pages
     client.set_registered_model_alias(NAME, "champion", again.version)
     client.copy_model_version(f"models:/{NAME}/2", "shipped")  # "Promote" there
     assert "1" not in old(1)
-    for each in old_versions(1, 30):
-        each.remove()
+    for item in old_versions(1, 30):
+        item.remove()
     assert training_weights(0) == []
     for name in (f"{NAME}@champion", "shipped/1"):
         assert mlflow.pyfunc.load_model(f"models:/{name}").predict(pd.DataFrame({"subject": ["the cat"]})) is not None
 
 
-def test_weights_of_trainings_go_after_some_days_unless_a_version_or_a_lock_needs_them(four):
+def test_training_weights_go_after_some_days_unless_a_version_or_a_lock_needs_them(four):
     (model,) = mlflow.search_logged_models(output_format="list")
     client = MlflowClient()
     artifacts = Path(client.get_run(model.source_run_id).info.artifact_uri)
@@ -198,7 +201,7 @@ def test_weights_of_trainings_go_after_some_days_unless_a_version_or_a_lock_need
         client.get_logged_model(model.model_id)
 
 
-def test_versions_of_which_something_is_missing_go_and_keep_nothing_from_going(four):
+def test_old_versions_with_missing_parts_are_removed(four):
     client = MlflowClient()
     Path("nothing").mkdir()
     bare = client.create_model_version(NAME, str(Path("nothing").absolute()))
@@ -207,32 +210,33 @@ def test_versions_of_which_something_is_missing_go_and_keep_nothing_from_going(f
     client.delete_registered_model_alias(NAME, "champion")
     shutil.rmtree(MlflowClient().get_run(client.get_model_version(NAME, "3").run_id).info.artifact_uri)
     assert old() == [str(bare.version), "3", "2", "1"]
-    for each in old_versions(0, 30):
-        each.remove()
+    for item in old_versions(0, 30):
+        item.remove()
     assert there() == {"4"}
 
 
-def names(files):
-    return {Path(each.name).parent.name + Path(each.name).name for each in files}
+def md5s(files: list[Item]) -> set[str]:
+    """The MD5s of files of the cache, which are in their paths."""
+    return {Path(file.name).parent.name + Path(file.name).name for file in files}
 
 
-def test_the_data_behind_a_version_that_has_an_alias_or_waits_stays_in_the_cache(four):
+def test_cache_files_keep_the_data_behind_versions_with_an_alias_or_waiting(four):
     evidence = locked("evaluate@classifier").outs["reports/evaluation/classifier/curve.csv"]
     weights = {md5 for stage in ("pretrain", "finetune@classifier") for md5 in locked(stage).outs.values()}
     client = MlflowClient()
-    compared("classifier", "4", None, [])
+    compared("classifier", "4", champion=None)
     Path("dvc.lock").unlink()
-    assert not names(cache_files(30)) & {evidence, *weights}
+    assert not md5s(cache_files(30)) & {evidence, *weights}
     client.delete_registered_model_alias(NAME, "challenger")
-    assert not names(cache_files(30)) & {evidence, *weights}  # it waits
+    assert not md5s(cache_files(30)) & {evidence, *weights}  # it waits
     client.delete_model_version(NAME, "4")
-    assert {evidence, *weights} <= names(cache_files(30))
+    assert {evidence, *weights} <= md5s(cache_files(30))
 
 
 # ---- DVC's cache
 
 
-def train(content):
+def train(content: str) -> tuple[str, str]:
     """Run the stage on other data; the MD5s of the folder and of the file that it made."""
     Path("raw").write_text(content)
     with Repo() as repo:
@@ -244,47 +248,49 @@ def train(content):
 def results(mlflow_store, tmp_path, monkeypatch):
     """A project of one stage, without a version."""
     monkeypatch.chdir(tmp_path)
-    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "init --quiet")
     Repo.init().close()
     Path("dvc.yaml").write_text(DVC_YAML)
     Path(".gitignore").write_text("mlflow.db\n.threestage\nmlartifacts\n")
     return tmp_path
 
 
-def commit(folder):
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "Results")
+def commit(folder: Path) -> None:
+    git(folder, "add --all")
+    git(folder, "commit --quiet --message Results")
 
 
-def test_files_of_this_folder_a_branch_or_a_remotes_branch_stay_in_the_cache(results):
+def test_cache_files_keep_those_of_this_folder_a_branch_or_a_remote(results):
     committed = train("committed")
     commit(results)
     theirs = train("theirs")
     commit(results)
-    git(results, "update-ref", "refs/remotes/origin/theirs", "HEAD")
-    git(results, "reset", "--quiet", "--hard", "HEAD~1")
-    gone, here = train("old and long"), train("here")
+    git(results, "update-ref refs/remotes/origin/theirs HEAD")
+    git(results, "reset --quiet --hard HEAD~1")
+    gone = train("old and long")
+    here = train("here")
     files = cache_files(30)
-    assert names(files) == {*gone}
-    assert [Path(each.name).suffix for each in files] == [".dir", ""], "a listing goes before its files"
-    assert min(each.bytes for each in files) == len("old and long")
-    for each in files:
-        each.remove()
+    assert md5s(files) == {*gone}
+    assert [Path(file.name).suffix for file in files] == [".dir", ""], "a listing goes before its files"
+    assert min(file.bytes for file in files) == len("old and long")
+    for file in files:
+        file.remove()
     assert cache_files(30) == []
     for revision, hashes in {"HEAD": committed, "origin/theirs": theirs}.items():
-        git(results, "checkout", "--quiet", "--force", revision, "--", "dvc.lock")
+        git(results, f"checkout --quiet --force {revision} -- dvc.lock")
         with Repo() as repo:
             repo.checkout(force=True)
         assert (md5_of(Path("model")), md5_of(Path("metrics"))) == hashes != here
 
 
-def test_results_of_another_machine_and_a_cache_that_others_share_are_left_alone(results, tmp_path_factory):
+def test_cache_files_leave_a_shared_cache_alone(results, tmp_path_factory):
     train("theirs")
     commit(results)
-    git(results, "branch", "theirs")
+    git(results, "branch theirs")
     shutil.rmtree(".dvc/cache")
-    unused, here = train("old"), train("here")
-    assert names(cache_files(30)) == {*unused} - {*here}
+    unused = train("old")
+    here = train("here")
+    assert md5s(cache_files(30)) == {*unused} - {*here}
     with Repo() as repo, repo.config.edit() as settings:
         settings["cache"]["dir"] = str(tmp_path_factory.mktemp("shared"))
     with pytest.raises(UserError, match="others may share it; `dvc gc --projects`"):
@@ -294,7 +300,7 @@ def test_results_of_another_machine_and_a_cache_that_others_share_are_left_alone
 # ---- the command
 
 
-def test_the_command_lists_also_during_a_retraining_and_removes_when_told_to(
+def test_tidy_command_lists_always_and_removes_when_no_retraining_runs(
     four, tmp_path, monkeypatch, capsys, prefect_api
 ):
     def tidied(*options):
@@ -314,12 +320,12 @@ def test_the_command_lists_also_during_a_retraining_and_removes_when_told_to(
     assert capsys.readouterr().out.splitlines()[-1].endswith(" MB removed")
     assert there() == {"3", "4"}
     # A lock that can't be read is named, and the rest is tidied.
-    git(tmp_path, "checkout", "--quiet", "-b", "unmerged")
+    git(tmp_path, "checkout --quiet -b unmerged")
     Path("dvc.lock").write_text("<<<<<<< HEAD\n")
-    git(tmp_path, "add", "--force", "dvc.lock")
-    git(tmp_path, "commit", "--quiet", "--message", "middle")
+    git(tmp_path, "add --force dvc.lock")
+    git(tmp_path, "commit --quiet --message middle")
     shutil.copy(KEEP / "0.8", "dvc.lock")
     assert tidied() == 1
-    said = capsys.readouterr()
-    assert "not what DVC writes" in said.err
-    assert "0 checkpoints of interrupted trainings" in said.out
+    output = capsys.readouterr()
+    assert "not what DVC writes" in output.err
+    assert "0 checkpoints of interrupted trainings" in output.out

@@ -61,7 +61,7 @@ def read(run) -> mlflow.entities.Run:
     return MlflowClient().get_run(run.info.run_id)
 
 
-def test_a_run_holds_parameters_lineage_and_outs_and_is_found_by_them_and_the_console_stays_quiet(stage, store, capfd):
+def test_stage_run_holds_parameters_and_outs_and_is_found_by_its_outs(stage, store, capfd):
     with stage_run(Settings()) as run:
         Path("model").write_text("weights")
         mlflow.log_metric("loss", 2.5)
@@ -86,8 +86,9 @@ def test_a_run_holds_parameters_lineage_and_outs_and_is_found_by_them_and_the_co
     assert made_by("train", outs).info.run_id == run.info.run_id
 
 
-def test_a_store_moves_with_its_folder_and_takes_no_other_artifacts_along(stage, ready_store, tmp_path, monkeypatch):
-    before, after = tmp_path / "before", tmp_path / "after, moved"
+def test_store_moves_with_its_folder_and_leaves_other_artifacts(stage, ready_store, tmp_path, monkeypatch):
+    before = tmp_path / "before"
+    after = tmp_path / "after, moved"
     before.mkdir()
     shutil.copy(ready_store, before / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{before}/mlflow.db")
@@ -147,9 +148,9 @@ def test_stage_run_ends_a_killed_run_of_its_stage_and_resumes_the_training_of_it
         raise RuntimeError
     monkeypatch.delenv("DVC_STAGE")
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    with stage_run(fingerprint="k") as other:
-        assert other.info.run_id != unfinished.info.run_id
-    assert "mlflow.parentRunId" not in read(other).data.tags
+    with stage_run(fingerprint="k") as elsewhere:
+        assert elsewhere.info.run_id != unfinished.info.run_id
+    assert "mlflow.parentRunId" not in read(elsewhere).data.tags
 
 
 def test_close_left_runs_ends_the_runs_below_a_killed_retrain_of_this_folder(stage):
@@ -179,7 +180,7 @@ def test_parent_run_status_says_how_the_retrain_ended_and_no_run_below_it_stays_
 
 
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
-def test_a_block_that_does_not_end_leaves_its_status_and_the_same_key_goes_on_in_its_run(stage, error, status):
+def test_stage_run_resumes_an_interrupted_or_failed_run_of_the_same_fingerprint(stage, error, status):
     key = fingerprint(inputs("train"))
     with pytest.raises(error), stage_run(Settings(), fingerprint=key) as first:
         raise error
@@ -193,7 +194,7 @@ def test_a_block_that_does_not_end_leaves_its_status_and_the_same_key_goes_on_in
     assert third.info.run_id != first.info.run_id
 
 
-def test_names_are_ones_own_on_a_server_that_others_use_and_hold_no_dash(monkeypatch):
+def test_namespace_on_a_server_names_user_and_machine_and_has_no_dash(monkeypatch):
     assert namespace() == "threestage"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert re.fullmatch(r"threestage\.\w+\.\w+", namespace())
@@ -217,17 +218,7 @@ def test_names_are_ones_own_on_a_server_that_others_use_and_hold_no_dash(monkeyp
 # ---- stores that do not answer
 
 
-@pytest.mark.parametrize(
-    ("status", "reason"), [(401, "it refuses (401); set MLFLOW_TRACKING_USERNAME"), (503, "it answers 503")]
-)
-def test_a_server_that_refuses_is_an_error_on_one_line(stage, monkeypatch, answering, status, reason):
-    with answering(status) as url:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-        with pytest.raises(UserError, match=re.escape(f"MLFLOW_TRACKING_URI={url}: {reason}")):
-            configure_tracking()
-
-
-def test_a_server_that_is_down_or_listens_and_never_answers_is_an_error_within_seconds(stage, monkeypatch):
+def test_configure_tracking_timeout_of_a_server_that_is_down_or_never_answers(stage, monkeypatch):
     assert server.ANSWERS_WITHIN <= 20
     monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -237,7 +228,7 @@ def test_a_server_that_is_down_or_listens_and_never_answers_is_an_error_within_s
                 configure_tracking()
 
 
-def test_a_deleted_experiment_a_busy_store_and_a_file_that_is_none_are_errors_on_one_line(
+def test_configure_tracking_error_for_a_deleted_experiment_a_locked_store_and_a_corrupt_file(
     stage, mlflow_store, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mlflow_store}")
@@ -247,8 +238,8 @@ def test_a_deleted_experiment_a_busy_store_and_a_file_that_is_none_are_errors_on
         configure_tracking()
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(tracking, "LOCKED_FOR", 0.1)
-    with sqlite3.connect(mlflow_store) as other:
-        other.execute("BEGIN EXCLUSIVE")
+    with sqlite3.connect(mlflow_store) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(UserError, match=r"mlflow\.db: database is locked; is it .* nobody else writes now"):
             configure_tracking()
     (tmp_path / "broken.db").write_text("this is no database, but it is long enough to look at" * 9)
@@ -260,21 +251,21 @@ def test_a_deleted_experiment_a_busy_store_and_a_file_that_is_none_are_errors_on
 # ---- what is logged
 
 
-def test_datasets_are_inputs_with_the_md5_that_dvc_gives_them(stage):
+def test_stage_run_logs_datasets_with_the_md5_that_dvc_gives_them(stage):
     Path("emails").mkdir()
     pd.DataFrame({"body": ["hi", "ho"], "words": [1, 1]}).to_parquet("emails/train.parquet")
     Path("emails/validation.bin").write_bytes(bytes(10))
     datasets = {"train": Path("emails/train.parquet"), "validation": Path("emails/validation.bin")}
     with stage_run(datasets=datasets) as run:
         pass
-    found = {each.tags[0].value: each.dataset for each in read(run).inputs.dataset_inputs}
-    assert found["train"].digest == hashlib.md5(Path("emails/train.parquet").read_bytes()).hexdigest()
-    assert found["train"].profile == '{"num_rows": 2, "num_elements": 4}'
-    assert found["validation"].digest == hashlib.md5(bytes(10)).hexdigest()
-    assert {each.name for each in found.values()} == {"emails"}
+    datasets = {logged.tags[0].value: logged.dataset for logged in read(run).inputs.dataset_inputs}
+    assert datasets["train"].digest == hashlib.md5(Path("emails/train.parquet").read_bytes()).hexdigest()
+    assert datasets["train"].profile == '{"num_rows": 2, "num_elements": 4}'
+    assert datasets["validation"].digest == hashlib.md5(bytes(10)).hexdigest()
+    assert {dataset.name for dataset in datasets.values()} == {"emails"}
 
 
-def test_a_split_in_shards_is_an_input_with_the_md5_of_all_of_them(stage):
+def test_stage_run_logs_a_split_in_shards_with_the_md5_of_all_of_them(stage):
     folder = Path("data/processed/corpus")
     Path("data").unlink()
     folder.mkdir(parents=True)
@@ -282,13 +273,13 @@ def test_a_split_in_shards_is_an_input_with_the_md5_of_all_of_them(stage):
         (folder / f"{name}.bin").write_bytes(content)
     with stage_run(datasets={"train": folder / "train.00001.bin"}) as trained, mlflow.start_run(nested=True) as version:
         log_inputs(Hashes({}, {folder.as_posix(): ""}, {}), Hashes({}, {}, {}))
-    train, test = (hashlib.md5(content).hexdigest() for content in (b"abcdef", b"gh"))
-    assert [each.dataset.digest for each in read(trained).inputs.dataset_inputs] == [train]
-    logged = {each.tags[0].value: each.dataset.digest for each in read(version).inputs.dataset_inputs}
-    assert logged == {"train": train, "test": test}
+    train = hashlib.md5(b"abcdef").hexdigest()
+    assert [logged.dataset.digest for logged in read(trained).inputs.dataset_inputs] == [train]
+    digests = {logged.tags[0].value: logged.dataset.digest for logged in read(version).inputs.dataset_inputs}
+    assert digests == {"train": train, "test": hashlib.md5(b"gh").hexdigest()}
 
 
-def test_parameters_and_datasets_of_versions_have_names_that_they_share(stage):
+def test_log_inputs_gives_all_versions_the_same_names(stage):
     Path("data").unlink()
     Path("data/processed/emails").mkdir(parents=True)
     for split, rows in (("train", 3), ("test", 2)):
@@ -302,19 +293,19 @@ def test_parameters_and_datasets_of_versions_have_names_that_they_share(stage):
     run = read(run)
     named = {"train.steps": "900", "train.lora.rank": "4", "evaluate.batch_size": "8", "libraries.torch": "2.13.0"}
     assert run.data.params == named | {f"train.k{number}": str(number) for number in range(200)}
-    profiles = {each.tags[0].value: each.dataset.profile for each in run.inputs.dataset_inputs}
+    profiles = {logged.tags[0].value: logged.dataset.profile for logged in run.inputs.dataset_inputs}
     assert profiles == {split: f'{{"num_rows": {n}, "num_elements": {n}}}' for split, n in (("train", 3), ("test", 2))}
 
 
-def test_steps_are_all_kept_without_values_that_were_not_measured_and_can_be_sent_again(stage):
-    rows = [
-        {"step": step, "timestamp": 1000 + step, "loss": 1 / (step + 1), "validation": None if step % 2 else 0.5}
-        for step in range(1200)
-    ]
+def test_log_steps_keeps_measured_values_and_can_be_repeated(stage):
+    rows: list[dict[str, float | None]] = []
+    for step in range(1200):
+        validation = None if step % 2 else 0.5
+        rows.append({"step": step, "timestamp": 1000 + step, "loss": 1 / (step + 1), "validation": validation})
     with stage_run() as run:
         log_steps(run.info.run_id, rows[:700])
         log_steps(run.info.run_id, rows)
     steps = MlflowClient().get_metric_history(run.info.run_id, "loss")
-    found = [(each.step, each.timestamp, each.value) for each in steps]
-    assert found == [(row["step"], row["timestamp"], row["loss"]) for row in rows]
+    logged = [(metric.step, metric.timestamp, metric.value) for metric in steps]
+    assert logged == [(row["step"], row["timestamp"], row["loss"]) for row in rows]
     assert len(MlflowClient().get_metric_history(run.info.run_id, "validation")) == 600

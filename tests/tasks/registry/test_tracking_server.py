@@ -30,12 +30,13 @@ def away(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
 
 
-def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_server, monkeypatch):
+def test_tracking_server_takes_a_version_and_gives_the_model_back(tracking_server, monkeypatch):
     monkeypatch.delenv("THREESTAGE_NAMESPACE")  # a laptop moves no alias of the team's without a word
     assert register_model("classifier") == "1"
-    client, own = MlflowClient(), f"{namespace()}-classifier"
+    client = MlflowClient()
+    own = f"{namespace()}-classifier"
     assert own != "threestage-classifier"
-    assert [str(each.version) for each in client.search_model_versions(f"name = '{own}'")] == ["1"]
+    assert [str(version.version) for version in client.search_model_versions(f"name = '{own}'")] == ["1"]
     monkeypatch.setenv("THREESTAGE_NAMESPACE", "threestage")
     assert register_model("classifier") == "1"
     assert registered(["classifier"]) == {"classifier": "version 1, challenger"}
@@ -49,7 +50,7 @@ def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_ser
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
 
 
-def test_a_download_of_the_app_goes_with_the_version(tracking_server, tmp_path, monkeypatch):
+def test_app_removes_the_downloads_of_its_versions(tracking_server, tmp_path, monkeypatch):
     assert register_model("classifier") == "1"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = {*tmp_path.iterdir()}
@@ -70,28 +71,28 @@ def test_a_download_of_the_app_goes_with_the_version(tracking_server, tmp_path, 
     assert {*tmp_path.iterdir()} == before
 
 
-def test_a_tracking_server_that_goes_away_during_a_registration_is_an_error_on_one_line(tracking_server, monkeypatch):
+def test_registration_error_when_the_tracking_server_goes_away(tracking_server, monkeypatch):
     log_model = mlflow.pyfunc.log_model
 
-    def last(**arguments: object) -> object:
+    def log_and_lose_server(**arguments: object) -> object:
         logged = log_model(**arguments)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
         mlflow.set_tracking_uri(NOBODY)
         return logged
 
-    monkeypatch.setattr(mlflow.pyfunc, "log_model", last)
+    monkeypatch.setattr(mlflow.pyfunc, "log_model", log_and_lose_server)
     with pytest.raises(ServerAwayError, match=rf"^MLFLOW_TRACKING_URI={NOBODY}: it went away") as caught:
         register_model("classifier")
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_is_away_is_known_behind_mlflows_error_that_a_model_may_have_been_deleted(away):
+def test_server_errors_see_an_absent_server_behind_a_maybe_deleted_model(away):
     with pytest.raises(ServerAwayError, match="it went away"), server_errors():
         MlflowClient(NOBODY).set_logged_model_tags("m-1", {"threestage.model": "classifier"})
 
 
-def test_a_server_that_is_away_is_known_behind_mlflows_error_that_files_could_not_be_fetched(away, monkeypatch):
+def test_server_errors_see_an_absent_server_behind_a_failed_download(away, monkeypatch):
     artifacts = HttpArtifactRepository(f"{NOBODY}/api/2.0/mlflow-artifacts/artifacts/1")
     monkeypatch.setattr(artifacts, "_is_directory", lambda path: False)  # as it answered just before
     with pytest.raises(MlflowException, match="following failures") as raised:

@@ -39,18 +39,18 @@ def write(dataset, rows):
     rows.to_parquet(folder / "train.parquet", index=False)
 
 
-def test_the_data_of_a_version_is_named_by_its_record(project, mlflow_store, tmp_path):
+def test_data_of_a_version_is_that_of_its_record(project, mlflow_store, tmp_path):
     configure_tracking()
     client = MlflowClient()
     client.create_registered_model(NAME)
     deps = {"models/published": "def.dir", "data/processed/emails": "abc.dir"}
-    for found, expected in ((deps, TrainedOn("emails", "abc.dir")), ({}, None)):
+    for recorded, expected in ((deps, TrainedOn("emails", "abc.dir")), ({}, None)):
         with mlflow.start_run() as run:
-            write_record(run.info.run_id, Record("register", Hashes({}, found, {}), {}))
+            write_record(run.info.run_id, Record("register", Hashes({}, recorded, {}), {}))
         assert data_of(client.create_model_version(NAME, str(tmp_path), run.info.run_id)) == expected
 
 
-def test_the_rows_of_before_come_from_the_cache_as_long_as_it_has_them(project):
+def test_rows_before_come_from_the_cache_as_long_as_it_has_them(project):
     rows = pd.DataFrame({"body": ["hello", "win"], "label": ["ham", "spam"]})
     write("emails", rows)
     with Repo() as repo:
@@ -64,7 +64,7 @@ def test_the_rows_of_before_come_from_the_cache_as_long_as_it_has_them(project):
     assert rows_before(before) is None
 
 
-def test_units_of_train_and_validation_are_those_that_a_version_learned(project):
+def test_learned_units_are_those_of_train_and_validation(project):
     folder = Path("data/processed/emails")
     folder.mkdir(parents=True)
     for name, units in (("train", [1, 2, 2]), ("validation", [3]), ("test", [4])):
@@ -77,7 +77,7 @@ def test_units_of_train_and_validation_are_those_that_a_version_learned(project)
     assert learned_units(before) is None
 
 
-def test_tokens_are_read_as_the_documents_that_they_came_from(project, encoding):
+def test_current_rows_of_tokens_are_the_documents(project, encoding):
     folder = Path("data/processed/corpus")
     folder.mkdir(parents=True)
     texts = ["the cat sat", "", "on the mat . ", "a bird"]
@@ -86,15 +86,15 @@ def test_tokens_are_read_as_the_documents_that_they_came_from(project, encoding)
     assert current_rows("corpus")["text"].tolist() == texts
 
 
-def test_the_committed_data_is_what_the_lock_of_the_commit_says(project):
+def test_committed_data_is_that_of_the_lock_in_git(project):
     assert committed("emails") is None
     out = {"path": "data/processed/emails", "hash": "md5", "md5": "abc.dir"}
     stages = {"preprocess@emails": {"cmd": "c", "outs": [out]}}
     Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
-    git(Path.cwd(), "init", "--quiet")
+    git(Path(), "init --quiet")
     assert committed("emails") is None
-    git(Path.cwd(), "add", "dvc.lock")
-    git(Path.cwd(), "commit", "--quiet", "--message", "A lock")
+    git(Path(), "add dvc.lock")
+    git(Path(), "commit --quiet --message Lock")
     Path("dvc.lock").unlink()
     assert committed("emails") == TrainedOn("emails", "abc.dir")
     assert committed("corpus") is None

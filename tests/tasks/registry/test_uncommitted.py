@@ -3,6 +3,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from projects import git
 
 from tasks.registry import uncommitted as module
 from tasks.registry.record import Record, current_facts, not_in_git
@@ -25,11 +26,6 @@ FILES = {
 }
 
 
-def git(*arguments: str) -> str:
-    someone = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
-    return subprocess.run(["git", *someone, *arguments], check=True, capture_output=True, text=True).stdout
-
-
 def write(path: str, content: str) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(content, newline="")
@@ -40,12 +36,12 @@ def committed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path, content in FILES.items():
         write(path, content)
-    git("init", "-q")
-    git("add", ".")
-    git("commit", "-qm", "all")
+    git(Path(), "init -q")
+    git(Path(), "add .")
+    git(Path(), "commit -qm all")
 
 
-def test_values_are_named_as_they_were_and_many_or_long_ones_are_cut(committed):
+def test_uncommitted_names_parameters_and_cuts_many_or_long_ones(committed):
     write("tests/test_gpt.py", "changed\n")  # which makes no model
     assert uncommitted() == module.Uncommitted("", b"")
     write("params.yaml", PARAMS.replace("1500", "20").replace("900, lora: null", "20, lora: {rank: 4}"))
@@ -59,17 +55,17 @@ def test_values_are_named_as_they_were_and_many_or_long_ones_are_cut(committed):
     assert summary.endswith(", and 15 more")
 
 
-def test_files_are_named_and_the_diff_makes_them_from_the_commit(committed, tmp_path):
+def test_uncommitted_diff_makes_the_files_from_the_commit(committed, tmp_path):
     write("params.yaml", PARAMS + "# why\n")
     write("dvc.yaml", "stages: [\n")
     write("llm/gpt.py", "import tasks.new\r\n")
     write("tasks/new.py", "from .data import newer\n")
     write("tasks/data/newer.py", "x = 1  # ü\n")
-    git("config", "diff.noprefix", "true")
-    git("config", "color.diff", "always")
+    git(Path(), "config diff.noprefix true")
+    git(Path(), "config color.diff always")
     changed = uncommitted()
     assert changed.summary == "not in git: params.yaml; dvc.yaml, llm/gpt.py, tasks/data/newer.py, tasks/new.py"
-    git("worktree", "add", "-q", "--detach", "elsewhere", "HEAD")
+    git(Path(), "worktree add -q --detach elsewhere HEAD")
     subprocess.run(["git", "apply", "-"], cwd="elsewhere", input=changed.diff, check=True)
     for path in ("params.yaml", "dvc.yaml", "llm/gpt.py", "tasks/new.py", "tasks/data/newer.py"):
         assert Path("elsewhere", path).read_bytes() == Path(path).read_bytes(), path
@@ -77,7 +73,7 @@ def test_files_are_named_and_the_diff_makes_them_from_the_commit(committed, tmp_
     assert b"deleted file mode" in uncommitted().diff
 
 
-def test_new_files_count_only_if_code_imports_them_or_a_stage_depends_on_them(committed):
+def test_uncommitted_has_new_files_only_if_imported_or_a_dep(committed):
     secret = "TOKEN = 'hunter2'\nimport a\n"
     for path in ("scratch.py", "llm/scratch.py", "data/notes.yaml", "tests/test_new.py", "llm/notes.txt"):
         write(path, secret)
@@ -97,7 +93,7 @@ def test_new_files_count_only_if_code_imports_them_or_a_stage_depends_on_them(co
     assert current_facts()["git.dirty.code"] == "true"
 
 
-def test_large_and_binary_files_are_left_out_of_the_diff_and_named(committed, monkeypatch):
+def test_uncommitted_diff_lacks_large_and_binary_files(committed, monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", 500)
     write("a.py", "x\n" * 300)
     write("b.py", "y = 1\n")
@@ -109,13 +105,13 @@ def test_large_and_binary_files_are_left_out_of_the_diff_and_named(committed, mo
 
 
 @pytest.mark.parametrize("lacks", ["git", "a repository", "a commit"])
-def test_without_git_or_a_commit_there_is_nothing_to_compare_with(tmp_path, monkeypatch, lacks):
+def test_uncommitted_is_empty_without_git_or_a_commit(tmp_path, monkeypatch, lacks):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     if lacks == "git":
         monkeypatch.setenv("PATH", "")
     elif lacks == "a commit":
-        git("init", "-q")
+        git(Path(), "init -q")
     write("params.yaml", PARAMS)
     assert uncommitted() == module.Uncommitted("", b"")
 
@@ -129,6 +125,6 @@ def test_without_git_or_a_commit_there_is_nothing_to_compare_with(tmp_path, monk
         ({"git.commit": "none"}, "no git commit is known"),
     ],
 )
-def test_the_record_of_a_version_says_what_no_commit_holds(facts, words):
+def test_not_in_git_says_what_no_commit_holds(facts, words):
     clean = {"git.commit": "c1", "git.dirty.params.yaml": "false", "git.dirty.dvc.yaml": "false"}
     assert not_in_git(Record("register", Hashes({}, {}, {}), clean | facts)) == words

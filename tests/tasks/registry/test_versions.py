@@ -27,9 +27,9 @@ def store(ready_store, tmp_path_factory):
         client.create_registered_model(NAME)
         for number in range(3):
             with mlflow.start_run() as run:
-                mlflow.log_text("hello", "said/hello.txt")
+                mlflow.log_text("hello", "notes/hello.txt")
             tags = {"even": str(number % 2 == 1)}
-            client.create_model_version(NAME, f"{run.info.artifact_uri}/m", run.info.run_id, tags)
+            client.create_model_version(NAME, f"{run.info.artifact_uri}/m", run.info.run_id, tags=tags)
         client.set_registered_model_alias(NAME, "champion", "1")
         client.set_registered_model_alias(NAME, "challenger", "2")
     mlflow.set_tracking_uri(None)
@@ -55,20 +55,20 @@ def client(store, tmp_path, monkeypatch):
         ("classifier", "1"),
     ],
 )
-def test_a_version_is_named_in_several_ways(client, name, version):
+def test_find_version_by_each_form_of_its_name(client, name, version):
     assert str(find_version(name).version) == version
 
 
-def test_a_name_alone_is_the_champion_or_else_the_challenger_or_else_the_newest(client):
+def test_find_version_by_model_is_champion_or_else_challenger_or_else_newest(client):
     client.create_registered_model("threestage-alone")
-    found = []
+    numbers = []
     for number, alias in enumerate(("", "challenger", "champion"), 1):
         client.create_model_version("threestage-alone", "somewhere")
         if alias:
             client.set_registered_model_alias("threestage-alone", alias, str(number - 1))
-        found.append(str(find_version("alone").version))
+        numbers.append(str(find_version("alone").version))
     client.delete_registered_model("threestage-alone")
-    assert found == ["1", "1", "2"]
+    assert numbers == ["1", "1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -82,29 +82,29 @@ def test_a_name_alone_is_the_champion_or_else_the_challenger_or_else_the_newest(
         ),
     ],
 )
-def test_an_error_lists_the_names_that_there_are(client, name, reason):
+def test_find_version_error_lists_the_names_that_there_are(client, name, reason):
     with pytest.raises(UserError) as caught:
         find_version(name)
     assert str(caught.value) == f"{name}: {reason}"
 
 
-def test_an_empty_registry_says_how_to_fill_it(mlflow_store, tmp_path, monkeypatch):
+def test_find_version_error_in_an_empty_registry_says_how_to_fill_it(mlflow_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^classifier: .*; there are none yet: run `python -m flows`$"):
         find_version("classifier")
 
 
-def test_a_run_that_is_gone_or_of_another_store_holds_nothing(client):
+def test_holds_nothing_of_a_missing_run(client):
     run_id = client.get_model_version(NAME, "1").run_id
     assert find_run(run_id).info.run_id == run_id
-    assert holds(run_id, "said/hello.txt")
-    assert not holds(run_id, "said/other.txt")
+    assert holds(run_id, "notes/hello.txt")
+    assert not holds(run_id, "notes/other.txt")
     for missing in ("0" * 32, "none", "", None):
         assert find_run(missing) is None
-        assert not holds(missing, "said/hello.txt")
+        assert not holds(missing, "notes/hello.txt")
 
 
-def test_the_models_of_a_namespace_are_all_found_and_no_others(mlflow_store, monkeypatch):
+def test_own_models_are_those_of_the_namespace_alone(mlflow_store, monkeypatch):
     client = MlflowClient(f"sqlite:///{mlflow_store}")
     for name in ("team_a-m", "team_a-n", "team-m", "team_ab-m", "teamXa-m", "team.a-m", "threestage.anna-m", "m"):
         client.create_registered_model(name)
@@ -114,5 +114,5 @@ def test_the_models_of_a_namespace_are_all_found_and_no_others(mlflow_store, mon
 
 
 def test_versions_come_newest_first_and_by_their_tags(client):
-    assert [int(each.version) for each in versions(client, NAME)] == [3, 2, 1]
-    assert [int(each.version) for each in versions(client, NAME, "tags.even = 'False'")] == [3, 1]
+    assert [int(version.version) for version in versions(client, NAME)] == [3, 2, 1]
+    assert [int(version.version) for version in versions(client, NAME, "tags.even = 'False'")] == [3, 1]

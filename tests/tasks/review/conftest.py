@@ -194,8 +194,8 @@ def shipped(tmp_path_factory, reviewed_files) -> Path:
     folder = shutil.copytree(reviewed_files, tmp_path_factory.mktemp("shipped"), dirs_exist_ok=True)
     with inside(folder):
         weights = write_model(folder / "made/classifier", "classifier", 3, context_length=256, n_layer=1)
-        seen = ("UNSURE if unsure else labels[number]", "' '.join(__import__('os').environ)")
-        register("classifier", weights, changed={"llm/objectives/classifier/__init__.py": seen})
+        seen = ("UNSURE if unsure else leaning", "' '.join(__import__('os').environ)")
+        register("classifier", weights, changed={"llm/objectives/classifier/serve.py": seen})
         register("classifier", weights, bare=True)
     return folder
 

@@ -37,7 +37,7 @@ def test_a_version_answers_by_its_own_code_which_sees_no_secret_of_this_environm
     rows = label_rows(in_shipped / "data/processed/emails")
     found, seconds = answers(NAME, SEES_ENVIRONMENT, rows[["subject", "body"]])
     asked = rows[["subject", "body"]].to_dict("records")
-    expected = pd.DataFrame(serve(*load_for_inference(in_shipped / "made/classifier"), asked), index=rows.index)
+    expected = pd.DataFrame(serve(load_for_inference(in_shipped / "made/classifier"), asked), index=rows.index)
     assert found["spam_probability"].tolist()[:39] == pytest.approx(expected["spam_probability"].tolist()[:39])
     assert found["error"].notna().tolist() == [n == 39 for n in range(46)]
     seen = {*found["label"][0].split()}

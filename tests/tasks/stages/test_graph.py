@@ -1,20 +1,17 @@
-import os
-import shutil
-import signal
+"""The graph of stages: its order, and which stages are stale and why."""
+
 import subprocess
 import sys
-from contextlib import chdir, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from dvc.repo import Repo
-from projects import change_params, git
-from real_servers import HANGS, wait_for
+from dvc_graphs import DVC_YAML, run_in_dvc
+from projects import ROOT, change_params, git
 
 from llm.errors import UserError
 from tasks.data.inbox import INBOX, open_inbox
-from tasks.stages import graph
+from tasks.stages.dvc_process import reproduce
 from tasks.stages.graph import (
     RAN,
     RESTORED,
@@ -23,108 +20,53 @@ from tasks.stages.graph import (
     expected,
     is_stale,
     plan,
-    reproduce,
     results,
     stages,
     track,
 )
 from tasks.stages.hashes import stale
-from tasks.stages.lock import FINISHED, STATE
 from tasks.stages.names import application_names, dataset_names, evaluation_stage, model_names
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
-LOG = STATE / "stages/broken/log"
-DVC_YAML = """
-stages:
-  train: {cmd: "cat clean > model; echo $SAID > said; which python > which", deps: [clean], outs: [model, said, which]}
-  clean: {cmd: "cat raw > clean", deps: [raw], params: [rate], outs: [clean]}
-  broken: {cmd: "exit 3", deps: [model]}
-"""
 
-
-def make(folder):
-    (folder / "dvc.yaml").write_text(DVC_YAML)
-    (folder / "params.yaml").write_text("rate: 1\n")
-    (folder / "raw").write_text("text")
-    Repo.init(str(folder), no_scm=True).close()
-    for package in ("tasks", "llm"):
-        shutil.copytree(ROOT / package, folder / package)  # `python -m tasks.stages.parent_death` starts here
-    return folder
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(make(tmp_path))
-    return tmp_path
-
-
-def repro(*stages):
-    """`dvc repro --single-item` of these stages in this process."""
-    with Repo() as repo:
-        for stage in stages:
-            repo.reproduce(stage, single_item=True)
-
-
-@contextmanager
-def begun(stage):
-    """A stage that has touched `begun`, as a process with a group of its own; Ctrl-C on its terminal ends it."""
-    code = f"from tasks.stages.graph import reproduce; reproduce({stage!r}, {{}})"
-    with subprocess.Popen([sys.executable, "-c", code], process_group=0) as running:
-        try:
-            wait_for(lambda: Path("begun").exists() or running.poll() is not None)
-            yield running
-            os.killpg(running.pid, signal.SIGINT)
-            running.wait(timeout=HANGS)
-        finally:
-            if running.poll() is None:
-                os.killpg(running.pid, signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def once_run(tmp_path_factory):
-    with chdir(make(tmp_path_factory.mktemp("run"))):
-        for stage in ("clean", "train"):
-            reproduce(stage, {})
-        return Path.cwd()
-
-
-@pytest.fixture
-def ran(once_run, tmp_path, monkeypatch):
-    """A copy in which all stages but the broken one have run."""
-    monkeypatch.chdir(shutil.copytree(once_run, tmp_path, dirs_exist_ok=True))
-
-
-def test_a_plan_names_the_stages_in_order_what_is_stale_and_why_and_what_is_behind_it(ran, once_run, monkeypatch):
+def test_a_plan_names_stages_in_order_and_why_they_are_stale(finished_graph):
     Path("model").unlink()
-    found = plan()
-    assert found.stages == ["clean", "train", "broken"]
-    assert found.why == changes() == {"train": ["model is missing"], "broken": ["it never ran"]}
-    assert found.behind == {"train": {"clean"}, "broken": {"clean", "train"}}
+    today = plan()
+    assert today.stages == ["clean", "train", "broken"]
+    assert today.why == changes() == {"train": ["model is missing"], "broken": ["it never ran"]}
+    assert today.behind == {"train": {"clean"}, "broken": {"clean", "train"}}
+
+
+def test_a_plan_names_changed_parameters_deps_and_commands(finished_graph):
     Path("params.yaml").write_text("rate: 2\n")
     Path("raw").write_text("other")
     Path("dvc.yaml").write_text(DVC_YAML.replace("cat raw", "cat  raw"))
-    found = plan()
-    assert sorted(found.why["clean"]) == ["changed command", "rate modified", "raw modified"]
-    assert list(found.behind) == ["clean", "train", "broken"]
+    today = plan()
+    assert sorted(today.why["clean"]) == ["changed command", "rate modified", "raw modified"]
+    assert list(today.behind) == ["clean", "train", "broken"]
+
+
+def test_a_plan_without_dvc_lock_runs_all_stages(finished_graph):
     Path("dvc.lock").unlink()
     assert changes() == {stage: ["it never ran"] for stage in ("clean", "train", "broken")}
+
+
+def test_stages_of_another_folder_end_with_the_last_one(once_run, monkeypatch):
     monkeypatch.chdir("/")
     assert stages(once_run, ["train"]) == ["clean", "train"]
 
 
-def test_our_own_graph_is_whole_and_in_order(monkeypatch):
+def test_our_graph_has_a_stage_for_each_block_in_order(monkeypatch):
     monkeypatch.chdir(ROOT)
-    datasets, models, found = dataset_names(), model_names(), stages()
-    assert sorted(found) == sorted(
-        [f"{stage}@{dataset}" for stage in ("fetch", "preprocess") for dataset in datasets]
-        + ["pretrain", "load_published", "replay@assistant"]
-        + [f"finetune@{name}" for name in application_names()]
-        + [evaluation_stage(model) for model in models]
-    )
-    for before, after in [
-        *((f"fetch@{dataset}", f"preprocess@{dataset}") for dataset in datasets),
+    order = stages()
+    names = ["pretrain", "load_published", "replay@assistant"]
+    names += [f"{stage}@{dataset}" for stage in ("fetch", "preprocess") for dataset in dataset_names()]
+    names += [f"finetune@{name}" for name in application_names()]
+    names += [evaluation_stage(model) for model in model_names()]
+    assert sorted(order) == sorted(names)
+    pairs = [(f"fetch@{dataset}", f"preprocess@{dataset}") for dataset in dataset_names()]
+    pairs += [
         ("preprocess@corpus", "pretrain"),
         ("preprocess@emails", "finetune@classifier"),
         ("preprocess@instructions", "finetune@assistant"),
@@ -135,8 +77,9 @@ def test_our_own_graph_is_whole_and_in_order(monkeypatch):
         ("pretrain", "evaluate_foundation"),
         ("finetune@classifier", "evaluate@classifier"),
         ("finetune@assistant", "evaluate@assistant"),
-    ]:
-        assert found.index(before) < found.index(after)
+    ]
+    for before, after in pairs:
+        assert order.index(before) < order.index(after)
 
 
 def test_a_replay_that_no_application_rehearses_is_no_stage(project_copy, monkeypatch):
@@ -146,21 +89,7 @@ def test_a_replay_that_no_application_rehearses_is_no_stage(project_copy, monkey
     assert "replay@assistant" not in stages()
 
 
-def test_the_checkpoints_of_a_finished_training_go_when_dvc_has_kept_what_it_made(project):
-    folders = [STATE / "stages" / name for name in ("clean/finished", "clean/interrupted", "train/finished")]
-    for folder in folders:
-        folder.mkdir(parents=True)
-        if folder.name == FINISHED:
-            (folder / FINISHED).touch()
-    reproduce("clean", {})
-    assert [folder.exists() for folder in folders] == [False, True, True]
-    Path("model").touch()
-    with pytest.raises(UserError, match="stage broken failed: the reason"):
-        reproduce("broken", {})
-    assert [folder.exists() for folder in folders] == [False, True, True]
-
-
-def test_a_stage_is_stale_when_what_it_reads_changes_or_what_it_made_is_gone(ran):
+def test_a_stage_is_stale_when_a_dep_or_parameter_changes_or_an_out_is_missing(finished_graph):
     assert expected("broken") == RAN
     for path, content in (("params.yaml", "rate: 2\n"), ("raw", "other")):
         before = Path(path).read_text()
@@ -173,14 +102,16 @@ def test_a_stage_is_stale_when_what_it_reads_changes_or_what_it_made_is_gone(ran
     assert expected("train") == RESTORED  # as dvc.lock says
 
 
-def test_what_an_earlier_run_made_of_the_same_is_known_and_comes_back_without_a_run(ran):
-    made, said = Path("model").read_text(), Path("said").read_text()
+def test_outs_of_an_earlier_run_with_equal_inputs_are_restored_without_a_run(finished_graph):
+    model = Path("model").read_text()
+    output = Path("said").read_text()
     for text, outcome in {"other": RAN, "text": RESTORED}.items():
         Path("raw").write_text(text)
         for stage in ("clean", "train"):
             assert expected(stage) == outcome
             reproduce(stage, {"SAID": text})
-    assert (Path("model").read_text(), Path("said").read_text()) == (made, said), "it said nothing new"
+    assert Path("model").read_text() == model
+    assert Path("said").read_text() == output, "it said nothing new"
     Path("dvc.lock").unlink()
     assert expected("clean") == RESTORED
     Path("raw").unlink()
@@ -188,16 +119,16 @@ def test_what_an_earlier_run_made_of_the_same_is_known_and_comes_back_without_a_
 
 
 @pytest.mark.parametrize("base", ["foundation", "published"])
-def test_published_weights_are_loaded_only_where_something_starts_from_them(project, base):
-    made = {"load_published": "published", "pretrain": "foundation"}
-    lines = [f"{name}: {{cmd: 'cp raw models/{out}', outs: [models/{out}]}}" for name, out in made.items()]
+def test_published_weights_are_loaded_only_where_something_starts_from_them(fresh_graph, base):
+    makers = {"load_published": "published", "pretrain": "foundation"}
+    lines = [f"{name}: {{cmd: 'cp raw models/{out}', outs: [models/{out}]}}" for name, out in makers.items()]
     tune = f"tune: {{cmd: 'touch tuned', deps: [models/{base}], outs: [tuned]}}"
     Path("dvc.yaml").write_text("\n  ".join(["stages:", *lines, tune]) + "\n")
     Path("models").mkdir()
     needed = ["load_published", "pretrain", "tune"] if base == "published" else ["pretrain", "tune"]
     assert stages() == needed
     assert is_stale()
-    repro(*needed)
+    run_in_dvc(*needed)
     assert not is_stale()
     Path("models/published").unlink(missing_ok=True)
     assert expected("load_published") == (RESTORED if base == "published" else RAN)
@@ -206,81 +137,20 @@ def test_published_weights_are_loaded_only_where_something_starts_from_them(proj
     assert is_stale()
 
 
-def test_one_stage_runs_alone_with_this_interpreter_and_as_no_run_of_a_worker(project, monkeypatch):
-    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "another")
-    Path("dvc.yaml").write_text(DVC_YAML.replace("$SAID", "$SAID $PREFECT__FLOW_RUN_ID"))
-    Path("clean").write_text("as it is")
-    reproduce("train", {"SAID": "hello"})
-    assert Path("model").read_text() == "as it is"  # `clean` did not run before
-    assert Path("said").read_text() == "hello\n"
-    assert Path(Path("which").read_text().strip()).parent == Path(sys.executable).parent
-
-
-@pytest.mark.parametrize(
-    ("command", "reason"),
-    [
-        ("kill -9 $PPID", "dvc was killed by signal 9"),
-        (f"mkdir -p {LOG.parent}; echo 'error: row 17: no label' > {LOG}; exit 1", rf"row 17: no label \({LOG}\)$"),
-    ],
-)
-def test_a_failing_stage_is_named_with_the_reason(project, command, reason):
-    Path("dvc.yaml").write_text(DVC_YAML.replace("exit 3", command))
-    Path("model").write_text("x")
-    with pytest.raises(UserError, match=f"^stage broken failed: {reason}"):
-        reproduce("broken", {})
-
-
-def test_a_dvc_yaml_that_cannot_be_read_is_said_in_a_line(project):
+def test_a_corrupt_dvc_yaml_is_named_on_one_line(fresh_graph):
     Path("dvc.yaml").write_text("stages: {train: {cmd: [}}")
     with pytest.raises(UserError, match=r"dvc\.yaml"):
         is_stale()
 
 
-@pytest.fixture
-def made(project):
-    """`train` has made a model and metrics of `raw`, which has changed since."""
-    outs = "outs: [model], metrics: [{m.json: {cache: false}}]"
-    Path("dvc.yaml").write_text(f"stages: {{train: {{cmd: 'exec sh train.sh', deps: [raw], {outs}}}}}")
-    Path("train.sh").write_text("mkdir model; cp raw model/weights; echo {} > m.json")
-    repro("train")
-    Path("raw").write_text("other")
-    yield
-    assert Path("model/weights").read_text() == "text"
-    assert Path("m.json").read_text() == "{}\n"
-    assert expected("train") == RAN
-
-
-def test_a_stage_that_fails_leaves_what_it_made_before(made):
-    Path("train.sh").write_text("exit 1")
-    with pytest.raises(UserError, match="stage train failed"):
-        reproduce("train", {})
-
-
-def test_a_running_stage_holds_its_files_and_leaves_what_it_made_before_if_it_is_stopped(made):
-    Path("train.sh").write_text("touch begun; exec sleep 300")
-    with begun("train") as running:
-        assert not Path("model").exists()  # DVC removes it first
-        assert changes()["train"] == ["a stage that runs now holds its files"]
-    assert running.returncode != 0
-
-
-def test_a_stage_that_takes_too_long_is_ended_also_if_it_ignores_sigterm(made, monkeypatch):
-    monkeypatch.setattr(graph, "PATIENCE", 0.5)
-    Path("train.sh").write_text("trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done")
-    reason = r"stage train took longer than 0\.00111 h; the next run goes on from its last"
-    with pytest.raises(UserError, match=reason):
-        reproduce("train", {}, 4)
-    assert not Path("pid").exists() or not psutil.pid_exists(int(Path("pid").read_text()))
-
-
-def test_git_is_to_keep_what_the_lock_names_parameters_and_outs_that_dvc_does_not_cache(project):
+def test_results_are_dvc_lock_parameters_and_outs_that_dvc_does_not_cache(fresh_graph):
     metrics = "metrics: [{m.json: {cache: false}}, {not/made.json: {cache: false}}]"
     Path("dvc.yaml").write_text(f"stages: {{train: {{cmd: train, params: [rate], outs: [model], {metrics}}}}}")
     Path("m.json").touch()
     assert results() == (["dvc.lock", "m.json"], ["params.yaml"])
 
 
-def test_asking_what_is_stale_and_reading_the_parameters_loads_no_large_library():
+def test_plans_and_parameters_load_no_large_library():
     code = (
         "import sys, tasks.stages.graph, tasks.params.load, tasks.stages.libraries; "
         "assert not {'prefect', 'torch', 'mlflow'} & {*sys.modules}; "
@@ -295,8 +165,9 @@ stages:
 """
 
 
-def test_what_lies_in_an_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypatch):
-    here, there = tmp_path / "here", tmp_path / "there"
+def test_an_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    there = tmp_path / "there"
     here.mkdir()
     monkeypatch.chdir(here)
     git(here, "init", "--quiet")
@@ -329,7 +200,9 @@ def test_what_lies_in_an_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_p
     with Repo() as repo:
         repo.pull()
         assert repo.status() == {}
-    assert (plan().why, is_stale(), stale("preprocess")) == ({}, False, {})
+    assert plan().why == {}
+    assert not is_stale()
+    assert stale("preprocess") == {}
     assert Path("made").read_text() == (here / "made").read_text()
 
     Path("data/inbox/emails/feedback.jsonl").write_text("one\ntwo\n")

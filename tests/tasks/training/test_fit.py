@@ -21,9 +21,11 @@ from flows.tidy import checkpoints_of_trainings
 from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
+from llm.loaded_model import LoadedModel
 from llm.training.checkpoint import Checkpoints
 from llm.training.cost import memory_needed
-from llm.training.loop import DivergedError, Objective
+from llm.training.divergence import DivergedError
+from llm.training.objective import Objective
 from llm.training.workers import Workers
 from tasks.applications.foundation.train import Train
 from tasks.params.load import load_training
@@ -75,7 +77,7 @@ def learn(params: Train = PARAMS, resume: bool = True, stop: int = 0, ask: int =
             return (model(torch.ones(2, 4)) - index % 3).square().mean()
 
         goal = Objective(loss, lambda: {"validation_loss": model(torch.ones(1, 4)).square().item()}, "validation_loss")
-        return TrainingSetup(model, None, goal, CPU, Throughput("tokens", 8, 30))
+        return TrainingSetup(LoadedModel(model, None), goal, compute=CPU, throughput=Throughput("tokens", 8, 30))
 
     with training_run(params, inputs, resume) as checkpoints:
         fit(prepare, params, checkpoints)
@@ -294,7 +296,7 @@ def test_what_is_published_loads_and_the_report_names_the_best_step(stage, make_
         with stage_run():
             rows = [row | {"validation_loss": 1.0} if "validation_f1" in row else row for row in history]
             goal = Objective(None, None, "validation_f1", lower_is_better=False)
-            setup = TrainingSetup(gpt, encoding, goal, CPU, Throughput("tokens", 1))
+            setup = TrainingSetup(LoadedModel(gpt, encoding), goal, compute=CPU, throughput=Throughput("tokens", 1))
             return publish("foundation", "language_model", setup, rows)
 
     metrics = run()
@@ -326,7 +328,7 @@ def test_a_training_that_explodes_leaves_its_whole_curve_with_each_step_once(sta
                 return model(torch.ones(2, 4)).square().mean() * (float("nan") if index == steps else 1.0)
 
             goal = Objective(loss, lambda: {"validation_loss": 1.0}, "validation_loss", start_counts=True)
-            return TrainingSetup(model, None, goal, CPU, Throughput("tokens", 8, 30))
+            return TrainingSetup(LoadedModel(model, None), goal, compute=CPU, throughput=Throughput("tokens", 8, 30))
 
         with training_run(params, {"train": Path("data/processed/corpus/train.bin")}, True) as checkpoints:
             fit(prepare, params, checkpoints)

@@ -21,6 +21,7 @@ from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.tokenizer_json import load_tokenizer
+from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.model.lora import add_lora
 from llm.objectives.assistant import Assistant, Question, encode_examples, pack_sequences
@@ -31,7 +32,7 @@ from llm.objectives.language_model import continuations, objective
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import train
 from llm.training.workers import ALONE, Workers
-from tasks.datasets.corpus import Params, read_stream
+from tasks.datasets.corpus import Params, read_parts
 from tasks.stages.ray_cluster import Cluster, map_in_order
 from tasks.training.ray import train_on_ray
 from tasks.training.setup import Throughput, TrainingSetup
@@ -62,9 +63,9 @@ def prepare_gpt(config: TrainConfig, data: Path, workers: Workers) -> TrainingSe
     torch.set_num_threads(1)
     encoding = load_tokenizer(data / "tokenizer.json")
     gpt = GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab}))
-    splits = (TokenWindows(data, split, 32) for split in ("train", "validation"))
-    goal = objective(gpt, config, *splits, CPU, evaluation_batches=3, workers=workers)
-    return TrainingSetup(gpt, encoding, goal, CPU, Throughput("tokens", 256))
+    splits = [TokenWindows(data, split, 32) for split in ("train", "validation")]
+    goal = objective(gpt, config, splits[0], validation=splits[1], compute=CPU, evaluation_batches=3, workers=workers)
+    return TrainingSetup(LoadedModel(gpt, encoding), goal, compute=CPU, throughput=Throughput("tokens", 256))
 
 
 def prepare_classifier(config: TrainConfig, data: Path, workers: Workers) -> TrainingSetup:
@@ -76,9 +77,9 @@ def prepare_classifier(config: TrainConfig, data: Path, workers: Workers) -> Tra
     texts = [email_text(word, " ".join(WORDS[: 1 + n])) for n, word in enumerate(WORDS)]
     labels = torch.tensor([n % 3 == 0 for n in range(len(WORDS))]).long()
     emails = LabelledTexts(texts, labels, list(range(len(WORDS))))
-    emails = read_texts(model, encoding, emails)
-    goal = classifier_objective(model, config, emails, emails, CPU, workers=workers)
-    return TrainingSetup(model, encoding, goal, CPU, Throughput("emails", 8))
+    emails = read_texts(LoadedModel(model, encoding), emails)
+    goal = classifier_objective(model, config, emails, validation=emails, compute=CPU, workers=workers)
+    return TrainingSetup(LoadedModel(model, encoding), goal, compute=CPU, throughput=Throughput("emails", 8))
 
 
 def prepare_assistant(config: TrainConfig, data: Path, workers: Workers) -> TrainingSetup:
@@ -89,15 +90,15 @@ def prepare_assistant(config: TrainConfig, data: Path, workers: Workers) -> Trai
     model = Assistant(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "context_length": 96}), Chat())
     add_lora(model, LoRAConfig(rank=2, alpha=4))
     questions = [Question(word) for word in WORDS]
-    rows = encode_examples(encoding, model.chat, questions, WORDS[1:] + WORDS[:1], 96)
-    goal = assistant_objective(model, config, pack_sequences(rows, 96), rows, CPU, workers=workers)
-    return TrainingSetup(model, encoding, goal, CPU, Throughput("tokens", 1))
+    rows = encode_examples(encoding, model.chat, questions, outputs=WORDS[1:] + WORDS[:1], longest=96)
+    goal = assistant_objective(model, config, pack_sequences(rows, 96), validation=rows, compute=CPU, workers=workers)
+    return TrainingSetup(LoadedModel(model, encoding), goal, compute=CPU, throughput=Throughput("tokens", 1))
 
 
 def sample(setup: TrainingSetup) -> list[str]:
     """What people read at an evaluation."""
-    gpt = setup.model.gpt if isinstance(setup.model, Classifier) else setup.model
-    return continuations(gpt, setup.encoding, ("the cat",), tokens=8, seed=1)
+    gpt = setup.loaded.model.gpt if isinstance(setup.loaded.model, Classifier) else setup.loaded.model
+    return continuations(LoadedModel(gpt, setup.loaded.encoding), ("the cat",), tokens=8, seed=1)
 
 
 def disturbed(
@@ -177,7 +178,7 @@ def check_same(history, best, setup, alone):
     for name in ("train_loss", "validation_loss", "validation_f1", "gradient_norm"):
         assert numbers(history, name) == pytest.approx(numbers(alone, name), abs=1e-4)
     for name, weight in best.items():
-        check_close(weight, setup.model.get_parameter(name).detach())
+        check_close(weight, setup.loaded.model.get_parameter(name).detach())
 
 
 def test_two_workers_that_are_stopped_learn_what_one_learns_that_goes_on_from_their_checkpoint(
@@ -190,10 +191,10 @@ def test_two_workers_that_are_stopped_learn_what_one_learns_that_goes_on_from_th
     checkpoints = Checkpoints(tmp_path / "ddp")
     assert 3 <= checkpoints.newest() < 20
     setup = prepare(ALONE)
-    history = train(setup.model, config, setup.objective, checkpoints=checkpoints)
+    history = train(setup.loaded.model, config, setup.objective, checkpoints=checkpoints)
     best = checkpoints.load()[0]["best"]
     setup = prepare(ALONE)
-    check_same(history, best, setup, train(setup.model, config, setup.objective))
+    check_same(history, best, setup, train(setup.loaded.model, config, setup.objective))
 
 
 def test_two_workers_that_share_the_weights_and_lose_one_learn_what_one_learns(learn, tmp_path, token_files):
@@ -202,9 +203,9 @@ def test_two_workers_that_share_the_weights_and_lose_one_learn_what_one_learns(l
     history, best, shown = learn("fsdp", config, partial(disturbed, prepare, 30, kill=killed))
     assert killed.exists()
     setup = prepare(ALONE)
-    alone = train(setup.model, config, setup.objective)
+    alone = train(setup.loaded.model, config, setup.objective)
     check_same(history, best, setup, alone)
-    setup.model.eval().load_state_dict(best)
+    setup.loaded.model.eval().load_state_dict(best)
     evaluated = [row for row in history if "validation_loss" in row]
     chosen = min(evaluated, key=lambda row: row["validation_loss"])
     assert sample(setup) == shown[history.index(chosen)]  # drawn; those of one process may differ by rounding
@@ -214,7 +215,7 @@ def test_two_workers_that_share_the_weights_and_lose_one_learn_what_one_learns(l
         (checkpoints.folder / f"step-000020.{part}-of-2.safetensors").unlink()
     assert checkpoints.newest() == 15
     setup = prepare(ALONE)  # one goes on from what two wrote
-    again = train(setup.model, config, setup.objective, checkpoints=checkpoints)
+    again = train(setup.loaded.model, config, setup.objective, checkpoints=checkpoints)
     assert again[:15] == history[:15]
     assert numbers(again, "train_loss") == pytest.approx(numbers(alone, "train_loss"), abs=1e-4)
 
@@ -224,7 +225,7 @@ def test_two_workers_that_share_the_weights_fine_tune_by_lora_as_one_does(learn,
     prepare = partial(prepare_assistant, config, token_files)
     history, best, _ = learn("fsdp", config, prepare)
     setup = prepare(ALONE)
-    alone = train(setup.model, config, setup.objective)
+    alone = train(setup.loaded.model, config, setup.objective)
     check_same(history, best, setup, alone)
 
 
@@ -284,8 +285,8 @@ def test_tasks_of_ray_make_the_same_parts_of_a_corpus(tmp_path, monkeypatch):
     (tmp_path / "raw/notes").mkdir(parents=True)
     for number in range(5):
         (tmp_path / f"raw/notes/{number}.txt").write_text(f"Number {number} of five, and the cat sat on the mat .")
-    here = read_stream(tmp_path / "raw", params, tmp_path / "here", str)
+    here = read_parts(tmp_path / "raw", params, tmp_path / "here", mask=str)
     monkeypatch.setenv("THREESTAGE_RAY", "local")
-    there = read_stream(tmp_path / "raw", params, tmp_path / "ray", str)
-    assert [path.read_bytes() for path in there.parts] == [path.read_bytes() for path in here.parts]
-    assert len(here.parts) == 5
+    there = read_parts(tmp_path / "raw", params, tmp_path / "ray", mask=str)
+    assert [path.read_bytes() for path in there] == [path.read_bytes() for path in here]
+    assert len(here) == 5

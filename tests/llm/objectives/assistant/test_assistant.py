@@ -11,22 +11,22 @@ from torch.nn import functional as F
 
 from llm.chat import Chat
 from llm.device import Compute
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import (
     Example,
     Question,
     answer_all,
-    batch,
     build,
     encode_examples,
-    mean_response_loss,
     objective,
     pack_sequences,
-    response_loss,
     row_width,
     serve,
-    shown_answers,
 )
-from llm.objectives.assistant.packing import IGNORE, shared_prefix
+from llm.objectives.assistant.answers import shown_answers
+from llm.objectives.assistant.examples import IGNORE
+from llm.objectives.assistant.loss import mean_response_loss, response_loss
+from llm.objectives.assistant.packing import batch, shared_prefix
 from llm.tokenizer import make_encoding
 
 quick = settings(max_examples=25)
@@ -69,7 +69,7 @@ def test_packed_rows_have_the_loss_and_the_gradient_of_unpacked_ones(make_gpt, e
 def test_the_mean_loss_is_over_all_response_tokens(make_gpt, examples, batch_size):
     gpt = make_gpt()
     expected = sum(alone(gpt, example).item() for example in examples) / sum(e.counted for e in examples)
-    assert mean_response_loss(gpt, examples, batch_size, CPU) == pytest.approx(expected, rel=1e-5)
+    assert mean_response_loss(gpt, examples, CPU, batch_size=batch_size) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_mean_loss_keeps_no_graph_and_is_that_of_inference(make_gpt):
@@ -77,7 +77,7 @@ def test_the_mean_loss_keeps_no_graph_and_is_that_of_inference(make_gpt):
     with torch.inference_mode():
         expected = response_loss(gpt, pack_sequences(examples, 32), CPU).item() / 4
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda tensor: tensor):
-        assert mean_response_loss(gpt, examples, 2, CPU) == expected
+        assert mean_response_loss(gpt, examples, CPU, batch_size=2) == expected
     assert kept == []
 
 
@@ -172,7 +172,7 @@ def test_the_shared_prefix_is_what_more_than_half_begin_with_before_anything_is_
 def test_rows_are_conversations_that_end_and_long_ones_are_counted_and_left_out(encoding, caplog):
     caplog.set_level(logging.WARNING)
     rows = [Question("the cat"), Question("sat", "on the mat")]
-    (kept,) = encode_examples(encoding, Chat(), rows, ["the hat", "the moon " * 40], 64)
+    (kept,) = encode_examples(encoding, Chat(), rows, outputs=["the hat", "the moon " * 40], longest=64)
     said = [token for token, learned in zip(kept.tokens, kept.learned, strict=True) if learned]
     assert encoding.decode(kept.tokens[: -len(said)]) == "### Instruction:\nthe cat\n\n### Response:\n"
     assert encoding.decode(said[:-1]) == "the hat"
@@ -191,7 +191,9 @@ def test_a_question_is_its_system_prompt_its_history_and_the_instruction_with_it
 
 
 def test_all_turns_of_the_assistant_are_learned(encoding):
-    (kept,) = encode_examples(encoding, Chat(), [Question("and the dog", history=["the cat", "sat"])], ["ate"], 99)
+    (kept,) = encode_examples(
+        encoding, Chat(), [Question("and the dog", history=["the cat", "sat"])], outputs=["ate"], longest=99
+    )
     said = [token for token, learned in zip(kept.tokens, kept.learned, strict=True) if learned]
     end = encoding.decode([encoding.eot_token])
     assert encoding.decode(said) == f"sat{end}ate{end}"
@@ -221,14 +223,14 @@ def test_an_assistants_own_penalty_holds_in_all_its_answers_unless_a_request_lif
     penalising = build_on(make_gpt(context_length=96))
     penalising.chat = Chat(text_penalty=1.5)
     questions, rows = [Question("the cat"), Question("a")], [{"instruction": "the cat"}, {"instruction": "a"}]
-    free = answer_all(repetitive, encoding, questions, max_new_tokens=30)
-    penalised = answer_all(penalising, encoding, questions, max_new_tokens=30)
+    free = answer_all(LoadedModel(repetitive, encoding), questions, max_new_tokens=30)
+    penalised = answer_all(LoadedModel(penalising, encoding), questions, max_new_tokens=30)
     assert free != penalised
-    assert [row["output"] for row in serve(penalising, encoding, rows, max_new_tokens=30)] == penalised
-    assert answer_all(penalising, encoding, questions[:1], max_new_tokens=30) == penalised[:1]
-    lifted = serve(penalising, encoding, rows, max_new_tokens=30, text_penalty=1)
+    assert [row["output"] for row in serve(LoadedModel(penalising, encoding), rows, max_new_tokens=30)] == penalised
+    assert answer_all(LoadedModel(penalising, encoding), questions[:1], max_new_tokens=30) == penalised[:1]
+    lifted = serve(LoadedModel(penalising, encoding), rows, max_new_tokens=30, text_penalty=1)
     assert [row["output"] for row in lifted] == free
-    asked = serve(repetitive, encoding, rows, max_new_tokens=30, text_penalty=1.5)
+    asked = serve(LoadedModel(repetitive, encoding), rows, max_new_tokens=30, text_penalty=1.5)
     assert [row["output"] for row in asked] == penalised
 
 
@@ -238,9 +240,13 @@ def taught(make_assistant, make_config, encoding):
     gpt = make_assistant(context_length=128, n_embd=32)
     torch.nn.init.normal_(gpt.embedding.token.weight, std=0.1)
     examples = encode_examples(
-        encoding, gpt.chat, [Question("the cat"), Question("the dog", "ate")], ["sat on the mat", "the hat"], 128
+        encoding,
+        gpt.chat,
+        [Question("the cat"), Question("the dog", "ate")],
+        outputs=["sat on the mat", "the hat"],
+        longest=128,
     )
-    goal = objective(gpt, make_config(), [examples], examples, CPU)
+    goal = objective(gpt, make_config(), [examples], validation=examples, compute=CPU)
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2)
     for step in range(40):
         goal.loss(gpt, step).backward()
@@ -251,34 +257,42 @@ def taught(make_assistant, make_config, encoding):
 
 def test_an_assistant_learns_to_answer_and_to_stop(taught, encoding):
     gpt, _ = taught
-    assert answer_all(gpt, encoding, [Question("the cat"), Question("the dog", "ate")]) == ["sat on the mat", "the hat"]
+    assert answer_all(LoadedModel(gpt, encoding), [Question("the cat"), Question("the dog", "ate")]) == [
+        "sat on the mat",
+        "the hat",
+    ]
     cut = encoding.decode(encoding.encode("sat on the mat")[:2])
-    assert answer_all(gpt, encoding, [Question("the cat")], max_new_tokens=2) == [cut]
+    assert answer_all(LoadedModel(gpt, encoding), [Question("the cat")], max_new_tokens=2) == [cut]
 
 
 def test_an_answer_passes_over_rows_of_a_padded_embedding_that_are_no_token(make_assistant, encoding):
     gpt = make_assistant(context_length=64, vocabulary_size=encoding.n_vocab + 20, tied=False)
     with torch.no_grad():
         gpt.output.weight[: encoding.n_vocab] = 0
-    assert answer_all(gpt, encoding, [Question("the cat"), Question("sat", "on")], max_new_tokens=4) == ["", ""]
+    assert answer_all(LoadedModel(gpt, encoding), [Question("the cat"), Question("sat", "on")], max_new_tokens=4) == [
+        "",
+        "",
+    ]
 
 
 def test_an_evaluation_gives_the_loss_and_people_see_answers(taught, encoding):
     gpt, goal = taught
     assert goal.evaluate()["validation_loss"] < 0.05
-    assert shown_answers(gpt, encoding, [Question("the cat")], CPU) == ["the cat -> sat on the mat"]
+    assert shown_answers(LoadedModel(gpt, encoding), [Question("the cat")], CPU) == ["the cat -> sat on the mat"]
 
 
 def test_a_validation_row_may_be_longer_than_all_that_is_learned(make_assistant, make_config, encoding):
     gpt = make_assistant(context_length=128)
-    short, long = encode_examples(encoding, gpt.chat, [Question("a"), Question("the moon " * 12)], ["b", "c"], 128)
-    goal = objective(gpt, make_config(), [[short]], [long], CPU)
+    short, long = encode_examples(
+        encoding, gpt.chat, [Question("a"), Question("the moon " * 12)], outputs=["b", "c"], longest=128
+    )
+    goal = objective(gpt, make_config(), [[short]], validation=[long], compute=CPU)
     assert goal.evaluate()["validation_loss"] == pytest.approx(alone(gpt, long).item() / long.counted, rel=1e-5)
 
 
 def test_a_question_that_leaves_no_room_for_an_answer_is_not_shown(make_assistant, encoding):
     gpt, long = make_assistant(context_length=128).eval(), Question("the moon " * 60)
-    shown = shown_answers(gpt, encoding, [long, Question("the cat")], CPU)
+    shown = shown_answers(LoadedModel(gpt, encoding), [long, Question("the cat")], CPU)
     assert [each.split(" -> ")[0] for each in shown] == ["the cat"]
 
 
@@ -290,7 +304,7 @@ def test_served_rows_are_answered_and_one_that_can_not_be_says_why_and_leaves_th
         {"instruction": "the moon " * 60},
         {"instruction": "the dog", "input": "ate"},
     ]
-    good, missing, number, long, other = serve(taught[0], encoding, rows)
+    good, missing, number, long, other = serve(LoadedModel(taught[0], encoding), rows)
     assert (good, other) == ({"output": "sat on the mat"}, {"output": "the hat"})
     assert missing == {"error": "instruction: missing"}
     assert number == {"error": "instruction: 7 is not text"}
@@ -301,9 +315,13 @@ def test_a_served_row_may_have_a_history_and_a_malformed_one_is_an_error_of_that
     gpt = make_assistant(context_length=128)
     asked = {"instruction": "and the dog"}
     histories = [None, "", " [] ", '["the cat", "sat"]', '["the cat"', '"sat"', '["sat", 1]', '["sat"]', "[" * 100_000]
-    found = serve(gpt, encoding, [asked | {"history": text} for text in histories] + [asked], max_new_tokens=6)
+    found = serve(
+        LoadedModel(gpt, encoding), [asked | {"history": text} for text in histories] + [asked], max_new_tokens=6
+    )
     plain, other = answer_all(
-        gpt, encoding, [Question("and the dog"), Question("and the dog", history=["the cat", "sat"])], max_new_tokens=6
+        LoadedModel(gpt, encoding),
+        [Question("and the dog"), Question("and the dog", history=["the cat", "sat"])],
+        max_new_tokens=6,
     )
     assert plain != other
     assert [each.get("output") for each in found] == [plain, plain, plain, other, None, None, None, None, None, plain]
@@ -333,14 +351,16 @@ def test_an_answer_stops_at_what_ends_a_turn_of_its_template(make_assistant, enc
         for place, (before, after) in enumerate([(start, word), (word, newline), (newline, end), (end, word)]):
             gpt.embedding.token.weight[before, place] = 1
             gpt.output.weight[after, place] = 1
-    assert answer_all(gpt, marked, [Question("")], max_new_tokens=9) == ["cat"]
-    assert serve(gpt, marked, [{"instruction": ""}], max_new_tokens=9) == [{"output": "cat"}]
+    assert answer_all(LoadedModel(gpt, marked), [Question("")], max_new_tokens=9) == ["cat"]
+    assert serve(LoadedModel(gpt, marked), [{"instruction": ""}], max_new_tokens=9) == [{"output": "cat"}]
 
 
 def test_served_answers_follow_the_options(taught, encoding):
     gpt, _ = taught
     cut = encoding.decode(encoding.encode("sat on the mat")[:2])
-    assert serve(gpt, encoding, [{"instruction": "the cat", "input": None}], max_new_tokens=2) == [{"output": cut}]
+    assert serve(LoadedModel(gpt, encoding), [{"instruction": "the cat", "input": None}], max_new_tokens=2) == [
+        {"output": cut}
+    ]
     for wrong in ({"top_q": 1}, {"temperature": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            serve(gpt, encoding, [{"instruction": "the cat"}], **wrong)
+            serve(LoadedModel(gpt, encoding), [{"instruction": "the cat"}], **wrong)

@@ -7,6 +7,7 @@ from projects import ROOT
 from llm.config import Replay
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import Question
 from llm.objectives.assistant.replay import Answer, answer_prompts, flaw, read_replay, write_replay
 from tasks.stages.names import NOTHING_TO_REHEARSE
@@ -29,7 +30,7 @@ def answers(make_gpt, encoding, tmp_path):
             for position, token in enumerate(said, place):
                 gpt.embedding.position.weight[position] = 100 * gpt.embedding.token.weight[token]
         (tmp_path / "base").mkdir(exist_ok=True)
-        save_model(tmp_path / "base", gpt, encoding, "language_model", chat=SAME)
+        save_model(tmp_path / "base", LoadedModel(gpt, encoding), "language_model", chat=SAME)
         file = tmp_path / "prompts.jsonl"
         file.write_text("\n".join(json.dumps({"instruction": prompt}) for prompt in prompts))
         params = Replay(base="base", prompts=file, max_new_tokens=max_new_tokens)

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from llm.loaded_model import LoadedModel
 from llm.objectives.classifier import Classifier, ClassifierConfig, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
 from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, read_texts
@@ -27,13 +28,16 @@ def fitted(make_gpt, encoding, *, names=("ham", "spam"), buckets=2**14, train=No
     train = train or texts_of(300, 1, len(names))
     chosen = {"false_positive_rate": rate, "unsure": unsure}
     fit_ngrams(model, train)
-    read, read_validation = read_texts(model, encoding, train), read_texts(model, encoding, validation)
+    read, read_validation = (
+        read_texts(LoadedModel(model, encoding), train),
+        read_texts(LoadedModel(model, encoding), validation),
+    )
     return model, fit_head(model, read, read_validation, **chosen), validation
 
 
 def test_its_probabilities_hold_on_texts_that_it_has_not_seen_where_its_bounds_keep_their_budgets(make_gpt, encoding):
     model, said, validation = fitted(make_gpt, encoding)
-    found, labels = probabilities(model, encoding, validation.texts), validation.labels.numpy()
+    found, labels = probabilities(LoadedModel(model, encoding), validation.texts), validation.labels.numpy()
     assert said["validation_loss"] == pytest.approx(
         F.nll_loss(torch.from_numpy(found).log(), validation.labels).item(), rel=1e-3
     )
@@ -65,16 +69,16 @@ def test_both_views_together_are_better_than_the_gpt_alone_and_no_bit_changes_fr
 def test_without_a_budget_there_is_no_threshold_and_nothing_is_unsure(make_gpt, encoding):
     model, said, validation = fitted(make_gpt, encoding, names=("a", "b", "c"), rate=None)
     assert (model.config.threshold, model.config.unsure) == (None, None)
-    found = probabilities(model, encoding, validation.texts)
-    assert (model.decide(found) == validation.labels.numpy()).mean() > 0.7
-    assert not model.is_unsure(found).any()
+    found = probabilities(LoadedModel(model, encoding), validation.texts)
+    assert (model.config.decide(found) == validation.labels.numpy()).mean() > 0.7
+    assert not model.config.is_unsure(found).any()
     assert said["validation_f1"] > 0.7
 
 
 def test_a_threshold_for_three_labels_keeps_its_budget_and_then_gives_the_likeliest_other(make_gpt, encoding):
     model, _, validation = fitted(make_gpt, encoding, names=("a", "b", "c"), unsure=None)
-    found, labels = probabilities(model, encoding, validation.texts), validation.labels.numpy()
-    decided, is_stopped = model.decide(found), 1 - found[:, 0] > model.config.threshold
+    found, labels = probabilities(LoadedModel(model, encoding), validation.texts), validation.labels.numpy()
+    decided, is_stopped = model.config.decide(found), 1 - found[:, 0] > model.config.threshold
     assert (decided[labels == 0] > 0).mean() == pytest.approx(0.05, abs=0.003)
     assert decided[~is_stopped].tolist() == [0] * (~is_stopped).sum()
     assert decided[is_stopped].tolist() == (1 + found[is_stopped, 1:].argmax(axis=1)).tolist()
@@ -85,4 +89,4 @@ def test_a_few_texts_are_enough_and_without_rates_it_is_never_unsure(make_gpt, e
     few = LabelledTexts(["moon", "the cat", "moon hat", "a dog"], torch.tensor([1, 0, 1, 0]), [1, 1, 2, 3])
     model, _, _ = fitted(make_gpt, encoding, train=few, unsure=None)
     assert model.config.unsure is None
-    assert np.isfinite(probabilities(model, encoding, ["moon"])).all()
+    assert np.isfinite(probabilities(LoadedModel(model, encoding), ["moon"])).all()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.svm import LinearSVC
 
-from llm.objectives.classifier.linear import STRENGTH, Sparse, fit
+from llm.objectives.classifier.linear import STRENGTH, Sparse, Views, fit
 
 RANDOM = np.random.default_rng(1)
 COUNTS = RANDOM.poisson(0.3, size=(90, 40)).astype(np.float64)
@@ -15,35 +15,37 @@ LABELS = (ODDS > 0).astype(int)
 def sparse() -> Sparse:
     rows, columns = COUNTS.nonzero()
     starts = np.searchsorted(rows, np.arange(len(COUNTS)))
-    return Sparse.of(*(torch.from_numpy(each) for each in (columns * 7, COUNTS[rows, columns], starts)))
+    values = COUNTS[rows, columns]
+    return Sparse.of(torch.from_numpy(columns * 7), torch.from_numpy(values), torch.from_numpy(starts))
 
 
 def fitted(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Logits of all texts."""
-    texts, states = sparse(), torch.from_numpy(STATES)
-    found = fit(texts, states, torch.from_numpy(labels), torch.from_numpy(weights), int(labels.max()) + 1)
-    return found.logits(texts, states).numpy()
+    views = Views(sparse(), torch.from_numpy(STATES))
+    learned_N = torch.from_numpy(weights)
+    head = fit(views, torch.from_numpy(labels), learned_N=learned_N, classes=int(labels.max()) + 1)
+    return head.logits(views).numpy()
 
 
-def theirs(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def expected(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The margins of scikit-learn's machine. The bias is held as the other weights are."""
-    both = np.concatenate([COUNTS, STATES, np.ones((90, 1))], axis=1)
+    features = np.concatenate([COUNTS, STATES, np.ones((90, 1))], axis=1)
     machine = LinearSVC(C=STRENGTH, dual=False, tol=1e-9, max_iter=10_000, fit_intercept=False)
-    return machine.fit(both, labels, weights).decision_function(both)
+    return machine.fit(features, labels, weights).decision_function(features)
 
 
 @pytest.mark.parametrize("left_out", [0, 30])
-def test_it_is_the_linear_machine_of_scikit_learn_on_both_views_of_the_texts_that_count(left_out):
+def test_fit_gives_the_margins_of_scikit_learn_on_the_texts_that_count(left_out):
     weights = np.where(np.arange(90) < left_out, 0.0, RANDOM.uniform(0.5, 2, size=90))
     logits = fitted(LABELS, weights)
-    assert logits[:, 1] - logits[:, 0] == pytest.approx(theirs(LABELS, weights), abs=2e-3)
+    assert logits[:, 1] - logits[:, 0] == pytest.approx(expected(LABELS, weights), abs=2e-3)
 
 
-def test_more_than_two_labels_are_each_told_from_the_others():
+def test_fit_tells_each_of_three_labels_from_the_others_as_scikit_learn():
     labels = np.digitize(ODDS, [-1, 1])
     weights = np.ones(90)
-    assert fitted(labels, weights) == pytest.approx(theirs(labels, weights), abs=2e-3)
+    assert fitted(labels, weights) == pytest.approx(expected(labels, weights), abs=2e-3)
 
 
-def test_equal_texts_give_equal_weights():
+def test_fit_twice_gives_equal_weights():
     assert np.array_equal(fitted(LABELS, np.ones(90)), fitted(LABELS, np.ones(90)))

@@ -47,7 +47,7 @@ def test_examples_are_training_rows_of_the_kind_and_system_prompt_and_the_same_f
 def test_examples_stand_before_a_row_and_are_no_part_of_its_loss(encoding):
     question, chat = Question("the dog", history=("hi", "hello")), Chat()
     examples = [("the cat", "sat"), ("a bird", "sang")]
-    alone = encode_example(encoding, chat, question, "ate")
+    alone = encode_example(encoding, chat, question, output="ate")
     whole = with_shots(encoding, chat, question, "ate", examples=examples, longest=10_000)
     text = decode(encoding, whole.tokens)
     assert text.index("sat") < text.index("sang") < text.index("hello") < text.index("ate")

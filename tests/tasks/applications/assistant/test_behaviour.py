@@ -1,3 +1,4 @@
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import Question, build
 from tasks.applications.assistant.behaviour import answer_questions, read_questions
 
@@ -8,7 +9,7 @@ def test_questions_without_room_for_an_answer_have_an_empty_one(make_gpt, encodi
     model.load_state_dict(gpt.state_dict())
     long = Question("the cat sat " * 30)
     short = Question("the cat")
-    first, second, third = answer_questions(model.eval(), encoding, [short, long, short], max_new_tokens=8)
+    first, second, third = answer_questions(LoadedModel(model.eval(), encoding), [short, long, short], max_new_tokens=8)
     assert (first, second) == (third, "")
     assert first
 

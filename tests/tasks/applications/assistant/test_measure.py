@@ -7,6 +7,7 @@ from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
 from llm.generation.packed import pack_for_inference
+from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import build
 from tasks.applications.assistant.answers import MARGIN
 from tasks.applications.assistant.measure import EVALUATION, Evaluate
@@ -40,15 +41,14 @@ def base(tmp_path, parrot, encoding):
     """The model folder of an assistant with a template of its own, which says "hat"."""
     folder = tmp_path / "base"
     folder.mkdir()
-    save_model(folder, parrot(" hat", SAME), encoding, "language_model")
+    save_model(folder, LoadedModel(parrot(" hat", SAME), encoding), "language_model")
     return folder
 
 
 def measured(model, encoding, base, params) -> dict[str, float]:
     """The metrics of an assistant, whose rows and evidence are in the folder around its base."""
     subject = Subject(
-        model=model,
-        encoding=encoding,
+        loaded=LoadedModel(model, encoding),
         data=base.parent,
         base=base,
         params=params,

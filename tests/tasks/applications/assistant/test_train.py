@@ -4,12 +4,13 @@ import pytest
 import torch
 from instruction_tables import write
 
-from llm.chat import Chat
+from llm.chat import Chat, prompt_tokens
 from llm.config import LoRAConfig
 from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
-from llm.objectives.assistant import Question, encode_examples, pack_sequences, prompt_tokens, row_width
+from llm.loaded_model import LoadedModel
+from llm.objectives.assistant import Question, encode_examples, pack_sequences, row_width
 from llm.training.workers import ALONE
 from tasks.applications.assistant import train as assistant
 from tasks.training.setup import TrainingFiles
@@ -26,7 +27,7 @@ def prepared(make_gpt, encoding, tmp_path, monkeypatch):
         if weight.ndim == 2:
             weight.data = weight.data.bfloat16()
     (tmp_path / "base").mkdir()
-    save_model(tmp_path / "base", gpt, encoding, "language_model", chat=SAME | {"system": "the hat"})
+    save_model(tmp_path / "base", LoadedModel(gpt, encoding), "language_model", chat=SAME | {"system": "the hat"})
     for split in ("train", "validation"):
         write(
             tmp_path,
@@ -50,7 +51,7 @@ def prepared(make_gpt, encoding, tmp_path, monkeypatch):
 
 
 def test_an_assistant_speaks_in_its_bases_template_with_a_system_prompt_of_its_own(prepared, encoding):
-    model = prepared(system="the moon").model
+    model = prepared(system="the moon").loaded.model
     assert model.chat == Chat(**SAME, system="the moon")
     asked = encoding.decode(prompt_tokens(encoding, model.chat, Question("sat").messages()))
     assert asked == "the moon<|endoftext|>sat<|endoftext|>"
@@ -58,13 +59,13 @@ def test_an_assistant_speaks_in_its_bases_template_with_a_system_prompt_of_its_o
 
 def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(prepared, encoding, caplog):
     caplog.set_level("WARNING")
-    assert prepared().model.config.context_length == 128
+    assert prepared().loaded.model.config.context_length == 128
     assert "left out" not in caplog.text
     setup = prepared(context_length=64, window=32)
-    assert setup.model.config.context_length == 64
+    assert setup.loaded.model.config.context_length == 64
     assert "1 rows are longer than 32 tokens and left out" in caplog.text
     rows = [Question("the cat", system="the mat", history=("hi", "hello")), Question("the dog")]
-    examples = encode_examples(encoding, setup.model.chat, rows, ["sat", "ate"], 32)
+    examples = encode_examples(encoding, setup.loaded.model.chat, rows, outputs=["sat", "ate"], longest=32)
     (window,) = pack_sequences(examples, 32)  # both share one
     assert setup.throughput.units_a_step == row_width(window)
 
@@ -82,18 +83,18 @@ def test_prepare_rehearses_the_answers_that_are_not_left_out(prepared, tmp_path)
     rehearsed = prepared(window=32, rehearses=f"{json.dumps(answer)}\n{json.dumps(flawed)}\n")
     assert rehearsed.finish()["replayed"] == 1
     assert rehearsed.throughput.units_a_step > alone.throughput.units_a_step
-    assert rehearsed.objective.loss(rehearsed.model, 0).isfinite()
+    assert rehearsed.objective.loss(rehearsed.loaded.model, 0).isfinite()
 
 
 def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):
-    assert prepared(context_length=4096).model.config.context_length == 128
+    assert prepared(context_length=4096).loaded.model.config.context_length == 128
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_split_whose_rows_are_all_longer_than_a_window_is_named_with_the_longest(prepared, tmp_path, split, encoding):
     rows = {"instruction": ["sat " * 9, "the dog " * 20], "output": ["mat", "ate"]}
     write(tmp_path, split, **rows)
-    (longest,) = encode_examples(encoding, Chat(**SAME), [Question("the dog " * 20)], ["ate"], 999)
+    (longest,) = encode_examples(encoding, Chat(**SAME), [Question("the dog " * 20)], outputs=["ate"], longest=999)
     with pytest.raises(UserError) as error:
         prepared(window=10)
     assert str(error.value) == (
@@ -107,9 +108,12 @@ def test_any_base_will_do_with_and_without_a_template_and_with_learned_positions
     prepared, make_gpt, encoding, tmp_path, chat
 ):
     save_model(
-        tmp_path / "base", make_gpt(context_length=96), encoding, "language_model", **({"chat": chat} if chat else {})
+        tmp_path / "base",
+        LoadedModel(make_gpt(context_length=96), encoding),
+        "language_model",
+        **({"chat": chat} if chat else {}),
     )
-    model = prepared(context_length=2048, system="the moon").model
+    model = prepared(context_length=2048, system="the moon").loaded.model
     assert model.config.context_length == 96
     assert model.chat == (Chat(**SAME, system="the moon") if chat else Chat(system="the moon"))
 
@@ -119,7 +123,7 @@ def test_what_lora_freezes_stays_in_bfloat16_where_the_device_computes_in_it(pre
 
     def dtypes(setup) -> dict[bool, set[torch.dtype]]:
         found = {True: set(), False: set()}
-        for weight in setup.model.parameters():
+        for weight in setup.loaded.model.parameters():
             found[weight.requires_grad].add(weight.dtype)
         return found
 

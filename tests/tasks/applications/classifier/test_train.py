@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from llm.formats.model_folder import save_model
+from llm.loaded_model import LoadedModel
 from llm.model.lora import merge_lora
-from llm.objectives.classifier.prepare import TrainClassifier as Train
 from llm.training.loop import train
 from llm.training.workers import ALONE
 from tasks.applications.classifier.train import prepare
+from tasks.training.labelled import TrainClassifier
 from tasks.training.setup import TrainingFiles
 
 SHORT = {"seed": 1, "steps": 2, "batch_size": 1, "learning_rate": 1e-3, "evaluate_every": 1, "checkpoint_every": 1}
@@ -18,24 +19,26 @@ SHORT |= {"max_tokens": 16}
 def prepared(make_gpt, encoding, tmp_path):
     """Prepare a training on mails with these labels in train and in validation."""
     (tmp_path / "base").mkdir()
-    save_model(tmp_path / "base", make_gpt(context_length=64), encoding, "language_model")
+    save_model(tmp_path / "base", LoadedModel(make_gpt(context_length=64), encoding), "language_model")
 
     def prepare_it(learned: list[str], validation: list[str], **values):
         for split, labels in (("train", learned), ("validation", validation)):
             subjects = [f"the cat {number}" for number in range(len(labels))]
             table = {"subject": subjects, "body": ["sat"] * len(labels), "label": labels, "unit": range(len(labels))}
             pd.DataFrame(table).to_parquet(tmp_path / f"{split}.parquet")
-        return prepare(Train(**SHORT | values), TrainingFiles(dataset=tmp_path, base=tmp_path / "base"), ALONE)
+        return prepare(
+            TrainClassifier(**SHORT | values), TrainingFiles(dataset=tmp_path, base=tmp_path / "base"), ALONE
+        )
 
     return prepare_it
 
 
 def test_labels_are_in_alphabetical_order_but_for_the_one_that_passes(prepared):
     labels = ["spam", "ham", "spam"]
-    assert prepared(labels, labels).model.config.labels == ("ham", "spam")
-    assert prepared(labels, labels, passes="spam").model.config.labels == ("spam", "ham")
+    assert prepared(labels, labels).loaded.model.config.labels == ("ham", "spam")
+    assert prepared(labels, labels, passes="spam").loaded.model.config.labels == ("spam", "ham")
     three = ["c", "a", "b"]
-    assert prepared(three, three, passes="b").model.config.labels == ("b", "a", "c")
+    assert prepared(three, three, passes="b").loaded.model.config.labels == ("b", "a", "c")
 
 
 @pytest.mark.parametrize(
@@ -55,30 +58,30 @@ def test_labels_that_can_not_be_learned_are_named(prepared, train, validation, v
 def test_without_steps_the_head_is_fitted_in_the_evaluation_and_with_steps_behind_them(prepared):
     labels = ["ham", "spam"] * 6
     setup = prepared(labels, labels, steps=0, ngram_buckets=64, passes="ham")
-    config = setup.model.config
+    config = setup.loaded.model.config
     assert setup.finish() == {}
-    history = train(setup.model, Train(**SHORT | {"steps": 0}), setup.objective)
+    history = train(setup.loaded.model, TrainClassifier(**SHORT | {"steps": 0}), setup.objective)
     assert [row.keys() for row in history] == [{"step", "validation_loss", "validation_f1"}]
-    assert setup.model.ngrams.weight.any()
-    assert setup.model.config != config
+    assert setup.loaded.model.ngrams.weight.any()
+    assert setup.loaded.model.config != config
     setup = prepared(labels, labels, ngram_buckets=64)
-    assert train(setup.model, Train(**SHORT), setup.objective)[-1]["step"] == 2
-    assert not setup.model.ngrams.weight.any()
+    assert train(setup.loaded.model, TrainClassifier(**SHORT), setup.objective)[-1]["step"] == 2
+    assert not setup.loaded.model.ngrams.weight.any()
     assert setup.finish().keys() == {"validation_loss", "validation_f1"}
-    assert setup.model.ngrams.weight.any()
+    assert setup.loaded.model.ngrams.weight.any()
 
 
 def test_only_the_last_blocks_and_the_head_learn_and_the_curve_is_of_validation(prepared):
     labels = ["ham", "spam"] * 6
     lora = {"rank": 2, "alpha": 4, "targets": ["projection"]}
     setup = prepared(labels, labels, lora=lora, last_blocks=1, ngram_buckets=64)
-    assert (len(setup.model.frozen.blocks), len(setup.model.gpt.blocks)) == (1, 1)
-    before = {name: weight.clone() for name, weight in setup.model.named_parameters()}
-    history = train(setup.model, Train(**SHORT), setup.objective)
+    assert (len(setup.loaded.model.frozen.blocks), len(setup.loaded.model.gpt.blocks)) == (1, 1)
+    before = {name: weight.clone() for name, weight in setup.loaded.model.named_parameters()}
+    history = train(setup.loaded.model, TrainClassifier(**SHORT), setup.objective)
     assert [row["step"] for row in history if "validation_loss" in row] == [1, 2]
-    moved = {name for name, weight in setup.model.named_parameters() if not torch.equal(weight, before[name])}
+    moved = {name for name, weight in setup.loaded.model.named_parameters() if not torch.equal(weight, before[name])}
     assert {name.split(".")[0] for name in moved} == {"gpt", "head"}
-    merge_lora(setup.model)
+    merge_lora(setup.loaded.model)
     assert setup.finish()["validation_loss"] > 0
-    assert setup.model.frozen is None
-    assert len(setup.model.gpt.blocks) == 2
+    assert setup.loaded.model.frozen is None
+    assert len(setup.loaded.model.gpt.blocks) == 2

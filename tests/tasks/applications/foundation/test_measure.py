@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from llm.device import Compute
 from llm.errors import UserError
+from llm.loaded_model import LoadedModel
 from llm.tokenizer import end_of_text, token_bytes
 from tasks.applications.foundation import baselines
 from tasks.applications.foundation.kneser_ney import models
@@ -34,8 +35,7 @@ def tokens_of(folder, split):
 def measure(model, encoding, data, evidence, params=PARAMS) -> dict[str, float]:
     """The metrics of a foundation on a folder of token files."""
     subject = Subject(
-        model=model,
-        encoding=encoding,
+        loaded=LoadedModel(model, encoding),
         data=data,
         base=None,
         params=params,

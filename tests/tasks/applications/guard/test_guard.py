@@ -10,7 +10,8 @@ from projects import ROOT
 
 from llm.device import Compute
 from llm.formats.model_folder import save_model
-from llm.objectives import GUARD, capabilities
+from llm.loaded_model import LoadedModel
+from llm.objectives import GUARD, interface_of
 from llm.objectives.classifier import guard_replies
 from llm.training.loop import train
 from llm.training.workers import ALONE
@@ -29,7 +30,7 @@ REQUESTS = {"answer": "the cat sat", "crisis": "the moon ate", "decline": "a dog
 def trained(make_gpt, encoding, tmp_path):
     """A guard that has learned one request a label, and the folder of its dataset."""
     (tmp_path / "base").mkdir()
-    save_model(tmp_path / "base", make_gpt(context_length=64), encoding, "language_model")
+    save_model(tmp_path / "base", LoadedModel(make_gpt(context_length=64), encoding), "language_model")
     data = tmp_path / "requests"
     data.mkdir()
     for split, times in (("train", 20), ("validation", 6), ("test", 4)):
@@ -41,21 +42,23 @@ def trained(make_gpt, encoding, tmp_path):
     small = {"layers": None, "max_tokens": 32, "ngram_buckets": 4096, "steps": 0}
     params = guard.train.model_validate(BLOCK["train"] | small)
     setup = guard.prepare(params, TrainingFiles(dataset=data, base=tmp_path / "base"), ALONE)
-    train(setup.model, params, setup.objective)
-    return setup.model.eval(), data
+    train(setup.loaded.model, params, setup.objective)
+    return setup.loaded.model.eval(), data
 
 
 def test_the_guard_of_params_yaml_replies_to_what_it_declines_and_says_where_help_is(trained, encoding, tmp_path):
     model, _ = trained
     assert model.config.labels == ("answer", "crisis", "decline")
-    answer, crisis, decline = guard_replies(model, encoding, [f"{request} 99" for request in REQUESTS.values()])
+    answer, crisis, decline = guard_replies(
+        LoadedModel(model, encoding), [f"{request} 99" for request in REQUESTS.values()]
+    )
     assert answer is None
     assert "findahelpline.com" in crisis
     assert "emergency number" in crisis
     assert "can't help" in decline
     (tmp_path / "guard").mkdir()
-    save_model(tmp_path / "guard", model, encoding, "classifier")
-    assert capabilities(tmp_path / "guard") == (GUARD,)
+    save_model(tmp_path / "guard", LoadedModel(model, encoding), "classifier")
+    assert interface_of(tmp_path / "guard").capabilities == (GUARD,)
 
 
 def test_guard_is_measured_by_what_it_stops_and_its_score_table_has_the_same_figures(
@@ -72,8 +75,7 @@ def test_guard_is_measured_by_what_it_stops_and_its_score_table_has_the_same_fig
     evidence.mkdir()
     evaluation = find_evaluation("guard")
     subject = Subject(
-        model=model,
-        encoding=encoding,
+        loaded=LoadedModel(model, encoding),
         data=data,
         base=tmp_path,
         params=evaluation.params(batch_size=4),

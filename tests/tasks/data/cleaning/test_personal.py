@@ -62,22 +62,21 @@ def test_no_text_takes_long(part):
     assert time.process_time() - start < 5
 
 
-def test_the_rows_that_are_chosen_are_masked_in_every_text_and_examples_show_no_one():
+def test_mask_rows_masks_every_text_and_the_examples():
     table = pd.DataFrame(
         {
             "id": ["a@b.org", "inbox/1"],
             "label": ["ham", "ham"],
-            "body": ["x@y.org", "x@y.org"],
+            "body": ["x@y.org", "at noon"],
             "history": [["x@y.org"], ["x@y.org", "hello"]],
         }
     )
     with recorded(mask) as record:
-        found = mask_rows(table, table["id"].str.startswith("inbox/"))
-    assert found["body"].tolist() == ["x@y.org", "someone@example.com"]
-    assert found["history"].tolist() == [["x@y.org"], ["someone@example.com", "hello"]]
-    assert found["id"].tolist() == ["a@b.org", "inbox/1"]
-    assert found.dtypes.equals(table.dtypes)
-    assert record.counts() == {"personal_data": 2}
+        masked = mask_rows(table)
+    assert masked["body"].tolist() == ["someone@example.com", "at noon"]
+    assert masked["history"].tolist() == [["someone@example.com"], ["someone@example.com", "hello"]]
+    assert masked["id"].tolist() == ["a@b.org", "inbox/1"]
+    assert masked.dtypes.equals(table.dtypes)
+    assert record.counts() == {"personal_data": 3}
     assert record.examples["personal_data"] == [{"before": "someone@example.com", "after": "someone@example.com"}]
-    assert mask_rows(table)["body"].tolist() == ["someone@example.com"] * 2
-    assert table["body"].tolist() == ["x@y.org"] * 2
+    assert table["body"].tolist() == ["x@y.org", "at noon"]

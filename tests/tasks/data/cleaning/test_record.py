@@ -95,7 +95,7 @@ def test_half_of_a_character_is_shown_by_a_mark(tmp_path):
 def test_outside_of_a_record_rules_do_what_they_do_and_write_nothing_down():
     assert tidy(" schÃ¶n ") == "schön"
     table = pd.DataFrame({"text": ["a", "b"]})
-    kept = drop("blank", table, pd.Series([None, "why"], dtype=object), table["text"])
+    kept = drop("blank", table, reasons=pd.Series([None, "why"], dtype=object), text=table["text"])
     assert kept["text"].tolist() == ["a"]
     with recorded() as record:
         logging.getLogger(__name__).info("nothing")

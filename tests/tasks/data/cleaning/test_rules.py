@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
+from dataset_rows import TEXTS, as_rows, as_table
 
 from tasks.data.cleaning.record import recorded
 from tasks.data.cleaning.rules import (
@@ -11,9 +14,9 @@ from tasks.data.cleaning.rules import (
     repeated_lines,
     shares_before,
     within_lengths,
-    without_known_lines,
     without_repetition,
 )
+from tasks.data.steps import without_shared_lines
 
 
 def test_a_row_with_a_field_too_long_or_empty_is_left_out_with_the_reason():
@@ -31,14 +34,14 @@ def test_a_text_that_says_the_same_again_and_again_is_left_out_and_a_refrain_is_
     song = "\n".join(f"Verse {n}\nof the song\nSo say we all" for n in range(8))
     spam = "\n\n".join(["BUY NOW", "Click here"] * 20)
     short = "\n".join(["ha"] * 8)
-    assert [repeated_lines(each) for each in (song, spam, short)] == [1 - 10 / 24, 1 - 2 / 40, 0]
+    assert [repeated_lines(song), repeated_lines(spam), repeated_lines(short)] == [1 - 10 / 24, 1 - 2 / 40, 0]
     table = pd.DataFrame({"id": ["song", "spam", "short"], "text": [song, spam, short]})
     with recorded() as record:
         assert without_repetition(table, table["text"])["id"].tolist() == ["song", "short"]
     assert record.quarantine()["reason"].tolist() == ["95% of its lines repeat others"]
 
 
-TEXTS = {
+IN_LANGUAGES = {
     "en": "Dear Anna, thank you for the invitation; we would be glad to come on Tuesday, and we will bring the cake.",
     "de": "Liebe Anna, vielen Dank für die Einladung; wir kommen am Dienstag sehr gerne und bringen den Kuchen mit.",
     "nl": "Beste Anna, bedankt voor de uitnodiging; we komen dinsdag heel graag en nemen de taart voor iedereen mee.",
@@ -47,13 +50,13 @@ TEXTS = {
 
 
 def test_the_language_of_a_text_is_told_where_it_is_long_enough_and_certain():
-    assert {language: language_of(text) for language, text in TEXTS.items()} == {each: each for each in TEXTS}
-    assert language_of(TEXTS["de"][: SHORTEST - 1]) == UNKNOWN
-    assert language_of("0123456789 " * 20) not in TEXTS
+    assert [language_of(text) for text in IN_LANGUAGES.values()] == list(IN_LANGUAGES)
+    assert language_of(IN_LANGUAGES["de"][: SHORTEST - 1]) == UNKNOWN
+    assert language_of("0123456789 " * 20) not in IN_LANGUAGES
 
 
 def test_rows_in_other_languages_are_left_out_where_some_are_named():
-    table = pd.DataFrame({"id": [*TEXTS, "short"], "text": [*TEXTS.values(), "Bonjour"]})
+    table = pd.DataFrame({"id": [*IN_LANGUAGES, "short"], "text": [*IN_LANGUAGES.values(), "Bonjour"]})
     with recorded() as record:
         assert in_languages(table, table["text"], ()).equals(table)
         assert record.quarantine().empty
@@ -86,13 +89,14 @@ def test_a_line_is_the_same_however_often_it_is_quoted():
     assert long_lines("_" * 60 + "\nshort") == set()
 
 
-def test_what_stands_in_splits_before_is_measured_and_left_out():
+def test_long_lines_of_earlier_splits_are_measured_and_their_rows_dropped(tmp_path):
     table = pd.DataFrame({"id": list("abcd"), "text": [ASKED, REPLY, OTHER, OTHER + "\n" + ASKED]})
     table["split"] = ["train", "test", "test", "validation"]
     assert shares_before(table, table["text"]).tolist() == [0, 0.5, 1, 0.5]
+    dataset = replace(TEXTS, lines=TEXTS.text)
     with recorded() as record:
-        kept = without_known_lines(table, table["text"])
-    assert kept["id"].tolist() == ["a"]
+        rows = without_shared_lines(as_rows(table, tmp_path, dataset))
+    assert as_table(rows)["id"].tolist() == ["a"]
     assert record.quarantine()["reason"][0] == "50% of its long lines stand in splits before"
 
 

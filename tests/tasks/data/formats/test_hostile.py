@@ -17,9 +17,9 @@ import pytest
 
 from llm.errors import UserError
 from tasks.data.compression import zstd
-from tasks.data.formats import Problem
 from tasks.data.formats.tables import READERS
 from tasks.data.mail import parse_message
+from tasks.data.problems import Problem
 from tasks.datasets import corpus, emails, instructions
 
 SECONDS = 5  # of processor time, so that a busy machine changes nothing

@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 
 def rows_of(folder, count=10):
-    return list(made_rows(read_packs(folder), [], 1, {}, count))
+    return list(made_rows(read_packs(folder), [], seed=1, rows_of={}, rows_a_kind=count))
 
 
 def test_the_kind_of_the_docs_makes_rows_whose_group_is_the_fact(folder):
@@ -128,21 +128,20 @@ def test_steps_draw_in_turn_and_a_kind_without_more_tasks_ends(tmp_path, steps, 
 
 def test_equal_seeds_draw_equal_rows_and_no_kind_changes_another(packs, sources):
     paths = list(sources.paths.values())
-    every = list(made_rows(packs, paths, 1, {}, 4))
-    assert list(made_rows(packs, paths, 1, {"continent": 0}, 4)) == [row for row in every if row["kind"] != "continent"]
-    assert list(made_rows(packs, paths, 2, {}, 4)) != every
+    rows = list(made_rows(packs, paths, seed=1, rows_of={}, rows_a_kind=4))
+    without_continents = list(made_rows(packs, paths, seed=1, rows_of={"continent": 0}, rows_a_kind=4))
+    assert without_continents == [row for row in rows if row["kind"] != "continent"]
+    assert list(made_rows(packs, paths, seed=2, rows_of={}, rows_a_kind=4)) != rows
 
 
 def test_a_kind_whose_source_is_missing_is_left_out(packs, sources):
     paths = [path for name, path in sources.paths.items() if name != "lemminflect"]
-    left = {row["kind"] for row in made_rows(packs, paths, 1, {}, 1)}
+    left = {row["kind"] for row in made_rows(packs, paths, seed=1, rows_of={}, rows_a_kind=1)}
     assert packs.kinds.keys() - left == {name for name, kind in packs.kinds.items() if "lemminflect" in kind.needs}
 
 
 def test_each_wording_of_test_has_its_share_of_rows(packs, sources):
-    rows = list(
-        made_rows(packs, list(sources.paths.values()), 1, dict.fromkeys(packs.kinds, 0) | {"multiplication": 30}, 0)
-    )
+    rows = list(made_rows(packs, list(sources.paths.values()), seed=1, rows_of={"multiplication": 30}, rows_a_kind=0))
     counts = Counter(row["test_wording"] for row in rows)
     assert counts.keys() == set(packs.kinds["multiplication"].wordings.test)
     assert max(counts.values()) - min(counts.values()) <= 1

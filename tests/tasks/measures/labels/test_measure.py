@@ -9,6 +9,7 @@ import torch
 
 from llm.device import Compute
 from llm.generation.packed import pack_for_reading
+from llm.loaded_model import LoadedModel
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
 from tasks.applications.classifier.evasions import GROUPS
@@ -29,8 +30,7 @@ def make_classifier(make_gpt, **config) -> Classifier:
 def measured(model, encoding, emails, evidence, evaluation=CLASSIFIER) -> dict[str, float]:
     """The metrics of a classifier, by the evaluation of the application that has it."""
     subject = Subject(
-        model=model,
-        encoding=encoding,
+        loaded=LoadedModel(model, encoding),
         data=emails,
         base=emails,
         params=Evaluate(batch_size=4),
@@ -57,7 +57,7 @@ def test_metrics_are_those_of_scikit_learn_beside_a_baseline(make_gpt, encoding,
     as_served.gpt = pack_for_reading(as_served.gpt)
     test = pd.read_parquet(emails / "test.parquet")
     texts = [email_text(*row) for row in zip(test["subject"], test["body"], strict=True)]
-    probability = probabilities(as_served, encoding, texts)[:, 1]
+    probability = probabilities(LoadedModel(as_served, encoding), texts)[:, 1]
     with torch.no_grad():  # so that it calls four of five texts spam: some of them are, and some not
         logit = float(np.log(1 / np.sort(probability)[2:4].mean() - 1))
         for each in (model, as_served):
@@ -68,7 +68,7 @@ def test_metrics_are_those_of_scikit_learn_beside_a_baseline(make_gpt, encoding,
     assert table["actual"].tolist() == test["label"].tolist()
     actual, predicted = table["actual"] == "spam", table["predicted"] == "spam"
     assert predicted.nunique() == 2
-    probability = probabilities(as_served, encoding, texts)[:, 1]
+    probability = probabilities(LoadedModel(as_served, encoding), texts)[:, 1]
     assert predicted.tolist() == (probability > 0.5).tolist()
     assert table["spam_probability"].to_numpy() == pytest.approx(probability, abs=1e-4)
     assert type(model.gpt) is type(as_served.gpt)
@@ -126,7 +126,7 @@ def test_unsure_answers_and_sure_errors_are_counted_for_both_by_the_same_rule(ma
     assert metrics["sure_errors"] == pytest.approx(1 - metrics["accuracy"])
     assert metrics["baseline_sure_errors"] == 0
     second, wanted = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7]), np.array([0, 0, 1, 0, 1, 1])
-    its = model.config.with_bounds(np.stack([1 - second, second], axis=1), wanted, 0.1, rates)
+    its = model.config.with_bounds(np.stack([1 - second, second], axis=1), wanted, false_positive_rate=0.1, rates=rates)
     assert its.unsure == pytest.approx((0.25, 0.5))
     assert its.threshold == pytest.approx(0.5)
 

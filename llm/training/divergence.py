@@ -1,0 +1,47 @@
+"""Signs that a training has diverged: a loss that is no number, or that explodes."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+from llm.errors import UserError
+from llm.training.objective import Row
+
+WINDOW, EXPLODED = 10, 3.0  # steps whose mean loss may not be above the first ones' and so many times the lowest
+LOWER = "try a lower learning_rate"
+
+
+class DivergedError(UserError):
+    """The loss is no number, or explodes."""
+
+
+class UnsoundError(Exception):
+    """The same, with the last step after which all was well."""
+
+    def __init__(self, reason: str, last_sound_step: int) -> None:
+        super().__init__(reason)
+        self.last_sound_step = last_sound_step
+
+
+def check_update(step: int, loss: float, norm: float, rate: float) -> None:
+    """Raises UnsoundError where the loss of an update or the norm of its gradient is no number."""
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise UnsoundError(f"step {step}: loss {loss}, gradient norm {norm}: {LOWER} than {rate:.2g}", step - 1)
+
+
+def check_metric(step: int, name: str, value: float) -> None:
+    """Raises UnsoundError where a metric of an evaluation is no number."""
+    if not math.isfinite(value):
+        raise UnsoundError(f"step {step}: {name} {value}: {LOWER}", step - 1)
+
+
+def check_explosion(history: Sequence[Row]) -> None:
+    """Raises UnsoundError, every WINDOW steps, where the loss lost all that it had learned, and that was much."""
+    step = history[-1]["step"]
+    if step % WINDOW:
+        return
+    losses = [row["train_loss"] for row in history if "train_loss" in row]
+    means = [fmean(losses[start : start + WINDOW]) for start in range(0, len(losses), WINDOW)]
+    if means[-1] > max(means[0], EXPLODED * min(means)):
+        growth = f"the loss has grown from {min(means):.3g} to {means[-1]:.3g}"
+        raise UnsoundError(f"step {step}: {growth}: {LOWER}", step - WINDOW)
