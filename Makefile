@@ -23,7 +23,7 @@ help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 run: $(READY) ## set up, then bring models, evaluations and registry up to date
-	@$(BIN)/python -m tasks.stages.parent_death $(BIN)/python -m flows
+	@$(BIN)/threestage run
 
 serve: $(READY) ## talk to the champions: a page and OpenAI's API on this machine
 	@$(BIN)/threestage serve --port $(APP_PORT)
@@ -67,7 +67,7 @@ ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 	exit 1
 
 tidy: $(READY) ## list what nothing needs any more, and its bytes; with YES=1, remove it
-	@$(BIN)/python -m flows.tidy $(if $(filter 1 yes,$(YES)),--yes)
+	@$(BIN)/threestage tidy $(if $(filter 1 yes,$(YES)),--yes)
 
 # Nothing makes these again; the rest that `clean` removes comes back by itself.
 RECORDS = $(wildcard .threestage .prefect mlflow.db mlflow.db-* mlartifacts mlruns)

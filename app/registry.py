@@ -27,7 +27,8 @@ from llm.formats.model_folder import CONFIG
 from llm.objectives import interface_of
 from tasks.registry.history import had_champion
 from tasks.registry.record import FILE, RECORD, Record
-from tasks.registry.tracking import configure_tracking, namespace, server_errors
+from tasks.registry.server import server_errors
+from tasks.registry.tracking import configure_tracking, namespace
 from tasks.registry.versions import CHALLENGER, CHAMPION, own_models, registered_name, versions
 
 AGAIN = 30.0

@@ -101,8 +101,8 @@ def make_project(folder: Path, values: Mapping[str, Any], model: str, *, seed: i
 
 def measure(values: Mapping[str, Any], model: str, seed: int) -> dict[str, float]:
     """Train a model with this seed and return its metrics. Raises UserError if training or evaluation fails."""
-    training = ["flows.pretrain"] if model == FOUNDATION else ["flows.finetune", model]
-    commands = {training_stage(model): training, evaluation_stage(model): ["flows.evaluate", model]}
+    training = ["pretrain"] if model == FOUNDATION else ["finetune", model]
+    commands = {training_stage(model): training, evaluation_stage(model): ["evaluate", model]}
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     with tempfile.TemporaryDirectory(prefix="threestage-seed-") as name:
         folder = Path(name)
@@ -110,7 +110,7 @@ def measure(values: Mapping[str, Any], model: str, seed: int) -> dict[str, float
         environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
         for stage, command in commands.items():
             environment["DVC_STAGE"] = stage  # a stage of DVC's ends with its parent
-            line = [sys.executable, "-m", *command]
+            line = [sys.executable, "-m", "cli", *command]
             code = subprocess.run(line, cwd=folder, env=environment, stdout=sys.stderr, check=False).returncode
             if code:
                 raise UserError(f"seed {seed}: {' '.join(command)} ended with exit code {code}")

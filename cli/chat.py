@@ -4,21 +4,12 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.shared import (
-    SOME_FAILED,
-    Guard,
-    Json,
-    Model,
-    check_model,
-    load,
-    open_versions,
-    print_json,
-    to_person,
-)
+from cli.shared import SOME_FAILED, Guard, Json, Model, check_model, load, open_versions, print_json, to_person
 from llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,51 +36,61 @@ def chat(
     question of its own.
     """
     check_model(model)
-    on_terminal, failed = not question and sys.stdin.isatty(), False
+    on_terminal = not question and sys.stdin.isatty()
+    failed = False
     from app.errors import RequestError
     from llm.chat import Message
     from llm.generation.sampling import Sampling
     from llm.objectives import CHAT
 
     with open_versions() as versions:
-        loaded = load(versions, model, CHAT)
-        guard = _load_guard(versions) if guarded else None
+        version = load(versions, model, CHAT)
+        assistant = Assistant(
+            version=version,
+            guard=_load_guard(versions) if guarded else None,
+            sampling=Sampling(temperature=temperature, seed=seed),
+            max_tokens=max_tokens,
+            shows=not as_json,
+            stops=on_terminal,
+        )
         if on_terminal:
-            to_person(f"{loaded.registered_name}; an empty line ends")
-        before = [Message("system", system)] if system else []
-        messages, sampling = list(before), Sampling(temperature=temperature, seed=seed)
-        for asked in [" ".join(question)] if question else _typed() if on_terminal else _piped():
-            messages = [*(messages if on_terminal else before), Message("user", asked)]
-            by = loaded
+            to_person(f"{version.registered_name}; an empty line ends")
+        first = [Message("system", system)] if system else []
+        messages = list(first)
+        for text in _questions(question, on_terminal):
+            if not on_terminal:
+                messages = list(first)
+            messages.append(Message("user", text))
+            row: dict[str, Any] = {"model": version.registered_name, "question": text}
             try:
-                spoken = answer(
-                    loaded,
-                    messages,
-                    len(before),
-                    sampling,
-                    max_tokens,
-                    guard=guard,
-                    show=not as_json,
-                    stops=on_terminal,
-                )
+                answer = assistant.answer(messages)
             except RequestError as error:
-                failed, result = True, {"error": str(error)}
+                failed = True
                 to_person(f"error: {error}")
                 messages.pop()
+                row["error"] = str(error)
             except KeyboardInterrupt:  # before an answer began: the guard has not passed this turn
                 if not on_terminal:
                     raise
-                result = {"answer": "", "finish": "interrupted"}
                 messages.pop()
+                row |= {"answer": "", "finish": "interrupted"}
                 if not as_json:
                     typer.echo(" [stopped]")
             else:
-                by, result = spoken.by, {"answer": spoken.text, "finish": spoken.finish}
-                messages.append(Message("assistant", spoken.text))
+                messages.append(Message("assistant", answer.text))
+                row |= {"model": answer.by.registered_name, "answer": answer.text, "finish": answer.finish}
             if as_json:
-                print_json({"model": by.registered_name, "question": asked, **result})
+                print_json(row)
     if failed and not on_terminal:
         raise typer.Exit(SOME_FAILED)
+
+
+def _questions(words: list[str] | None, on_terminal: bool) -> Iterator[str]:
+    """The question on the command line, else what a person types, else the lines of a pipe."""
+    if words:
+        yield " ".join(words)
+    else:
+        yield from _typed() if on_terminal else _piped()
 
 
 def _load_guard(versions: "Versions") -> "LoadedVersion | None":
@@ -105,8 +106,8 @@ def _piped() -> Iterator[str]:
     """The lines of a pipe that are not empty."""
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
-            if asked := line.decode().strip():
-                yield asked
+            if text := line.decode().strip():
+                yield text
         except UnicodeDecodeError as error:
             raise UserError(f"stdin, line {number}: no UTF-8 text ({error.reason})") from None
 
@@ -120,7 +121,8 @@ def _typed() -> Iterator[str]:
             yield line
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True)
+class Answer:
     """A turn that was printed."""
 
     text: str
@@ -130,71 +132,86 @@ class Answer(NamedTuple):
     """The version that answered."""
 
 
-def answer(
-    loaded: "LoadedVersion",
-    messages: list["Message"],
-    fixed: int,
-    sampling: "Sampling",
-    max_tokens: int,
-    *,
-    guard: "LoadedVersion | None" = None,
-    show: bool,
-    stops: bool,
-) -> Answer:
-    """The next turn, printed while it is generated: the guard's, if there is one and it has a reply.
+@dataclass(frozen=True)
+class Assistant:
+    """A version that talks on a terminal, with its guard."""
 
-    If the conversation is too long, its first turns are deleted; the first `fixed` messages stay. Raises
-    RequestError; and KeyboardInterrupt before the answer begins, or if Ctrl-C does not just `stops` the answer.
-    """
-    from app.generation import Generation, chat_prompt, ends
-    from app.guard import MARK, screen
+    version: "LoadedVersion"
+    sampling: "Sampling"
+    max_tokens: int
+    guard: "LoadedVersion | None" = None
+    shows: bool = True
+    """Whether answers are printed while they are generated."""
+    stops: bool = False
+    """Whether Ctrl-C just stops an answer."""
 
-    prompt = _fitting_prompt(loaded, messages, fixed, max_tokens)
-    if guard:
-        guarded = screen(guard, messages)
-        if guarded.reply is not None:
-            if show:
-                typer.echo(guarded.reply)
-            to_person(MARK.format(version=guard.name))
-            return Answer(guarded.reply, "content_filter", guard)
-        prompt = chat_prompt(loaded, guarded.messages)
-    new = min(max_tokens, max(1, loaded.engine.context_length - len(prompt)))
-    pieces: list[str] = []
-    finish = "interrupted"
+    def answer(self, messages: list["Message"]) -> Answer:
+        """The next turn: the guard's, if there is one and it has a reply.
 
-    async def write() -> None:
-        nonlocal finish
-        stop_tokens = ends(loaded, chat=True)
-        async for piece in Generation(loaded, [prompt], sampling=sampling, stop_tokens=stop_tokens, max_new_tokens=new):
-            pieces.append(piece.text)
-            finish = piece.finish or finish
-            if show:
-                sys.stdout.write(piece.text)
-                sys.stdout.flush()
+        If the conversation is too long, its first turns after the system prompt are deleted from `messages`. Raises
+        RequestError; and KeyboardInterrupt before the answer begins, or if Ctrl-C does not just stop it.
+        """
+        from app.generation import chat_prompt
+        from app.guard import MARK, screen
 
-    try:
-        asyncio.run(write())
-    except KeyboardInterrupt:
-        if not stops:
-            raise
-    if show:
-        sys.stdout.write(" [stopped]\n" if finish == "interrupted" else "\n")
-    return Answer("".join(pieces).strip(), finish, loaded)
+        prompt = self._fitting_prompt(messages)
+        if self.guard:
+            guarded = screen(self.guard, messages)
+            if guarded.reply is not None:
+                if self.shows:
+                    typer.echo(guarded.reply)
+                to_person(MARK.format(version=self.guard.name))
+                return Answer(text=guarded.reply, finish="content_filter", by=self.guard)
+            prompt = chat_prompt(self.version, guarded.messages)
+        return self._generate(prompt)
 
+    def _fitting_prompt(self, messages: list["Message"]) -> list[int]:
+        """The prompt, after deleting the first turns of `messages` that leave no room for an answer."""
+        from app.errors import RequestError
+        from app.generation import chat_prompt
 
-def _fitting_prompt(loaded: "LoadedVersion", messages: list["Message"], fixed: int, max_tokens: int) -> list[int]:
-    """The prompt, after deleting the first turns of `messages` that leave no room for an answer."""
-    from app.errors import RequestError
-    from app.generation import chat_prompt
+        first_turn = 1 if messages[0].role == "system" else 0
+        context = self.version.engine.context_length
+        longest = context - min(self.max_tokens, context // 4)
+        while True:
+            is_last = len(messages) <= first_turn + 1
+            try:
+                prompt = chat_prompt(self.version, messages)
+                if is_last or len(prompt) <= longest:
+                    return prompt
+            except RequestError as error:
+                if error.code != "context_length_exceeded" or is_last:
+                    raise
+            del messages[first_turn : first_turn + 2]
 
-    while True:
-        last_turn = len(messages) <= fixed + 1
+    def _generate(self, prompt: list[int]) -> Answer:
+        from app.generation import Generation, ends
+
+        room = max(1, self.version.engine.context_length - len(prompt))
+        pieces: list[str] = []
+        finish = "interrupted"
+
+        async def write() -> None:
+            nonlocal finish
+            generation = Generation(
+                self.version,
+                [prompt],
+                sampling=self.sampling,
+                stop_tokens=ends(self.version, chat=True),
+                max_new_tokens=min(self.max_tokens, room),
+            )
+            async for piece in generation:
+                pieces.append(piece.text)
+                finish = piece.finish or finish
+                if self.shows:
+                    sys.stdout.write(piece.text)
+                    sys.stdout.flush()
+
         try:
-            prompt = chat_prompt(loaded, messages)
-            context = loaded.engine.context_length
-            if last_turn or len(prompt) <= context - min(max_tokens, context // 4):
-                return prompt
-        except RequestError as error:
-            if error.code != "context_length_exceeded" or last_turn:
+            asyncio.run(write())
+        except KeyboardInterrupt:
+            if not self.stops:
                 raise
-        del messages[fixed : fixed + 2]
+        if self.shows:
+            sys.stdout.write(" [stopped]\n" if finish == "interrupted" else "\n")
+        return Answer(text="".join(pieces).strip(), finish=finish, by=self.version)

@@ -49,10 +49,13 @@ def classify(
         mails = read_mails(files)
         while part := list(islice(mails, AT_ONCE)):
             verdicts = iter(verdicts_of(loaded, [row for _, row in part if "error" not in row], explain))
-            for place, row in part:
-                found = row if "error" in row else next(verdicts).model_dump(exclude_none=True)
-                failed |= "error" in found
-                _print(place, found if "error" in found else found | bounds, as_json)
+            for origin, row in part:
+                verdict = row if "error" in row else next(verdicts).model_dump(exclude_none=True)
+                if "error" in verdict:
+                    failed = True
+                else:
+                    verdict |= bounds
+                _print(origin, verdict, as_json)
     if failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -74,13 +77,16 @@ def _print_error(name: str, reason: str, as_json: bool) -> None:
         to_person(f"error: {name}: {reason}")
 
 
-def _print(place: "Place", found: dict[str, Any], as_json: bool) -> None:
+def _print(origin: "Place", verdict: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json({name: value for name, value in place._asdict().items() if value is not None} | found)
-    elif "error" in found:
-        to_person(f"error: {place}: {found['error']}")
+        fields = {name: value for name, value in origin._asdict().items() if value is not None}
+        print_json(fields | verdict)
+    elif "error" in verdict:
+        to_person(f"error: {origin}: {verdict['error']}")
     else:
-        *_, of_last = found["probabilities"].values()
-        typer.echo(f"{found['label']}\t{of_last if 'threshold' in found else found['probability']:.3f}\t{place}")
-        for moved in found.get("moved_by", ()):
-            typer.echo(f"\tlike {moved['label']}\t{moved['text']!r}")
+        probability = verdict["probability"]
+        if "threshold" in verdict:  # the last of two labels decides
+            probability = list(verdict["probabilities"].values())[-1]
+        typer.echo(f"{verdict['label']}\t{probability:.3f}\t{origin}")
+        for phrase in verdict.get("moved_by", ()):
+            typer.echo(f"\tlike {phrase['label']}\t{phrase['text']!r}")

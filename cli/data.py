@@ -1,23 +1,21 @@
 """`threestage data check`: print what is in your files, and the lines of params.yaml that add them."""
 
 import json
-import re
 import shlex
 import tempfile
 import textwrap
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.project import in_project
+from cli.readings import Reading, best_readings, unknown_labels
 from llm.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from tasks.data.problems import Problem
 
 SHOWN = 3
@@ -31,27 +29,8 @@ INDENT = " " * 6
 NO_LINE_NEEDED = "what lies in data/inbox needs no line in params.yaml, which would add it twice: see data/README.md"
 
 
-class Read(NamedTuple):
-    """A dataset's reading of the files."""
-
-    dataset: str
-    table: "pd.DataFrame"
-    problems: list["Problem"]
-
-    def stopping(self) -> list["Problem"]:
-        """The problems that stop `preprocess`."""
-        return [problem for problem in self.problems if not problem.left_out]
-
-    def fits(self) -> tuple[bool, int, int]:
-        """How well the dataset suits the files: whether it reads any, then how few problems it has. A label that it
-        does not know is none, since that can be mapped."""
-        own = [problem for problem in self.problems if not problem.other_form]
-        foreign = len(self.problems) - len(own)
-        stopping = sum(not problem.left_out and not _unknown_labels([problem]) for problem in own)
-        return len(self.table) > 0 or stopping < len(own), -stopping - foreign, -foreign
-
-
 data = typer.Typer(
+    name="data",
     help="Look at your own files before anything learns from them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -84,46 +63,47 @@ def check(
     from tasks.data.folders import files_below
     from tasks.data.sources import Source, pinned, write_source
 
-    label_map = dict(_pair(f"--label {text}: write VALUE=LABEL, such as 1=spam", text) for text in label or [])
-    columns = dict(_pair(f"--column {text}: write OURS=NAME, such as label=folder", text) for text in column or [])
+    changes = {
+        "label_map": _pairs(label or [], "--label {}: write VALUE=LABEL, such as 1=spam"),
+        "columns": _pairs(column or [], "--column {}: write OURS=NAME, such as label=folder"),
+    }
     source = pinned(Source(source=path, files=files, encoding=encoding))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         fetched = write_source(source, folder)
         typer.echo(f"{path}: {_forms(files_below(folder))}, {fetched['bytes']:,} bytes")
-        best = _best(folder, dataset, {"label_map": label_map, "columns": columns})
-        has_labels = "label" in best[0].table and not best[0].table.empty
-        hint = None if has_labels or "label" in columns else _label_hint(path, folder, dataset)
-    for found in best:
-        labels = found.table["label"].value_counts().items() if "label" in found.table else ()
-        counts = ", ".join(f"{count} {name}" for name, count in labels)
-        typer.echo(f"as {found.dataset}: {len(found.table)} rows{f' ({counts})' if counts else ''}")
-        _print_problems(found, f"{folder}/")
-        _preview(found)
+        readings = best_readings(folder, dataset, changes)
+        best = readings[0]
+        has_labels = "label" in best.table and not best.table.empty
+        hint = None if has_labels or "label" in changes["columns"] else _label_hint(path, folder, dataset)
+    for reading in readings:
+        _print_reading(reading, folder)
     if hint:
         typer.echo(hint)
-    if hint or len(best) > 1 or best[0].stopping() or best[0].table.empty:
+    if hint or len(readings) > 1 or best.stopping() or best.table.empty:
         raise typer.Exit(1)
     from tasks.data.inbox import INBOX
 
     if Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve()):
         typer.echo(NO_LINE_NEEDED)
         return
-    name = best[0].dataset
-    typer.echo(f"to take them in, put this below datasets.{name}.sources in params.yaml:")
+    typer.echo(f"to take them in, put this below datasets.{best.dataset}.sources in params.yaml:")
     sha256 = None if path.startswith("hf:") else fetched["sha256"]
     typer.echo(_block(source=source.source, sha256=sha256, files=files, encoding=encoding))
-    for key, values in {"label_map": label_map, "columns": columns}.items():
+    for key, values in changes.items():
         if values:
-            typer.echo(f"and below datasets.{name}.preprocess: {key}: {json.dumps(values)}")
+            typer.echo(f"and below datasets.{best.dataset}.preprocess: {key}: {json.dumps(values)}")
 
 
-def _pair(mistake: str, text: str) -> tuple[str, str]:
-    """The two sides of `=`. Raises UserError with the line `mistake` without it."""
-    key, mark, value = text.partition("=")
-    if not mark:
-        raise UserError(mistake)
-    return key, value
+def _pairs(texts: list[str], mistake: str) -> dict[str, str]:
+    """The two sides of `=` of each text. Raises UserError with the line `mistake` for a text without it."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        key, mark, value = text.partition("=")
+        if not mark:
+            raise UserError(mistake.format(text))
+        pairs[key] = value
+    return pairs
 
 
 def _label_hint(source: str, folder: Path, dataset: str | None) -> str | None:
@@ -155,92 +135,58 @@ def _forms(paths: list[Path]) -> str:
             return "broken"
 
     counts = Counter(map(form, paths))
-    return ", ".join(f"{count} {form}" if len(paths) > 1 else form for form, count in counts.most_common())
+    if len(paths) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {form}" for form, count in counts.most_common())
 
 
-def _best(folder: Path, wanted: str | None, changes: dict[str, dict[str, str]]) -> list[Read]:
-    """The dataset that suits the files best; of equals the one that demands most of them.
-
-    If none reads anything, all that suit equally well; one entry if all have the same problems.
-    """
-    from tasks.stages.names import dataset_names
-
-    names = dataset_names()
-    if wanted and wanted not in names:
-        raise UserError(f"there is no dataset {wanted!r}; those are {', '.join(names)}")
-    found: list[Read] = []
-    refused: ValueError | None = None
-    for name in [wanted] if wanted else names:
-        try:
-            found.append(_read(name, folder, changes))
-        except ValueError as error:  # a label or column of another dataset
-            refused = error
-    if refused and not found:
-        raise refused
-    best = max(reversed(found), key=Read.fits)
-    if best.fits()[0]:
-        return [best]
-    equal = [each for each in found if each.fits() == best.fits()]
-    alike = len(equal) > 1 and all(each.problems == equal[0].problems for each in equal)
-    return [equal[0]._replace(dataset="any dataset")] if alike else equal
+def _print_reading(reading: Reading, folder: Path) -> None:
+    counts = ""
+    if "label" in reading.table:
+        labels = reading.table["label"].value_counts()
+        counts = ", ".join(f"{count} {label}" for label, count in labels.items())
+    typer.echo(f"as {reading.dataset}: {len(reading.table)} rows{f' ({counts})' if counts else ''}")
+    _print_problems(reading, f"{folder}/")
+    _print_rows(reading)
 
 
-def _read(name: str, folder: Path, changes: dict[str, dict[str, str]]) -> Read:
-    import pandas as pd
-
-    from tasks.data.problems import Problem
-    from tasks.params.load import load_preprocess
-    from tasks.params.slices import find_dataset
-
-    dataset, params, problems = find_dataset(name), load_preprocess(name), []
-    given = {key: getattr(params, key) | new for key, new in changes.items() if new and hasattr(params, key)}
-    if given:
-        params = type(params)(**params.model_dump() | given)
-    try:
-        table = dataset.check(folder, params, problems) if dataset.check else dataset.read(folder, params)
-    except UserError as error:
-        table = pd.DataFrame()
-        problems.append(Problem(*str(error).split(": ", 1)))
-    return Read(name, table, problems)
-
-
-def _unknown_labels(problems: list["Problem"]) -> set[str]:
-    return {found[1] for each in problems if (found := re.match(r"label '(.*)' is not one of", each.reason))}
-
-
-def _print_problems(found: Read, folder: str) -> None:
+def _print_problems(reading: Reading, folder: str) -> None:
     """The problems, without the scratch folder in their places, and what to do about unknown labels."""
-    problems, stopping = found.problems, len(found.stopping())
+    problems = reading.problems
     if not problems:
         return
-    left_out = f", {len(problems) - stopping} rows left out" if len(problems) > stopping else ""
-    typer.echo(f"problems: {stopping} that stop the stage{left_out}")
-    reasons: dict[str, list[Problem]] = {}
+    stopping = len(reading.stopping())
+    left_out = len(problems) - stopping
+    typer.echo(f"problems: {stopping} that stop the stage{f', {left_out} rows left out' if left_out else ''}")
+    by_reason: dict[str, list[Problem]] = {}
     for problem in problems:
-        reasons.setdefault(problem.reason, []).append(problem)
-    for same in list(reasons.values())[:NAMED]:
-        more = f" (and {len(same) - 1} more)" if len(same) > 1 else ""
-        typer.echo(f"  {same[0]}{more}".replace(folder, ""))
-    if len(reasons) > NAMED:
-        typer.echo(f"  and {len(reasons) - NAMED} other reasons")
-    if unknown := sorted(_unknown_labels(problems))[:NAMED]:
-        typer.echo(f"map these labels with {' '.join(f'--label {shlex.quote(value)}=…' for value in unknown)}")
-        labels = [*(found.table["label"].unique() if "label" in found.table else ()), *unknown]
-        typer.echo(f"or keep them, below datasets.{found.dataset}.preprocess: labels: [{', '.join(labels)}]")
+        by_reason.setdefault(problem.reason, []).append(problem)
+    for first, *others in list(by_reason.values())[:NAMED]:
+        line = f"  {first} (and {len(others)} more)" if others else f"  {first}"
+        typer.echo(line.replace(folder, ""))
+    if len(by_reason) > NAMED:
+        typer.echo(f"  and {len(by_reason) - NAMED} other reasons")
+    if unknown := sorted(unknown_labels(problems))[:NAMED]:
+        options = " ".join(f"--label {shlex.quote(label)}=…" for label in unknown)
+        typer.echo(f"map these labels with {options}")
+        labels = list(reading.table["label"].unique()) if "label" in reading.table else []
+        names = ", ".join(labels + unknown)
+        typer.echo(f"or keep them, below datasets.{reading.dataset}.preprocess: labels: [{names}]")
 
 
-def _preview(found: Read) -> None:
-    if found.table.empty:
+def _print_rows(reading: Reading) -> None:
+    if reading.table.empty:
         return
     from tasks.params.slices import find_dataset
     from tasks.registry.markup import cut
 
-    columns = [
-        column for column in ("label", "text", *(find_dataset(found.dataset).feedback or ())) if column in found.table
-    ]
-    for row in found.table.head(SHOWN).to_dict("records"):
+    feedback = find_dataset(reading.dataset).feedback or ()
+    columns = [column for column in ("label", "text", *feedback) if column in reading.table]
+    if not columns:
+        columns = [column for column in reading.table if column != "id"]
+    for row in reading.table.head(SHOWN).to_dict("records"):
         typer.echo(f"  {row['id']}")
-        for column in columns or [column for column in row if column != "id"]:
+        for column in columns:
             if str(row[column]).strip():
                 typer.echo(f"    {column}: {cut(row[column], LONGEST)}")
 
@@ -249,6 +195,6 @@ def _block(**entry: str | None) -> str:
     """A source as the lines that stand below `sources` in params.yaml."""
     import yaml
 
-    given = {key: value for key, value in entry.items() if value not in (None, "*")}
-    lines = yaml.safe_dump([given], sort_keys=False, allow_unicode=True, width=2**16)
+    source = {key: value for key, value in entry.items() if value not in (None, "*")}
+    lines = yaml.safe_dump([source], sort_keys=False, allow_unicode=True, width=2**16)
     return textwrap.indent(lines, INDENT).rstrip()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Which = Annotated[list[str], typer.Argument(metavar="WHICH", help="IDs from the list, networks, datasets, or all.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Decide on rows whose IDs you did not name.")]
 
-feedback = typer.Typer(help="List, show, accept and drop feedback.", rich_markup_mode=None)
+feedback = typer.Typer(name="feedback", help="List, show, accept and drop feedback.", rich_markup_mode=None)
 
 
 @feedback.callback(invoke_without_command=True)
@@ -29,20 +29,21 @@ def list_waiting(context: typer.Context, as_json: Json = False) -> None:
     """
     if context.invoked_subcommand:
         return
-    _, found = _waiting()
+    _, texts = _waiting()
     networks: dict[str, Counter[str]] = {}
-    for each in found:
-        for client in each.rows.values():
-            networks.setdefault(client, Counter())[each.change] += 1
+    for text in texts:
+        for client in text.rows.values():
+            networks.setdefault(client, Counter())[text.change] += 1
     if as_json:
-        typer.echo(json.dumps({"texts": [asdict(each) for each in found], "networks": networks}))
+        typer.echo(json.dumps({"texts": [asdict(text) for text in texts], "networks": networks}))
         return
-    rows = sum(len(each.rows) for each in found)
-    typer.echo(f"{rows} rows wait: {len(found)} texts of {len(networks)} networks")
+    rows = sum(len(text.rows) for text in texts)
+    typer.echo(f"{rows} rows wait: {len(texts)} texts of {len(networks)} networks")
     for client, changes in networks.items():
-        typer.echo(f"  network {client}: {', '.join(f'{count} {change}' for change, count in changes.items())}")
-    for each in found:
-        typer.echo("  ".join(filter(None, each.cells())))
+        counts = ", ".join(f"{count} {change}" for change, count in changes.items())
+        typer.echo(f"  network {client}: {counts}")
+    for text in texts:
+        typer.echo("  ".join(filter(None, text.cells())))
 
 
 @feedback.command()
@@ -53,9 +54,9 @@ def show(which: Which) -> None:
     """
     from app.waiting import select
 
-    _, found = _waiting()
-    ids = {*select(found, which)}
-    typer.echo("\n\n".join(each.whole() for each in found if not ids.isdisjoint(each.rows)))
+    _, texts = _waiting()
+    ids = set(select(texts, which))
+    typer.echo("\n\n".join(text.whole() for text in texts if not ids.isdisjoint(text.rows)))
 
 
 @feedback.command()
@@ -82,11 +83,11 @@ def _waiting() -> tuple["Quarantine", list["Text"]]:
 def _decide(decision: "Decision", which: list[str], yes: bool) -> None:
     from app.waiting import select
 
-    quarantine, found = _waiting()
-    ids = select(found, which)
-    if not yes and not {*ids} <= {*which}:  # a name may mean more rows now than when the list was read
-        of = sum(not each.rows.keys().isdisjoint(ids) for each in found)
-        raise UserError(f"{len(ids)} rows in {of} texts would be {decision}; name each row by its ID, or add --yes")
+    quarantine, texts = _waiting()
+    ids = select(texts, which)
+    if not yes and not set(ids) <= set(which):  # a name may mean more rows now than when the list was read
+        number = sum(not text.rows.keys().isdisjoint(ids) for text in texts)
+        raise UserError(f"{len(ids)} rows in {number} texts would be {decision}; name each row by its ID, or add --yes")
     decided, pointers = quarantine.decide(ids, decision)
     typer.echo(f"{decided} rows {decision}")
     if pointers:

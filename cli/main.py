@@ -6,6 +6,7 @@ interrupted, and 143 terminated: the next call resumes.
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -16,13 +17,29 @@ from cli.chat import chat
 from cli.classify import classify
 from cli.data import data
 from cli.feedback import feedback
-from cli.pipeline import AS_IT_IS, FLOWS, hand_over, status
+from cli.pipeline import smoke, status, sweep
+from cli.registry import lineage, register, reproduce, tidy
+from cli.review import review
+from cli.run import run
+from cli.scheduled import deploy, notify, overdue
 from cli.serve import serve
 from cli.shared import to_person
+from cli.stages import evaluate, fetch, finetune, load_published, preprocess, pretrain, replay
 from llm.errors import UserError
 
 ERROR, INTERRUPTED = 1, 130
+SUMMARY = 60
+"""Characters of a command's line in --help."""
 EXTRA = ("fastapi", "gradio", "prometheus_client", "uvicorn")
+
+COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
+    "The pipeline": (run, status, sweep, smoke),
+    "Its stages": (fetch, preprocess, load_published, pretrain, replay, finetune, evaluate),
+    "The registry": (register, review, lineage, reproduce, tidy),
+    "Scheduled runs": (deploy, notify, overdue),
+    "The models": (chat, classify, serve),
+    "Your data": (data, feedback),
+}
 
 
 class OneLine(TyperGroup):
@@ -38,9 +55,10 @@ class OneLine(TyperGroup):
             to_person(f"error: {error}")
             raise typer.Exit(ERROR) from None
         except ValidationError as error:
-            first = error.errors()[0]
-            place, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-            to_person(": ".join(filter(None, ("error", place, reason))))
+            mistake = error.errors()[0]
+            key = ".".join(map(str, mistake["loc"]))
+            reason = mistake["msg"].removeprefix("Value error, ")
+            to_person(f"error: {key}: {reason}" if key else f"error: {reason}")
             raise typer.Exit(ERROR) from None
         except ModuleNotFoundError as error:
             if error.name not in EXTRA:
@@ -54,8 +72,19 @@ class OneLine(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of its buffer
             raise typer.Exit from None
 
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+        """List the commands below the headings of COMMANDS."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            heading = getattr(command, "rich_help_panel", "Commands")
+            sections.setdefault(heading, []).append((name, command.get_short_help_str(SUMMARY)))
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
 
 cli = typer.Typer(
+    name="threestage",
     cls=OneLine,
     help="Build, try and serve language models made from scratch.",
     no_args_is_help=True,
@@ -90,9 +119,9 @@ def _options(
     pass
 
 
-for name, (module, summary) in FLOWS.items():
-    cli.command(name, help=summary, context_settings=AS_IT_IS, add_help_option=False)(hand_over(module))
-for command in (status, chat, classify, serve):
-    cli.command()(command)
-cli.add_typer(data, name="data")
-cli.add_typer(feedback, name="feedback")
+for heading, commands in COMMANDS.items():
+    for command in commands:
+        if isinstance(command, typer.Typer):
+            cli.add_typer(command, rich_help_panel=heading)
+        else:
+            cli.command(rich_help_panel=heading)(command)

@@ -1,42 +1,20 @@
-"""`threestage run`, `review`, `lineage` and `reproduce`, which become the flows of these names, and `status`."""
+"""`threestage status`, `sweep` and `smoke`: look at the pipeline, and try it out."""
 
 import json
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated
 
 import typer
 
 from app.project import in_project
-from cli.shared import Json, missing_store
+from cli.shared import Json, Verbose, missing_store, quick_imports, run_and_exit
 
-AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
-"""Settings of a command that hands its arguments over."""
-FLOWS = {
-    "run": ("flows", "Bring models, evaluations and registry up to date."),
-    "review": ("flows.review", "Compare challengers with champions, and decide."),
-    "lineage": ("flows.lineage", "Show what a version was made from."),
-    "reproduce": ("flows.reproduce", "Make a version again and compare the bytes."),
-}
 SHOWN = 3
 """Reasons of a stage that `status` prints; --json has all."""
 
 
-def hand_over(module: str) -> Callable[[typer.Context], NoReturn]:
-    """A command that becomes the command line of a flow, with its options, help and exit code."""
-
-    def command(context: typer.Context) -> NoReturn:
-        in_project()
-        python = sys.executable
-        os.execv(python, [python, "-m", "tasks.stages.parent_death", python, "-m", module, *context.args])
-
-    return command
-
-
 def status(as_json: Json = False) -> None:
-    """Show stale stages and why, registered versions, interrupted trainings."""
+    """Show stale stages, versions and interrupted trainings."""
     in_project()
     from tasks.params.load import check_outline
 
@@ -44,27 +22,69 @@ def status(as_json: Json = False) -> None:
     from tasks.registry.listing import list_versions
     from tasks.stages.graph import changes
 
-    stale, interrupted = changes(), []
+    stale = changes()
+    trainings = []
     if any(Path(".threestage/stages").glob("*/*/")):
-        from tasks.training.interrupted import interrupted as find_interrupted  # which loads torch
+        from tasks.training.interrupted import interrupted  # which loads torch
 
-        interrupted = find_interrupted()
+        trainings = interrupted()
     versions = [] if missing_store() else list_versions()
     if as_json:
-        stopped = [{"stage": each.stage, "step": each.step, "folder": str(each.folder)} for each in interrupted]
-        rows = [row._asdict() for row in versions]
+        stopped = [
+            {"stage": training.stage, "step": training.step, "folder": str(training.folder)} for training in trainings
+        ]
+        rows = [version._asdict() for version in versions]
         typer.echo(json.dumps({"stale": stale, "versions": rows, "interrupted": stopped}))
         return
     typer.echo("stale stages; `threestage run` runs them:" if stale else "no stage is stale")
     width = max(map(len, stale), default=0)
     for name, reasons in stale.items():
-        more = f" and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
-        typer.echo(f"  {name:{width}}  {', '.join(reasons[:SHOWN])}{more}")
-    for each in interrupted:
-        typer.echo(f"interrupted: {each}")
+        line = f"  {name:{width}}  {', '.join(reasons[:SHOWN])}"
+        typer.echo(f"{line} and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else line)
+    for training in trainings:
+        typer.echo(f"interrupted: {training}")
     typer.echo("the registry has these versions:" if versions else "the registry is empty")
-    for row in versions:
-        despite = [f"approved despite {' and '.join(row.despite)}"] if row.despite else []
-        state = [row.state] if row.state else []
-        remarks = ", ".join([*row.aliases, *state, *despite])
-        typer.echo(f"  {row.model}/{row.version}  {row.created}  {remarks}".rstrip())
+    for version in versions:
+        remarks = list(version.aliases)
+        if version.state:
+            remarks.append(version.state)
+        if version.despite:
+            remarks.append(f"approved despite {' and '.join(version.despite)}")
+        line = f"  {version.model}/{version.version}  {version.created}  {', '.join(remarks)}"
+        typer.echo(line.rstrip())
+
+
+def sweep(
+    stages: Annotated[list[str], typer.Argument(metavar="STAGE...", help="Such as pretrain or finetune@assistant.")],
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE,...", help="Values of a key of params.yaml; repeat it for a grid."),
+    ],
+) -> None:
+    """Queue an experiment for each combination of values."""
+    in_project()
+    from tasks.params.experiments import queue_experiments
+
+    number = queue_experiments(stages, settings)
+    typer.echo(f"queued experiments: {number}; `dvc queue start` runs them")
+
+
+def smoke(verbose: Verbose = False) -> None:
+    """Run every stage at reduced scale, and check the results.
+
+    It runs the last commit in a temporary folder.
+    The section `smoke` of params.yaml says what makes it small, and the bounds.
+    """
+    in_project()
+    with quick_imports():
+        from flows.smoke import smoke as flow
+        from tasks.params.load import load_smoke
+        from tasks.stages.server import prefect_server, run_as_child
+
+    def work() -> None:
+        load_smoke()  # an error comes before a server starts
+        with prefect_server():
+            line = run_as_child(flow, {})
+        typer.echo(line)
+
+    run_and_exit("smoke", work, verbose)

@@ -13,6 +13,11 @@ def _keys(variable: str, help_: str) -> typer.models.OptionInfo:
     return typer.Option(envvar=variable, show_default=False, help=help_)
 
 
+def _split(text: str) -> tuple[str, ...]:
+    """The values of a list with commas."""
+    return tuple(value.strip() for value in text.split(",") if value.strip())
+
+
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0: every address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
@@ -37,9 +42,7 @@ def serve(
     check_store()
     from tasks.stages.sites import host_of
 
-    keys, reviewers, names = (
-        tuple(filter(None, map(str.strip, text.split(",")))) for text in (api_keys, reviewer_keys, allowed_hosts)
-    )
+    names = _split(allowed_hosts)
     for name in names:
         if not host_of(name) or "*" in name:
             raise UserError(f"--allowed-hosts: {name!r} is no name of a host, such as model.example")
@@ -50,8 +53,8 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("app").setLevel(log_level.upper())
     settings = Settings(
-        api_keys=keys,
-        reviewer_keys=reviewers,
+        api_keys=_split(api_keys),
+        reviewer_keys=_split(reviewer_keys),
         allowed_hosts=(*names, host),
         rows=rows,
         queue=queue,
@@ -64,4 +67,4 @@ def serve(
         from app.page.mount import mount_page
 
         mount_page(app)
-    run_server(app, host, port, log_level)
+    run_server(app, host=host, port=port, log_level=log_level)

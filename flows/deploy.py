@@ -1,11 +1,10 @@
 """The folder of scheduled runs: `prefect deploy` checks it, and scheduled runs first bring it the merged code.
 
-prefect.yaml names both as steps. The second is a command of its own, `python -m flows.deploy`: no module is imported
+prefect.yaml names both as steps. The second is a command of its own, `threestage deploy`: no module is imported
 before its new code is there.
 """
 
 import sys
-from argparse import ArgumentParser
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from llm.files import write_atomic
 from tasks.registry.git import git
 from tasks.registry.result_branch import put_back
 from tasks.stages import graph
-from tasks.stages.command import run_command
 from tasks.stages.lock import STATE, workspace
 from tasks.stages.prefect_worker import in_turn, run_of_worker
 
@@ -48,9 +46,9 @@ def check(pool: str) -> None:
         except ObjectNotFound:
             kind = ""
         if kind != PROCESS:
-            found = f"is of the type {kind}" if kind else "does not exist"
+            state = f"is of the type {kind}" if kind else "does not exist"
             way_out = f"`prefect work-pool create {pool} --type {PROCESS}`"
-            raise UserError(f"the work pool {pool} {found}; runs share one checkout on one machine: {way_out}")
+            raise UserError(f"the work pool {pool} {state}; runs share one checkout on one machine: {way_out}")
         for entry in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]:
             flow = load_flow_arguments_from_entrypoint(entry["entrypoint"], {"name"})["name"]
             name = f"{flow}/{entry['name']}"
@@ -88,29 +86,19 @@ def update() -> str:
         return f"commit {git('rev-parse', '--short', 'HEAD')} of {upstream or 'this checkout, which has no upstream'}"
 
 
-def outdated() -> list[str]:
-    """The reason why the last `python -m flows.deploy` failed, if it did. A second call returns nothing."""
-    found = [REASON.read_text()] if REASON.exists() else []
+def bring_merged_code() -> str:
+    """`update`; the line that it returns, or the reason why it failed, which `outdated` gives to the next run."""
+    try:
+        line = update()
+    except UserError as error:
+        write_atomic(REASON, str(error))
+        return str(error)
     REASON.unlink(missing_ok=True)
-    return found
+    return line
 
 
-def main() -> int:
-    """Bring the merged code. If that fails the exit code is still 0, and the run goes on with the code that is here."""
-    parser = ArgumentParser(prog="python -m flows.deploy", description=update.__doc__)
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
-    options = parser.parse_args()
-
-    def work() -> None:
-        try:
-            sys.stdout.write(f"{update()}\n")
-            REASON.unlink(missing_ok=True)
-        except UserError as error:
-            write_atomic(REASON, str(error))
-            sys.stdout.write(f"{error}\n")
-
-    return run_command(work, STATE / "deploy" / "log", verbose=options.verbose)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def outdated() -> list[str]:
+    """The reason why the last `bring_merged_code` failed, if it did. A second call returns nothing."""
+    reasons = [REASON.read_text()] if REASON.exists() else []
+    REASON.unlink(missing_ok=True)
+    return reasons

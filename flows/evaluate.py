@@ -1,7 +1,6 @@
-"""Measure a model on the test split, which nothing was tuned on: `python -m flows.evaluate classifier`."""
+"""Measure a model on the test split, which nothing was tuned on: `threestage evaluate classifier`."""
 
 import json
-import sys
 from pathlib import Path
 
 import mlflow
@@ -16,13 +15,11 @@ from llm.objectives import load
 from tasks.measures import evaluate as measures
 from tasks.measures.description import Subject
 from tasks.measures.pictures import draw_curves
-from tasks.params.load import check_outline, load_evaluation
 from tasks.params.slices import find_evaluation
 from tasks.registry.logged_model import find_model
 from tasks.registry.tracking import log_measured, stage_run
-from tasks.stages.command import stage_command
 from tasks.stages.hashes import md5_of
-from tasks.stages.names import evaluation_stage, model_names, training_report
+from tasks.stages.names import training_report
 from tasks.stages.server import leave_artifact
 from tasks.training.setup import split_file
 
@@ -31,7 +28,8 @@ from tasks.training.setup import split_file
 def evaluate(name: str, params: Config) -> None:
     """Measure a model on the test split and keep the evidence that a reviewer reads."""
     measure = task(measures.evaluate, name="measure", cache_policy=NO_CACHE)
-    data, report = Path("data/processed") / params.dataset, Path("reports/evaluation") / name
+    data = Path("data/processed") / params.dataset
+    report = Path("reports/evaluation") / name
     with stage_run(params.evaluate, {"test": split_file(data, "test")}):
         keep_freed_memory()
         compute = choose_compute()
@@ -56,16 +54,3 @@ def evaluate(name: str, params: Config) -> None:
         mlflow.log_artifacts(str(report), "evaluation")
         description = f"The {name} on the test split"
         leave_artifact(create_table_artifact, f"evaluate-{name}", table=[metrics], description=description)
-
-
-if __name__ == "__main__":
-    sys.exit(
-        stage_command(
-            evaluate,
-            load=load_evaluation,
-            check=check_outline,
-            names=model_names,
-            noun="model",
-            stage_of=evaluation_stage,
-        )
-    )

@@ -1,9 +1,8 @@
 """Fetch pinned sources into `data/raw/<dataset>/`, all or nothing; a new dataset gets its inbox.
 
-python -m flows.fetch corpus
+threestage fetch corpus
 """
 
-import sys
 from pathlib import Path
 
 from prefect import flow
@@ -12,10 +11,7 @@ from prefect.artifacts import create_table_artifact
 from llm.files import atomic_folder
 from tasks.data.inbox import open_inbox
 from tasks.data.sources import Source, check_names, fetch_source
-from tasks.params.load import check_outline, load_sources
 from tasks.registry.tracking import stage_run
-from tasks.stages.command import stage_command
-from tasks.stages.names import dataset_names
 from tasks.stages.server import leave_artifact
 
 
@@ -27,7 +23,3 @@ def fetch(name: str, params: list[Source]) -> None:
     with stage_run(params), atomic_folder(Path("data/raw") / name) as folder:
         fetched = [fetch_source(source, folder) for source in params]
     leave_artifact(create_table_artifact, f"fetch-{name}", table=fetched, description=f"The sources of {name}")
-
-
-if __name__ == "__main__":
-    sys.exit(stage_command(fetch, load=load_sources, check=check_outline, names=dataset_names, noun="dataset"))

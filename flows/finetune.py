@@ -1,16 +1,12 @@
-"""Fine-tune a model into an application: `python -m flows.finetune classifier`."""
+"""Fine-tune a model into an application: `threestage finetune classifier`."""
 
-import sys
 from functools import partial
 from pathlib import Path
 
 from prefect import flow
 
 from llm.config import Config
-from tasks.params.load import check_outline, load_training
 from tasks.params.slices import find_training
-from tasks.stages.command import stage_command
-from tasks.stages.names import application_names
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
 from tasks.training.setup import TrainingFiles, training_files
@@ -25,11 +21,9 @@ def finetune(name: str, params: Config, resume: bool = True) -> None:
     prepare = partial(application.prepare, params.train, files)
     samples = partial(application.samples, data=dataset, evaluate=params.evaluate)
     cleaning = {"cleaning": application.cleaning} if application.cleaning else {}
-    with training_run(params.train, training_files(dataset), resume, application.identity(params.train)) as checkpoints:
-        publish(name, params.objective, *fit(prepare, params.train, checkpoints, samples), **cleaning)
-
-
-if __name__ == "__main__":
-    sys.exit(
-        stage_command(finetune, load=load_training, check=check_outline, names=application_names, noun="application")
+    run = training_run(
+        params.train, training_files(dataset), resume=resume, identity=application.identity(params.train)
     )
+    with run as checkpoints:
+        setup, history = fit(prepare, params.train, checkpoints, samples=samples)
+        publish(name, params.objective, setup=setup, history=history, **cleaning)

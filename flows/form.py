@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import suppress
 from contextvars import copy_context
+from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 import httpx
@@ -39,10 +40,10 @@ class Answer(RunInput):
     despite_gates: bool = Field(default=False, description="Approve a version that failed gates; the history keeps it.")
 
 
-def decide_as(word: str, model: str, version: str, by: str, reason: str, despite_gates: bool) -> str:
-    """Carry out a person's decision."""
+def decide_as(decision: str, *, model: str, version: str, by: str, reason: str, despite_gates: bool) -> str:
+    """Carry out a person's decision, `approve` or `reject`."""
     by = check_name(by)
-    if word == "approve":
+    if decision == "approve":
         return str(approve(model, version, by=by, reason=reason, despite_gates=despite_gates))
     return str(reject(model, version, by=by, reason=reason))
 
@@ -72,29 +73,39 @@ def ask(reviewed: "Reviewed", deadline: float) -> str:
 
     If a decision can't be carried out, the form is shown again with the reason.
     """
-    context, closed = FlowRunContext.get(), threading.Event()
-    flow_run, title = context.flow_run.id, f"{reviewed.model} version {reviewed.version}"
+    context = FlowRunContext.get()
+    flow_run = context.flow_run.id
+    closed = threading.Event()
+    title = f"{reviewed.model} version {reviewed.version}"
     has_pages = PREFECT_API_URL.value() != os.environ.get(TEMPORARY)
     form = f"the form: {prefect_page(str(flow_run))}" if has_pages else "without a standing Prefect server no form"
     minutes = max(0.0, deadline - time.monotonic()) / 60
-    get_run_logger().info("%s: for %.0f minutes; %s; %s", reviewed.model, minutes, form, pending(reviewed))
+    get_run_logger().info(f"{reviewed.model}: for {minutes:.0f} minutes; {form}; {pending(reviewed)}")
     context.client.set_flow_run_name(flow_run, f"review: {reviewed.model} {reviewed.version} waits")
     watch = threading.Thread(target=copy_context().run, args=(_close, reviewed, deadline, closed), daemon=True)
     watch.start()
-    text, forms = f"**{title}**\n\n{reviewed.verdict}\n\nThe page: `{reviewed.address}`", 0
+    text = f"**{title}**\n\n{reviewed.verdict}\n\nThe page: `{reviewed.address}`"
     try:
-        while True:
-            forms += 1
-            timeout = int(max(0.0, deadline - time.monotonic())) + SPARE
-            options = {"timeout": timeout, "poll_interval": POLL, "key": artifact_key(f"{title} {forms}")}
-            answer = pause_flow_run(Answer.with_initial_data(description=text), **options)
+        for number in count(1):
+            answer = pause_flow_run(
+                Answer.with_initial_data(description=text),
+                timeout=int(max(0.0, deadline - time.monotonic())) + SPARE,
+                poll_interval=POLL,
+                key=artifact_key(f"{title} {number}"),
+            )
             if outcome := decided_elsewhere(reviewed):
                 return outcome
             if answer.decision == "later":
                 return pending(reviewed)
-            given = answer.by, answer.reason, answer.despite_gates
             try:
-                return decide_as(answer.decision, reviewed.model, reviewed.version, *given)
+                return decide_as(
+                    answer.decision,
+                    model=reviewed.model,
+                    version=reviewed.version,
+                    by=answer.by,
+                    reason=answer.reason,
+                    despite_gates=answer.despite_gates,
+                )
             except UserError as error:
                 text = f"**Not done**: {error}\n\n{text}"
     finally:

@@ -1,6 +1,5 @@
-"""Convert published weights to a model folder that fine-tunes start from: `python -m flows.load_published`."""
+"""Convert published weights to a model folder that fine-tunes start from: `threestage load-published`."""
 
-import sys
 from pathlib import Path
 
 import mlflow
@@ -9,9 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from llm.files import atomic_folder
 from tasks.data.published import save_published
-from tasks.params.load import check_outline, load_published_name
 from tasks.registry.tracking import stage_run
-from tasks.stages.command import stage_command
 from tasks.stages.names import PUBLISHED
 
 
@@ -22,7 +19,3 @@ def load_published(params: str) -> None:
     with stage_run(), atomic_folder(Path("models") / PUBLISHED) as folder:
         mlflow.log_param(PUBLISHED, params)
         save(params, folder)
-
-
-if __name__ == "__main__":
-    sys.exit(stage_command(load_published, load=load_published_name, check=check_outline))

@@ -1,4 +1,4 @@
-"""Send messages about failures, dead workers, challengers and decisions: `python -m flows.notify URL`, once an address.
+"""Send messages about failures, dead workers, challengers and decisions: `threestage notify URL`, once an address.
 
 Automations of the standing Prefect server send the messages, so nothing of ours has to run; its page Automations lists,
 pauses and deletes them. They send through apprise, which knows Slack, Teams, e-mail, webhooks and a hundred more by
@@ -6,12 +6,8 @@ their URLs.
 """
 
 import logging
-import re
-import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from contextlib import suppress
 from datetime import timedelta
-from getpass import getpass
 from typing import NamedTuple
 
 from apprise import Apprise
@@ -21,14 +17,11 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
 
 from llm.errors import UserError
 from tasks.registry.events import DECIDED, WAITS
-from tasks.stages.command import run_command
 from tasks.stages.hashes import PREFIX
-from tasks.stages.lock import STATE
-from tasks.stages.server import prefect_page, prefect_server
+from tasks.stages.server import prefect_page
 
 FAILED = ("Failed", "Crashed", "TimedOut")  # Prefect's names for the states of a failed run
 FINISHED = ("Completed", "Failed", "TimedOut")  # and of one that ended by itself
@@ -40,22 +33,6 @@ POOL = "local"  # of prefect.yaml
 WORKER_GONE = timedelta(minutes=5)  # Prefect needs about two more to notice three missed heartbeats
 TAG = f"{PREFIX}-notification"
 BLOCK = SlackWebhook  # Prefect's block for any apprise URL; it can't load the general one again
-REMOVE = "remove"
-HELP = f"""\
-Send messages to an address about
-  a run of {" or ".join(WATCHED)} that failed or crashed
-  a work pool {POOL} that no worker has polled for some minutes
-  a {RETRAIN} that is overdue: none has finished for {OVERDUE / timedelta(hours=1):g} hours
-  a version that was compared and waits for a decision
-  a version that was approved, rejected, rolled back or removed as champion
-"""
-MORE = """\
-A URL has apprise's form; `-` asks for it, or reads it from a pipe:
-  slack://TOKEN_A/TOKEN_B/TOKEN_C or https://hooks.slack.com/services/…
-  mailtos://USER:PASSWORD@HOST?to=ADDRESS
-  json://HOST:PORT/PATH, jsons:// with TLS: a webhook
-It is a secret: Prefect encrypts it, and nothing shows it again. `remove` sends the address --name nothing any more.
-"""
 
 
 class Message(NamedTuple):
@@ -105,7 +82,7 @@ def messages() -> dict[str, Message]:
             overdue,
             f"A {RETRAIN} is overdue",
             f"None has finished for {OVERDUE / timedelta(hours=1):g} hours. Do the worker and the training machine "
-            "run? `python -m flows.overdue` names the last one.",
+            "run? `threestage overdue` names the last one.",
         ),
         "challenger": Message(
             EventTrigger(expect={WAITS}),
@@ -127,8 +104,8 @@ def set_up(url: str, name: str) -> str:
     """
     logging.getLogger("apprise").propagate = False  # it would log the URL
     if (service := Apprise.instantiate(url)) is None:
-        known = "slack://…, mailtos://…, json://HOST:PORT/PATH, or others that `apprise --details` lists"
-        raise UserError(f"apprise knows no such URL; it takes {known}")
+        forms = "slack://…, mailtos://…, json://HOST:PORT/PATH, or others that `apprise --details` lists"
+        raise UserError(f"apprise knows no such URL; it takes {forms}")
     block = BLOCK(url=url)
     with block.raise_on_failure():
         try:
@@ -140,13 +117,13 @@ def set_up(url: str, name: str) -> str:
             ) from None
     document = block.save(f"{PREFIX}-{name}", overwrite=True)
     with get_client(sync_client=True) as client:
-        before = _automations(client, name)
+        outdated = _automations(client, name)
         for kind, message in messages().items():
             send = SendNotification(block_document_id=document, subject=message.subject, body=message.body)
             title, tags = f"{PREFIX}: {kind} to {name}", [TAG, name]
             client.create_automation(AutomationCore(name=title, tags=tags, trigger=message.trigger, actions=[send]))
-        for each in before:
-            client.delete_automation(each.id)
+        for automation in outdated:
+            client.delete_automation(automation.id)
     return f"{name}: {service.service_name} gets messages from now on; Prefect's page Automations lists them"
 
 
@@ -154,8 +131,8 @@ def remove(name: str) -> str:
     """Stop all messages to an address. Raises UserError if there is none of that name."""
     with get_client(sync_client=True) as client:
         automations = _automations(client, name)
-        for each in automations:
-            client.delete_automation(each.id)
+        for automation in automations:
+            client.delete_automation(automation.id)
         with suppress(ObjectNotFound):
             slug = BLOCK.get_block_type_slug()
             block = client.read_block_document_by_name(f"{PREFIX}-{name}", slug, include_secrets=False)
@@ -166,39 +143,5 @@ def remove(name: str) -> str:
 
 
 def _automations(client: SyncPrefectClient, name: str) -> list[Automation]:
-    return [each for each in client.read_automations(limit=200) if {TAG, name} <= {*each.tags}]
-
-
-def _parse() -> Namespace:
-    look = {"formatter_class": RawDescriptionHelpFormatter, "description": HELP, "epilog": MORE}
-    parser = ArgumentParser(prog="python -m flows.notify", **look)
-    parser.add_argument("url", metavar="URL", help=f"the address, or `{REMOVE}`")
-    parser.add_argument("--name", default="team", help="a name for the address, if there are several (default team)")
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
-    options = parser.parse_args()
-    if options.name == TAG or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", options.name):
-        parser.error(f"--name: {options.name!r} is not of lower-case letters, digits and single dashes")
-    return options
-
-
-def main() -> int:
-    """Set up or remove an address; the exit code."""
-    options = _parse()
-
-    def work() -> None:
-        if not PREFECT_API_URL.value():
-            raise UserError("a standing Prefect server sends the messages: set PREFECT_API_URL (`make ui` starts one)")
-        with prefect_server():
-            if options.url == REMOVE:
-                outcome = remove(options.name)
-            else:
-                is_asked = options.url == "-"  # keeps the URL out of the shell's history and the list of processes
-                url = (getpass("URL: ") if sys.stdin.isatty() else sys.stdin.readline()) if is_asked else options.url
-                outcome = set_up(url.strip(), options.name)
-        sys.stdout.write(f"{outcome}\n")
-
-    return run_command(work, STATE / "notify" / "log", verbose=options.verbose)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    automations = client.read_automations(limit=200)
+    return [automation for automation in automations if {TAG, name} <= set(automation.tags)]

@@ -1,10 +1,8 @@
-"""Fail if no retrain has finished lately: `python -m flows.overdue`, for cron, systemd or CI on any machine.
+"""Fail if no retrain has finished lately: `threestage overdue`, for cron, systemd or CI on any machine.
 
 Messages of `flows/notify.py` come from the Prefect server, which can't report that it is down itself.
 """
 
-import sys
-from argparse import ArgumentParser
 from datetime import UTC, datetime
 
 from prefect.client.orchestration import get_client
@@ -19,11 +17,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL
 
-from flows.notify import FINISHED, OVERDUE, RETRAIN
+from flows.notify import FINISHED, RETRAIN
 from llm.errors import UserError
-from tasks.stages.command import run_command
-from tasks.stages.lock import STATE
-from tasks.stages.server import prefect_page, prefect_server
+from tasks.stages.server import prefect_page
 
 HOUR = 3600
 
@@ -52,24 +48,3 @@ def check(hours: float) -> str:
         way_out = "do the worker and the training machine run?"
         raise UserError(f"no retrain finished for {hours:g} hours ({line}); {way_out}")
     return line
-
-
-def main() -> int:
-    """Print the last retrain; the exit code is 1 if it is overdue, or if the server does not answer."""
-    parser = ArgumentParser(prog="python -m flows.overdue", description="Fail if no retrain has finished lately.")
-    hours = OVERDUE.total_seconds() / HOUR
-    parser.add_argument("--hours", type=float, default=hours, help=f"how long is too long (default {hours:g})")
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
-    options = parser.parse_args()
-
-    def work() -> None:
-        if not PREFECT_API_URL.value():
-            raise UserError("a standing Prefect server knows the runs: set PREFECT_API_URL")
-        with prefect_server():
-            sys.stdout.write(f"{check(options.hours)}\n")
-
-    return run_command(work, STATE / "overdue" / "log", verbose=options.verbose)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

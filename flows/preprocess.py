@@ -1,11 +1,10 @@
 """Clean, de-duplicate, split and check a raw dataset, and write it to `data/processed/<dataset>/`. Rows from
 `data/inbox/<dataset>/` join its train split.
 
-python -m flows.preprocess emails
+threestage preprocess emails
 """
 
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -24,12 +23,10 @@ from tasks.data.duplicates import without_duplicates
 from tasks.data.inbox import open_inbox
 from tasks.data.splits import Split
 from tasks.data.steps import Preprocessing
-from tasks.params.load import check_outline, load_dataset
 from tasks.params.slices import find_dataset
 from tasks.registry.tracking import stage_run
-from tasks.stages.command import current_stage, stage_command, state_folder
+from tasks.stages.command import current_stage, state_folder
 from tasks.stages.hashes import fingerprint, inputs
-from tasks.stages.names import dataset_names
 from tasks.stages.ray_cluster import same_processes
 from tasks.stages.server import leave_artifact
 
@@ -125,12 +122,3 @@ def preprocess(name: str, params: Split) -> None:
         show_drift(name, folder)
         show_summary(name, summary)
     shutil.rmtree(job.work)
-
-
-def load(name: str) -> Split:
-    """A dataset's `preprocess` section."""
-    return load_dataset(name).preprocess
-
-
-if __name__ == "__main__":
-    sys.exit(stage_command(preprocess, load=load, check=check_outline, names=dataset_names, noun="dataset"))

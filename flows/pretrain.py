@@ -1,15 +1,12 @@
-"""Pre-train the foundation model, from scratch or from published weights: `python -m flows.pretrain`."""
+"""Pre-train the foundation model, from scratch or from published weights: `threestage pretrain`."""
 
-import sys
 from functools import partial
 from pathlib import Path
 
 from prefect import flow
 
 from llm.config import Config
-from tasks.params.load import check_outline, load_training
 from tasks.params.slices import find_training
-from tasks.stages.command import stage_command
 from tasks.stages.names import FOUNDATION
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
@@ -23,9 +20,9 @@ def pretrain(params: Config, resume: bool = True) -> None:
     dataset = Path("data/processed") / params.dataset
     prepare = partial(application.prepare, params.train, TrainingFiles(dataset=dataset))
     samples = partial(application.samples, data=dataset, evaluate=params.evaluate)
-    with training_run(params.train, training_files(dataset), resume, application.identity(params.train)) as checkpoints:
-        publish(FOUNDATION, params.objective, *fit(prepare, params.train, checkpoints, samples))
-
-
-if __name__ == "__main__":
-    sys.exit(stage_command(pretrain, load=partial(load_training, FOUNDATION), check=check_outline))
+    run = training_run(
+        params.train, training_files(dataset), resume=resume, identity=application.identity(params.train)
+    )
+    with run as checkpoints:
+        setup, history = fit(prepare, params.train, checkpoints, samples=samples)
+        publish(FOUNDATION, params.objective, setup=setup, history=history)

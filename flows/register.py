@@ -1,7 +1,5 @@
-"""Register models and their evidence in MLflow as challengers: `python -m flows.register`, after `dvc repro`."""
+"""Register models and their evidence in MLflow as challengers: `threestage register`, after `dvc repro`."""
 
-import sys
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 
 from prefect import Task, flow, task
@@ -13,13 +11,9 @@ from llm.errors import UserError
 from tasks.registry.lineage import log_lineage
 from tasks.registry.register import DELETED, register_model
 from tasks.registry.server import ServerAwayError
-from tasks.registry.summary import next_step
-from tasks.registry.tracking import configure_tracking
 from tasks.registry.versions import registered_name
-from tasks.stages.command import run_command
-from tasks.stages.lock import STATE
 from tasks.stages.names import model_names
-from tasks.stages.server import leave_artifact, prefect_server, run_as_child
+from tasks.stages.server import leave_artifact
 
 AGAIN_AFTER = (5, 15, 45, 120)
 """Seconds before each retry of a registration: enough for a tracking server to restart."""
@@ -70,22 +64,3 @@ def register(models: Sequence[str] | None = None) -> dict[str, str]:
     if failed:
         raise NotRegisteredError(failed, versions)
     return versions
-
-
-def main() -> int:
-    """Run the flow on the configured Prefect server or on a temporary one."""
-    parser = ArgumentParser(prog="python -m flows.register", description=register.fn.__doc__)
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
-    options = parser.parse_args()
-
-    def work() -> str:
-        configure_tracking()  # if the server is away at the start, say so at once
-        with prefect_server():
-            run_as_child(register, {})
-        return next_step(model_names())
-
-    return run_command(work, STATE / "register" / "log", verbose=options.verbose)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,5 @@
-"""Have a base answer general prompts, which a fine-tune rehearses: `python -m flows.replay assistant`."""
+"""Have a base answer general prompts, which a fine-tune rehearses: `threestage replay assistant`."""
 
-import sys
 from pathlib import Path
 
 import mlflow
@@ -10,23 +9,17 @@ from prefect.cache_policies import NO_CACHE
 from llm.config import Replay
 from llm.device import choose_compute
 from llm.objectives.assistant.replay import answer_prompts, write_replay
-from tasks.params.load import check_outline, load_replay
 from tasks.registry.tracking import stage_run
-from tasks.stages.command import stage_command
-from tasks.stages.names import replay_file, replay_names
+from tasks.stages.names import replay_file
 
 
 @flow(flow_run_name="replay-{name}")
 def replay(name: str, params: Replay) -> None:
     """Answer the prompts, and mark the answers that are not good enough to learn from."""
-    answer = task(answer_prompts, name="answer", cache_policy=NO_CACHE)
+    answer_all = task(answer_prompts, name="answer", cache_policy=NO_CACHE)
     with stage_run():
         mlflow.log_params(params.model_dump(mode="json"))
-        answers = answer(params, Path("models") / params.base, choose_compute().device)
-        kept = sum(not each.left_out for each in answers)
+        answers = answer_all(params, Path("models") / params.base, choose_compute().device)
+        kept = sum(not answer.left_out for answer in answers)
         mlflow.log_metrics({"prompts": len(answers), "kept": kept})
         write_replay(replay_file(name), answers)
-
-
-if __name__ == "__main__":
-    sys.exit(stage_command(replay, load=load_replay, check=check_outline, names=replay_names, noun="replay"))

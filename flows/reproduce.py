@@ -1,11 +1,8 @@
-"""Make a registered version again: `python -m flows.reproduce models:/threestage-classifier/3`.
+"""Make a registered version again: `threestage reproduce classifier/3`.
 
-The exit code is 0 if the bytes are identical, 1 if a stage made other bytes, and 2 if the version can't be made here.
 It runs in a temporary folder (below TMPDIR), which needs several times the space of the model and its data.
 """
 
-import sys
-from argparse import ArgumentParser
 from uuid import UUID
 
 from prefect import flow, get_run_logger, task
@@ -17,12 +14,8 @@ from prefect.settings import get_current_settings
 
 from tasks.registry.reproduce import Comparison, compare, expected_differences, gather, registered, worktree
 from tasks.registry.worktree import Worktree
-from tasks.stages.command import run_command
 from tasks.stages.end_states import no_child_open
-from tasks.stages.lock import STATE
-from tasks.stages.server import PARENT_TASK_RUN, leave_artifact, prefect_server, run_as_child
-
-IDENTICAL, DIFFERS, UNTRIED = range(3)  # exit codes
+from tasks.stages.server import PARENT_TASK_RUN, leave_artifact
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
@@ -56,29 +49,3 @@ def reproduce(version: str) -> Comparison:
                 break
     leave_artifact(create_markdown_artifact, "reproduce", markdown=f"```\n{result}\n```", description=version)
     return result
-
-
-def main() -> int:
-    """Run the flow on the configured Prefect server or on a temporary one; the exit code."""
-    parser = ArgumentParser(prog="python -m flows.reproduce", description=reproduce.fn.__doc__)
-    parser.add_argument(
-        "version", help="models:/NAME/VERSION, models:/NAME@ALIAS, or a model's name: its champion or else challenger"
-    )
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
-    options = parser.parse_args()
-    results: list[Comparison] = []
-
-    def work() -> None:
-        uri = registered(options.version).uri  # before a server starts; the alias may move meanwhile
-        with prefect_server():
-            results.append(run_as_child(reproduce, {"version": uri}))
-
-    ended = run_command(work, STATE / "reproduce" / "log", verbose=options.verbose)
-    if ended:
-        return UNTRIED if ended == 1 else ended  # 130 and 143: it was stopped
-    sys.stdout.write(f"{results[0]}\n")
-    return DIFFERS if results[0].differs else IDENTICAL
-
-
-if __name__ == "__main__":
-    sys.exit(main())

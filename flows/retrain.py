@@ -1,6 +1,6 @@
 """Bring everything up to date, as one observed flow: the stale part of the DVC graph, the registry, a review.
 
-`python -m flows` runs it where there is anything to do; prefect.yaml schedules it. A failure stops only what depends on
+`threestage run` runs it where there is anything to do; prefect.yaml schedules it. A failure stops only what depends on
 it, and the run fails at its end, with all reasons.
 """
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
 from prefect import Flow, flow, get_run_logger, task
@@ -95,7 +95,16 @@ def retrain(
     client, flow_run = context.client, context.flow_run.id
     try:
         with alone(RETRAIN, flow_run, hours * HOUR):
-            return _Run(client, flow_run, hours, stage_hours, decide, share, push_to).retrain()
+            run = _Run(
+                client=client,
+                flow_run=flow_run,
+                hours=hours,
+                stage_hours=stage_hours,
+                decide=decide,
+                share=share,
+                push_to=push_to,
+            )
+            return run.retrain()
     except (KeyboardInterrupt, TerminationSignal) as stop:
         end_stopped(client, flow_run, stop)
         raise
@@ -110,6 +119,16 @@ def close_left(flow: Flow, flow_run: FlowRun, state: State) -> None:
     with suppress(UserError), exclusive(RETRAIN, patience=0):
         end_lost(flow_run.id, Crashed(message=state.message))
         close_left_runs()
+
+
+class StageRun(NamedTuple):
+    """A stage of a run, as a row of its page."""
+
+    stage: str
+    outcome: str
+    why: str
+    """Why it was stale."""
+    seconds: str
 
 
 @dataclass
@@ -130,8 +149,7 @@ class _Run:
     """The number of stages."""
     open_runs: ExitStack = field(default_factory=ExitStack)
     has_parent: bool = False
-    stages: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Name, outcome, why it was stale, and seconds."""
+    stages: list[StageRun] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
     reviewed: list[str] = field(default_factory=list)
@@ -174,7 +192,7 @@ class _Run:
 
     def _summary(self) -> str:
         """What the run did, for its name."""
-        ran = sum(became == RAN for _, became, *_ in self.stages)
+        ran = sum(run.outcome == RAN for run in self.stages)
         failed = f"; {len(self.failures)} failed" if self.failures else ""
         if ran or failed:
             return f"{ran} of {self.planned} stages{failed}"
@@ -194,7 +212,8 @@ class _Run:
             self.client.set_flow_run_name(self.flow_run, self.name)
 
     def _left(self) -> float:
-        if (seconds := self.began + self.hours * HOUR - time.monotonic()) <= 0:
+        seconds = self.began + self.hours * HOUR - time.monotonic()
+        if seconds <= 0:
             raise UserError("the run took longer than it may (`hours`)")
         return seconds
 
@@ -213,32 +232,38 @@ class _Run:
         """Run the stale stages, register each model whose stages are all up to date, and share the results."""
         failed: set[str] = set()
         for stage, before in plan.behind.items():
-            began, became = time.monotonic(), self._run_stage(stage, before & failed)
-            if became not in (RAN, RESTORED, UP_TO_DATE):
+            began = time.monotonic()
+            outcome = self._run_stage(stage, before & failed)
+            if outcome not in (RAN, RESTORED, UP_TO_DATE):
                 failed.add(stage)
             why = ", ".join(plan.why.get(stage, ["what it reads changed"]))
-            self.stages.append((stage, became, why, f"{time.monotonic() - began:.0f}"))
+            self.stages.append(StageRun(stage, outcome, why, f"{time.monotonic() - began:.0f}"))
         whole = [model for model in model_names() if not failed & {training_stage(model), evaluation_stage(model)}]
         with self._go_on():
             if not all(registered(whole).values()):
                 self._open_parent()
-            done, _ = self._subflow(register, whole)
-            self.versions = done if isinstance(done, dict) else getattr(done, "versions", {})
-            if not isinstance(done, dict):
-                raise done
+            result, _ = self._subflow(register, whole)
+            self.versions = result if isinstance(result, dict) else getattr(result, "versions", {})
+            if not isinstance(result, dict):
+                raise result
         if self.share:
             with self._go_on():
-                made = [f"{stage}: {why}" for stage, became, why, _ in self.stages if became in (RAN, RESTORED)]
-                made += [f"{model} version {number}" for model, number in self.versions.items() if number.isdigit()]
-                message = "\n".join([f"{RETRAIN} {self.day}", "", *made]) + "\n"
-                results = share_results(self.day, message, push_to=self.push_to, seconds=self._left())
-                self.shared = [*results.done, *results.failed]
-                self.failures += results.failed
+                self._share()
+
+    def _share(self) -> None:
+        """Commit what was made, and push it."""
+        made = [f"{run.stage}: {run.why}" for run in self.stages if run.outcome in (RAN, RESTORED)]
+        made += [f"{model} version {number}" for model, number in self.versions.items() if number.isdigit()]
+        message = "\n".join([f"{RETRAIN} {self.day}", "", *made]) + "\n"
+        results = share_results(self.day, message, push_to=self.push_to, seconds=self._left())
+        self.shared = [*results.done, *results.failed]
+        self.failures += results.failed
 
     def _run_stage(self, stage: str, failed: set[str]) -> str:
         """Run a stage unless one that it depends on failed. Returns the outcome."""
         if failed:
-            get_run_logger().warning("%s is skipped: it depends on %s", stage, (names := ", ".join(sorted(failed))))
+            names = ", ".join(sorted(failed))
+            get_run_logger().warning("%s is skipped: it depends on %s", stage, names)
             return f"skipped: it depends on {names}"
         with self._go_on():
             expected = when_free(partial(graph.expected, stage))
@@ -265,13 +290,15 @@ class _Run:
         if not models:
             return
         with self._go_on():
-            found, flow_run = self._subflow(review, models, auto=by_gates)
+            result, flow_run = self._subflow(review, models, auto=by_gates)
             self.reviewed.append(f"[The run that compared]({prefect_page(str(flow_run))})")
-            for model, outcome in (found if isinstance(found, dict) else getattr(found, "outcomes", {})).items():
-                first, *more = (plain(line, LONGEST) for line in outcome.splitlines())
-                self.reviewed += [f"- **{plain(model)}**: {first}", *(f"  - {line}" for line in more)]
-            if not isinstance(found, dict):
-                raise found
+            outcomes = result if isinstance(result, dict) else getattr(result, "outcomes", {})
+            for model, outcome in outcomes.items():
+                first, *details = [plain(line, LONGEST) for line in outcome.splitlines()]
+                self.reviewed.append(f"- **{plain(model)}**: {first}")
+                self.reviewed += [f"  - {detail}" for detail in details]
+            if not isinstance(result, dict):
+                raise result
 
     def _subflow(self, subflow: Any, models: list[str], **options: Any) -> tuple[Any, UUID]:
         """The result or the exception of a flow, and its run. Waits for a server that is away."""
@@ -298,9 +325,9 @@ class _Run:
 
 def _registered() -> dict[str, str]:
     """The version of each model; empty if a model is not registered. Raises UserError for damaged files."""
-    found = registered(model_names())
-    if not all(found.values()):
+    versions = registered(model_names())
+    if not all(versions.values()):
         return {}
-    for model in found:
+    for model in versions:
         check_bytes(model)
-    return {registered_name(model): str(version) for model, version in found.items()}
+    return {registered_name(model): str(version) for model, version in versions.items()}

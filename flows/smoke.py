@@ -1,11 +1,8 @@
-"""Run every stage at reduced scale on the real data, and check the results: `python -m flows.smoke`.
+"""Run every stage at reduced scale on the real data, and check the results: `threestage smoke`.
 
 Tests check a change. A smoke run checks each week that the last commit still works on this machine, with these
 libraries and sources. It keeps nothing: no model, no version.
 """
-
-import sys
-from argparse import ArgumentParser
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
@@ -15,15 +12,13 @@ from prefect.exceptions import TerminationSignal
 from flows.deploy import outdated
 from flows.reproduce import make
 from llm.errors import UserError
-from tasks.params.load import load_smoke
 from tasks.registry.record import current_facts, uncommitted_parts
 from tasks.registry.worktree import checkout
 from tasks.smoke import FETCH, Result, bring_raw, measured, prepare, thin
-from tasks.stages.command import run_command
 from tasks.stages.end_states import quiet_stops
-from tasks.stages.lock import STATE, exclusive
+from tasks.stages.lock import exclusive
 from tasks.stages.prefect_worker import depend_on_worker, end_stopped
-from tasks.stages.server import leave_artifact, prefect_server, run_as_child
+from tasks.stages.server import leave_artifact
 
 NAME = "smoke"
 LONGEST = 6 * 3600  # seconds
@@ -46,14 +41,17 @@ def smoke() -> str:
         end_stopped(client, flow_run.id, stop)
         raise
     failed = [result for result in results if not result.passed]
-    table = [
-        {"result": each.name, "value": str(each.value), "bound": each.bound, "": "" if each.passed else "OUTSIDE"}
-        for each in [*failed, *(each for each in results if each.passed)]
-    ]
+    passed = [result for result in results if result.passed]
+    table = [_row(result) for result in failed + passed]
     leave_artifact(create_table_artifact, NAME, table=table, description="Results of a smoke run and their bounds")
     if failed:
         raise UserError(f"{NAME}: outside its bound: {'; '.join(map(str, failed))}")
     return f"{NAME}: within bounds: {'; '.join(map(str, results))}"
+
+
+def _row(result: Result) -> dict[str, str]:
+    remark = "" if result.passed else "OUTSIDE"
+    return {"result": result.name, "value": str(result.value), "bound": result.bound, "": remark}
 
 
 def _run(api_url: str) -> list[Result]:
@@ -70,26 +68,3 @@ def _run(api_url: str) -> list[Result]:
             if stage.startswith(FETCH):
                 thin(tree, small, stage)
         return measured(tree, small)
-
-
-def main() -> int:
-    """Run the flow on the configured Prefect server or on a temporary one; the exit code."""
-    parser = ArgumentParser(
-        prog="python -m flows.smoke",
-        description="Run every stage of the last commit at reduced scale, and check the results.",
-        epilog="The section `smoke` of params.yaml says what makes it small, and the bounds.",
-    )
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
-    options = parser.parse_args()
-
-    def work() -> None:
-        load_smoke()  # an error comes before a server starts
-        with prefect_server():
-            line = run_as_child(smoke, {})
-        sys.stdout.write(f"{line}\n")
-
-    return run_command(work, STATE / NAME / "log", verbose=options.verbose)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -34,7 +34,7 @@ def _columns(types: Mapping[str, type | UnionType]) -> Schema:
     columns = []
     for name, kind in types.items():
         optional_types = get_args(kind)
-        column_type = optional_types[0] if optional_types else kind
+        column_type: Any = optional_types[0] if optional_types else kind
         columns.append(ColSpec(TYPES[column_type], name, required=not optional_types))
     return Schema(columns)
 

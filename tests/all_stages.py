@@ -5,12 +5,12 @@ Imports take most of the time of such small stages. `dvc commit` records what th
 """
 
 import os
-import runpy
 import sys
 from importlib import import_module
 
 from dvc.repo import Repo
 
+from cli.main import cli
 from tasks.params.slices import find_evaluation, find_training
 from tasks.stages.graph import stages
 from tasks.stages.names import model_names
@@ -23,15 +23,13 @@ LATER = (  # what stages import only when they come to it
 )
 
 
-def run_in_fork(module: str, *arguments: str) -> None:
-    """Run a module as a command line, and end with it unless it ends well."""
+def run_in_fork(*words: str) -> None:
+    """Run a command line of `threestage`, and end with it unless it ends well."""
     child = os.fork()
     if not child:
-        sys.argv = [module, *arguments]
-        del sys.modules[module]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        cli(words)
     if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        sys.exit(f"{module} {' '.join(arguments)}: exit code {code}")
+        sys.exit(f"{' '.join(words)}: exit code {code}")
 
 
 def main() -> None:
@@ -46,13 +44,12 @@ def main() -> None:
     asked = sys.argv[1:] or [*stages(), REGISTER]
     made = [stage for stage in asked if stage != REGISTER]
     for stage in made:
-        name, _, key = stage.replace("evaluate_foundation", "evaluate@foundation").partition("@")
-        run_in_fork(f"flows.{name}", *([key] if key else []))
+        run_in_fork(*stage.replace("evaluate_foundation", "evaluate@foundation").replace("_", "-").split("@"))
     with Repo() as repo:
         for stage in made:
             repo.commit(stage, force=True)
     if REGISTER in asked:
-        run_in_fork("flows.register")
+        run_in_fork(REGISTER)
 
 
 if __name__ == "__main__":

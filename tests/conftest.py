@@ -4,12 +4,10 @@ import compileall
 import gc
 import logging
 import os
-import runpy
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from projects import PACKAGES, copy_code, make_project, run
 
+from cli.main import cli
 from llm.config import GPTConfig, TrainConfig
 from llm.model.gpt import GPT
 from llm.tokenizer import train_bpe
@@ -244,7 +243,7 @@ def prefect_api(prefect_server_for_tests) -> str:
 
 @pytest.fixture(scope="session")
 def project(shared, prefect_api, ready_store) -> Path:
-    """A small project as `dvc repro` and `python -m flows.register` leave it, for looking at; copy it to change it.
+    """A small project as `dvc repro` and `threestage register` leave it, for looking at; copy it to change it.
 
     Whichever process needs it first makes it; the others wait.
     """
@@ -262,46 +261,34 @@ def project(shared, prefect_api, ready_store) -> Path:
 
 
 @pytest.fixture
-def stage_line(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, str]]]:
-    """Run a stage's command line in this process, in a project: its exit code and what it said on stderr."""
+def command_line(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run `threestage` in this process, in a project: exit code and both outputs. Its store is the project's own."""
     loggers = [logging.getLogger(name) for name in (None, "flows", "tasks", "llm")]
-    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
+    states = [(logger, logger.handlers[:], logger.level) for logger in loggers]
     filters = [(handler, handler.filters[:]) for handler in logging.getLogger().handlers]
-    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers_of_signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def run_stage(folder: Path, stage: str, *options: str) -> tuple[int, str]:
-        module, _, name = stage.partition("@")
+    def call(folder: Path, *words: str, **variables: str) -> tuple[int, str, str]:
         monkeypatch.chdir(folder)
         monkeypatch.setenv("DVC_STAGE", "")
-        monkeypatch.delenv("DVC_STAGE")  # which the command sets, and this test takes back
-        monkeypatch.setattr(sys, "argv", [module, *([name] if name else []), *options])
+        monkeypatch.delenv("DVC_STAGE")  # a stage sets it, and monkeypatch restores it
+        if (folder / "mlflow.db").exists():
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
         with pytest.raises(SystemExit) as end:
-            runpy.run_module(f"flows.{module}", run_name="__main__")
-        return end.value.code, capsys.readouterr().err
+            cli(words, prog_name="threestage")
+        return end.value.code, *capsys.readouterr()
 
-    yield run_stage
-    for logger, handlers, level in before:
+    yield call
+    for logger, handlers, level in states:
         logger.handlers[:] = handlers
         logger.setLevel(level)
-    for handler, kept in filters:
-        handler.filters[:] = kept
-    for number, handler in signals.items():
+    for handler, own in filters:
+        handler.filters[:] = own
+    for number, handler in handlers_of_signals.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture
-def command_line(stage_line, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """Call the `main` of a flow in a project: exit code and both outputs; `stage_line` restores what it changed."""
-
-    def call(folder: Path, flow: str, *arguments: str, **variables: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(folder)
-        for name, value in ({"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"} | variables).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", [flow, *arguments])
-        capsys.readouterr()
-        return import_module(f"flows.{flow}").main(), *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture(scope="session")

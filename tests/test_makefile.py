@@ -33,7 +33,7 @@ PYTHON = """#!/bin/sh
 # Answers `-c` and `-V` as a real Python does, makes a .venv of itself, and writes down all else.
 case "$1 $2" in
   "-c "* | "-V "*) exec "{python}" "$@";;
-  "-m venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python;;
+  "-m venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/threestage;;
 esac
 echo "$@" >> calls
 """
@@ -266,7 +266,7 @@ def test_stopping_ends_both_servers(ready, sent):
 def test_what_is_removed_was_said_with_a_yes(ready):
     for said, given in {"": "", "YES=0": "", "YES=no": "", "YES=1": " --yes", "YES=yes": " --yes"}.items():
         assert _make(ready, "tidy", *filter(None, [said])).returncode == 0
-        assert _calls(ready) == [f"-m flows.tidy{given}"]
+        assert _calls(ready) == [f"tidy{given}"]
 
 
 def _clean(folder: Path, *arguments: str, answer: str | None = None) -> tuple[int, str]:

@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from projects import CHATML, NO_COMPILER, change_params, environment, make_project, read_params, run
 from real_servers import HANGS, wait_for
 
-from llm.config import GPTConfig
+from llm.config import GPTConfig, GPTShape
 from llm.formats.export import export_huggingface
 from llm.formats.model_folder import load_model, read_config
 from llm.loaded_model import LoadedModel
@@ -29,6 +29,7 @@ from llm.model.gpt import GPT
 from llm.objectives import load
 from llm.objectives.classifier import email_text, probabilities
 from tasks.applications.classifier.evasions import GROUPS
+from tasks.applications.foundation.train import CHANGEABLE
 from tasks.registry.record import read_record
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
@@ -135,24 +136,28 @@ def test_each_model_is_registered_as_challenger_with_evidence_and_lineage(client
 
 
 def test_the_assistant_is_the_published_model_with_its_template_and_what_lora_learned(project: Path) -> None:
-    base, assistant = (read_config(project / "models" / name) for name in ("published", "assistant"))
+    base = read_config(project / "models/published")
+    assistant = read_config(project / "models/assistant")
     assert assistant["objective"] == "assistant"
     assert assistant["gpt"] == base["gpt"]
     assert (base["chat"]["template"], base["chat"]["system"]) == (CHATML, "")
     assert assistant["chat"] == base["chat"] | {"system": "You are a helpful assistant.", "text_penalty": 1.1}
-    (before, _), (after, _) = (load_model(project / "models" / name) for name in ("published", "assistant"))
+    before, _ = load_model(project / "models/published")
+    after, _ = load_model(project / "models/assistant")
     same = {name for name, weight in after.state_dict().items() if torch.equal(weight, before.state_dict()[name])}
     matrices = {name for name in before.state_dict() if name.startswith("blocks.") and "norm" not in name}
     assert same | matrices == before.state_dict().keys()
 
 
 def test_a_version_says_which_model_it_started_from(client: MlflowClient) -> None:
-    said = {
+    descriptions = {
         model: client.get_model_version_by_alias(f"threestage-{model}", "challenger").description for model in METRICS
     }
-    assert "trained by `finetune@assistant` from `models/published`;" in said["assistant"]
-    assert "trained by `finetune@classifier` from `models/foundation`;" in said["classifier"]
-    assert "trained by `pretrain`;" in said["foundation"]
+    assert "trained by `finetune@assistant` and" in descriptions["assistant"]
+    assert "It started from `models/published` (" in descriptions["assistant"]
+    assert "It started from `models/foundation` (" in descriptions["classifier"]
+    assert "trained by `pretrain` and" in descriptions["foundation"]
+    assert "It started from" not in descriptions["foundation"]
 
 
 def test_every_stage_left_a_finished_mlflowrun(client: MlflowClient) -> None:
@@ -176,7 +181,7 @@ print(json.dumps([llm.__file__, model.predict(pd.read_json(sys.stdin))["spam_pro
 def test_evaluation_and_a_version_elsewhere_give_the_same_probability_for_parts_and_for_raw_mails(
     project: Path, client: MlflowClient, tmp_path: Path
 ) -> None:
-    said = pd.read_csv(project / "reports/evaluation/classifier/evidence/predictions.csv").set_index("id")
+    predictions = pd.read_csv(project / "reports/evaluation/classifier/evidence/predictions.csv").set_index("id")
     test = pd.read_parquet(project / "data/processed/emails/test.parquet").set_index("id")
     raw = [json.loads((project / "data/raw/emails" / name).read_text())["text"] for name in test.index]
     rows = [*test[["subject", "body"]].to_dict("records"), *({"message": text} for text in raw)]
@@ -193,20 +198,20 @@ def test_evaluation_and_a_version_elsewhere_give_the_same_probability_for_parts_
     assert done.returncode == 0, done.stderr
     code, probabilities = json.loads(done.stdout)
     assert Path(code).is_relative_to(tmp_path)
-    expected = [*said.loc[test.index, "spam_probability"]] * 2
+    expected = [*predictions.loc[test.index, "spam_probability"]] * 2
     assert len(expected) > 20
     assert probabilities == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_second_run_of_the_main_command_finds_nothing_to_do(project: Path, command_line) -> None:
-    code, said, error = command_line(project, "__main__")
+    code, output, error = command_line(project, "run")
     assert (code, error) == (0, "")
-    assert "Everything is up to date" in said
-    assert "version 1" in said
+    assert "Everything is up to date" in output
+    assert "version 1" in output
 
 
 def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
-    project: Path, tmp_path: Path, prefect_api: str, mlflow_store: Path, encoding: tiktoken.Encoding, stage_line
+    project: Path, tmp_path: Path, prefect_api: str, mlflow_store: Path, encoding: tiktoken.Encoding, command_line
 ) -> None:
     llama = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
     config = GPTConfig(context_length=256, n_layer=2, n_head=2, n_embd=32, vocabulary_size=encoding.n_vocab, **llama)
@@ -214,17 +219,21 @@ def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
     export_huggingface(tmp_path / "published", LoadedModel(published, encoding))
     folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
     weights = str(tmp_path / "published")
-    change_params(
-        folder,
-        {
-            "datasets": {"corpus": {"preprocess": {"tokenizer": weights}}},
-            "foundation": {"train": {"init_from": weights, "steps": 0}},
-            "applications": {"assistant": {"base": "foundation", "train": {"lora": LORA}}},
-        },
-    )
-    for stage in ("preprocess@corpus", "pretrain", "finetune@assistant"):
-        code, said = stage_line(folder, stage)
-        assert code == 0, said
+
+    def start_from_published(values: dict) -> None:
+        train = values["foundation"]["train"]
+        for key in GPTShape.model_fields.keys() & train.keys() - CHANGEABLE:
+            del train[key]  # the weights bring their own shape
+        train |= {"init_from": weights, "steps": 0}
+        values["datasets"]["corpus"]["preprocess"]["tokenizer"] = weights
+        assistant = values["applications"]["assistant"]
+        assistant["base"] = "foundation"
+        assistant["train"]["lora"] = LORA
+
+    change_params(folder, start_from_published)
+    for words in (["preprocess", "corpus"], ["pretrain"], ["finetune", "assistant"]):
+        code, _, error = command_line(folder, *words)
+        assert code == 0, error
 
     foundation, tokenizer = load_model(folder / "models/foundation")
     assert foundation.config == config.model_copy(update={"context_length": 128, "n_hidden": config.hidden_width})
@@ -253,7 +262,11 @@ def test_training_that_is_killed_resumes_and_gives_the_same_weights_also_in_anot
     change_params(folder, {"foundation": {"train": {"checkpoint_every": 2}}})  # which changes no weight
     checkpoints, env = folder / ".threestage/stages/pretrain", environment(PREFECT_API_URL=prefect_api)
     running = _start(folder, *line, env=env, process_group=0)
-    wait_for(lambda: list(checkpoints.glob("*/step-*.safetensors")), every=0.02)
+
+    def has_checkpoint() -> bool:
+        return any(checkpoints.glob("*/step-*.safetensors"))
+
+    wait_for(has_checkpoint, every=0.02)
     stage = psutil.Process(int((checkpoints / "lock").read_text()))
     stage.suspend()  # so that it does not end before
     assert not (folder / "models/foundation").exists()
@@ -287,7 +300,7 @@ def test_ctrl_c_in_the_main_command_leaves_a_checkpoint_the_last_good_model_and_
     log = tmp_path / "said"
     with log.open("w") as file:
         streams = {"stdout": file, "stderr": subprocess.STDOUT}
-        running = _start(folder, "flows", env=environment(**NO_COMPILER), start_new_session=True, **streams)
+        running = _start(folder, "cli", "run", env=environment(**NO_COMPILER), start_new_session=True, **streams)
 
     def said() -> str:
         return log.read_text(errors="replace")  # the last character of a progress bar may be half written

@@ -86,6 +86,8 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/review/page.py": [],
     "tasks/served.py": [],
     "flows/retrain.py": [],
+    "flows/pretrain.py": ["pretrain"],
+    "cli/stages.py": [],
     "app/page": [],
     "data/inbox/emails": ["preprocess@emails"],
     "data/instructions": ["preprocess@instructions"],
@@ -105,6 +107,8 @@ FETCHING = [f"tasks/data/{name}.py" for name in FETCHING]
 SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "dataset", "problems", "gates", "shingles", "splits")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none
     "*": {
+        "cli/*": "starts the flow, and computes nothing",
+        "app/project.py": "checks that a command runs in a project",
         "*/__init__.py": "packages, finders, and the forms that slices fill in",
         "*/description.py": "the forms that applications fill in",
         "llm/errors.py": "the words of a mistake",
@@ -199,21 +203,22 @@ def deps() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def commands() -> dict[str, list[str]]:
-    """The modules that each stage's command starts with: the flow, and the slice that it finds by its name."""
+    """The modules that a stage starts with: its flow, the command line, and the slice that the flow finds by name."""
     slices = {
         "preprocess": "tasks.datasets.{}",
         "pretrain": "tasks.applications.foundation.train",
         "finetune": "tasks.applications.{}.train",
         "evaluate": "tasks.applications.{}.measure",
     }
-    found = {}
+    modules: dict[str, list[str]] = {}
     with Repo(str(ROOT)) as repo:
         for stage in repo.index.stages:
-            assert stage.cmd.startswith("exec python -m flows."), "no shell stays between dvc and the stage"
-            flow, *name = stage.cmd.removeprefix("exec python -m ").split()
-            slice_ = slices.get(flow.removeprefix("flows."))
-            found[stage.addressing] = [flow, *([slice_.format(*name)] if slice_ else [])]
-    return found
+            assert stage.cmd.startswith("exec python -m cli "), "no shell stays between dvc and the stage"
+            command, *name = stage.cmd.removeprefix("exec python -m cli ").replace("-", "_").split()
+            modules[stage.addressing] = [f"flows.{command}", "cli.main"]
+            if command in slices:
+                modules[stage.addressing].append(slices[command].format(*name))
+    return modules
 
 
 def is_among(name: str, deps: list[str]) -> bool:

@@ -161,7 +161,7 @@ def test_a_night_survives_restarts_of_prefect_and_mlflow_and_registers_each_mode
 @needs_postgres
 def test_a_wrong_password_of_prefect_is_an_error_on_one_line_with_the_way_out(team, clone):
     env = team.person("training") | {"PREFECT_API_AUTH_STRING": "team:wrong"}
-    done = team.run("python -m flows.register", env, clone)
+    done = team.run("threestage register", env, clone)
     assert done.returncode == 1
     (error,) = done.stderr.splitlines()
     reason = "it refuses (401); PREFECT_API_AUTH_STRING must be its USER:PASSWORD"
@@ -177,8 +177,8 @@ def test_a_clone_pulls_what_the_night_pushed_and_has_nothing_to_do(team, reposit
         assert done.returncode == 0, done.stdout + done.stderr
         output[command] = done.stdout + done.stderr
     assert "Data and pipelines are up to date." in output["dvc repro"]
-    assert "Everything is up to date" in output["python -m flows"]
-    assert output["python -m flows"].count("version 1, challenger") == len(MODELS)
+    assert "Everything is up to date" in output["threestage run"]
+    assert output["threestage run"].count("version 1, challenger") == len(MODELS)
     for model in MODELS:
         weights = f"models/{model}/model.safetensors"
         made_before = (clone / weights).read_bytes() == (repository / weights).read_bytes()
@@ -189,9 +189,9 @@ def test_a_clone_pulls_what_the_night_pushed_and_has_nothing_to_do(team, reposit
 def test_what_one_decides_all_see(team, clone):
     reviewer = team.person("reviewer")
     for command in ("classifier", "approve classifier --despite-gates --reason 'as the page says' --by 'the reviewer'"):
-        done = team.run(f"python -m flows.review {command}", reviewer, clone)
+        done = team.run(f"threestage review {command}", reviewer, clone)
         assert done.returncode == 0, done.stdout + done.stderr
-    history = team.run("python -m flows.review history classifier", team.person("training"), team.project)
+    history = team.run("threestage review history classifier", team.person("training"), team.project)
     assert re.search(
         r"^version 1 approved (despite .*)?by the reviewer, .*: as the page says$", history.stdout, re.MULTILINE
     )
@@ -206,7 +206,7 @@ def test_a_laptop_touches_none_of_the_teams_models(team, clone, monkeypatch):
     done = team.run(f'python -c "{register}"', team.person("engineer"), clone)
     assert done.returncode == 0, done.stderr
     own_file = team.person("engineer", THREESTAGE_NAMESPACE="threestage")
-    refused = team.run("python -m flows.review reject assistant --reason no", own_file, clone)
+    refused = team.run("threestage review reject assistant --reason no", own_file, clone)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
     assert "it refuses engineer this (403)" in refused.stderr
     assert aliases(team) == before

@@ -99,7 +99,7 @@ def test_a_training_goes_on_without_its_servers_and_does_not_wait_for_them_at_th
     change_params(project_copy, {"foundation": {"train": shape | steps}})
     shutil.copytree(token_files, project_copy / "data/processed/corpus")
     urls = {"PREFECT_API_URL": f"{ui.prefect}/api", "MLFLOW_TRACKING_URI": ui.mlflow}
-    stage = Process("flows.pretrain --verbose", project_copy, environment() | NO_COMPILER | urls)
+    stage = Process("cli pretrain --verbose", project_copy, environment() | NO_COMPILER | urls)
 
     def wait_for_step(step: int) -> None:
         while last_checkpoint(project_copy) <= step:

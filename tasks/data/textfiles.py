@@ -31,7 +31,7 @@ def raw_files(folder: Path) -> list[Path]:
     """
     files = files_below(folder)
     if not files:
-        raise UserError(f"{folder}: holds no files; run `python -m flows.fetch {folder.name}`")
+        raise UserError(f"{folder}: holds no files; run `threestage fetch {folder.name}`")
     for path in files:
         try:
             str(path).encode()

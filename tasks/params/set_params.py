@@ -62,7 +62,7 @@ def main() -> int:
     try:
         combinations = parse_settings(options.settings)
         if len(combinations) != 1:
-            raise UserError("name one value a key; `python -m flows.sweep` tries several")
+            raise UserError("name one value a key; `threestage sweep` tries several")
         set_params(combinations[0])
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -119,7 +119,8 @@ def challenge(model: str, version: str) -> bool:
     with _errors():
         state = _settle(model)
         challenger = state.challenger
-        if challenger not in (None, version, state.champion) and is_requested(state, challenger, newer=version):
+        waits = challenger and challenger not in (version, state.champion)
+        if challenger and waits and is_requested(state, challenger, newer=version):
             return False
         MlflowClient().set_registered_model_alias(state.name, CHALLENGER, version)
         reason = Reason(by=REGISTER, why=f"version {version} is the challenger")

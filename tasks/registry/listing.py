@@ -119,7 +119,8 @@ def _from_mlflow() -> list[ListedVersion]:
     from mlflow import MlflowClient
 
     from tasks.registry.decide import model_state
-    from tasks.registry.tracking import configure_tracking, server_errors
+    from tasks.registry.server import server_errors
+    from tasks.registry.tracking import configure_tracking
     from tasks.registry.versions import own_models, versions
 
     listed = []

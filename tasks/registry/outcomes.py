@@ -71,8 +71,9 @@ def rejected_event(state: ModelState, version: str, reason: Reason) -> Event:
 
 def rolled_back_event(state: ModelState, version: str, reason: Reason) -> Event:
     """From the champion to `previous`; to no champion if every earlier one was rejected."""
-    is_usable = state.previous not in (None, version) and state.state_of[state.previous] != REJECTED
-    champion = state.previous if is_usable else None
+    champion = state.previous
+    if champion is not None and (champion == version or state.state_of[champion] == REJECTED):
+        champion = None
     previous = _last_usable_champion(state, without=[version, champion])
     return replace(new_event(state, "rolled back", version, reason=reason), champion=champion, previous=previous)
 
@@ -126,8 +127,9 @@ def _last_usable_champion(state: ModelState, without: Sequence[str | None]) -> s
     """The latest champion, except rejected versions, deleted ones and those in `without`."""
     for event in reversed(state.history):
         champion = event.champion
-        is_there = event.moves and champion in state.tags_of
-        if is_there and champion not in without and state.state_of[champion] != REJECTED:
+        if not event.moves or champion is None or champion in without:
+            continue
+        if champion in state.tags_of and state.state_of[champion] != REJECTED:
             return champion
     return None
 

@@ -37,7 +37,7 @@ def next_step(models: Iterable[str]) -> str:
             waiting.append(f"{model}/{challenger}")
     if not waiting:
         return "no version waits for a decision"
-    command = "python -m flows.review"
+    command = "threestage review"
     way = f"run `{command}`, read the page that it names, then run `{command} approve {waiting[0]} --reason TEXT`"
     verb = "waits" if len(waiting) == 1 else "wait"
     return f"{', '.join(waiting)} {verb} for a decision: {way}, or the same with `reject`"

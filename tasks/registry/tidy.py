@@ -213,10 +213,10 @@ def _locked_outs(days: float) -> list[dict[str, str]]:
     """The outs, MD5 by path, in the dvc.lock of this folder and of each commit that counts."""
     texts = {Path(LOCK).read_text(): "here"} if Path(LOCK).exists() else {}
     for commit in _refs(days):
-        text = git_output("show", f"{commit}:./{LOCK}")
-        if text is not None:
-            texts.setdefault(text.decode(errors="replace"), commit)
-    locks = []
+        content = git_output("show", f"{commit}:./{LOCK}")
+        if content is not None:
+            texts.setdefault(content.decode(errors="replace"), commit)
+    locks: list[dict[str, str]] = []
     for text, where in texts.items():
         outs: dict[str, str] = {}
         for stage in parse_stages(text, f"{LOCK} of {where}").values():

@@ -178,8 +178,15 @@ def _write(run_id: str, record: Record) -> None:
 def add_facts(**facts: str) -> None:
     """Add facts to the record of the active run, which `stage_run` began."""
     run_id = mlflow.active_run().info.run_id
-    record = read_record(run_id)
+    record = _own_record(run_id)
     _write(run_id, replace(record, facts=record.facts | facts))
+
+
+def _own_record(run_id: str) -> Record:
+    """The record that `stage_run` wrote to its run."""
+    record = read_record(run_id)
+    assert record is not None
+    return record
 
 
 def log_measured(metrics: Mapping[str, float], split: str, model_id: str | None = None) -> None:
@@ -252,7 +259,7 @@ def stage_run(
                 yield run
                 if stage:
                     made = current(stage)
-                    write_record(run.info.run_id, replace(read_record(run.info.run_id), hashes=made))
+                    write_record(run.info.run_id, replace(_own_record(run.info.run_id), hashes=made))
                     mlflow.set_tag(OUTS, digest(made.outs))
                 if key:
                     mlflow.delete_tag(UNFINISHED)
@@ -290,8 +297,8 @@ def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]]) -> None:
     now = int(time.time() * 1000)
     metrics = []
     for row in rows:
-        timestamp = int(row.get("timestamp", now))
+        timestamp = int(row.get("timestamp") or now)
         for name, value in row.items():
             if name not in ("step", "timestamp") and value is not None:
-                metrics.append(Metric(key=name, value=value, timestamp=timestamp, step=int(row["step"])))
+                metrics.append(Metric(key=name, value=value, timestamp=timestamp, step=int(row["step"] or 0)))
     MlflowClient().log_batch(run_id, metrics=metrics)

@@ -64,7 +64,7 @@ def find_version(name: str) -> ModelVersion:
     model = registered_model(title) or registered_model(registered_name(title))
     if model is None:
         names = ", ".join(registered.name for registered in mlflow.search_registered_models(max_results=20))
-        there = f"there are: {names}" if names else "there are none yet: run `python -m flows`"
+        there = f"there are: {names}" if names else "there are none yet: run `threestage run`"
         raise UserError(f"{name}: there is no such registered model; {there}")
     numbers = [str(version.version) for version in reversed(versions(MlflowClient(), model.name))]
     aliases = {alias: str(version) for alias, version in model.aliases.items()}

@@ -21,8 +21,7 @@ from tasks.registry.decide import compared, model_state, settle
 from tasks.registry.events import WAITS, emit, version_page
 from tasks.registry.markup import plain
 from tasks.registry.outcomes import WHY_LENGTH
-from tasks.registry.server import is_server, without_secret
-from tasks.registry.tracking import server_errors, tracking_uri
+from tasks.registry.server import is_server, server_errors, tracking_uri, without_secret
 from tasks.registry.versions import APPROVED, BY, CHAMPION, REJECTED, STATE, WHY, registered_name
 from tasks.review.compare import compare
 from tasks.review.comparison import Comparison
@@ -87,7 +86,7 @@ class Reviewed:
     @property
     def ways(self) -> list[str]:
         """The ways in which a person can decide, one line of Markdown each."""
-        line, which, now = "python -m flows.review", f"{self.model}/{self.version}", model_state(self.model)
+        line, which, now = "threestage review", f"{self.model}/{self.version}", model_state(self.model)
         despite = now.despite(now.champion) if now.champion else ()
         return [
             *([f"Champion {now.champion} was approved despite {', '.join(despite)}."] if despite else []),

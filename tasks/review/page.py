@@ -170,7 +170,8 @@ def _changes(origins: Mapping[str, Origin]) -> dict[str, Any]:
 
 def _evidence(versions: Mapping[str, ModelVersion], folder: Path) -> tuple[dict[str, Path], dict[str, Markup]]:
     """Of the evaluations' evidence the pictures by address, such as `champion/roc.svg`, and samples by version."""
-    pictures, samples = {}, {}
+    pictures: dict[str, Path] = {}
+    samples: dict[str, Markup] = {}
     for who, version in versions.items():
         if version.run_id and MlflowClient().list_artifacts(version.run_id, EVIDENCE):
             options = {"run_id": version.run_id, "artifact_path": EVIDENCE, "dst_path": str(folder / who)}

@@ -1,9 +1,7 @@
-"""The command line of a stage: options, lock, Prefect run, errors and exit code."""
+"""A command as a process: its lock, Prefect run, log, errors and exit code."""
 
-import argparse
 import errno
 import gc
-import inspect
 import logging
 import os
 import signal
@@ -12,7 +10,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
@@ -28,6 +25,7 @@ from tasks.stages.lock import STATE, exclusive
 from tasks.stages.parent_death import die_with_parent
 from tasks.stages.server import prefect_server, run_as_child
 
+STAGE = "DVC_STAGE"  # the variable in which dvc names the stage that it runs
 LOCK_PATIENCE = 20  # seconds; a stage whose dvc was killed still finishes its step
 GOODBYE = 10  # seconds for a stopped training to tell its server; a standing one needs less than one
 STOPPED = 75  # exit code of a training that stopped on request, with a checkpoint (EX_TEMPFAIL: try again)
@@ -40,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 def current_stage() -> str:
     """The DVC stage that this process runs, such as `evaluate@classifier`."""
-    return os.environ["DVC_STAGE"]
+    return os.environ[STAGE]
 
 
 def state_folder(stage: str) -> Path:
@@ -121,25 +119,29 @@ def run_command(
         signal.signal(signal.SIGINT, on_interrupt)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # Prefect calls this handler after its own
         signal.signal(signal.SIGTERM, _on_terminate)
-    again, code, said = f"{again} goes on from there", 1, ""
+    resumes = f"{again} goes on from there"
+    next_step: str | None = None
+    end = ""
     try:
-        again, code = work(), 0
+        next_step = work()
+        code = 0
     except KeyboardInterrupt:
-        code, said = 130, "interrupted"
-    except InterruptedError as error:
-        code, said = STOPPED, f"{error}; {again}"
+        code, end, next_step = 130, "interrupted", resumes
     except TerminationSignal:
-        code, said = 143, "terminated"
+        code, end, next_step = 143, "terminated", resumes
+    except InterruptedError as error:
+        code, end = STOPPED, f"{error}; {resumes}"
     except Exception as error:
+        code = 1
         reason = _mendable(error)
         if verbose or reason is None:
             traceback.print_exc()
-        said = f"this is a bug; {log} holds its log" if reason is None else f"error: {reason}"
+        end = f"this is a bug; {log} holds its log" if reason is None else f"error: {reason}"
         _write(log, traceback.format_exc())
     if code:
-        sys.stderr.write(f"{said}\n")
-    end = f"{said}; ended after {lasted(began)}" if code else f"finished in {lasted(began)}"
-    _write(log, f"{end}; {again}\n" if again and code in (0, 130, 143) else f"{end}\n")
+        sys.stderr.write(f"{end}\n")
+    last = f"{end}; ended after {lasted(began)}" if code else f"finished in {lasted(began)}"
+    _write(log, f"{last}; {next_step}\n" if next_step else f"{last}\n")
     return code
 
 
@@ -160,55 +162,26 @@ def _write(log: Path, text: str) -> None:
         sys.stderr.write(f"{log} can't be written: {error.strerror}\n")
 
 
-def stage_command(
-    flow: Flow,
+def run_stage(
+    stage: str,
+    flow: Flow[..., Any],
+    load: Callable[[], dict[str, Any]],
     *,
-    load: Callable[..., Any],
-    check: Callable[[], object],
-    names: Callable[[], list[str]] | None = None,
-    noun: str = "name",
-    stage_of: Callable[[str], str] | None = None,
+    again: str = "the same command",
+    verbose: bool = False,
 ) -> int:
-    """The command line of a stage: `python -m flows.<flow> [<name>]`.
+    """Run a stage of the DVC graph in this process. Returns the exit code.
 
-    Checks params.yaml with `check`, reads the parameters with `load`, takes the stage's lock, and runs the flow with
-    them.
-
-    If `names` is given, the first argument is one of these names, and `load` and the flow receive it; its DVC stage is
-    `<flow>@<name>`, or the one that `stage_of` returns.
+    Reads the parameters of the flow with `load`, takes the stage's lock, and runs the flow.
     """
-    section, expected = flow.fn.__name__, inspect.signature(flow.fn).parameters
-    parser = argparse.ArgumentParser(prog=f"python -m flows.{section}", description=inspect.getdoc(flow.fn))
-    try:
-        if names:
-            parser.add_argument("name", choices=names(), metavar=noun, help=f"one of {', '.join(names())}")
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    if "resume" in expected:
-        parser.add_argument(
-            "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from the last checkpoint"
-        )
-    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
-    options = parser.parse_args()
-
-    if "DVC_STAGE" in os.environ:
+    if STAGE in os.environ:
         die_with_parent()
-    named = stage_of or f"{section}@{{}}".format
-    os.environ.setdefault("DVC_STAGE", named(options.name) if names else section)
-    stage = current_stage()
+    stage = os.environ.setdefault(STAGE, stage)
 
     def work() -> None:
-        check()
-        parameters: dict[str, Any] = {"name": options.name} if names else {}
-        parameters["params"] = load(*parameters.values())
-        if "resume" in expected:
-            parameters["resume"] = options.resume
+        parameters = load()
         check_libraries()
-        with ExitStack() as stack:
-            stack.enter_context(exclusive(f"stages/{stage}", LOCK_PATIENCE))
-            stack.enter_context(prefect_server())
+        with exclusive(f"stages/{stage}", LOCK_PATIENCE), prefect_server():
             run_as_child(flow, parameters)
 
-    again = "the same command" + ("" if getattr(options, "resume", True) else " without --no-resume")
-    return run_command(work, state_folder(stage) / "log", again=again, verbose=options.verbose)
+    return run_command(work, state_folder(stage) / "log", again=again, verbose=verbose)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-TIED = "THREESTAGE_TIED_TO"  # the process of COMMAND, by which a stage checks that its dvc still runs
+TIED = "THREESTAGE_TIED_TO"  # the process that was tied to its parent, by which a stage checks that its dvc still runs
 
 
 def die_with_parent(number: int = signal.SIGTERM) -> None:
@@ -26,7 +26,12 @@ def die_with_parent(number: int = signal.SIGTERM) -> None:
             signal.raise_signal(number)
 
 
-if __name__ == "__main__":
+def tie_to_parent() -> None:
+    """Have this process, or the command that replaces it, end with its parent, and its stages with it."""
     die_with_parent()
     os.environ[TIED] = str(os.getpid())
+
+
+if __name__ == "__main__":
+    tie_to_parent()
     os.execvp(sys.argv[1], sys.argv[1:])

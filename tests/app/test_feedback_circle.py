@@ -66,7 +66,7 @@ def test_what_a_person_accepts_is_what_the_next_version_learns(copied: Path, pre
         assert accepted.stdout.splitlines()[0] == "1 rows accepted", accepted.stderr
         (copied / "data/inbox/emails/mine.jsonl").write_text("".join(f"{json.dumps(mail)}\n" for mail in others))
 
-        done = run(copied, "flows", PREFECT_API_URL=prefect_api)
+        done = run(copied, "cli", "run", PREFECT_API_URL=prefect_api)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         ran = re.findall(r"Beginning subflow run '(.+)' for flow", done.stderr)
         assert ran[:-2] == ["preprocess-emails", "finetune-classifier", "evaluate-classifier"]

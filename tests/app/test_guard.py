@@ -20,7 +20,7 @@ from app.guard import guard_model, requests_in
 from app.quarantine import Quarantine
 from app.registry import ListedVersion, VersionName
 from app.settings import Settings
-from cli.chat import answer
+from cli.chat import Assistant
 from cli.main import cli
 from cli.shared import load, open_versions
 from llm.chat import Message
@@ -215,11 +215,12 @@ def test_command_line_prints_the_guards_reply_and_who_gave_it(guarded_registry, 
 
 def test_command_lines_conversation_goes_on_without_what_the_guard_answered(guarded_registry):
     turns = [Message("user", POISON), Message("assistant", DECLINE), Message("user", HELLO)]
-    options = {"show": False, "stops": False}
     with tracked(guarded_registry), open_versions() as versions:
         assistant, guard = load(versions, "assistant", CHAT), load(versions, None, GUARD)
-        after = answer(assistant, turns, 0, GREEDY, 9, guard=guard, **options)
-        assert after == answer(assistant, turns[2:], 0, GREEDY, 9, **options)
+        talker = Assistant(version=assistant, guard=guard, sampling=GREEDY, max_tokens=9, shows=False)
+        unguarded = Assistant(version=assistant, sampling=GREEDY, max_tokens=9, shows=False)
+        after = talker.answer(turns)
+        assert after == unguarded.answer(turns[2:])
         assert after.by is assistant
 
 

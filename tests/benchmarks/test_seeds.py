@@ -83,7 +83,7 @@ def test_measured_seeds_resume_with_the_missing_seed(project, tmp_path, monkeypa
     def measure(values, model, seed):
         calls.append(seed)
         if calls == [1, 2]:
-            raise UserError("seed 2: flows.finetune guard ended with exit code 1")
+            raise UserError("seed 2: finetune guard ended with exit code 1")
         return {"f1": seed / 10}
 
     monkeypatch.setattr(seeds, "measure", measure)

@@ -12,7 +12,7 @@ from threading import Thread
 
 import pytest
 
-from cli.chat import answer
+from cli.chat import Assistant
 from cli.main import cli
 from cli.shared import loaded_version
 from llm.chat import Message
@@ -27,16 +27,17 @@ HANGS = 600  # seconds
 
 
 def test_a_question_is_answered_by_the_version_of_a_name_and_each_time_in_the_same_way(threestage):
-    said = threestage("chat", "hello", "there", "--max-tokens", "9")
-    assert (said.exit_code, said.stderr) == (0, "")
-    assert len(said.stdout.strip()) > 5
-    asked = ["chat", "hello there", "--json", "--max-tokens", "9"]
-    (champion,) = rows_of(threestage(*asked).stdout)
-    assert champion["answer"] == said.stdout.strip()
+    result = threestage("chat", "hello", "there", "--max-tokens", "9")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert len(result.stdout.strip()) > 5
+    words = ["chat", "hello there", "--json", "--max-tokens", "9"]
+    (champion,) = rows_of(threestage(*words).stdout)
+    assert champion["answer"] == result.stdout.strip()
     assert (champion["model"], champion["finish"]) == ("threestage-assistant/1", "length")
-    found = [rows_of(threestage(*asked, "--model", name).stdout) for name in ("assistant@challenger", "assistant/2")]
-    assert found[0] == found[1]
-    assert found[1][0]["model"] == "threestage-assistant/2"
+    (by_alias,) = rows_of(threestage(*words, "--model", "assistant@challenger").stdout)
+    (by_number,) = rows_of(threestage(*words, "--model", "assistant/2").stdout)
+    assert by_alias == by_number
+    assert by_number["model"] == "threestage-assistant/2"
     drawn = [threestage("chat", "hello", "--temperature", "2", "--seed", seed).stdout for seed in ("1", "1", "2")]
     assert drawn[0] == drawn[1] != drawn[2]
 
@@ -44,18 +45,18 @@ def test_a_question_is_answered_by_the_version_of_a_name_and_each_time_in_the_sa
 def test_the_lines_of_a_pipe_are_questions_of_their_own(threestage):
     lines = f"hello\n\n how are you ?\n{'cat ' * 900}\nhello\n"
     result = threestage("chat", "--json", "--max-tokens", "9", stdin=lines)
-    first, other, long, again = rows_of(result.stdout)
-    assert (first["question"], other["question"]) == ("hello", "how are you ?")
+    first, second, long, again = rows_of(result.stdout)
+    assert (first["question"], second["question"]) == ("hello", "how are you ?")
     assert first == again, "no answer depends on the ones before"
-    assert first["answer"] != other["answer"]
+    assert first["answer"] != second["answer"]
     assert "the context of 512" in long["error"]
     assert error_of(result, 3) == f"error: {long['error']}"
     assert error_of(threestage("chat", stdin=b"hello \xff\n")).startswith("error: stdin, line 1: no UTF-8 text")
 
 
 def test_a_model_that_knows_no_conversation_is_an_error(threestage):
-    said = error_of(threestage("chat", "hello", "--model", "foundation"))
-    assert said == "error: foundation/1 can't chat; models that can: assistant"
+    error = error_of(threestage("chat", "hello", "--model", "foundation"))
+    assert error == "error: foundation/1 can't chat; models that can: assistant"
 
 
 def test_a_conversation_that_grows_too_long_loses_its_first_turns_but_not_the_system_prompt(registry):
@@ -64,8 +65,8 @@ def test_a_conversation_that_grows_too_long_loses_its_first_turns_but_not_the_sy
     with tracked(registry), loaded_version("assistant", CHAT) as loaded:
         for times in (1, 20):  # too many tokens, and too many characters to make tokens of
             talk = [system, *turns * times, Message("user", "hello")]
-            spoken = answer(loaded, talk, 1, Sampling(), 9, show=False, stops=False)
-            assert spoken.finish == "length"
+            assistant = Assistant(version=loaded, sampling=Sampling(), max_tokens=9, shows=False)
+            assert assistant.answer(talk).finish == "length"
             assert talk[0] == system
             assert 10 < len(talk) < len(turns)
             assert talk[1:-1] == (turns * times)[-len(talk) + 2 :]
@@ -76,8 +77,8 @@ def test_a_models_own_penalty_holds_in_a_chat_unless_a_request_lifts_it(registry
     with tracked(registry), loaded_version("assistant", CHAT) as loaded:
 
         def say(sampling: Sampling) -> str:
-            talk = [Message("user", "hello")]
-            return answer(loaded, talk, 0, sampling, 60, show=False, stops=False)[0]
+            assistant = Assistant(version=loaded, sampling=sampling, max_tokens=60, shows=False)
+            return assistant.answer([Message("user", "hello")]).text
 
         free = say(Sampling())
         loaded.model.chat = loaded.model.chat.model_copy(update={"text_penalty": 2.0})
@@ -107,7 +108,11 @@ def a_person(registry: Path, acts: Callable[[Steps, io.StringIO], None]) -> Iter
 
 def test_ctrl_c_ends_an_answer_with_130_and_nothing_but_a_line(registry, capsys):
     def interrupts(steps: Steps, printed: io.StringIO) -> None:
-        wait_until(lambda: steps.let(1) or printed.getvalue(), HANGS)  # a model makes steps while it is loaded, too
+        def has_printed() -> bool:
+            steps.let(1)  # a model makes steps while it is loaded, too
+            return bool(printed.getvalue())
+
+        wait_until(has_printed, HANGS)
         os.kill(os.getpid(), signal.SIGINT)
 
     with a_person(registry, interrupts), pytest.raises(SystemExit) as end:
@@ -121,10 +126,17 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_an_empty_line_the_conversatio
     os.write(keyboard, b"hello\nhello\n\n")
 
     def stops_each_answer(steps: Steps, printed: io.StringIO) -> None:
+        def has_begun() -> bool:
+            steps.let(1)
+            return bool(printed.getvalue().split("[stopped]\n")[-1])
+
+        def stopped_answers() -> int:
+            return printed.getvalue().count(" [stopped]\n")
+
         for number in range(2):
-            wait_until(lambda: steps.let(1) or printed.getvalue().split("[stopped]\n")[-1], HANGS)
+            wait_until(has_begun, HANGS)
             os.kill(os.getpid(), signal.SIGINT)
-            wait_until(lambda number=number: printed.getvalue().count(" [stopped]\n") > number, HANGS)
+            wait_until(lambda number=number: stopped_answers() > number, HANGS)
 
     with a_person(registry, stops_each_answer) as printed, pytest.raises(SystemExit) as end:
         cli(["chat"])

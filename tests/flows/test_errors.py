@@ -22,13 +22,13 @@ MAILS = [{"label": "ham", "subject": f"Number {i}", "body": f"Words {i} of a mes
     ],
 )
 def test_a_mistake_in_data_is_one_line_and_leaves_nothing_behind(
-    project_copy: Path, prefect_api: str, mlflow_store: Path, stage_line, dataset, file, text, error
+    project_copy: Path, prefect_api: str, mlflow_store: Path, command_line, dataset, file, text, error
 ) -> None:
     change_params(project_copy, {"datasets": {"emails": {"preprocess": {"train_only": []}}}})
     path = project_copy / "data/raw" / dataset / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    code, said = stage_line(project_copy, f"preprocess@{dataset}")
+    code, _, said = command_line(project_copy, "preprocess", dataset)
     assert code == 1
     (line,) = re.findall("error: .*", said)  # it may stand behind a progress bar
     assert line.startswith(f"error: {error}")

@@ -12,12 +12,12 @@ from projects import ROOT, change_params
 
 
 @pytest.fixture
-def go(stage_line, mlflow_store: Path, prefect_api: str) -> Callable[[Path, str], None]:
+def go(command_line, mlflow_store: Path, prefect_api: str) -> Callable[..., None]:
     """Run a stage that must go through."""
 
-    def run(folder: Path, stage: str) -> None:
-        code, said = stage_line(folder, stage)
-        assert code == 0, said
+    def run(folder: Path, *words: str) -> None:
+        code, _, error = command_line(folder, *words)
+        assert code == 0, error
 
     return run
 
@@ -43,7 +43,7 @@ def test_mails_of_which_one_in_a_hundred_is_spam_are_learned_from_and_measured_w
     raw = small_project / "data/raw/emails"
     raw.mkdir(parents=True)
     (raw / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    go(small_project, "preprocess@emails")
+    go(small_project, "preprocess", "emails")
     left_out = pd.read_parquet(small_project / "reports/quality/emails/quarantine.parquet")
     assert left_out[["id", "rule", "reason"]].to_numpy().tolist() == [
         ["mine.jsonl#304", "blank", "no text"],
@@ -65,8 +65,9 @@ def test_mails_of_which_one_in_a_hundred_is_spam_are_learned_from_and_measured_w
     assert warned(small_project, "emails") == {"rows_of_spam"}
     few = {"steps": 2, "evaluate_every": 1, "checkpoint_every": 1}
     change_params(small_project, {"applications": {"classifier": {"base": "published", "train": few}}})
-    for stage in ("load_published", "finetune@classifier", "evaluate@classifier"):
-        go(small_project, stage)
+    go(small_project, "load-published")
+    go(small_project, "finetune", "classifier")
+    go(small_project, "evaluate", "classifier")
     found = json.loads((small_project / "reports/evaluation/classifier/metrics.json").read_text())
     assert all(0 <= found[name] <= 1 for name in ("f1", "recall", "false_positive_rate"))
 
@@ -86,12 +87,12 @@ def test_one_short_book_is_a_corpus_that_a_model_is_trained_and_measured_on(smal
             "foundation": {"train": {"context_length": 2048, "steps": 2, "evaluate_every": 1, "batch_size": 1}},
         },
     )
-    go(small_project, "preprocess@corpus")
+    go(small_project, "preprocess", "corpus")
     assert warned(small_project, "corpus") == {"train_rows", "validation_rows", "test_rows"}
     meta = json.loads((small_project / "data/processed/corpus/meta.json").read_text())
     assert all(0 < meta["splits"][split]["tokens"] < 2048 for split in ("validation", "test"))
     go(small_project, "pretrain")
-    go(small_project, "evaluate@foundation")
+    go(small_project, "evaluate", "foundation")
     found = json.loads((small_project / "reports/evaluation/foundation/metrics.json").read_text())
     assert found["bits_per_byte"] > 1
     assert "bits_per_byte_low" not in found  # of one window

@@ -78,13 +78,13 @@ def failing_stage() -> None:
     raise UserError("no space left")
 
 
-def test_each_message_arrives_once_with_what_happened_and_where(webhook, stage_line, tmp_path, monkeypatch) -> None:
+def test_each_message_arrives_once_with_what_happened_and_where(webhook, command_line, tmp_path, monkeypatch) -> None:
     for time in ("WORKER_GONE", "OVERDUE"):
         monkeypatch.setattr(notify, time, timedelta(seconds=10))  # Prefect takes no less
-    code, output = stage_line(tmp_path, f"notify@{webhook.url}")
-    assert code == 0, output
+    code, output, error = command_line(tmp_path, "notify", webhook.url)
+    assert code == 0, error
     set_up(webhook.url, "team")  # twice, and nothing is doubled
-    assert SECRET not in output + "".join(path.read_text() for path in tmp_path.rglob("log"))
+    assert SECRET not in output + error + "".join(path.read_text() for path in tmp_path.rglob("log"))
     assert [webhook.got.get(timeout=HANGS)[0] for _ in range(2)] == ["Threestage notifications"] * 2
 
     for each in (failing_stage, failing):
@@ -110,7 +110,7 @@ def test_each_message_arrives_once_with_what_happened_and_where(webhook, stage_l
     assert "UserError: stage finetune@classifier failed: no space left" in failure[0]
     assert "/runs/flow-run/" in failure[1]
     assert "`prefect worker start --pool local`" in bodies[gone]
-    assert "`python -m flows.overdue`" in bodies[OVERDUE]
+    assert "`threestage overdue`" in bodies[OVERDUE]
     page = f"http://127.0.0.1:5000/#/models/{NAME}/versions/2"
     assert bodies[version[0]].splitlines() == ["F1 of spam rose by 0.02.", page]
     assert bodies[version[1]].splitlines() == bodies[version[2]].splitlines() == ["by reviewer: see the page", page]
@@ -154,9 +154,9 @@ def test_an_address_that_takes_no_message_is_not_set_up_and_no_message_repeats_i
     assert titles() == set()
 
 
-def test_without_a_standing_server_no_message_can_be_sent(tmp_path, stage_line) -> None:
+def test_without_a_standing_server_no_message_can_be_sent(tmp_path, command_line) -> None:
     with temporary_settings(restore_defaults=[PREFECT_API_URL]):
-        code, output = stage_line(tmp_path, "notify@remove")
+        code, _, error = command_line(tmp_path, "notify", "remove")
     assert code == 1
     way_out = "set PREFECT_API_URL (`make ui` starts one)"
-    assert output == f"error: a standing Prefect server sends the messages: {way_out}\n"
+    assert error == f"error: a standing Prefect server sends the messages: {way_out}\n"

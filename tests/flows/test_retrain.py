@@ -138,7 +138,7 @@ def test_a_deployment_has_its_schedule_no_lease_and_a_form_with_bounds(deployed,
     assert form["stage_hours"]["exclusiveMinimum"] == 0
     place, code = (next(iter(step.values())) for step in daily.pull_steps)
     assert place == {"directory": str(deployed)}
-    assert code == {"script": f"{sys.executable} -m flows.deploy"}
+    assert code == {"script": f"{sys.executable} -m cli deploy"}
     assert runs.client.read_deployment_by_name("review/review").pull_steps == daily.pull_steps[:1]
 
 
@@ -212,7 +212,7 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert set(states.values()) == {"Completed"}
     assert {"review: guard 2 waits", "register", "share"} <= states.keys()
     assert "; finished in " in finished.state.message
-    assert "guard/2 waits for a decision: run `python -m flows.review`, " in finished.state.message
+    assert "guard/2 waits for a decision: run `threestage review`, " in finished.state.message
     shown = runs.page(again, "retrain")
     assert r"| finetune\@guard | ran | applications.guard.train modified |" in shown
     assert "- **guard**: version 2 waits for a decision\n" in shown

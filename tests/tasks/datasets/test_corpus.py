@@ -111,7 +111,7 @@ def test_corpus_of_one_book_has_all_splits(tmp_path, characters):
 
 
 def test_corpus_of_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"holds no files; run `python -m flows\.fetch"):
+    with pytest.raises(UserError, match=r"holds no files; run `threestage fetch"):
         read_corpus(tmp_path, PARAMS)
 
 

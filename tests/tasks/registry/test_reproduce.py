@@ -244,7 +244,7 @@ def test_reproduce_that_fails_or_is_terminated_leaves_nothing(version, temporary
     begun = temporary / "begun"
     variables = {"PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_api, "TMPDIR": str(temporary)}
     running = subprocess.Popen(
-        [sys.executable, "-m", "flows.reproduce", URI],
+        [sys.executable, "-m", "cli", "reproduce", URI],
         env=os.environ | variables | {"WAIT": str(begun)},
         stderr=subprocess.PIPE,
         text=True,

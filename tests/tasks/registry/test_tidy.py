@@ -1,5 +1,4 @@
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from mlflow.exceptions import MlflowException
 from projects import git
 from small_models import challenger
 
-from flows.tidy import main
 from llm.errors import UserError
 from tasks.registry.decide import compared, settle
 from tasks.registry.register import DELETED, register_model
@@ -300,24 +298,24 @@ def test_cache_files_leave_a_shared_cache_alone(results, tmp_path_factory):
 # ---- the command
 
 
-def test_tidy_command_lists_always_and_removes_when_no_retraining_runs(
-    four, tmp_path, monkeypatch, capsys, prefect_api
-):
-    def tidied(*options):
-        monkeypatch.setattr(sys, "argv", ["tidy", *options])
-        return main()
+def test_tidy_command_lists_always_and_removes_when_no_retraining_runs(four, tmp_path, command_line, prefect_api):
+    def tidy(*options):
+        return command_line(tmp_path, "tidy", *options)
 
     with exclusive("retrain"):
-        assert tidied("--versions", "2") == 0
-        lines = capsys.readouterr().out.splitlines()
-        assert tidied("--versions", "2", "--yes") == 1
-        assert "retrain/lock is held by process" in capsys.readouterr().err
+        code, listing, _ = tidy("--versions", "2")
+        assert code == 0
+        code, _, error = tidy("--versions", "2", "--yes")
+        assert code == 1
+        assert "retrain/lock is held by process" in error
+    lines = listing.splitlines()
     assert lines[0].startswith("2 versions, ")
     assert lines[1:3] == [f"  {NAME} version 2, superseded", f"  {NAME} version 1, superseded"]
     assert lines[-1].endswith(" MB would go; `make tidy YES=1` removes it")
     assert there() == {"1", "2", "3", "4"}
-    assert tidied("--versions", "2", "--yes") == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith(" MB removed")
+    code, listing, _ = tidy("--versions", "2", "--yes")
+    assert code == 0
+    assert listing.endswith(" MB removed\n")
     assert there() == {"3", "4"}
     # A lock that can't be read is named, and the rest is tidied.
     git(tmp_path, "checkout --quiet -b unmerged")
@@ -325,7 +323,7 @@ def test_tidy_command_lists_always_and_removes_when_no_retraining_runs(
     git(tmp_path, "add --force dvc.lock")
     git(tmp_path, "commit --quiet --message middle")
     shutil.copy(KEEP / "0.8", "dvc.lock")
-    assert tidied() == 1
-    output = capsys.readouterr()
-    assert "not what DVC writes" in output.err
-    assert "0 checkpoints of interrupted trainings" in output.out
+    code, listing, error = tidy()
+    assert code == 1
+    assert "not what DVC writes" in error
+    assert "0 checkpoints of interrupted trainings" in listing

@@ -90,7 +90,7 @@ def test_find_version_error_lists_the_names_that_there_are(client, name, reason)
 
 def test_find_version_error_in_an_empty_registry_says_how_to_fill_it(mlflow_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^classifier: .*; there are none yet: run `python -m flows`$"):
+    with pytest.raises(UserError, match=r"^classifier: .*; there are none yet: run `threestage run`$"):
         find_version("classifier")
 
 

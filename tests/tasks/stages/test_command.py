@@ -3,7 +3,6 @@ import errno
 import importlib
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -25,13 +24,12 @@ from tasks.stages import command, server
 from tasks.stages.libraries import installed, write_libraries
 
 ROOT = Path(__file__).parents[3]
-FLOWS = ("fetch", "preprocess", "pretrain", "load_published", "finetune", "evaluate", "register", "__main__")
 BROKEN = """
 import sys
 from prefect import flow
 from llm.config import Config
-from tasks.stages.command import stage_command
-from tasks.params.load import check_outline, load_application
+from tasks.stages.command import run_stage
+from tasks.params.load import load_application
 
 @flow
 def pretrain(params: Config) -> None:
@@ -39,7 +37,7 @@ def pretrain(params: Config) -> None:
     None.missing
 
 if __name__ == "__main__":
-    sys.exit(stage_command(pretrain, load=lambda: load_application("foundation"), check=check_outline))
+    sys.exit(run_stage("pretrain", pretrain, lambda: {"params": load_application("foundation")}))
 """
 
 
@@ -47,11 +45,11 @@ def edit_params(project: Path, **changes: object) -> None:
     change_params(project, {"foundation": {"train": changes}})
 
 
-def test_a_wrong_parameter_is_one_line_before_anything_is_made_or_started(project_copy, stage_line):
+def test_a_wrong_parameter_is_one_line_before_anything_is_made_or_started(project_copy, command_line):
     edit_params(project_copy, learning_rate="fast")
     before = {path.name for path in project_copy.iterdir()}
     processes = psutil.Process().children(recursive=True)
-    code, said = stage_line(project_copy, "pretrain")
+    code, _, said = command_line(project_copy, "pretrain")
     assert code == 1
     (line,) = said.splitlines()
     assert line.startswith("error: params.yaml: foundation.train.learning_rate: input should be a valid number")
@@ -59,9 +57,9 @@ def test_a_wrong_parameter_is_one_line_before_anything_is_made_or_started(projec
     assert psutil.Process().children(recursive=True) == processes  # no server was started
 
 
-def test_verbose_shows_the_traceback_of_a_mistake(project_copy, stage_line):
+def test_verbose_shows_the_traceback_of_a_mistake(project_copy, command_line):
     edit_params(project_copy, learning_rate="fast")
-    code, said = stage_line(project_copy, "pretrain", "--verbose")
+    code, _, said = command_line(project_copy, "pretrain", "--verbose")
     assert code == 1
     first, *_, last = said.splitlines()
     assert first.startswith("Traceback")
@@ -84,33 +82,33 @@ def test_a_bug_keeps_its_traceback_and_prefects_own_report_stays_off_the_console
 
 
 def test_another_version_of_a_library_than_dvc_knows_of_is_said_before_anything_runs(
-    project_copy, stage_line, monkeypatch
+    project_copy, command_line, monkeypatch
 ):
     versions = json.loads((project_copy / "libraries.json").read_text()) | {"torch": "1.0"}
     (project_copy / "libraries.json").write_text(json.dumps(versions))
-    code, said = stage_line(project_copy, "pretrain")
+    code, _, said = command_line(project_copy, "pretrain")
     assert code == 1
     assert said.startswith("error: libraries.json: torch is 1.0, installed is ")
     assert said.endswith("run `python -m tasks.stages.libraries`, then the same command\n")
     (project_copy / "libraries.json").write_text("<<<<<<< ours")
-    assert "libraries.json: ftfy is missing" in stage_line(project_copy, "pretrain")[1]
+    assert "libraries.json: ftfy is missing" in command_line(project_copy, "pretrain")[2]
     write_libraries()
     assert json.loads((project_copy / "libraries.json").read_text()) == installed()
 
 
-def test_recorded_libraries_stay_as_they_are_if_a_check_fails(project_copy, prefect_api, stage_line):
+def test_recorded_libraries_stay_as_they_are_if_a_check_fails(project_copy, prefect_api, command_line):
     edit_params(project_copy, learning_rate="fast")
     libraries = project_copy / "libraries.json"
     libraries.write_text('{"torch": "1.0"}')
-    code, error = stage_line(project_copy, "__main__")
+    code, _, error = command_line(project_copy, "run")
     assert code == 1
     assert "error: params.yaml: foundation.train.learning_rate: " in error
     assert libraries.read_text() == '{"torch": "1.0"}'
 
 
-def test_a_prefect_server_that_is_down_is_said_in_a_line(project_copy, stage_line):
+def test_a_prefect_server_that_is_down_is_said_in_a_line(project_copy, command_line):
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        code, said = stage_line(project_copy, "pretrain")
+        code, _, said = command_line(project_copy, "pretrain")
     assert code == 1
     assert said.startswith("error: PREFECT_API_URL=http://127.0.0.1:9/api: nobody answers (")
     assert len(said.splitlines()) == 1
@@ -167,27 +165,6 @@ def test_ctrl_c_inside_the_import_system_waits_until_it_has_given_its_lock_back(
             command.on_interrupt(signal.SIGINT, sys._getframe())
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def test_every_flow_explains_itself_and_refuses_an_unknown_choice(stage_line, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    said = {}
-    for name in FLOWS:
-        module = f"flows.{name}"
-        monkeypatch.setattr(sys, "argv", [module, "--help"])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_module(module, run_name="__main__")
-        text = capsys.readouterr().out
-        assert end.value.code == 0
-        assert text.startswith(f"usage: python -m {module.removesuffix('.__main__')} [-h]")
-        assert len(text.split("\n\n")[1]) > 40
-        said[name] = " ".join(text.split())
-    assert "one of corpus, emails, instructions" in said["fetch"]
-    assert "one of foundation, classifier, assistant" in said["evaluate"]
-    assert "--no-resume" in said["pretrain"]
-    code, error = stage_line(ROOT, "fetch@pictures")
-    assert code == 2
-    assert "invalid choice: 'pictures' (choose from" in error
 
 
 def test_a_flow_run_hangs_under_the_task_run_that_started_its_process(prefect_server_for_tests, monkeypatch):

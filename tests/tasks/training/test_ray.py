@@ -230,7 +230,7 @@ def test_two_workers_that_share_the_weights_fine_tune_by_lora_as_one_does(learn,
 
 
 def test_a_stage_that_is_to_train_on_ray_learns_the_same_loss(
-    project_copy, token_files, mlflow_store, prefect_api, stage_line, monkeypatch
+    project_copy, token_files, mlflow_store, prefect_api, command_line, monkeypatch
 ):
     shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context_length": 64, "batch_size": 2}
     short = {"steps": 8, "evaluate_every": 4, "checkpoint_every": 4, "evaluation_batches": 1, "dropout": 0.0}
@@ -241,7 +241,7 @@ def test_a_stage_that_is_to_train_on_ray_learns_the_same_loss(
     for workers in ("", "2"):
         monkeypatch.setenv("THREESTAGE_RAY", "local" if workers else "")
         monkeypatch.setenv("THREESTAGE_WORKERS", workers or "1")
-        code, error = stage_line(project_copy, "pretrain", "--no-resume")
+        code, _, error = command_line(project_copy, "pretrain", "--no-resume")
         assert code == 0, error
         losses.append(pd.read_csv(curves)[["train_loss", "validation_loss"]].to_numpy())
     assert losses[1] == pytest.approx(losses[0], rel=2e-3), "it computes in bfloat16 where the processor has it"

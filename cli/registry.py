@@ -1,0 +1,129 @@
+"""`threestage register`, `lineage`, `reproduce` and `tidy`: the registry's versions, their origins, and what may go."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from app.project import in_project
+from cli.shared import Json, Verbose, run_and_exit, tracebacks
+
+WIDE = 200
+"""Columns, if the output is no terminal."""
+DIFFERS, UNTRIED = 1, 2
+"""Exit codes of `reproduce`."""
+Version = Annotated[
+    str,
+    typer.Argument(
+        help="models:/NAME/VERSION, models:/NAME@ALIAS, or a model's name: its champion or else challenger."
+    ),
+]
+
+
+def register(verbose: Verbose = False) -> None:
+    """Register models as challengers, after `dvc repro`."""
+    in_project()
+    from flows.register import register as flow
+    from tasks.registry.summary import next_step
+    from tasks.registry.tracking import configure_tracking
+    from tasks.stages.names import model_names
+    from tasks.stages.server import prefect_server, run_as_child
+
+    def work() -> str:
+        configure_tracking()  # if the server is away at the start, say so at once
+        with prefect_server():
+            run_as_child(flow, {})
+        return next_step(model_names())
+
+    run_and_exit("register", work, verbose)
+
+
+def lineage(
+    version: Version,
+    as_json: Json = False,
+    as_mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Print a Mermaid flow chart, which GitHub draws.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what a version was made from."""
+    if as_json and as_mermaid:
+        raise typer.BadParameter("not allowed with --json", param_hint="--mermaid")
+    in_project()
+    from rich.console import Console
+
+    from tasks.registry import tree
+    from tasks.registry.lineage import find_lineage
+
+    with tracebacks(verbose):
+        root = find_lineage(version)
+    if as_json:
+        typer.echo(json.dumps(tree.as_json(root), indent=2))
+    elif as_mermaid:
+        typer.echo(tree.as_mermaid(root), nl=False)
+    else:
+        Console(width=None if sys.stdout.isatty() else WIDE).print(tree.as_text(root))
+
+
+def reproduce(version: Version, verbose: Verbose = False) -> None:
+    """Make a version again from its commit, and compare the bytes.
+
+    It runs in a temporary folder (below TMPDIR), which needs several times the space of the model and its data, and
+    stops at the first difference. Exit codes: 0 identical; 1 a stage made other bytes; 2 it can't be made here.
+    """
+    in_project()
+    from flows.reproduce import reproduce as flow
+    from tasks.registry.reproduce import Comparison, registered
+    from tasks.stages.command import run_command
+    from tasks.stages.lock import STATE
+    from tasks.stages.parent_death import tie_to_parent
+    from tasks.stages.server import prefect_server, run_as_child
+
+    tie_to_parent()
+    comparisons: list[Comparison] = []
+
+    def work() -> None:
+        uri = registered(version).uri  # before a server starts; the alias may move meanwhile
+        with prefect_server():
+            comparisons.append(run_as_child(flow, {"version": uri}))
+
+    code = run_command(work, STATE / "reproduce" / "log", verbose=verbose)
+    if code:
+        raise typer.Exit(UNTRIED if code == 1 else code)  # 130 and 143: it was stopped
+    typer.echo(comparisons[0])
+    if comparisons[0].differs:
+        raise typer.Exit(DIFFERS)
+
+
+def tidy(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
+    versions: Annotated[int, typer.Option(help="Keep so many of the newest versions of a model.")] = 5,
+    days: Annotated[float, typer.Option(help="Keep models and checkpoints for so many days.")] = 30,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="List every item, and show the traceback of every error.")
+    ] = False,
+) -> None:
+    """List files and versions that nothing needs, or remove them."""
+    in_project()
+    from contextlib import ExitStack
+
+    from flows.tidy import NotListedError
+    from flows.tidy import tidy as flow
+    from tasks.stages.lock import exclusive
+    from tasks.stages.server import prefect_server, run_as_child
+
+    parameters = {"versions": versions, "days": days, "delete": yes, "verbose": verbose}
+
+    def work() -> None:
+        with ExitStack() as stack:
+            stack.enter_context(prefect_server())
+            if yes:
+                stack.enter_context(exclusive("retrain", patience=0))
+            try:
+                typer.echo(run_as_child(flow, parameters))
+            except NotListedError as error:
+                typer.echo(error.listing)
+                raise
+
+    run_and_exit("tidy", work, verbose)
