@@ -47,7 +47,10 @@ def interval(statistic: Statistic, *columns: np.ndarray, wordings: Wordings | No
         return None, None
     if wordings is not None:
         resamples = wordings.resamples(np.random.default_rng(SEED))
-        values = [statistic(*(column[drawn] for column in columns)) for drawn in resamples]
+        values = []
+        for drawn in resamples:
+            resampled = [column[drawn] for column in columns]
+            values.append(statistic(*resampled))
         low, high = np.percentile(values, [2.5, 97.5])
         return float(low), float(high)
 

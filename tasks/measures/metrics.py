@@ -65,9 +65,9 @@ def figure(metric: Metric, table: pd.DataFrame) -> Figure | None:
     columns = _columns(metric, ours)
     value = float(metric.statistic(*columns))
     ends = interval(metric.statistic, *columns, wordings=wordings) if metric.resampled else NO_ENDS
-    nearest_columns = _columns_of(metric, chosen, NEAREST, ours.index)
+    nearest_columns = _columns_of(metric, chosen, contender=NEAREST, rows=ours.index)
     nearest = float(metric.statistic(*nearest_columns)) if nearest_columns else None
-    baseline_columns = _columns_of(metric, chosen, BASELINE, ours.index)
+    baseline_columns = _columns_of(metric, chosen, contender=BASELINE, rows=ours.index)
     if not baseline_columns:
         return Figure(value=value, ends=ends, nearest=nearest, rows=len(ours))
     baseline = float(metric.statistic(*baseline_columns))
@@ -76,7 +76,7 @@ def figure(metric: Metric, table: pd.DataFrame) -> Figure | None:
         ends=ends,
         baseline=baseline,
         difference=value - baseline,
-        difference_ends=_difference_ends(metric, columns, baseline_columns, wordings),
+        difference_ends=_difference_ends(metric, columns, baseline_columns, wordings=wordings),
         nearest=nearest,
         rows=len(ours),
     )
@@ -85,7 +85,7 @@ def figure(metric: Metric, table: pd.DataFrame) -> Figure | None:
 def figures(metrics: Iterable[Metric], table: pd.DataFrame) -> dict[str, Figure]:
     """All metrics of a table of which a row has the measures, by name."""
     computed = {metric.name: figure(metric, table) for metric in metrics}
-    return {name: known for name, known in computed.items() if known is not None}
+    return {name: value for name, value in computed.items() if value is not None}
 
 
 def logged(metrics: Sequence[Metric], table: pd.DataFrame) -> dict[str, float]:
@@ -96,11 +96,11 @@ def logged(metrics: Sequence[Metric], table: pd.DataFrame) -> dict[str, float]:
     better.
     """
     values: dict[str, float] = {}
-    known = figures(metrics, table)
+    by_name = figures(metrics, table)
     for metric in metrics:
-        if metric.name not in known:
+        if metric.name not in by_name:
             continue
-        computed = known[metric.name]
+        computed = by_name[metric.name]
         values[metric.name] = computed.value
         if "interval" in metric.logs:
             values |= named_ends(metric.name, computed.ends)
@@ -135,7 +135,7 @@ def _columns(metric: Metric, scores: pd.DataFrame) -> list[np.ndarray]:
     return [scores[measure].to_numpy(float) for measure in metric.measures]
 
 
-def _columns_of(metric: Metric, table: pd.DataFrame, contender: str, rows: pd.Index) -> list[np.ndarray]:
+def _columns_of(metric: Metric, table: pd.DataFrame, *, contender: str, rows: pd.Index) -> list[np.ndarray]:
     """Another contender's scores of rows; none if it lacks one."""
     if contender not in table:
         return []
@@ -144,7 +144,7 @@ def _columns_of(metric: Metric, table: pd.DataFrame, contender: str, rows: pd.In
 
 
 def _difference_ends(
-    metric: Metric, ours: list[np.ndarray], baseline: list[np.ndarray], wordings: Wordings | None
+    metric: Metric, ours: list[np.ndarray], baseline: list[np.ndarray], *, wordings: Wordings | None
 ) -> Ends:
     """The interval of the difference, paired by row. Equal scores of all rows differ in nothing, however few."""
     if all(map(np.array_equal, ours, baseline)):

@@ -53,7 +53,8 @@ class Asker:
 
     def scores(self, version: ModelVersion, rows: pd.DataFrame) -> tuple[pd.DataFrame, float]:
         """The score table of a version's answers to rows, and the seconds for each. Raises NoAnswerError."""
-        logger.info("%s version %s answers %d %s", self.name, version.version, len(rows), self.unit)
+        label = f"{self.name} version {version.version}"
+        logger.info("%s answers %s", label, f"{len(rows)} {self.unit}")
         table, seconds = answers(
             self.name,
             version.version,
@@ -62,7 +63,7 @@ class Asker:
             options=self.asking.options(self.evaluate),
             within=self.within,
         )
-        logger.info("%s version %s took %.3f s for each", self.name, version.version, seconds)
+        logger.info("%s took %.3f s for each", label, seconds)
         texts = rows.drop(columns=[*self.asking.columns, *self.asking.for_scoring])
         return score_table(texts, ours=self.asking.score(rows, table)), seconds
 
@@ -109,14 +110,16 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
         comparison, tables = _evaluated(comparison, same_test)
     else:
         asker = Asker(name=name, asking=evaluation.asking, unit=evaluation.unit, evaluate=block.evaluate, within=within)
-        comparison, tables = _asked(comparison, evaluation, asker, Path("data/processed", block.dataset), same_test)
+        comparison, tables = _asked(
+            comparison, evaluation, asker=asker, data=Path("data/processed", block.dataset), same_test=same_test
+        )
     if tables is None:
         return comparison
     own = figures(evaluation.metrics(tables.own), tables.own)
     paired: dict[str, Figure] = {}
     if tables.joined is not None:
         paired = figures(evaluation.metrics(tables.joined), tables.joined)
-    comparison = replace(comparison, metrics=metrics_of(logged, champion_logged, own, paired))
+    comparison = replace(comparison, metrics=metrics_of(logged, champion_logged, own=own, paired=paired))
     return with_rows(comparison, evaluation, judged_rows(evaluation, tables.own, tables.joined))
 
 
@@ -133,7 +136,7 @@ def _evaluated(comparison: Comparison, same_test: bool) -> tuple[Comparison, Tab
 
 
 def _asked(
-    comparison: Comparison, evaluation: Evaluation, asker: Asker, data: Path, same_test: bool
+    comparison: Comparison, evaluation: Evaluation, *, asker: Asker, data: Path, same_test: bool
 ) -> tuple[Comparison, Tables | None]:
     """The tables of challenger and champion on the test rows of `data` that the champion did not train on."""
     rows = asker.asking.rows(data)
@@ -142,7 +145,7 @@ def _asked(
     _check_data(comparison.challenger, data.name)
     champion = comparison.champion
     learned = _learned(champion, data) if champion and not same_test else []
-    comparison, own = _challengers(comparison, evaluation, asker, rows)
+    comparison, own = _challengers(comparison, evaluation, asker=asker, rows=rows)
     if own is None or champion is None:
         return comparison, None if own is None else Tables(own)
     rows = _without(rows, learned)
@@ -162,7 +165,7 @@ def _asked(
 
 
 def _challengers(
-    comparison: Comparison, evaluation: Evaluation, asker: Asker, rows: pd.DataFrame
+    comparison: Comparison, evaluation: Evaluation, *, asker: Asker, rows: pd.DataFrame
 ) -> tuple[Comparison, pd.DataFrame | None]:
     """The challenger's table, or None if its evaluation left metrics alone; and the comparison, updated with how it
     answers now."""

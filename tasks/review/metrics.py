@@ -85,14 +85,14 @@ def metrics_of(
             low=low,
             high=high,
             baseline=logged.get(BASELINE + name),
-            to_baseline=_to_baseline(name, logged, (low, high), figure),
+            to_baseline=_to_baseline(name, logged, ends=(low, high), figure=figure),
         )
         is_other_statistic = bool(paired) and figure is not None  # such as F1 of another label
         metrics[name] = _beside_champion(metric, {} if is_other_statistic else champion_logged or {}, paired or {})
     return metrics
 
 
-def _to_baseline(name: str, logged: Mapping[str, float], ends: Ends, figure: Figure | None) -> Difference | None:
+def _to_baseline(name: str, logged: Mapping[str, float], *, ends: Ends, figure: Figure | None) -> Difference | None:
     """The lead over the baseline: as it was logged, or else that of the score table.
 
     Without either the baseline counts as certain, and the interval is the challenger's own.

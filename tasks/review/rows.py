@@ -64,7 +64,7 @@ def with_rows(comparison: Comparison, evaluation: Evaluation, judged: JudgedRows
         rows=len(rows),
         errors=_shown(wrong[:ERRORS]),
         slices=[
-            _slice(by, str(name), judged, part)
+            _slice(judged, part, by=by, name=str(name))
             for by in evaluation.slices
             for name, part in rows.groupby(by, sort=True).groups.items()
         ],
@@ -86,7 +86,7 @@ def _shown(rows: pd.DataFrame) -> Sequence[Row]:
     ]
 
 
-def _slice(by: str, name: str, judged: JudgedRows, part: pd.Index) -> Slice:
+def _slice(judged: JudgedRows, part: pd.Index, *, by: str, name: str) -> Slice:
     scores = judged.rows.loc[part]
     value = float(scores["score"].mean())
     baseline = None if scores[BASELINE].isna().any() else float(scores[BASELINE].mean())

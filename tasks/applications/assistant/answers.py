@@ -97,7 +97,7 @@ def answer_rows(contender: Contender, test: pd.DataFrame, file: Path, max_new_to
     """
     prompted = _prompted(contender, test, max_new_tokens)
     context_length = contender.context_length
-    _check_lengths(contender, prompted, test, file)
+    _check_lengths(contender, prompted, test=test, file=file)
     requests = _requests(contender, prompted)
     texts = [""] * len(prompted)
     nats = 0.0
@@ -129,13 +129,14 @@ def _prompted(contender: Contender, test: pd.DataFrame, max_new_tokens: int) -> 
         counted = max(map(len, encoding.encode_ordinary_batch(list(answers))), default=sys.maxsize)
         longest = min(max_new_tokens, counted + MARGIN)
         room = contender.context_length - longest
-        example = with_shots(encoding, chat, question, output, examples=examples, longest=room)
-        asked = max((place for place, learned in enumerate(example.learned, 1) if not learned), default=0)
+        example = with_shots(encoding, chat, question, output=output, examples=examples, longest=room)
+        unlearned = [number for number, learned in enumerate(example.learned, 1) if not learned]
+        asked = max(unlearned, default=0)
         rows.append(Prompted(example=example, asked=asked, longest=longest, examples=examples))
     return rows
 
 
-def _check_lengths(contender: Contender, prompted: Sequence[Prompted], test: pd.DataFrame, file: Path) -> None:
+def _check_lengths(contender: Contender, prompted: Sequence[Prompted], *, test: pd.DataFrame, file: Path) -> None:
     """Warn of rows that are too long; raise UserError if all are."""
     context_length = contender.context_length
     long = sum(len(row.example) > context_length for row in prompted)
@@ -143,8 +144,8 @@ def _check_lengths(contender: Contender, prompted: Sequence[Prompted], test: pd.
         way_out = "raise train.context_length, or bring shorter rows"
         examples_of(contender.encoding, contender.model.chat, test, longest=context_length, file=file, way_out=way_out)
     if long:
-        reason = "%s: %d of %d rows are longer than %d tokens: no part of its loss"
-        logger.warning(reason, contender.name, long, len(prompted), context_length)
+        rows = f"{contender.name}: {long} of {len(prompted)} rows"
+        logger.warning("%s are longer than %d tokens: no part of its loss", rows, context_length)
     unanswered = sum(not row.has_room(context_length) for row in prompted)
     if unanswered == len(prompted):
         shortest = min(row.longest for row in prompted)
@@ -153,8 +154,8 @@ def _check_lengths(contender: Contender, prompted: Sequence[Prompted], test: pd.
             "evaluate.max_new_tokens, or raise train.context_length"
         )
     if unanswered:
-        reason = "%s: %d of %d questions leave no room for an answer, and count as wrong"
-        logger.warning(reason, contender.name, unanswered, len(prompted))
+        questions = f"{contender.name}: {unanswered} of {len(prompted)} questions"
+        logger.warning("%s leave no room for an answer, and count as wrong", questions)
 
 
 def _requests(contender: Contender, prompted: Sequence[Prompted]) -> dict[int, Request]:

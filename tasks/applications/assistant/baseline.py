@@ -50,7 +50,7 @@ def _turns(row: tuple) -> Turns:
 
 
 def with_shots(
-    encoding: tiktoken.Encoding, chat: Chat, question: Question, output: str, *, examples: Sequence[Turns], longest: int
+    encoding: tiktoken.Encoding, chat: Chat, question: Question, *, output: str, examples: Sequence[Turns], longest: int
 ) -> Example:
     """The conversation of a row, after as many examples as `longest` tokens hold; they are no part of the loss."""
     alone = encode_example(encoding, chat, question, output=output)

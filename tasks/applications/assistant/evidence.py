@@ -15,7 +15,7 @@ COLUMNS = {"exact": "correct", "contains": "contains", "rouge_l": "rouge_l", "ri
 METRICS = {"exact": "exact_match", "contains": "contains_answer", "rouge_l": "rouge_l"}
 
 
-def write_evidence(rows: pd.DataFrame, scores: pd.DataFrame, samples: int, evidence: Path) -> None:
+def write_evidence(rows: pd.DataFrame, scores: pd.DataFrame, *, samples: int, evidence: Path) -> None:
     """All answers, the shares by kind and by slice, and some samples; `rows` are those of `assistant_rows`."""
     table = with_scores(rows, scores)
     test = table[table["part"] == TEST]
@@ -98,8 +98,8 @@ def write_samples(table: pd.DataFrame, samples: int, evidence: Path) -> None:
     shown = table.sample(min(samples, len(table)), random_state=1).sort_index()
     entries = ["# Answers of the assistant"]
     for row in shown.itertuples():
-        answer, expected, baseline = (
-            " ".join(text.split()) for text in (row.answer, row.expected, row.baseline_answer)
-        )
+        answer = " ".join(row.answer.split())
+        expected = " ".join(row.expected.split())
+        baseline = " ".join(row.baseline_answer.split())
         entries.append(f"**{row.question}**\n\n- answer: {answer}\n- expected: {expected}\n- its base says: {baseline}")
     (evidence / "samples.md").write_text("\n\n".join(entries) + "\n")

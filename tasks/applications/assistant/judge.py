@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -233,7 +234,8 @@ def _judge_all(rows: Sequence[JudgedRow], judge: Judge, endpoint: Endpoint) -> l
         OpenAI(base_url=endpoint.url, api_key=endpoint.key, timeout=TIMEOUT, max_retries=RETRIES) as client,
         ThreadPoolExecutor(AT_ONCE) as pool,
     ):
-        jobs = [pool.submit(_ask, client, judge, row.message()) for row in rows]
+        ask = partial(_ask, client, judge)
+        jobs = [pool.submit(ask, row.message()) for row in rows]
         try:
             for job in tqdm(as_completed(jobs), desc=f"judged by {judge.model}", total=len(jobs), unit="row"):
                 job.result()

@@ -50,12 +50,13 @@ def measure(subject: Subject) -> Measured:
     answer, where there are any.
     """
     data, params, evidence = subject.data, subject.params, subject.evidence
-    train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", TEST))
+    train = pd.read_parquet(split_file(data, "train"))
+    test = pd.read_parquet(split_file(data, TEST))
     rows = assistant_rows(data)
     people = [question_of(row) for row in rows["row"].dropna()]
     scored = {}
     further: dict[str, float] = {}
-    for column, contender in contenders(subject, train, test, people).items():
+    for column, contender in contenders(subject, train, test, people=people).items():
         answers, texts = _answer(contender.packed(), test, subject)
         prefix = "" if column == OURS else f"{column}_"
         further[f"{prefix}response_loss"] = answers.loss
@@ -65,19 +66,19 @@ def measure(subject: Subject) -> Measured:
     nearest = _scored(rows, nearest_answers(train, [*questions_of(test), *people]))
     scored[NEAREST] = nearest.drop(columns="loop", errors="ignore")
     scores = score_table(rows.drop(columns=[*ASKED, *FOR_SCORING]), **scored)
-    write_evidence(rows, scores, params.samples, evidence)
+    write_evidence(rows, scores, samples=params.samples, evidence=evidence)
     ratio = general_right_ratio(scores)
     if ratio is not None:
         further["general_right_ratio"] = ratio
     if params.judge and (rows["checked_by"] == WORDS).any():
-        judged = _judged(test, scores, params.judge, evidence)
+        judged = _judged(test, scores, judge=params.judge, evidence=evidence)
         further["judge_unjudged"] = int(judged[OURS].isna().sum())
         scores = pd.concat([scores, judged.dropna(subset=OURS)], ignore_index=True)
     return Measured(scores, further)
 
 
 def contenders(
-    subject: Subject, train: pd.DataFrame, test: pd.DataFrame, people: Sequence[Question]
+    subject: Subject, train: pd.DataFrame, test: pd.DataFrame, *, people: Sequence[Question]
 ) -> dict[str, Contender]:
     """Ours and its base, untuned and prompted as baseline.py says; a base that is an assistant is asked as ours is."""
     ours = Contender(
@@ -116,7 +117,7 @@ def _scored(rows: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
     return score_answers(rows, pd.DataFrame({"output": texts, "error": None}, index=rows.index))
 
 
-def _judged(test: pd.DataFrame, scores: pd.DataFrame, judge: Judge, evidence: Path) -> pd.DataFrame:
+def _judged(test: pd.DataFrame, scores: pd.DataFrame, *, judge: Judge, evidence: Path) -> pd.DataFrame:
     """The judge's scores of free answers to the test split, as rows of the score table."""
     free = scores[(scores["checked_by"] == WORDS) & (scores["measure"] == "rouge_l")]
     answers = free[["id", answer_column(OURS), answer_column(BASELINE)]]

@@ -43,10 +43,15 @@ def assistant_rows(data: Path) -> pd.DataFrame:
     turns = [list(history) for history in table["history"]]
     texts = zip(turns, table["instruction"], table["input"], strict=True)
     table["question"] = [" ".join([*history, instruction, about]).strip() for history, instruction, about in texts]
-    table["history"] = [json.dumps(history, ensure_ascii=False) if history else "" for history in turns]
+    table["history"] = [_as_json(history) for history in turns]
     table["checked_by"] = np.where(table["answers"].map(len) > 0, RULE, np.where(table["part"] == TEST, WORDS, RUBRIC))
     slices = ["kind", "wording", "behavioural", "checked_by"]
     return table[["part", "id", *slices, "question", "expected", *ASKED, *FOR_SCORING]]
+
+
+def _as_json(turns: list[str]) -> str:
+    """Earlier turns as a served model takes them."""
+    return json.dumps(turns, ensure_ascii=False) if turns else ""
 
 
 def score_answers(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ ANY_FORM = "any form"
 ON_EVASIONS = {"part": EVASION}
 
 
-def score_evasions(rows: pd.DataFrame, ours: Reader, baseline: Reader, evidence: Path) -> Measured | None:
+def score_evasions(rows: pd.DataFrame, *, ours: Reader, baseline: Reader, evidence: Path) -> Measured | None:
     """The shares of disguised spam that the model and its baseline catch. The evidence has them by form and by group.
 
     Each spam is in all forms; a message that can't be read counts as passed. None with more than two labels, or where
@@ -39,7 +39,7 @@ def score_evasions(rows: pd.DataFrame, ours: Reader, baseline: Reader, evidence:
         ours=by_group(caught),
         baseline=by_group(baseline_caught),
     )
-    _write_evidence(caught, baseline_caught, scores, evidence)
+    _write_evidence(caught, baseline_caught, scores=scores, evidence=evidence)
     shares = caught.drop(columns=AS_IT_WAS).mean()
     plain = caught[AS_IT_WAS].mean()
     return Measured(scores, {"evasion_worst": float(shares.min() / plain) if plain else 0.0})
@@ -70,7 +70,7 @@ def caught_by(reader: Reader, texts: dict[str, list[str]]) -> pd.DataFrame:
     """Whether a reader catches each spam, a column a form. Cleaning undoes some forms: equal texts are read once."""
     different = list(dict.fromkeys(text for same_form in texts.values() for text in same_form))
     decided = dict(zip(different, reader.config.decide(reader.probabilities(different)), strict=True))
-    return pd.DataFrame({name: [decided[text] for text in same_form] for name, same_form in texts.items()})
+    return pd.DataFrame(texts).apply(lambda column: column.map(decided))
 
 
 def by_group(caught: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def text_of(raw: bytes) -> str:
         return email_text("", "")
 
 
-def _write_evidence(caught: pd.DataFrame, baseline: pd.DataFrame, scores: pd.DataFrame, evidence: Path) -> None:
+def _write_evidence(caught: pd.DataFrame, baseline: pd.DataFrame, *, scores: pd.DataFrame, evidence: Path) -> None:
     """`evasions.csv`, a row a form, and `evasion_groups.csv`."""
     group_of = {name: group for group, forms in GROUPS.items() for name in forms}
     by_form = pd.DataFrame({"form": caught.columns, "group": [group_of.get(name, "") for name in caught]})

@@ -15,7 +15,12 @@ from tasks.measures.metrics import Metric
 def measure(subject: Subject) -> Measured:
     """The scores of the test split, of behavioural mails and of disguised spam."""
     measured, ours, baseline = measure_labels(subject)
-    evasions = score_evasions(label_rows(subject.data), ours, baseline, subject.evidence)
+    evasions = score_evasions(
+        label_rows(subject.data, subject.loaded.model.config.columns),
+        ours=ours,
+        baseline=baseline,
+        evidence=subject.evidence,
+    )
     if evasions is None:
         return measured
     return Measured(pd.concat([measured.scores, evasions.scores], ignore_index=True), evasions.further)

@@ -133,7 +133,12 @@ def calibration(logits: np.ndarray, actual: np.ndarray) -> Calibration:
     """How a model's logits, N x K, become probabilities: calibrated by these of texts with labels `actual`, as the
     classifier's are."""
     scale, bias = fit_scale(torch.from_numpy(logits), torch.from_numpy(actual))
-    return lambda logits: (scale * torch.from_numpy(logits) + torch.tensor(bias)).softmax(dim=-1).numpy()
+
+    def calibrated(logits: np.ndarray) -> np.ndarray:
+        scaled = scale * torch.from_numpy(logits) + torch.tensor(bias)
+        return scaled.softmax(dim=-1).numpy()
+
+    return calibrated
 
 
 def has_one_that_passes(config: ClassifierConfig) -> bool:

@@ -92,13 +92,10 @@ def without_learned(rows: pd.DataFrame, learned: pd.DataFrame, columns: Sequence
         is_alike |= _subjects(rows).isin(set(_subjects(learned)) - {""})
     is_alike &= rows["part"] != TEST
     if is_alike.any():
-        logger.warning(
-            "%d of %d behavioural texts left out: their subject or %d words in a row stand in train or validation: %s",
-            is_alike.sum(),
-            (rows["part"] != TEST).sum(),
-            RUN,
-            ", ".join(rows.loc[is_alike, "id"]),
-        )
+        texts = f"{is_alike.sum()} of {(rows['part'] != TEST).sum()} behavioural texts left out"
+        names = ", ".join(rows.loc[is_alike, "id"])
+        reason = f"their subject or {RUN} words in a row stand in train or validation"
+        logger.warning("%s: %s", f"{texts}: {reason}", names)
     return rows[~is_alike].reset_index(drop=True)
 
 

@@ -102,5 +102,5 @@ def test_a_foundation_is_asked_for_the_bits_in_which_it_writes_a_text(make_gpt, 
     model, texts = make_gpt(), ["the cat sat on the mat . " * 9, "a bird"]
     assert len(encoding.encode_ordinary(texts[0])) > model.config.context_length
     loaded = SimpleNamespace(unwrap_python_model=lambda: SimpleNamespace(model=model, encoding=encoding))
-    found = answer(loaded, "bits", [{"text": text} for text in texts], {})
+    found = answer(loaded, "bits", [{"text": text} for text in texts], options={})
     assert [each["bits"] for each in found] == pytest.approx([bits(model, encoding, text) for text in texts], rel=1e-4)

@@ -111,7 +111,7 @@ def test_shares_stand_beside_the_bases_with_the_paired_lead(people, tmp_path):
     assert (metrics["nearest_general_right"], metrics["harmless_useful_gain"]) == (0.0, 0.5)
     assert 0 < metrics["general_right_gain_low"] < 0.375 < metrics["general_right_gain_high"] < 0.8
     assert general_right_ratio(table) == 2.0
-    write_evidence(rows, table, 2, tmp_path)
+    write_evidence(rows, table, samples=2, evidence=tmp_path)
     slices = pd.read_csv(tmp_path / "by_slice.csv").set_index("set")
     assert slices.loc["general", ["rows", "right", "baseline_right"]].tolist() == [8, 0.75, 0.375]
     general = pd.read_csv(tmp_path / "general.csv", keep_default_na=False)
