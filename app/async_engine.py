@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 def check_room(
-    held: Sequence[str | None], more: int, room: int, share: int, network: str | None, seconds: float = 1.0
+    held: Sequence[str | None], new: int, *, room: int, share: int, network: str | None, seconds: float = 1.0
 ) -> None:
-    """Raise Busy if `more` requests of a network don't fit beside those of the networks in `held`.
+    """Raise Busy if `new` requests of a network don't fit next to those of the networks in `held`.
 
     Without a network its `share` does not bound them. A client should try again after `seconds` a request.
     """
@@ -32,9 +32,9 @@ def check_room(
     if network is not None:
         bounds.append((held.count(network), share, " of your network"))
     for count, most, whose in bounds:
-        if count + more > most:
+        if count + new > most:
             reason = f"{count} requests{whose} run or wait already, and at most {most} may"
-            raise Busy(reason, retry_after=max(1, math.ceil((len(held) + more) * seconds)))
+            raise Busy(reason, retry_after=max(1, math.ceil((len(held) + new) * seconds)))
 
 
 class Stream:
@@ -44,11 +44,13 @@ class Stream:
     """
 
     def __init__(self, engine: "AsyncEngine", requests: Sequence[Request], network: str | None) -> None:
-        self.requests, self.network = requests, network
+        self.requests = requests
+        self.network = network
         self.cancelled: set[int] = set()
         """Numbers of requests that the client gave up."""
         self.began = time.monotonic()
-        self._engine, self._loop = engine, asyncio.get_running_loop()
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Event] | Exception] = asyncio.Queue()
         self._open = set(range(len(requests)))
 
@@ -58,13 +60,14 @@ class Stream:
     async def __anext__(self) -> tuple[int, Event]:
         if not self._open:
             raise StopAsyncIteration
-        event = await self._events.get()
-        if isinstance(event, Exception):
+        item = await self._events.get()
+        if isinstance(item, Exception):
             self._open.clear()
-            raise event
-        if event[1].ended:
-            self._open.discard(event[0])
-        return event
+            raise item
+        number, event = item
+        if event.ended:
+            self._open.discard(number)
+        return item
 
     def stop(self, number: int) -> None:
         """End one request at the next step, which is an event, too."""
@@ -91,15 +94,19 @@ class AsyncEngine:
     def __init__(
         self, model: GPT, *, rows: int, queue: int, context_length: int | None = None, share: float = 1.0
     ) -> None:
-        self.model, self.rows, self.queue, self.share = model, rows, queue, max(1, int(share * (rows + queue)))
+        self.model = model
+        self.rows = rows
+        self.room = rows + queue
+        self.share = max(1, int(share * self.room))
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         self._here: set[tuple[Stream, int]] = set()
         self._new: list[tuple[Stream, int]] = []
         self._changed = threading.Condition()  # of a lock that its holder may take again
         self._closing = False
         self._seconds = 1.0  # of a recent request, on average
-        engine = Engine(model, rows, self.context_length)
-        self._thread = threading.Thread(target=self._run, args=(engine,), name="engine", daemon=True)
+        self._engine = Engine(model, rows, self.context_length)
+        self._running: dict[int, tuple[Stream, int]] = {}  # by the engine's handles; the thread's own
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     @property
@@ -120,7 +127,7 @@ class AsyncEngine:
         """
         for request in requests:
             check_request(request, self.model.config.vocabulary_size, self.context_length)
-        most = self.rows + self.queue if network is None else self.share
+        most = self.room if network is None else self.share
         if len(requests) > most:
             raise RequestError(f"{len(requests)} texts in one request; at most {most} have room", "n")
         stream = Stream(self, requests, network)
@@ -128,9 +135,14 @@ class AsyncEngine:
         with self._changed:
             if self._closing:
                 raise Unavailable("this version is being unloaded; ask again")
-            held = [each.network for each, _ in self._here]
-            room = self.rows + self.queue
-            check_room(held, len(parts), room, self.share, network, self._seconds / self.rows)
+            check_room(
+                [client.network for client, _ in self._here],
+                len(parts),
+                room=self.room,
+                share=self.share,
+                network=network,
+                seconds=self._seconds / self.rows,
+            )
             self._here.update(parts)
             self._new += parts
             self._changed.notify_all()
@@ -155,40 +167,46 @@ class AsyncEngine:
         self._thread.join()
         return done
 
-    def _run(self, engine: Engine) -> None:
-        running: dict[int, tuple[Stream, int]] = {}
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._new or running or self._closing)
-                for stream, number in self._new:
-                    if number in stream.cancelled:
-                        self._finish(stream, number, Event(-1, None, "cancelled"))
-                    else:
-                        running[engine.submit(stream.requests[number])] = stream, number
-                self._new.clear()
-                for handle, (stream, number) in running.items():
-                    if number in stream.cancelled:
-                        engine.cancel(handle)
-                if self._closing and not running:
-                    return
+    def _run(self) -> None:
+        while self._take_changes():
             try:
-                events = engine.step()
+                events = self._engine.step()
             except Exception:  # a bug, or no memory: these requests fail, and others may come
-                logger.exception("the engine failed with %d requests", len(running))
-                for handle, (stream, number) in running.items():
-                    self._finish(stream, number, Failed("the model failed at this text; the server's log says why"))
-                    engine.cancel(handle)  # its rows are free at the next step
-                running.clear()
+                logger.exception("the engine failed with %d requests", len(self._running))
+                self._fail_running()
                 continue
             for event in events:
-                if event.handle not in running:  # of those that failed
-                    continue
-                stream, number = running[event.handle]
-                if event.ended:
-                    del running[event.handle]
-                    self._finish(stream, number, event)
+                if event.handle in self._running:  # not of those that failed
+                    self._pass_on(event)
+
+    def _take_changes(self) -> bool:
+        """Wait until there is work; submit and cancel what clients asked for. False at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._new or self._running or self._closing)
+            for stream, number in self._new:
+                if number in stream.cancelled:
+                    self._finish(stream, number, Event(-1, None, "cancelled"))
                 else:
-                    stream.put((number, event))
+                    self._running[self._engine.submit(stream.requests[number])] = stream, number
+            self._new.clear()
+            for handle, (stream, number) in self._running.items():
+                if number in stream.cancelled:
+                    self._engine.cancel(handle)
+            return bool(self._running) or not self._closing
+
+    def _fail_running(self) -> None:
+        for handle, (stream, number) in self._running.items():
+            self._finish(stream, number, Failed("the model failed at this text; the server's log says why"))
+            self._engine.cancel(handle)  # its rows are free at the next step
+        self._running.clear()
+
+    def _pass_on(self, event: Event) -> None:
+        stream, number = self._running[event.handle]
+        if event.ended:
+            del self._running[event.handle]
+            self._finish(stream, number, event)
+        else:
+            stream.put((number, event))
 
     def _finish(self, stream: Stream, number: int, last: Event | Exception) -> None:
         """End a request: its number is free before its client gets the last event."""

@@ -20,7 +20,8 @@ def network_of(request: Any) -> str | None:
     return str(ip_network(f"{address}/{24 if address.version == 4 else 64}", strict=False))
 
 
-def is_key(given: str, keys: Sequence[str]) -> bool:
-    """Whether a client gave one of the keys. The time does not depend on which."""
-    right = [hmac.compare_digest(given.strip().encode(errors="replace"), each.encode()) for each in keys]
-    return any(right)
+def is_key(text: str, keys: Sequence[str]) -> bool:
+    """Whether the text of a client is one of the keys. The time does not depend on which."""
+    content = text.strip().encode(errors="replace")
+    matches = [hmac.compare_digest(content, key.encode()) for key in keys]
+    return any(matches)

@@ -4,7 +4,8 @@ Each correction becomes a row in the form of a dataset's own files, and app/quar
 accepts it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -16,9 +17,10 @@ from app.api.v1 import ERRORS
 from app.clients import network_of
 from app.errors import RequestError
 from app.guard import replies_of, without_answered
+from app.loaded_version import LoadedVersion
 from app.quarantine import Quarantine
 from app.settings import Settings
-from app.versions import LoadedVersion
+from llm.chat import Message
 from llm.objectives import CHAT, CLASSIFY
 from tasks.data.textfiles import tidy
 from tasks.params.slices import find_dataset
@@ -71,78 +73,91 @@ class Kept(BaseModel):
 
 
 @router.post("/feedback", summary="Correct a label or an answer")
-async def feedback(request: Request, given: Feedback) -> Kept:
+async def feedback(request: Request, correction: Feedback) -> Kept:
     """Keep the right label of a mail, or an opinion on an answer. Nothing learns from it until a person accepts it."""
     settings: Settings = request.app.state.settings
-    about_mail = isinstance(given, EmailFeedback)
-    loaded = await request.app.state.loader.get(given.model, CLASSIFY if about_mail else CHAT)
-    if about_mail:
-        row = await labelled(loaded, given, settings.queue, network_of(request))
+    if isinstance(correction, EmailFeedback):
+        loaded = await request.app.state.loader.get(correction.model, CLASSIFY)
+        row = await labelled(loaded, correction, settings.queue, network=network_of(request))
     else:
+        loaded = await request.app.state.loader.get(correction.model, CHAT)
         replies = await run_in_threadpool(replies_of, request.app.state)
-        row = await run_in_threadpool(answer_row, given, replies)
-    client = await run_in_threadpool(request.app.state.feedback.client_of, request, settings.api_keys)
-    return await run_in_threadpool(keep, request.app.state.feedback, settings, loaded, row, client)
+        row = await run_in_threadpool(answer_row, correction, replies)
+    quarantine: Quarantine = request.app.state.feedback
+    client = await run_in_threadpool(quarantine.client_of, request, settings.api_keys)
+    return await run_in_threadpool(partial(keep, quarantine, settings, loaded=loaded, row=row, client=client))
 
 
-async def labelled(loaded: LoadedVersion, given: EmailFeedback, queue: int, network: str | None) -> dict[str, Any]:
+async def labelled(
+    loaded: LoadedVersion, correction: EmailFeedback, queue: int, *, network: str | None
+) -> dict[str, Any]:
     """The row of a mail, once it is the mail's turn to be cleaned. Raises as `email_row`; Busy if `queue` wait."""
     with loaded.classified_by(queue, network):
         async with loaded.turn:  # without a thread that waits: there are few
-            return await run_in_threadpool(email_row, loaded, given)
+            return await run_in_threadpool(email_row, loaded, correction)
 
 
-def email_row(loaded: LoadedVersion, given: EmailFeedback) -> dict[str, Any]:
+def email_row(loaded: LoadedVersion, correction: EmailFeedback) -> dict[str, Any]:
     """A labelled mail. Raises RequestError for an unknown label and a mail without text."""
     labels = loaded.model.config.labels
-    if given.label not in labels:
-        raise RequestError(f"label {given.label!r} is not one of {', '.join(labels)}", "label")
-    row = given.model_dump(include={"subject", "body", "message"}, exclude_none=True)
+    if correction.label not in labels:
+        raise RequestError(f"label {correction.label!r} is not one of {', '.join(labels)}", "label")
+    row: dict[str, Any] | str = correction.model_dump(include={"subject", "body", "message"}, exclude_none=True)
     if cleaning := cleaning_module(loaded.folder):
         (row,) = loaded.cleaner(cleaning.clean_row, [row])
     if isinstance(row, str):
-        raise RequestError(row, "body" if given.message is None else "message")
-    subject, body = row.get("subject", ""), row.get("body", "")
+        raise RequestError(row, "body" if correction.message is None else "message")
+    subject = row.get("subject", "")
+    body = row.get("body", "")
     if not f"{subject}{body}".strip():
         raise RequestError("there is no text in this mail", "body")
-    return {"label": given.label, "subject": subject, "body": body}
+    return {"label": correction.label, "subject": subject, "body": body}
 
 
-def answer_row(given: AnswerFeedback, guard_replies: Collection[str] = ()) -> dict[str, Any]:
+def answer_row(correction: AnswerFeedback, guard_replies: Collection[str] = ()) -> dict[str, Any]:
     """An instruction with the answer that a person wants, as the assistant read it.
 
     Raises RequestError for turns without order or text, and for an answer that is the guard's: the assistant must not
     learn when to decline from what the guard declines.
     """
-    if {given.answer.strip(), (given.better or "").strip()} & {*guard_replies}:
+    if {correction.answer.strip(), (correction.better or "").strip()} & {*guard_replies}:
         raise RequestError("the guard gave this answer, and the assistant does not learn from it", "answer")
-    turns = without_answered([each.turn() for each in given.messages], guard_replies)
-    system = "\n\n".join(each.content for each in turns if each.role == "system")
-    talk = [each for each in turns if each.role != "system"]
-    if [each.role for each in talk] != [("user", "assistant")[place % 2] for place in range(len(talk))]:
-        raise RequestError("user and assistant take turns, and the user begins", "messages")
-    if len(talk) % 2 == 0:
-        raise RequestError("the last message is not a user's", "messages")
-    if long := [size for each in turns if (size := len(each.content)) > LONGEST]:
-        raise RequestError(f"a message has {long[0]} characters; the limit is {LONGEST}", "messages")
-    if not all(tidy(each.content) for each in talk):
+    turns = without_answered([message.turn() for message in correction.messages], guard_replies)
+    system = "\n\n".join(turn.content for turn in turns if turn.role == "system")
+    talk = [turn for turn in turns if turn.role != "system"]
+    _check_talk(talk)
+    for turn in turns:
+        if len(turn.content) > LONGEST:
+            raise RequestError(f"a message has {len(turn.content)} characters; the limit is {LONGEST}", "messages")
+    if not all(tidy(turn.content) for turn in talk):
         raise RequestError("a message has no text", "messages")
-    if given.good and given.better is not None:
+    if correction.good and correction.better is not None:
         raise RequestError("a good answer needs no better one", "better")
-    good = given.good or given.better is not None
-    output = given.answer if given.better is None else given.better
+    good = correction.good or correction.better is not None
+    output = correction.answer if correction.better is None else correction.better
     if good and not tidy(output):
-        raise RequestError("there is no text to learn from", "answer" if given.better is None else "better")
+        raise RequestError("there is no text to learn from", "answer" if correction.better is None else "better")
     return {
         "instruction": talk[-1].content,
         "output": output,
         "system": system,
-        "history": [each.content for each in talk[:-1]],
+        "history": [turn.content for turn in talk[:-1]],
         "verdict": "good" if good else "bad",
     }
 
 
-def keep(quarantine: Quarantine, settings: Settings, loaded: LoadedVersion, row: dict[str, Any], client: str) -> Kept:
+def _check_talk(talk: Sequence[Message]) -> None:
+    """Raise RequestError unless user and assistant take turns and the user has the last one."""
+    roles = [turn.role for turn in talk]
+    if any(role != "user" for role in roles[::2]) or any(role != "assistant" for role in roles[1::2]):
+        raise RequestError("user and assistant take turns, and the user begins", "messages")
+    if len(talk) % 2 == 0:
+        raise RequestError("the last message is not a user's", "messages")
+
+
+def keep(
+    quarantine: Quarantine, settings: Settings, *, loaded: LoadedVersion, row: dict[str, Any], client: str
+) -> Kept:
     """Keep a row for the dataset that a version learned from.
 
     Raises RequestError if the server takes no feedback or the dataset can't read the row, which would stop a training.
@@ -161,5 +176,5 @@ def keep(quarantine: Quarantine, settings: Settings, loaded: LoadedVersion, row:
         text = row[name]
         if len(text) > most or len(text := tidy(text)) > most:  # tidying makes a ligature two letters
             raise RequestError(f"{name} has {len(text)} characters; the limit is {most}", name)
-    kept = quarantine.add(loaded.dataset, row, client, loaded.registered_name)
-    return Kept(kept=kept, dataset=loaded.dataset, model=loaded.registered_name)
+    is_new = quarantine.add(loaded.dataset, row, client=client, version=loaded.registered_name)
+    return Kept(kept=is_new, dataset=loaded.dataset, model=loaded.registered_name)

@@ -3,16 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Literal, NamedTuple
-
-import tiktoken
+from typing import NamedTuple
 
 from app.async_engine import Stream
 from app.errors import RequestError, Timeout
-from app.versions import LoadedVersion
+from app.loaded_version import LoadedVersion
 from llm.chat import Message, prompt_tokens, turn_ends
 from llm.errors import UserError
-from llm.generation.request import Logprobs, Request
+from llm.generation.request import Event, Logprobs, Request
 from llm.generation.sampling import Sampling
 from llm.generation.text import TextStream
 from llm.tokenizer import letterless_tokens, stop_tokens
@@ -35,13 +33,13 @@ class Piece(NamedTuple):
     text: str
     tokens: list[GeneratedToken]
     """The tokens since the last piece, if log-probabilities were asked for."""
-    finish: Literal["stop", "length", "content_filter"] | None = None
-    """`content_filter` if the guard answered."""
+    finish: str | None = None
+    """`stop`, `length`, or `content_filter` if the guard answered."""
 
 
 def check_conversation(loaded: LoadedVersion, messages: Sequence[Message]) -> None:
     """Raise RequestError for a conversation without a question, and as `check_size`."""
-    check_size(loaded, sum(len(each.content) for each in messages), "messages")
+    check_size(loaded, sum(len(message.content) for message in messages), "messages")
     if not messages or messages[-1].role != "user":
         raise RequestError("the last message is not the user's", "messages")
     if not messages[-1].content.strip():
@@ -70,7 +68,9 @@ def check_size(loaded: LoadedVersion, size: int, param: str) -> None:
 
 def ends(loaded: LoadedVersion, *, chat: bool) -> frozenset[int]:
     """The tokens that end an answer."""
-    return turn_ends(loaded.encoding, loaded.model.chat) if chat else stop_tokens(loaded.encoding)
+    if chat:
+        return turn_ends(loaded.encoding, loaded.model.chat)
+    return stop_tokens(loaded.encoding)
 
 
 def with_default_penalty(loaded: LoadedVersion, sampling: Sampling) -> Sampling:
@@ -101,7 +101,8 @@ class Generation:
 
         `seconds` are left for all of it; `param` is the request's name for its prompts, `network` the client's.
         """
-        context, longest = loaded.engine.context_length, max(map(len, prompts), default=0)
+        context = loaded.engine.context_length
+        longest = max(map(len, prompts), default=0)
         new = max_new_tokens if max_new_tokens is not None else max(1, min(NEW_TOKENS, context - longest))
         if longest + new > context:
             raise RequestError(
@@ -109,14 +110,22 @@ class Generation:
                 param,
                 "context_length_exceeded",
             )
-        sampling, exempt = with_default_penalty(loaded, sampling), letterless_tokens(loaded.encoding)
+        sampling = with_default_penalty(loaded, sampling)
+        exempt = letterless_tokens(loaded.encoding)
         requests = [
-            Request(prompt, new, _draw(sampling, number), stop_tokens, logprobs, exempt=exempt)
+            Request(
+                prompt,
+                new,
+                sampling=_draw(sampling, number),
+                stop_tokens=stop_tokens,
+                logprobs=logprobs,
+                exempt=exempt,
+            )
             for prompt in prompts
             for number in range(n)
         ]
-        self.encoding: tiktoken.Encoding = loaded.encoding
-        self.prompt_tokens, self.completion_tokens = sum(map(len, prompts)), 0
+        self.prompt_tokens = sum(map(len, prompts))
+        self.completion_tokens = 0
         self._texts = [TextStream(loaded.encoding, stop) for _ in requests]
         self._tokens: list[list[GeneratedToken]] = [[] for _ in requests]
         self._deadline = time.monotonic() + seconds
@@ -125,35 +134,41 @@ class Generation:
     async def __aiter__(self) -> AsyncIterator[Piece]:
         try:
             while True:
-                left = self._deadline - time.monotonic()
+                seconds = self._deadline - time.monotonic()
                 try:
-                    async with asyncio.timeout(left):
+                    async with asyncio.timeout(seconds):
                         choice, event = await anext(self._stream)
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    left = 0
-                if left <= 0:  # also if all is there already, and the client reads slowly
+                    seconds = 0
+                if seconds <= 0:  # also if all is there already, and the client reads slowly
                     raise Timeout("the answer took longer than it may")
-                text = self._texts[choice]
-                if text.stopped:
-                    continue
-                new = ""
-                if event.token is not None:
-                    self.completion_tokens += 1
-                    if event.logprobs:
-                        self._tokens[choice].append(GeneratedToken(event.token, event.logprobs))
-                    new = text.feed(event.token)
-                if text.stopped:
-                    self._stream.stop(choice)
-                finish = "stop" if text.stopped else event.ended
-                if event.ended and not text.stopped:
-                    new += text.finish()
-                if new or finish or self._tokens[choice]:
-                    tokens, self._tokens[choice] = self._tokens[choice], []
-                    yield Piece(choice, new, tokens, finish)
+                if not self._texts[choice].stopped:
+                    piece = self._piece(choice, event)
+                    if piece.text or piece.finish or piece.tokens:
+                        yield piece
         finally:
             self.close()
+
+    def _piece(self, choice: int, event: Event) -> Piece:
+        """What an event adds to a choice."""
+        text = self._texts[choice]
+        new = ""
+        if event.token is not None:
+            self.completion_tokens += 1
+            if event.logprobs:
+                self._tokens[choice].append(GeneratedToken(event.token, event.logprobs))
+            new = text.feed(event.token)
+        finish = event.ended
+        if text.stopped:
+            self._stream.stop(choice)
+            finish = "stop"
+        elif event.ended:
+            new += text.finish()
+        tokens = self._tokens[choice]
+        self._tokens[choice] = []
+        return Piece(choice, new, tokens=tokens, finish=finish)
 
     def close(self) -> None:
         """Give the places back."""
@@ -162,7 +177,9 @@ class Generation:
 
 def _draw(sampling: Sampling, number: int) -> Sampling:
     """Choices of one request differ, also if it has a seed."""
-    return sampling if sampling.seed is None else sampling.model_copy(update={"seed": (sampling.seed + number) % 2**63})
+    if sampling.seed is None:
+        return sampling
+    return sampling.model_copy(update={"seed": (sampling.seed + number) % 2**63})
 
 
 class Reply:
@@ -171,11 +188,13 @@ class Reply:
     completion_tokens = 0
 
     def __init__(self, text: str, n: int, prompt_tokens: int) -> None:
-        self.text, self.n, self.prompt_tokens = text, n, prompt_tokens
+        self.text = text
+        self.n = n
+        self.prompt_tokens = prompt_tokens
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         for choice in range(self.n):
-            yield Piece(choice, self.text, [], "content_filter")
+            yield Piece(choice, self.text, tokens=[], finish="content_filter")
 
     def close(self) -> None:
         """It has no places to give back."""
@@ -191,8 +210,9 @@ class Choice(NamedTuple):
 
 async def whole(generation: Generation | Reply) -> list[Choice]:
     """All choices, once the last is finished."""
-    found: dict[int, Choice] = {}
-    async for number, text, tokens, finish in generation:
-        before = found.get(number, Choice("", [], ""))
-        found[number] = Choice(before.text + text, before.tokens + tokens, finish or "")
-    return [choice for _, choice in sorted(found.items())]
+    choices: dict[int, Choice] = {}
+    async for piece in generation:
+        choice = choices.get(piece.choice, Choice("", [], ""))
+        text = choice.text + piece.text
+        choices[piece.choice] = Choice(text, choice.tokens + piece.tokens, finish=piece.finish or "")
+    return [choice for _, choice in sorted(choices.items())]

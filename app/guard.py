@@ -13,10 +13,10 @@ from starlette.concurrency import run_in_threadpool
 
 from app.errors import Failed, RequestError, Timeout, Unavailable
 from app.generation import check_conversation
+from app.loaded_version import LoadedVersion
 from app.metrics import GUARDED
-from app.registry import ListedVersion, models_with
+from app.names import RegisteredVersion, models_with
 from app.settings import Settings
-from app.versions import LoadedVersion
 from llm.chat import Message
 from llm.loaded_model import LoadedModel
 from llm.objectives import GUARD
@@ -39,17 +39,17 @@ class Guarded(NamedTuple):
     """The guard that says so."""
 
 
-def guard_model(settings: Settings, listed: Sequence[ListedVersion]) -> str | None:
+def guard_model(settings: Settings, registered: Sequence[RegisteredVersion]) -> str | None:
     """The name of the registered model that is the guard; None without one, and if the settings turn it off.
 
     Raises Unavailable if nobody can tell, as the files of a model that may be one can't be read.
     """
     if not settings.guard:
         return None
-    if models := models_with(listed, GUARD):
+    if models := models_with(registered, GUARD):
         return models[0]
-    readable = {version.name.model for version in listed if version.capabilities}
-    for version in listed:
+    readable = {version.name.model for version in registered if version.capabilities}
+    for version in registered:
         if version.is_default and version.name.model not in readable:
             way_out = "repair or delete it, or turn the guard off with --no-guard"
             raise Unavailable(f"the files of {version.name} can't be read, and it may be the guard: {way_out}")
@@ -67,7 +67,7 @@ async def ask_guard(
     for version in versions:
         check_conversation(version, messages)
     settings = state.settings
-    name = guard_model(settings, state.versions.registry.known)
+    name = guard_model(settings, state.versions.registry.cached)
     if name is None:
         return Guarded(messages)
     try:
@@ -120,7 +120,7 @@ def requests_in(guard: LoadedVersion, turns: Sequence[str]) -> list[str]:
 
 def replies_of(state: Any) -> Collection[str]:
     """The sentences that the guard says; none without a guard. It may block, on loading the guard."""
-    name = guard_model(state.settings, state.versions.registry.known)
+    name = guard_model(state.settings, state.versions.registry.cached)
     return _replies(state.versions.get(name, GUARD)) if name else ()
 
 

@@ -34,15 +34,18 @@ class Place(NamedTuple):
     """The number of a message in an mbox file."""
 
     def __str__(self) -> str:
-        numbers = zip(self._fields[1:], self[1:], strict=True)
-        return ", ".join([self.file, *(f"{name} {number}" for name, number in numbers if number)])
+        numbers = {"line": self.line, "row": self.row, "mail": self.mail}
+        return ", ".join([self.file, *(f"{name} {number}" for name, number in numbers.items() if number)])
 
 
 def read_mails(files: list[str]) -> Iterator[tuple[Place, Row]]:
     """Each mail as a row, or as its `error`; a mail that can't be read does not stop the others."""
     for name in files:
         try:
-            yield from _of_file(name) if name != "-" else [(Place(name), _mail(sys.stdin.buffer.read(), ""))]
+            if name == "-":
+                yield Place(name), _mail(sys.stdin.buffer.read(), "")
+            else:
+                yield from _of_file(name)
         except OSError as error:
             yield Place(name), {"error": error.strerror or str(error)}
         except UserError as error:
@@ -58,11 +61,12 @@ def _of_file(name: str) -> Iterator[tuple[Place, Row]]:
         lines = enumerate(read_bytes(path).splitlines(), 1)
         yield from ((Place(name, number), _json_row(line)) for number, line in lines if line.strip())
     elif form in READERS:
-        for found in READERS[form](path):
-            if isinstance(found, Problem):
-                yield Place(name, row=int(found.where.rpartition(" ")[2])), {"error": found.reason}
+        for row in READERS[form](path):
+            if isinstance(row, Problem):
+                yield Place(name, row=int(row.where.rpartition(" ")[2])), {"error": row.reason}
             else:
-                yield Place(name, row=found[0]), _row(found[1])
+                number, cells = row
+                yield Place(name, row=number), _row(cells)
     elif form == "mbox":
         mails = messages(path)
         first = [*islice(mails, 2)]
@@ -97,9 +101,10 @@ def _json_row(line: bytes) -> Row:
 
 
 def _row(cells: Any) -> Row:
-    found = {name: cells.get(name) for name in COLUMNS} if isinstance(cells, Mapping) else {}
-    given = {name: value for name, value in found.items() if value is not None}
-    return given or {"error": f"none of {', '.join(COLUMNS)} in it"}
+    row = {}
+    if isinstance(cells, Mapping):
+        row = {name: cells[name] for name in COLUMNS if cells.get(name) is not None}
+    return row or {"error": f"none of {', '.join(COLUMNS)} in it"}
 
 
 def is_message(text: str) -> bool:

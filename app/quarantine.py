@@ -60,9 +60,10 @@ class Quarantine:
     """The rows that wait. Several threads and servers may write at once."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.path = settings, settings.quarantine / "waiting.db"
+        self.settings = settings
+        self.path = settings.quarantine / "waiting.db"
 
-    def add(self, dataset: str, row: Mapping[str, Any], client: str, version: str) -> bool:
+    def add(self, dataset: str, row: Mapping[str, Any], *, client: str, version: str) -> bool:
         """Keep a row and return True; False if the last row of this client about the same text has the same answer.
 
         Raises Busy beyond the client's limits, and Unavailable if too much waits or the database can't be written.
@@ -77,7 +78,7 @@ class Quarantine:
             last = "SELECT answer FROM feedback WHERE client = ? AND about = ? ORDER BY id DESC"
             if store.execute(last, (client, about)).fetchone() == (answer,):
                 return False
-            self._check_room(store, client, len(line), now.timestamp())
+            self._check_room(store, client, size=len(line), now=now.timestamp())
             values = (client, now.timestamp(), dataset, line.decode(), len(line), about, answer)
             store.execute("INSERT INTO feedback VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", values)
         WRITTEN.labels(dataset).inc()
@@ -112,10 +113,11 @@ class Quarantine:
             (salt,) = store.execute("SELECT value FROM salt").fetchone()
         return hmac.new(salt, who.encode(), "sha256").hexdigest()[:12]
 
-    def _check_room(self, store: sqlite3.Connection, client: str, size: int, now: float) -> None:
+    def _check_room(self, store: sqlite3.Connection, client: str, *, size: int, now: float) -> None:
         day = "SELECT time FROM feedback WHERE client = ? AND time > ? AND time <= ? ORDER BY time"
         today = store.execute(day, (client, now - DAY, now)).fetchall()  # a clock may have been wrong
-        if len(today) >= (most := self.settings.feedback_a_client):
+        most = self.settings.feedback_a_client
+        if len(today) >= most:
             wait = max(1, round(today[-most][0] + DAY - now))
             raise Busy(f"you sent {len(today)} rows of feedback in a day, which is the limit", wait)
         room = self.settings.feedback_bytes
@@ -128,12 +130,15 @@ class Quarantine:
 
     def _decide(self, ids: Collection[str], decision: Decision) -> int:
         with self._open() as store:
-            chosen = [each for each in _waiting(store) if each.id in ids]
+            chosen = [row for row in _waiting(store) if row.id in ids]
             if decision == "accepted":
-                for dataset in sorted({each.dataset for each in chosen}):
-                    _accept(dataset, [each.row for each in chosen if each.dataset == dataset])
+                by_dataset: dict[str, list[Mapping[str, Any]]] = {}
+                for waiting in chosen:
+                    by_dataset.setdefault(waiting.dataset, []).append(waiting.row)
+                for dataset, rows in sorted(by_dataset.items()):
+                    _accept(dataset, rows)
             trace = "UPDATE feedback SET line = '', size = 0, about = '', answer = '' WHERE id = ?"
-            store.executemany(trace, [(int(each.id),) for each in chosen])
+            store.executemany(trace, [(int(waiting.id),) for waiting in chosen])
             yesterday = datetime.now(UTC).timestamp() - DAY
             store.execute("DELETE FROM feedback WHERE size = 0 AND time < ?", (yesterday,))
         return len(chosen)
@@ -157,16 +162,19 @@ class Quarantine:
 
 
 def _waiting(store: sqlite3.Connection) -> list[Waiting]:
-    found = store.execute("SELECT id, client, dataset, line FROM feedback WHERE size > 0 ORDER BY id")
-    return [Waiting(str(id_), client, dataset, json.loads(line)) for id_, client, dataset, line in found]
+    rows = store.execute("SELECT id, client, dataset, line FROM feedback WHERE size > 0 ORDER BY id")
+    waiting = []
+    for number, client, dataset, line in rows:
+        waiting.append(Waiting(id=str(number), client=client, dataset=dataset, row=json.loads(line)))
+    return waiting
 
 
 def _accept(dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add rows to an inbox, each once."""
     path = INBOX / dataset / FEEDBACK
-    there = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    new = [json.dumps(row, ensure_ascii=False) for row in rows]
-    write_atomic(path, "".join(f"{line}\n" for line in dict.fromkeys([*filter(None, there), *new])))
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    lines += [json.dumps(row, ensure_ascii=False) for row in rows]
+    write_atomic(path, "".join(f"{line}\n" for line in dict.fromkeys(filter(None, lines))))
 
 
 def _digest(content: Any) -> str:

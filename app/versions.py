@@ -5,29 +5,27 @@ A version that is let go finishes what it began.
 
 import asyncio
 import logging
-import math
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import tiktoken
 from mlflow.exceptions import MlflowException
-from torch import nn
 
-from app.async_engine import AsyncEngine, check_room
+from app.async_engine import AsyncEngine
 from app.cleaning import Cleaner
 from app.errors import NotFound, Unavailable
-from app.registry import Registry, VersionName, models_with, pick
+from app.loaded_version import LoadedVersion
+from app.names import VersionName, models_with, resolve
+from app.registry import Registry, parse_name
 from app.settings import Settings
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.objectives import CHAT, CLASSIFY, GUARD, load_for_inference
-from tasks.registry.versions import CHALLENGER, CHAMPION, registered_name
+from tasks.registry.record import Record
+from tasks.registry.versions import CHALLENGER, CHAMPION
 
 PRELOADED = (CHAT, CLASSIFY, GUARD)
 """The default versions of models with these capabilities are loaded before the first request."""
@@ -42,58 +40,16 @@ ENDING = "the server is ending"
 logger = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class LoadedVersion:
-    """A version in memory."""
-
-    name: VersionName
-    model: nn.Module
-    encoding: tiktoken.Encoding
-    folder: Path
-    fetched: TemporaryDirectory[str]
-    """Its files, if they came from a server."""
-    dataset: str | None
-    """The dataset that it was trained on, whose inbox accepts feedback on its answers."""
-    engine: AsyncEngine | None
-    """The engine of a model that writes text."""
-    cleaner: Cleaner
-    """Reads the mails to classify."""
-    client_share: float = 1.0
-    """The share of one client network in the requests that may wait for the classifier."""
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by the request whose mails are read now; the next one waits for it without a thread."""
-    classifying: list[str | None] = field(default_factory=list)
-    """The client networks of all requests whose mails are read or classified, or that wait for it."""
-    asked: float = field(default_factory=time.monotonic)
-
-    @property
-    def registered_name(self) -> str:
-        """The name in the registry, with the version."""
-        return f"{registered_name(self.name.model)}/{self.name.version}"
-
-    @contextmanager
-    def classified_by(self, most: int, network: str | None = None) -> Iterator[None]:
-        """While mails of a request are read, or wait for their `turn`.
-
-        Raises Busy if `most` requests do already, or the network's share of them.
-        """
-        check_room(self.classifying, 1, most, max(1, int(self.client_share * most)), network, seconds=0)
-        self.classifying.append(network)
-        try:
-            yield
-        finally:
-            self.classifying.remove(network)
-
-
 class Versions:
     """The versions of a registry. All of it may block, on the registry or on loading: call it in a thread."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.registry = Registry()
-        self._preloaded = [ability for ability in PRELOADED if settings.guard or ability != GUARD]
+        self._preloaded = [capability for capability in PRELOADED if settings.guard or capability != GUARD]
         self._loaded: dict[VersionName, LoadedVersion] = {}
         self._answered: dict[str, VersionName] = {}
+        """The version that last answered by each name."""
         self._defaults: set[VersionName] = set()
         self._failed: dict[VersionName, tuple[float, Unavailable]] = {}
         self._leaving: set[LoadedVersion] = set()
@@ -105,106 +61,124 @@ class Versions:
     def defaults(self) -> dict[str, str | None]:
         """Each preloaded model that has a default version, with the version that answers by its name and the alias of
         that version, or with None until it is loaded; as of the last reading of the registry."""
-        known = self.registry.known
-        with_default = {version.name.model for version in known if version.is_default}
+        registered = self.registry.cached
+        with_default = {version.name.model for version in registered if version.is_default}
+        aliases = {version.name: version.aliases for version in registered}
         defaults: dict[str, str | None] = {}
-        for model in models_with(known, *self._preloaded):
+        for model in models_with(registered, *self._preloaded):
             if model not in with_default:
                 continue
+            defaults[model] = None
             with self._lock:
-                named = self._answered.get(model)
-                is_loaded = named in self._loaded
-            aliases = next((version.aliases for version in known if version.name == named), ())
-            alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
-            defaults[model] = ", ".join(filter(None, (str(named), alias))) if is_loaded else None
+                name = self._answered.get(model)
+                is_loaded = name in self._loaded
+            if name and is_loaded:
+                alias = [alias for alias in (CHAMPION, CHALLENGER) if alias in aliases.get(name, ())]
+                defaults[model] = ", ".join([str(name), *alias[:1]])
         return defaults
 
-    def is_unapproved(self, named: VersionName) -> bool:
+    def is_unapproved(self, name: VersionName) -> bool:
         """Whether a version answers by its model's name although its model never had a champion."""
-        listed = next((version for version in self.registry.known if version.name == named), None)
-        return listed is not None and listed.is_default and CHAMPION not in listed.aliases
+        for version in self.registry.cached:
+            if version.name == name:
+                return version.is_default and CHAMPION not in version.aliases
+        return False
 
-    def at_hand(self, name: str | None, capability: str) -> LoadedVersion | None:
+    def if_loaded(self, name: str | None, capability: str) -> LoadedVersion | None:
         """The version that a name means, if it is loaded. Raises as `Registry.find`.
 
         If an alias has moved to a version that is not loaded, the one before goes on: `refresh` loads the new one.
         """
-        named = self.registry.find(name, capability)
-        name = name or named.model
+        version = self.registry.find(name, capability)
+        name = name or version.model
         with self._lock:
-            loaded = self._loaded.get(named) or self._loaded.get(self._answered.get(name))
+            loaded = self._loaded.get(version)
+            if loaded is None and name in self._answered:
+                loaded = self._loaded.get(self._answered[name])
             if loaded:  # under the lock, so that it is not let go in between
-                self._answered[name], loaded.asked = loaded.name, time.monotonic()
+                self._answered[name] = loaded.name
+                loaded.asked = time.monotonic()
         return loaded
 
     def get(self, name: str | None, capability: str) -> LoadedVersion:
         """The same, loaded if need be. Raises Unavailable, too, if it can't be loaded."""
-        if loaded := self.at_hand(name, capability):
+        if loaded := self.if_loaded(name, capability):
             return loaded
-        named = self.registry.find(name, capability)
-        loaded = self.load(named)
+        version = self.registry.find(name, capability)
+        loaded = self.load(version)
         with self._lock:
-            self._answered[name or named.model], loaded.asked = named, time.monotonic()
+            self._answered[name or version.model] = version
+            loaded.asked = time.monotonic()
         self._make_room()
         return loaded
 
-    def load(self, named: VersionName) -> LoadedVersion:
+    def load(self, name: VersionName) -> LoadedVersion:
         """A version in memory; while it is loaded, others answer.
 
         Raises Unavailable if it can't be loaded; that is tried again after `poll_seconds`.
         """
-        if loaded := self._loaded.get(named):
+        if loaded := self._loaded.get(name):
             return loaded
         with self._loading:
-            if loaded := self._loaded.get(named):
+            if loaded := self._loaded.get(name):
                 return loaded
             if self._ending.is_set():
                 raise Unavailable(ENDING)
-            tried, before = self._failed.get(named, (-math.inf, None))
-            if before and time.monotonic() - tried < self.settings.poll_seconds:
-                raise Unavailable(str(before), before.param)
+            self._check_failed(name)
             try:
-                loaded = self._load(named)
+                loaded = self._load(name)
             except Unavailable as error:
-                self._failed[named] = time.monotonic(), error
+                self._failed[name] = time.monotonic(), error
                 raise
-            self._failed.pop(named, None)
+            self._failed.pop(name, None)
             with self._lock:
                 if not self._ending.is_set():
-                    self._loaded[named] = loaded
-                    state = "; nobody has approved it" if self.is_unapproved(named) else ""
+                    self._loaded[name] = loaded
+                    state = "; nobody has approved it" if self.is_unapproved(name) else ""
                     logger.info("%s is loaded%s", loaded.registered_name, state)
                     return loaded
             self._end(loaded, 0)  # the server began to end meanwhile
             raise Unavailable(ENDING)
 
-    def _load(self, named: VersionName) -> LoadedVersion:
-        settings, engine = self.settings, None
+    def _check_failed(self, name: VersionName) -> None:
+        """Raise the error of the last try to load a version, if that was just now."""
+        if name not in self._failed:
+            return
+        failed_at, error = self._failed[name]
+        if time.monotonic() - failed_at < self.settings.poll_seconds:
+            raise Unavailable(str(error), error.param)
+
+    def _load(self, name: VersionName) -> LoadedVersion:
+        settings = self.settings
         fetched = TemporaryDirectory(prefix="threestage-version-")
+        engine = None
         try:
-            record = self.registry.record(named)
-            folder = self.registry.files(named, Path(fetched.name))
+            record = self.registry.record(name)
+            folder = self.registry.files(name, Path(fetched.name))
             model, encoding = load_for_inference(folder)
             if isinstance(model, GPT):
-                shape = {"rows": settings.rows, "queue": settings.queue, "context_length": settings.context_length}
-                engine = AsyncEngine(model, **shape, share=settings.client_share)
+                engine = AsyncEngine(
+                    model,
+                    rows=settings.rows,
+                    queue=settings.queue,
+                    context_length=settings.context_length,
+                    share=settings.client_share,
+                )
         except Exception as error:  # of any kind: other versions are loaded, and the one before goes on
             fetched.cleanup()
             reason = " ".join(str(error).split())
             if not isinstance(error, UserError | MlflowException | OSError):  # a bug, or no memory
                 reason = f"{type(error).__name__}: {reason}"
-                if named not in self._failed:
-                    logger.exception("%s can't be loaded", named)
-            raise Unavailable(f"{named} can't be loaded: {reason}", "model") from error
-        deps = record.hashes.deps if record else {}
-        dataset = next((path.removeprefix(DATASET) for path in deps if path.startswith(DATASET)), None)
+                if name not in self._failed:
+                    logger.exception("%s can't be loaded", name)
+            raise Unavailable(f"{name} can't be loaded: {reason}", "model") from error
         return LoadedVersion(
-            name=named,
+            name=name,
             model=model,
             encoding=encoding,
             folder=folder,
             fetched=fetched,
-            dataset=dataset,
+            dataset=_dataset(record),
             engine=engine,
             cleaner=self._cleaner,
             client_share=settings.client_share,
@@ -217,45 +191,47 @@ class Versions:
         If one can't be loaded, the one before goes on. Raises Unavailable when the rest is done: for what can't be
         loaded, and for a model without a default version.
         """
-        listed, failed, defaults = self.registry.read(), [], set()
-        models = models_with(listed, *self._preloaded)
+        registered = self.registry.read()
+        models = models_with(registered, *self._preloaded)
+        failures: dict[str, None] = {}
+        defaults = set()
         with self._lock:
-            self._answered = {name: named for name, named in self._answered.items() if named in self._loaded}
+            self._answered = {name: version for name, version in self._answered.items() if version in self._loaded}
             names = dict.fromkeys([*models, *self._answered])
         for name in names:
             try:
-                named = pick(name, listed).name
-                self.load(named)
+                version: VersionName | None = resolve(parse_name(name), registered).name
+                self.load(version)
             except NotFound as error:
                 if name in models:
-                    failed.append(str(error))
+                    failures[str(error)] = None
                 continue
             except Unavailable as error:
-                named = self._answered.get(name)
-                failed.append(f"{error}; {named} goes on" if named else str(error))
-            if named:
+                version = self._answered.get(name)
+                failures[f"{error}; {version} goes on" if version else str(error)] = None
+            if version:
                 with self._lock:
-                    self._answered[name] = named
+                    self._answered[name] = version
                 if name in models:
-                    defaults.add(named)
+                    defaults.add(version)
         self._defaults = defaults
         self._make_room()
-        if failed:
-            raise Unavailable("; ".join(dict.fromkeys(failed)))
+        if failures:
+            raise Unavailable("; ".join(failures))
 
     def _make_room(self) -> None:
         """Let go what is gone from the registry, and what was asked least recently if there is more than KEPT."""
         with self._lock:
-            known = {each.name for each in self.registry.known}
-            others = [each for each in self._loaded.values() if each.name not in self._defaults]
-            others.sort(key=lambda each: -each.asked)
+            registered = {version.name for version in self.registry.cached}
+            besides = [loaded for loaded in self._loaded.values() if loaded.name not in self._defaults]
+            besides.sort(key=lambda loaded: -loaded.asked)
             room = max(1, KEPT - len(self._defaults))
-            gone = [each for place, each in enumerate(others) if place >= room or each.name not in known]
-            for each in gone:
-                del self._loaded[each.name]
+            gone = [*besides[room:], *(loaded for loaded in besides[:room] if loaded.name not in registered)]
+            for loaded in gone:
+                del self._loaded[loaded.name]
             self._leaving.update(gone)
-        for each in gone:
-            threading.Thread(target=self._let_go, args=(each,), daemon=True).start()
+        for loaded in gone:
+            threading.Thread(target=self._let_go, args=(loaded,), daemon=True).start()
 
     def _let_go(self, loaded: LoadedVersion) -> None:
         self._ending.wait(GRACE)
@@ -284,7 +260,7 @@ class Versions:
         with self._lock:
             self._ending.set()
             here = [*self._loaded.values(), *self._leaving]
-        threads = [threading.Thread(target=self._end, args=(each, patience)) for each in here]
+        threads = [threading.Thread(target=self._end, args=(loaded, patience)) for loaded in here]
         for thread in threads:
             thread.start()
         if self._loading.acquire(timeout=max(0.0, deadline - time.monotonic())):  # what is being loaded ends there
@@ -294,17 +270,27 @@ class Versions:
         self._cleaner.close(max(0.0, deadline - time.monotonic()))
 
 
+def _dataset(record: Record | None) -> str | None:
+    """The dataset that a version was trained on."""
+    for path in record.hashes.deps if record else ():
+        if path.startswith(DATASET):
+            return path.removeprefix(DATASET)
+    return None
+
+
 class Loader:
     """Versions for requests, loaded in a thread of its own: the threads that answer are few, and loading takes long."""
 
     def __init__(self, versions: Versions) -> None:
-        self._versions, self._thread = versions, ThreadPoolExecutor(1, "loader")
+        self._versions = versions
+        self._thread = ThreadPoolExecutor(1, "loader")
 
     async def get(self, name: str | None, capability: str) -> LoadedVersion:
         """Like `Versions.get`. Also raises Unavailable if it takes longer than a request may."""
-        if loaded := await asyncio.to_thread(self._versions.at_hand, name, capability):
+        if loaded := await asyncio.to_thread(self._versions.if_loaded, name, capability):
             return loaded
-        loading = asyncio.get_running_loop().run_in_executor(self._thread, self._versions.get, name, capability)
+        load = partial(self._versions.get, name, capability)
+        loading = asyncio.get_running_loop().run_in_executor(self._thread, load)
         try:
             async with asyncio.timeout(self._versions.settings.request_seconds):
                 return await loading

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from app.quarantine import Waiting
 from llm.errors import UserError
 from tasks.data.feedback import FEEDBACK, NEAR, lines_of_feedback, same_answer
 from tasks.data.inbox import IN_INBOX
-from tasks.data.shingles import near_pairs
+from tasks.data.similarity import near_pairs
 from tasks.params.slices import find_dataset
 from tasks.registry.markup import cut, printable
 
@@ -48,7 +47,7 @@ class Text:
         networks = " ".join(f"{client} x{count}" for client, count in Counter(self.rows.values()).items())
         wordings = f"{len(self.wordings)} wordings" if len(self.wordings) > 1 else ""
         cells = (self.id, self.dataset, self.change, self.says, self.train_says, self.text, wordings, networks)
-        return [*(cut(each, SHOWN) for each in cells), " ".join(self.versions)]
+        return [*map(shortened, cells), " ".join(self.versions)]
 
     def whole(self) -> str:
         """Its answers and all its wordings with their networks. They are indented, so none passes for a heading."""
@@ -65,24 +64,30 @@ class Text:
 
 def texts(waiting: Sequence[Waiting]) -> list[Text]:
     """The texts of the rows that wait, by CHANGES and then by age."""
-    by_dataset = groupby(sorted(waiting, key=lambda each: each.dataset), key=lambda each: each.dataset)
-    found = [each for dataset, rows in by_dataset for each in _texts(dataset, list(rows))]
-    return sorted(found, key=lambda each: CHANGES.index(each.change))
+    by_dataset: dict[str, list[Waiting]] = {}
+    for row in waiting:
+        by_dataset.setdefault(row.dataset, []).append(row)
+    listed: list[Text] = []
+    for dataset, rows in sorted(by_dataset.items()):
+        listed += _texts(dataset, rows)
+    return sorted(listed, key=lambda text: CHANGES.index(text.change))
 
 
-def select(found: Sequence[Text], words: Sequence[str]) -> list[str]:
+def shortened(text: str) -> str:
+    """A text as it fits into a line."""
+    return cut(text, SHOWN)
+
+
+def select(listed: Sequence[Text], words: Sequence[str]) -> list[str]:
     """The ids of the rows that words name: ids of texts or rows, networks, datasets, or `all`.
 
     Raises UserError for a word that names no row; `all` may name none.
     """
     chosen: dict[str, None] = {}
     for word in words:
-        rows = [
-            row
-            for each in found
-            for row, client in each.rows.items()
-            if word in ("all", each.dataset, each.id, client, row)
-        ]
+        rows: list[str] = []
+        for text in listed:
+            rows += [row for row, client in text.rows.items() if word in ("all", text.dataset, text.id, client, row)]
         if not rows and word != "all":
             raise UserError(f"no feedback {word!r} waits; `threestage feedback` lists what does")
         chosen |= dict.fromkeys(rows)
@@ -92,13 +97,14 @@ def select(found: Sequence[Text], words: Sequence[str]) -> list[str]:
 def _texts(name: str, rows: Sequence[Waiting]) -> Iterator[Text]:
     dataset = find_dataset(name)
     empty = {**dict.fromkeys(dataset.feedback or (), ""), "history": [], "verdict": "good"}
-    table = pd.DataFrame([{**empty, **each.row} for each in rows])
+    table = pd.DataFrame([{**empty, **waiting.row} for waiting in rows])
     asked = dataset.text(table.assign(**{dataset.answer: ""}))
     lines = lines_of_feedback(table, asked, table[dataset.answer])
     train = Path("data/processed", name, "train.parquet")
     in_train = _answers_in_train(train, dataset, asked[lines["text"].unique()]) if train.exists() else {}
     for (first, says, good), line in lines.groupby(["text", "answer", "good"], sort=False):
-        oldest, answers = line.index[0], in_train.get(first, [])
+        oldest = line.index[0]
+        answers = in_train.get(first, [])
         if not good:
             change = "bad answer"
         elif not train.exists():
@@ -107,25 +113,26 @@ def _texts(name: str, rows: Sequence[Waiting]) -> Iterator[Text]:
             change = "repeats" if says in map(same_answer, answers) else "contradicts"
         else:
             change = "new"
+        same = [rows[number] for number in line.index]
         yield Text(
-            rows[oldest].id,
-            name,
-            change,
-            table[dataset.answer][oldest],
-            answers[0] if change == "contradicts" else "",
-            asked[oldest],
-            {rows[each].id: rows[each].client for each in line.index},
-            sorted({str(rows[each].row.get("version")) for each in line.index}),
-            line.groupby("asked", sort=False)["client"].agg(list).to_dict(),
+            id=rows[oldest].id,
+            dataset=name,
+            change=change,
+            says=table[dataset.answer][oldest],
+            train_says=answers[0] if change == "contradicts" else "",
+            text=asked[oldest],
+            rows={waiting.id: waiting.client for waiting in same},
+            versions=sorted({str(waiting.row.get("version")) for waiting in same}),
+            wordings=line.groupby("asked", sort=False)["client"].agg(list).to_dict(),
         )
 
 
 def _answers_in_train(train: Path, dataset: Any, asked: pd.Series) -> dict[int, list[str]]:
     """The answers of the curated rows of train that are nearly equal to each text, by the text's index."""
-    known = pd.read_parquet(train)
-    known = known[~known["id"].str.startswith(f"{IN_INBOX}{FEEDBACK}#")]
-    curated = dataset.text(known.assign(**{dataset.answer: ""})).tolist()
-    found: dict[int, list[str]] = {}
-    for one, other in near_pairs(asked.tolist(), curated, NEAR).tolist():
-        found.setdefault(asked.index[one], []).append(known[dataset.answer].iloc[other])
-    return found
+    curated = pd.read_parquet(train)
+    curated = curated[~curated["id"].str.startswith(f"{IN_INBOX}{FEEDBACK}#")]
+    curated_texts = dataset.text(curated.assign(**{dataset.answer: ""})).tolist()
+    answers: dict[int, list[str]] = {}
+    for text, row in near_pairs(asked.tolist(), curated_texts, NEAR).tolist():
+        answers.setdefault(asked.index[text], []).append(curated[dataset.answer].iloc[row])
+    return answers

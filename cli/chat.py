@@ -13,7 +13,8 @@ from cli.shared import SOME_FAILED, Guard, Json, Model, check_model, load, open_
 from llm.errors import UserError
 
 if TYPE_CHECKING:
-    from app.versions import LoadedVersion, Versions
+    from app.loaded_version import LoadedVersion
+    from app.versions import Versions
     from llm.chat import Message
     from llm.generation.sampling import Sampling
 
@@ -98,7 +99,7 @@ def _load_guard(versions: "Versions") -> "LoadedVersion | None":
     from app.guard import guard_model
     from llm.objectives import GUARD
 
-    name = guard_model(versions.settings, versions.registry.listed())
+    name = guard_model(versions.settings, versions.registry.versions())
     return load(versions, name, GUARD) if name else None
 
 

@@ -48,7 +48,7 @@ def classify(
             to_person(f"the number is the probability of {config.labels[-1]}: {decides}{between}")
         mails = read_mails(files)
         while part := list(islice(mails, AT_ONCE)):
-            verdicts = iter(verdicts_of(loaded, [row for _, row in part if "error" not in row], explain))
+            verdicts = iter(verdicts_of(loaded, [row for _, row in part if "error" not in row], explained=explain))
             for origin, row in part:
                 verdict = row if "error" in row else next(verdicts).model_dump(exclude_none=True)
                 if "error" in verdict:

@@ -5,7 +5,6 @@ import gc
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
@@ -19,7 +18,8 @@ import typer
 from llm.errors import UserError
 
 if TYPE_CHECKING:  # commands load libraries when they need them, so that --help takes a moment
-    from app.versions import LoadedVersion, Versions
+    from app.loaded_version import LoadedVersion
+    from app.versions import Versions
 
 SOME_FAILED = 3
 """Exit code: some mails or questions had no answer."""
@@ -107,15 +107,12 @@ def check_model(model: str | None) -> None:
     It takes a moment, as it loads no library.
     """
     check_store()
+    from app.names import ModelName
     from tasks.registry.listing import list_versions, local_prefix, store_file
 
-    if model is None or store_file() is None:
-        return
-    title = re.split("[@/]", model)[0].removeprefix(local_prefix())
-    names = list(dict.fromkeys(version.model for version in list_versions()))
-    if title not in names:
-        registered = ", ".join(names) or "none; `make run` makes them"
-        raise UserError(f"model {title!r} is not registered; those are: {registered}")
+    if model is not None and store_file() is not None:
+        names = dict.fromkeys(version.model for version in list_versions())
+        ModelName.parse(model, prefix=local_prefix()).check_model(names)
 
 
 @contextmanager

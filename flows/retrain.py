@@ -237,7 +237,8 @@ class _Run:
             if outcome not in (RAN, RESTORED, UP_TO_DATE):
                 failed.add(stage)
             why = ", ".join(plan.why.get(stage, ["what it reads changed"]))
-            self.stages.append(StageRun(stage, outcome, why, f"{time.monotonic() - began:.0f}"))
+            seconds = f"{time.monotonic() - began:.0f}"
+            self.stages.append(StageRun(stage=stage, outcome=outcome, why=why, seconds=seconds))
         whole = [model for model in model_names() if not failed & {training_stage(model), evaluation_stage(model)}]
         with self._go_on():
             if not all(registered(whole).values()):

@@ -26,7 +26,8 @@ def make_zip(path: Path, files: dict[str, bytes]) -> Path:
 
 def link(name: str, target: str) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
-    member.type, member.linkname = tarfile.SYMTYPE, target
+    member.type = tarfile.SYMTYPE
+    member.linkname = target
     return member
 
 

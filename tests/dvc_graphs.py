@@ -44,8 +44,12 @@ def begun(stage: str) -> Iterator[subprocess.Popen]:
     """A stage that has touched `begun`, as a process with a group of its own; Ctrl-C on its terminal ends it."""
     code = f"from tasks.stages.dvc_process import reproduce; reproduce({stage!r}, {{}})"
     with subprocess.Popen([sys.executable, "-c", code], process_group=0) as running:
+
+        def has_begun_or_ended() -> bool:
+            return Path("begun").exists() or running.poll() is not None
+
         try:
-            wait_for(lambda: Path("begun").exists() or running.poll() is not None)
+            wait_for(has_begun_or_ended)
             yield running
             os.killpg(running.pid, signal.SIGINT)
             running.wait(timeout=HANGS)

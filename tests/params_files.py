@@ -15,10 +15,10 @@ def write_params(folder: Path, changes: dict[str, Any]) -> Path:
     """Write params.yaml with other values under dotted keys, such as `datasets.emails.sources.0.name`."""
     values = yaml.safe_load(OURS.read_text())
     for dotted_key, value in changes.items():
-        *parents, key = [int(part) if part.isdigit() else part for part in dotted_key.split(".")]
+        *parents, key = dotted_key.split(".")
         section = values
         for parent in parents:
-            section = section[parent]
+            section = section[int(parent) if parent.isdigit() else parent]
         if value is GONE:
             del section[key]
         else:

@@ -28,6 +28,7 @@ FILES = (
     *("dvc.yaml", "pyproject.toml", "params.yaml", "prefect.yaml", "README.md"),
     *("libraries.json", ".dvcignore", ".gitignore"),
 )
+SOMEONE = ("-c", "user.name=test", "-c", "user.email=test@localhost")
 CHATML = """\
 {% for message in messages %}
 {{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}
@@ -150,28 +151,32 @@ def make_project(folder: Path) -> Path:
     change_params(folder, {"datasets": sources})
     git(folder, "init", "--quiet")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=folder, check=True)
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "A project")
+    commit_all(folder, "A project")
     return folder
 
 
 def git(folder: Path, command: str, *arguments: str) -> None:
     """Run a git command as nobody in particular: the words of `command`, then each argument as it is."""
-    someone = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run(["git", *someone, *command.split(), *arguments], cwd=folder, check=True)
+    subprocess.run(["git", *SOMEONE, *command.split(), *arguments], cwd=folder, check=True)
+
+
+def commit_all(folder: Path, message: str) -> None:
+    """Commit all files of a folder."""
+    git(folder, "add --all")
+    git(folder, "commit --quiet --message", message)
 
 
 NO_COMPILER = {"CXX": "false"}
 """Of a training that is only there to be stopped: it would be long enough to have its blocks compiled."""
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment(**variables: str) -> dict[str, str]:
     """This process's variables as a user's shell would have them in an activated environment."""
     dropped = ("MLFLOW_TRACKING_URI", "DVC_STAGE", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     quiet = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}  # a second thread only costs at these sizes
-    return kept | {"PATH": path} | quiet | more
+    return kept | {"PATH": path} | quiet | variables
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -192,10 +197,10 @@ def free_ports(count: int) -> list[int]:
     Each process of a test run has a hundred of its own, which it takes in turn.
     """
     block = (os.getppid() + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))) % 120
-    found: list[int] = []
-    while len(found) < count:
+    ports: list[int] = []
+    while len(ports) < count:
         port = 20_000 + 100 * block + next(_turns) % 100
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
-            found.append(port)
-    return found
+            ports.append(port)
+    return ports

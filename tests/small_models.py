@@ -78,12 +78,14 @@ def make_models(folder: Path) -> None:
     spam = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
     for name, objective in MODELS.items():
         (folder / "made" / name).mkdir(parents=True)
-        model, more = GPT(config), {}
+        model = GPT(config)
+        cleaning = {}
         if objective == "classifier":
-            model, more = Classifier(model, spam), {"cleaning": "tasks.data.mail"}
+            model = Classifier(model, spam)
+            cleaning = {"cleaning": "tasks.data.mail"}
         elif objective == "assistant":
             model = assistant.build(model, {})
-        save_model(folder / "made" / name, LoadedModel(model, encoding), objective, **more)
+        save_model(folder / "made" / name, LoadedModel(model, encoding), objective, **cleaning)
     shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tasks/data/mail", folder / "tasks/data/mail")
     shutil.copy(ROOT / "tasks/served.py", folder / "tasks")

@@ -7,11 +7,40 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("benchmarks", "deploy", "docs", "tests/benchmarks")
+FOLDERS = (
+    "app",
+    "benchmarks",
+    "cli",
+    "deploy",
+    "docs",
+    "flows",
+    "llm/formats",
+    "llm/generation",
+    "llm/kernels",
+    "llm/model",
+    "llm/training",
+    "tasks/data",
+    "tasks/datasets",
+    "tasks/params",
+    "tasks/stages",
+    "tests/benchmarks",
+    "tests/data",
+    "tests/llm/formats",
+    "tests/llm/generation",
+    "tests/llm/kernels",
+    "tests/llm/model",
+    "tests/llm/training",
+    "tests/tasks/data",
+    "tests/tasks/datasets",
+    "tests/tasks/params",
+    "tests/tasks/stages",
+)
 EMPTY_NAMES = {"each", "found", "said", "place", "known", "taken", "told", "back", "rest", "more", "both", "other"}
 AS_MANY_AS_NEEDED = {
+    "command_line",
     "git",
     "run",
+    "threestage",
     "Path",
     "joinpath",
     "max",

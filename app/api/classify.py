@@ -4,7 +4,7 @@ import math
 import re
 import time
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from pydantic import BaseModel, Field
@@ -14,8 +14,9 @@ from app.api.schema import Closed
 from app.api.v1 import ERRORS
 from app.clients import network_of
 from app.errors import Gone, RequestError, Timeout
+from app.loaded_version import LoadedVersion
 from app.metrics import EMAILS
-from app.versions import LoadedVersion
+from app.settings import Settings
 from llm.loaded_model import LoadedModel
 from llm.objectives import CLASSIFY
 from llm.objectives.classifier import UNSURE, email_text, probabilities
@@ -81,6 +82,12 @@ class Verdict(BaseModel):
     error: str | None = None
 
 
+class Unreadable(NamedTuple):
+    """Why a mail has no text."""
+
+    reason: str
+
+
 class Classification(BaseModel):
     """A verdict for each mail, in their order."""
 
@@ -98,8 +105,8 @@ class Classification(BaseModel):
 async def classify(request: Request, body: ClassifyRequest) -> Classification:
     """A verdict for each mail; one that can't be read has an error, and the others have their verdicts."""
     loaded = await request.app.state.loader.get(body.model, CLASSIFY)
-    rows = [each.model_dump(exclude_none=True) for each in body.emails]
-    return await _classified(request, loaded, rows, body.explain)
+    rows = [email.model_dump(exclude_none=True) for email in body.emails]
+    return await _classified(request, loaded, rows, explained=body.explain)
 
 
 @router.post("/classify/files", summary="Classify .eml files")
@@ -111,10 +118,11 @@ async def classify_files(
 ) -> Classification:
     """The same for files. The answer repeats their names, which are used for nothing else."""
     loaded = await request.app.state.loader.get(model, CLASSIFY)
-    found = await _classified(request, loaded, [_row(await each.read()) for each in files], explain)
-    for verdict, file in zip(found.verdicts, files, strict=True):
+    rows = [_row(await file.read()) for file in files]
+    classification = await _classified(request, loaded, rows, explained=explain)
+    for verdict, file in zip(classification.verdicts, files, strict=True):
         verdict.name = file.filename
-    return found
+    return classification
 
 
 def _row(content: bytes) -> dict[str, Any]:
@@ -128,9 +136,10 @@ def _row(content: bytes) -> dict[str, Any]:
 
 
 async def _classified(
-    request: Request, loaded: LoadedVersion, rows: list[dict[str, Any]], explained: int
+    request: Request, loaded: LoadedVersion, rows: list[dict[str, Any]], *, explained: int
 ) -> Classification:
-    settings, began = request.app.state.settings, time.monotonic()
+    settings: Settings = request.app.state.settings
+    deadline = time.monotonic() + settings.request_seconds
     if explained and len(rows) > MOST_EXPLAINED:
         raise RequestError(f"{len(rows)} mails with explain; at most {MOST_EXPLAINED} are explained at once", "explain")
     verdicts: list[Verdict] = []
@@ -139,11 +148,13 @@ async def _classified(
             async with loaded.turn:  # and not a thread that waits: there are few
                 if await request.is_disconnected():
                     raise Gone("the client has left")
-                left = began + settings.request_seconds - time.monotonic()
-                if left <= 0:
+                seconds = deadline - time.monotonic()
+                if seconds <= 0:
                     raise Timeout(f"{first} of {len(rows)} mails were classified in the time that a request may take")
-                part, seconds = rows[first : first + AT_ONCE], min(left, MOST_SECONDS)
-                verdicts += await run_in_threadpool(verdicts_of, loaded, part, explained, seconds)
+                part = rows[first : first + AT_ONCE]
+                verdicts += await run_in_threadpool(
+                    partial(verdicts_of, loaded, part, explained=explained, seconds=min(seconds, MOST_SECONDS))
+                )
     config = loaded.model.config
     EMAILS.labels(loaded.registered_name).inc(len(rows))
     return Classification(
@@ -156,44 +167,59 @@ async def _classified(
 
 
 def verdicts_of(
-    loaded: LoadedVersion, rows: list[dict[str, Any]], explained: int = 0, seconds: float = math.inf
+    loaded: LoadedVersion, rows: list[dict[str, Any]], *, explained: int = 0, seconds: float = math.inf
 ) -> list[Verdict]:
     """A verdict for each row, after the version's own cleaning within `seconds`; a row may be an `error` already.
 
     Hold the version's `turn`.
     """
-    cleaning = cleaning_module(loaded.folder)
     config = loaded.model.config
-    verdicts = [Verdict(error=row.get("error")) for row in rows]
-    readable = {number: row for number, row in enumerate(rows) if "error" not in row}
-    texts: dict[int, str] = {}
-    given = list(readable.values())
-    clean = loaded.cleaner(cleaning.clean_row, given, seconds) if cleaning else map(_as_it_is, given)
-    for number, row in zip(readable, clean, strict=True):
-        if isinstance(row, str):
-            verdicts[number].error = row
-            continue
-        text = email_text(row.get("subject", ""), row.get("body", ""))
-        if explained and len(text) > LONGEST_EXPLAINED:
-            verdicts[number].error = f"{len(text)} characters; at most {LONGEST_EXPLAINED} are explained"
-        elif not text.strip():
-            verdicts[number].error = "there is no text to classify"
-        else:
-            texts[number] = text
-    if not texts:
-        return verdicts
     labels = config.labels
+    texts = _texts(loaded, rows, seconds)
+    verdicts = [_verdict_without_label(text, explained) for text in texts]
+    readable = {number: text for number, text in enumerate(texts) if verdicts[number].error is None}
+    if not readable:
+        return verdicts
     read = partial(probabilities, LoadedModel(loaded.model, loaded.encoding))
-    found = read(list(texts.values()))
-    for number, row, label, unsure in zip(texts, found, config.decide(found), config.is_unsure(found), strict=True):
+    shares = read(list(readable.values()))
+    decisions = zip(readable, shares, config.decide(shares), config.is_unsure(shares), strict=True)
+    for number, row, label, unsure in decisions:
         verdict = verdicts[number]
-        verdict.label, verdict.leaning = UNSURE if unsure else labels[label], labels[label]
+        verdict.leaning = labels[label]
+        verdict.label = UNSURE if unsure else verdict.leaning
         verdict.probability = float(row[label])
-        verdict.probabilities = {name: float(share) for name, share in zip(labels, row, strict=True)}
+        verdict.probabilities = dict(zip(labels, map(float, row), strict=True))
         if explained:
-            moved = moved_by(read, labels, texts[number])[:explained]
-            verdict.moved_by = [Moved(**each._asdict()) for each in moved]
+            phrases = moved_by(read, labels, readable[number])[:explained]
+            verdict.moved_by = [Moved(**phrase._asdict()) for phrase in phrases]
     return verdicts
+
+
+def _texts(loaded: LoadedVersion, rows: list[dict[str, Any]], seconds: float) -> list[str | Unreadable]:
+    """The text that the classifier reads of each row, or why there is none."""
+    readable = [row for row in rows if "error" not in row]
+    cleaning = cleaning_module(loaded.folder)
+    clean = loaded.cleaner(cleaning.clean_row, readable, seconds) if cleaning else map(_as_it_is, readable)
+    clean_rows = iter(clean)
+    texts: list[str | Unreadable] = []
+    for row in rows:
+        cleaned = row["error"] if "error" in row else next(clean_rows)
+        if isinstance(cleaned, str):
+            texts.append(Unreadable(cleaned))
+        else:
+            texts.append(email_text(cleaned.get("subject", ""), cleaned.get("body", "")))
+    return texts
+
+
+def _verdict_without_label(text: str | Unreadable, explained: int) -> Verdict:
+    """An empty verdict, or the error of a text that can't be classified or explained."""
+    if isinstance(text, Unreadable):
+        return Verdict(error=text.reason)
+    if explained and len(text) > LONGEST_EXPLAINED:
+        return Verdict(error=f"{len(text)} characters; at most {LONGEST_EXPLAINED} are explained")
+    if not text.strip():
+        return Verdict(error="there is no text to classify")
+    return Verdict()
 
 
 def _as_it_is(row: dict[str, Any]) -> dict[str, Any] | str:

@@ -32,14 +32,17 @@ class Sites:
     """
 
     def __init__(self, app: ASGIApp, allowed: Collection[str], *, any_name: bool) -> None:
-        self.app, self.allowed, self.any_name = app, {host_of(name) for name in allowed}, any_name
+        self.app = app
+        self.allowed = {host_of(name) for name in allowed}
+        self.any_name = any_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse = self._refused(dict(scope["headers"])) if scope["type"] == "http" else None
         await (refuse or self.app)(scope, receive, send)
 
     def _refused(self, headers: dict[bytes, bytes]) -> ASGIApp | None:
-        host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
+        host = headers.get(b"host", b"").decode("latin-1")
+        origin = headers.get(b"origin", b"").decode("latin-1")
         if host and not (self.any_name or is_own_name(host, self.allowed)):
             reason = f"{host[:200]!r} is no name of this server: --allowed-hosts gives it some"
             return error_response(RequestError(reason, None, "other_host"), 421)
@@ -56,7 +59,9 @@ class Keys:
     """Refuses requests to guarded paths without a key, if there are keys. The page has a log-in of its own."""
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...], guarded: tuple[str, ...]) -> None:
-        self.app, self.keys, self.guarded = app, keys, guarded
+        self.app = app
+        self.keys = keys
+        self.guarded = guarded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.app
@@ -72,12 +77,14 @@ class Bodies:
     """Bounds the size of a request."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self.most = app, most
+        self.app = app
+        self.most = most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        reason, size = f"the request has more than {self.most} bytes", 0
+        reason = f"the request has more than {self.most} bytes"
+        size = 0
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared[:20]) > self.most:
             return await error_response(RequestError(reason, None, "too_large"), 413)(scope, receive, send)
@@ -102,7 +109,8 @@ class Measured:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        began, status = time.monotonic(), 500
+        began = time.monotonic()
+        status = 500
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -120,15 +128,16 @@ class Measured:
 
 async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of some work. If the client leaves before, it is cancelled; raises Gone."""
-    tasks = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
             raise Gone("the client has left")
-        return tasks[0].result()
+        return working.result()
     finally:
-        for task in tasks:
-            task.cancel()
+        working.cancel()
+        leaving.cancel()
 
 
 async def _gone(request: Request) -> None:

@@ -72,7 +72,7 @@ class Closed(BaseModel):
                 reason = "{part} is not known" + (f"; did you mean {close[0]}?" if close else "")
             part = name[:LONGEST_NAME].encode(errors="replace").decode()
             raise PydanticCustomError("unknown_part", reason, {"part": part})
-        return {name: each for name, each in value.items() if name in cls.model_fields}
+        return {name: part for name, part in value.items() if name in cls.model_fields}
 
 
 FIRST_ERROR = Field(fail_fast=True)
@@ -98,8 +98,10 @@ class ChatMessage(Closed):
 
     def turn(self) -> Message:
         """The turn that the model reads."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, text)
+        role = "system" if self.role == "developer" else self.role
+        if isinstance(self.content, str):
+            return Message(role, self.content)
+        return Message(role, "".join(part.text for part in self.content))
 
 
 class StreamOptions(Closed):
@@ -149,7 +151,9 @@ class _Request(Closed):
     @property
     def stops(self) -> list[str]:
         """The strings that end a text."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if isinstance(self.stop, str):
+            return [self.stop]
+        return self.stop or []
 
     @property
     def sampling(self) -> Sampling:
@@ -245,4 +249,5 @@ def error_response(
     error: RequestError, status: int | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
     """The answer to a request that has none; `status` is the error's own by default."""
-    return Response(error_json(error, status), status or error.status, headers, "application/json")
+    content = error_json(error, status)
+    return Response(content, status or error.status, headers=headers, media_type="application/json")

@@ -83,7 +83,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=life,
         redoc_url=None,
     )
-    app.state.versions, app.state.settings = versions, settings
+    app.state.versions = versions
+    app.state.settings = settings
     app.state.registry_error = "the registry has not been read yet"
     app.state.feedback = Quarantine(settings)
     app.state.loader = Loader(versions)
@@ -99,16 +100,19 @@ def create_app(settings: Settings) -> FastAPI:
     @app.get("/readyz", tags=["server"], summary="Is a model loaded?", responses={503: {"model": Ready}})
     async def readyz(response: Response) -> Ready:
         """Whether the default versions are loaded, and which they are."""
-        found = versions.defaults()
-        ready, reason, guard = bool(found) and all(found.values()), app.state.registry_error, None
+        defaults = versions.defaults()
+        ready = bool(defaults) and all(defaults.values())
+        reason = app.state.registry_error
+        guard = None
         try:
-            guard = guard_model(app.state.settings, versions.registry.known)
+            guard = guard_model(app.state.settings, versions.registry.cached)
         except Unavailable as error:
-            ready, reason = False, str(error)
+            ready = False
+            reason = str(error)
         if not ready:
             response.status_code = 503
             reason = reason or "no model is registered; `make run` makes them"
-        loaded = {model: version for model, version in found.items() if version}
+        loaded = {model: version for model, version in defaults.items() if version}
         return Ready(ready=ready, versions=loaded, guard=guard, reason=reason)
 
     @app.get("/metrics", tags=["server"], summary="For Prometheus", response_class=PlainTextResponse)
@@ -116,10 +120,10 @@ def create_app(settings: Settings) -> FastAPI:
         """Counters, times and what runs now."""
         RUNNING.clear()  # of versions that are gone
         WAITING.clear()
-        for each in versions.loaded:
-            if each.engine:
-                RUNNING.labels(each.registered_name).set(each.engine.running)
-                WAITING.labels(each.registered_name).set(each.engine.waiting)
+        for version in versions.loaded:
+            if version.engine:
+                RUNNING.labels(version.registered_name).set(version.engine.running)
+                WAITING.labels(version.registered_name).set(version.engine.waiting)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     app.add_exception_handler(RequestError, _refused)
@@ -136,7 +140,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 async def _watch(app: FastAPI) -> None:
     """Load what the registry's aliases point at; while the registry does not answer, what is loaded goes on."""
-    versions, settings = app.state.versions, app.state.settings
+    versions: Versions = app.state.versions
     guard: str | None = ""  # not known yet
     while True:
         try:
@@ -148,15 +152,15 @@ async def _watch(app: FastAPI) -> None:
                 logger.warning("the registry: %s", reason)
             app.state.registry_error = reason
         guard = _logged_guard(versions, guard)
-        await asyncio.sleep(settings.poll_seconds)
+        await asyncio.sleep(versions.settings.poll_seconds)
 
 
 def _logged_guard(versions: Versions, before: str | None) -> str | None:
     """The guard, with a line in the log if chats are answered without one and were not before."""
-    if not versions.registry.known:
+    if not versions.registry.cached:
         return before
     try:
-        guard = guard_model(versions.settings, versions.registry.known)
+        guard = guard_model(versions.settings, versions.registry.cached)
     except Unavailable as error:
         guard = str(error)
     if guard is None and before is not None:
@@ -182,37 +186,44 @@ async def _bug(_: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
     """The reason why one part is wrong, with its place, such as `messages.0.role`."""
     # for a part of several types, most of pydantic's errors are that it is none of the others
-    found = next((each for each in error.errors() if not each["type"].endswith("_type")), error.errors()[0])
-    place, reason, context = _place(found, error.body), found["msg"].removeprefix("Value error, "), found.get("ctx", {})
+    specific = [detail for detail in error.errors() if not detail["type"].endswith("_type")]
+    first = (specific or error.errors())[0]
+    path = _path(first, error.body)
+    reason = first["msg"].removeprefix("Value error, ")
+    context = first.get("ctx", {})
     if isinstance(error.body, bytes):
-        place, reason = "", "the body is not said to be JSON: send the header Content-Type: application/json"
-    elif found["type"].startswith("union_tag"):  # whose place is the whole
-        place, reason = context["discriminator"].strip("'"), f"one of {', '.join(feedback.ABOUT)}"
-    elif found["type"] == "json_invalid":  # whose place is a number of characters
-        place, reason = "", f"no JSON: {context['error']}"
-    param = ".".join(filter(None, (place, context.get("part"))))
-    named = RequestError(f"{place}: {reason}" if place else reason, param or None)
-    return error_response(named, 400 if request.url.path.startswith(v1.router.prefix) else 422)
+        path = ""
+        reason = "the body is not said to be JSON: send the header Content-Type: application/json"
+    elif first["type"].startswith("union_tag"):  # whose path is the whole
+        path = context["discriminator"].strip("'")
+        reason = f"one of {', '.join(feedback.ABOUT)}"
+    elif first["type"] == "json_invalid":  # whose path is a number of characters
+        path = ""
+        reason = f"no JSON: {context['error']}"
+    param = ".".join(filter(None, (path, context.get("part"))))
+    refusal = RequestError(f"{path}: {reason}" if path else reason, param or None)
+    return error_response(refusal, 400 if request.url.path.startswith(v1.router.prefix) else 422)
 
 
-def _place(found: dict[str, Any], body: Any) -> str:
-    """The parts of a place that the body has, and a missing one: pydantic also names the types of a union."""
+def _path(detail: dict[str, Any], body: Any) -> str:
+    """The parts of an error's path that the body has, and a missing one: pydantic also names the types of a union."""
     parts = []
-    for number, part in enumerate(found["loc"][1:], 2):
+    for number, part in enumerate(detail["loc"][1:], 2):
         try:
             body = body[part]
         except (LookupError, TypeError):
-            if found["type"] != "missing" or number < len(found["loc"]):
+            if detail["type"] != "missing" or number < len(detail["loc"]):
                 continue
         parts.append(str(part))
     return ".".join(parts)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    reason, code = str(error.detail), {404: "not_found", 413: "too_large"}.get(error.status_code)
+    reason = str(error.detail)
+    code = {404: "not_found", 413: "too_large"}.get(error.status_code)
     if error.status_code == 404 and request.url.path.startswith(v1.router.prefix):
         reason = f"{reason}: below {v1.router.prefix} there are chat/completions, completions and models"
-    return error_response(RequestError(reason, None, code), error.status_code, error.headers)
+    return error_response(RequestError(reason, None, code), error.status_code, headers=error.headers)
 
 
 def http_config(app: FastAPI, host: str, port: int, log_level: str) -> uvicorn.Config:
@@ -243,4 +254,4 @@ def serve(app: FastAPI, host: str, port: int, log_level: str = "info") -> None:
             Thread(target=app.state.versions.close, args=(GOODBYE,), daemon=True).start()
 
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more at its end: that is no failure
-    Server(http_config(app, host, port, log_level)).run()
+    Server(http_config(app, host, port, log_level=log_level)).run()

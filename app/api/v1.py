@@ -17,9 +17,10 @@ from app.clients import network_of
 from app.errors import NotFound, RequestError
 from app.generation import Choice, GeneratedToken, Generation, Piece, Reply, chat_prompt, check_size, ends, whole
 from app.guard import ask_guard
+from app.loaded_version import LoadedVersion
 from app.metrics import FIRST_TOKEN, TOKENS
-from app.registry import ListedVersion
-from app.versions import LoadedVersion, Versions
+from app.names import RegisteredVersion
+from app.versions import Versions
 from llm.objectives import CHAT, COMPLETE
 from llm.tokenizer import token_bytes
 
@@ -47,35 +48,35 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
 async def models(request: Request) -> Models:
     """Every model by its name, and every version by its own."""
     versions: Versions = request.app.state.versions
-    listed = await run_in_threadpool(versions.registry.listed)
-    found = []
-    for name in dict.fromkeys(each.name.model for each in listed):
-        own = [each for each in listed if each.name.model == name]
-        found += [_model(name, each) for each in own if each.is_default]
-        found += [_model(f"{name}@{alias}", each) for each in own for alias in each.aliases]
-        found += [_model(str(each.name), each) for each in own]
-    return Models(data=found)
+    registered = await run_in_threadpool(versions.registry.versions)
+    listed = []
+    for name in dict.fromkeys(version.name.model for version in registered):
+        own = [version for version in registered if version.name.model == name]
+        listed += [_model(name, version) for version in own if version.is_default]
+        listed += [_model(f"{name}@{alias}", version) for version in own for alias in version.aliases]
+        listed += [_model(str(version.name), version) for version in own]
+    return Models(data=listed)
 
 
 @router.get("/models/{name:path}", summary="Look up a model")
 async def model(request: Request, name: str) -> Model:
     """The version that a name means."""
     versions: Versions = request.app.state.versions
-    named = await run_in_threadpool(versions.registry.find, name)
-    listed = next((each for each in versions.registry.known if each.name == named), None)
-    if listed is None:
-        raise NotFound(f"model {name!r} is not registered any more", "model")
-    return _model(name, listed)
+    meant = await run_in_threadpool(versions.registry.find, name)
+    for version in versions.registry.cached:
+        if version.name == meant:
+            return _model(name, version)
+    raise NotFound(f"model {name!r} is not registered any more", "model")
 
 
-def _model(name: str, listed: ListedVersion) -> Model:
+def _model(name: str, version: RegisteredVersion) -> Model:
     return Model(
         id=name,
-        created=listed.created,
-        version=str(listed.name),
-        aliases=list(listed.aliases),
-        capabilities=list(listed.capabilities),
-        description=listed.description,
+        created=version.created,
+        version=str(version.name),
+        aliases=list(version.aliases),
+        capabilities=list(version.capabilities),
+        description=version.description,
     )
 
 
@@ -85,7 +86,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     began = time.monotonic()
     loaded = await request.app.state.loader.get(body.model, CHAT)
     messages = [message.turn() for message in body.messages]
-    guarded = await ask_guard(request.app.state, [loaded], messages, network_of(request))
+    guarded = await ask_guard(request.app.state, [loaded], messages, network=network_of(request))
     prompt = await run_in_threadpool(chat_prompt, loaded, guarded.messages)
     generation: Generation | Reply
     if guarded.reply is not None:
@@ -103,22 +104,23 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         )
 
-    def piece_of(piece: Piece) -> dict[str, Any]:
-        delta = {"content": piece.text} if piece.text else {}
-        more = {"logprobs": _logprobs(loaded, piece.tokens), "finish_reason": piece.finish}
-        return {"index": piece.choice, "delta": delta, **more}
+    answer = _Answer(loaded, generation, began, kind="chat.completion", prefix="chatcmpl")
 
-    def chosen(choice: Choice) -> dict[str, Any]:
+    def piece_json(piece: Piece) -> dict[str, Any]:
+        delta = {"content": piece.text} if piece.text else {}
+        logprobs = _logprobs(loaded, piece.tokens)
+        return {"index": piece.choice, "delta": delta, "logprobs": logprobs, "finish_reason": piece.finish}
+
+    def choice_json(choice: Choice) -> dict[str, Any]:
         message = {"role": "assistant", "content": choice.text, "refusal": None}
         return {"message": message, "logprobs": _logprobs(loaded, choice.tokens), "finish_reason": choice.finish}
 
-    about = _about("chat.completion", "chatcmpl", loaded)
     if body.stream:
         begin = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
         first = [{"index": number, **begin} for number in range(body.n or 1)]
-        about["object"] = "chat.completion.chunk"
-        return _stream(body, generation, loaded, began, about, piece_of, first)
-    return await _answer(request, generation, loaded, about, chosen)
+        answer.head["object"] = "chat.completion.chunk"
+        return answer.stream(body, piece_json, first)
+    return await answer.whole(request, choice_json)
 
 
 @router.post("/completions", summary="Continue texts", responses=EVENTS)
@@ -138,16 +140,17 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         param="prompt",
     )
 
-    def piece_of(piece: Piece) -> dict[str, Any]:
+    answer = _Answer(loaded, generation, began, kind="text_completion", prefix="cmpl")
+
+    def piece_json(piece: Piece) -> dict[str, Any]:
         return {"index": piece.choice, "text": piece.text, "logprobs": None, "finish_reason": piece.finish}
 
-    def chosen(choice: Choice) -> dict[str, Any]:
+    def choice_json(choice: Choice) -> dict[str, Any]:
         return {"text": choice.text, "logprobs": None, "finish_reason": choice.finish}
 
-    about = _about("text_completion", "cmpl", loaded)
     if body.stream:
-        return _stream(body, generation, loaded, began, about, piece_of)
-    return await _answer(request, generation, loaded, about, chosen)
+        return answer.stream(body, piece_json)
+    return await answer.whole(request, choice_json)
 
 
 def _start_generation(
@@ -174,21 +177,16 @@ def _start_generation(
 
 def _prompts(loaded: LoadedVersion, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
     """Each prompt as tokens."""
-    if isinstance(prompt, str):
+    if isinstance(prompt, str) or isinstance(prompt[0], int):
         prompts: list[Any] = [prompt]
     else:
-        prompts = [prompt] if isinstance(prompt[0], int) else list(prompt)
-    check_size(loaded, max((len(each) for each in prompts if isinstance(each, str)), default=0), "prompt")
-    tokens = [loaded.encoding.encode_ordinary(each) if isinstance(each, str) else each for each in prompts]
+        prompts = list(prompt)
+    texts = [text for text in prompts if isinstance(text, str)]
+    check_size(loaded, max(map(len, texts), default=0), "prompt")
+    tokens = list(map(loaded.encoding.encode_ordinary, prompts)) if texts else prompts  # they are all of one type
     if not all(tokens):
         raise RequestError("the prompt is empty", "prompt")
     return tokens
-
-
-def _about(kind: str, prefix: str, loaded: LoadedVersion) -> dict[str, Any]:
-    """The fields that start an answer and each of its chunks."""
-    identity = f"{prefix}-{uuid4().hex}"
-    return {"id": identity, "object": kind, "created": int(time.time()), "model": loaded.registered_name}
 
 
 def _logprobs(loaded: LoadedVersion, tokens: Sequence[GeneratedToken]) -> dict[str, Any] | None:
@@ -198,75 +196,88 @@ def _logprobs(loaded: LoadedVersion, tokens: Sequence[GeneratedToken]) -> dict[s
         content = token_bytes(loaded.encoding, token)
         return {"token": content.decode(errors="replace"), "logprob": logprob, "bytes": list(content)}
 
-    content = [
-        entry(token, logprobs.token) | {"top_logprobs": [entry(*likely) for likely in logprobs.likeliest]}
-        for token, logprobs in tokens
-    ]
+    content = []
+    for token, logprobs in tokens:
+        likeliest = [entry(*candidate) for candidate in logprobs.likeliest]
+        content.append(entry(token, logprobs.token) | {"top_logprobs": likeliest})
     return {"content": content, "refusal": None} if content else None
 
 
-def _usage(generation: Generation | Reply) -> dict[str, int]:
-    made, prompt = generation.completion_tokens, generation.prompt_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+class _Answer:
+    """The answer to a request: whole, or as a stream of events."""
 
+    def __init__(
+        self, loaded: LoadedVersion, generation: Generation | Reply, began: float, *, kind: str, prefix: str
+    ) -> None:
+        self.version = loaded.registered_name
+        self.generation = generation
+        self.began = began
+        identity = f"{prefix}-{uuid4().hex}"
+        self.head = {"id": identity, "object": kind, "created": int(time.time()), "model": self.version}
+        """The fields that start an answer and each of its chunks."""
 
-async def _answer(
-    request: Request,
-    generation: Generation | Reply,
-    loaded: LoadedVersion,
-    about: dict[str, Any],
-    choice: Callable[[Choice], dict[str, Any]],
-) -> Response:
-    """All choices as JSON, made in a thread: with log-probabilities it has megabytes, and all others would wait."""
-    try:
-        choices = await until_gone(request, whole(generation))
-    finally:
-        generation.close()
-        TOKENS.labels(loaded.registered_name).inc(generation.completion_tokens)
-
-    def write() -> Response:
-        made = [{"index": number} | choice(each) for number, each in enumerate(choices)]
-        return JSONResponse(about | {"choices": made, "usage": _usage(generation)})
-
-    return await run_in_threadpool(write)
-
-
-def _stream(
-    body: ChatRequest | CompletionRequest,
-    generation: Generation | Reply,
-    loaded: LoadedVersion,
-    began: float,
-    about: dict[str, Any],
-    choice: Callable[[Piece], dict[str, Any]],
-    first: Sequence[dict[str, Any]] = (),
-) -> Response:
-    """Pieces as server-sent events; an error on the way is the last of them."""
-
-    def event(**content: Any) -> str:
-        return f"data: {json.dumps(about | content)}\n\n"
-
-    async def events() -> AsyncIterator[str]:
+    async def whole(self, request: Request, choice_json: Callable[[Choice], dict[str, Any]]) -> Response:
+        """All choices as JSON, made in a thread: with log-probabilities it has megabytes, and all others would wait."""
         try:
-            for each in first:
-                yield event(choices=[each])
+            choices = await until_gone(request, whole(self.generation))
+        finally:
+            self.close()
+
+        def write() -> Response:
+            content = [{"index": number} | choice_json(choice) for number, choice in enumerate(choices)]
+            return JSONResponse(self.head | {"choices": content, "usage": self._usage()})
+
+        return await run_in_threadpool(write)
+
+    def stream(
+        self,
+        body: ChatRequest | CompletionRequest,
+        piece_json: Callable[[Piece], dict[str, Any]],
+        first: Sequence[dict[str, Any]] = (),
+    ) -> Response:
+        """Pieces as server-sent events, after the `first` ones; an error on the way is the last of them."""
+        answer = self
+
+        class Stream(StreamingResponse):
+            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+                try:
+                    await super().__call__(scope, receive, send)
+                finally:  # also if the client leaves, before the first event too
+                    answer.close()
+
+        events = self._events(body, piece_json, first)
+        return Stream(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    async def _events(
+        self,
+        body: ChatRequest | CompletionRequest,
+        piece_json: Callable[[Piece], dict[str, Any]],
+        first: Sequence[dict[str, Any]],
+    ) -> AsyncIterator[str]:
+        try:
+            for choice in first:
+                yield self._event(choices=[choice])
             waiting = True
-            async for piece in generation:
+            async for piece in self.generation:
                 if waiting:
-                    FIRST_TOKEN.labels(loaded.registered_name).observe(time.monotonic() - began)
+                    FIRST_TOKEN.labels(self.version).observe(time.monotonic() - self.began)
                     waiting = False
-                yield event(choices=[choice(piece)])
+                yield self._event(choices=[piece_json(piece)])
             if body.stream_options and body.stream_options.include_usage:
-                yield event(choices=[], usage=_usage(generation))
+                yield self._event(choices=[], usage=self._usage())
             yield "data: [DONE]\n\n"
         except RequestError as error:
             yield f"data: {error_json(error)}\n\n"
 
-    class Stream(StreamingResponse):
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            try:
-                await super().__call__(scope, receive, send)
-            finally:  # also if the client leaves, before the first event too
-                generation.close()
-                TOKENS.labels(loaded.registered_name).inc(generation.completion_tokens)
+    def _event(self, **content: Any) -> str:
+        return f"data: {json.dumps(self.head | content)}\n\n"
 
-    return Stream(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    def _usage(self) -> dict[str, int]:
+        new = self.generation.completion_tokens
+        prompt = self.generation.prompt_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+
+    def close(self) -> None:
+        """Give the places back, and count the tokens."""
+        self.generation.close()
+        TOKENS.labels(self.version).inc(self.generation.completion_tokens)

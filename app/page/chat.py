@@ -79,7 +79,8 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         try:
             messages = [*conversation(instead, history), Message("user", question)]
             sampling = Sampling(temperature=temperature, top_p=top_p if top_p < 1 else None, seed=seed.strip() or None)
-            async with aclosing(answers_so_far(app, [name], messages, sampling, request, int(longest))) as texts:
+            texts = answers_so_far(app, [name], messages, sampling=sampling, request=request, longest=int(longest))
+            async with aclosing(texts):
                 async for (text,) in texts:
                     yield text
         except PROBLEMS as error:
@@ -104,7 +105,7 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
             autofocus=True,
             elem_id="question",
         ),
-        examples=[[each] for each in EXAMPLES],
+        examples=[[question] for question in EXAMPLES],
         additional_inputs=[version, system, *options],
         additional_inputs_accordion=gr.Accordion("Settings", open=False, render=False),
         editable=True,
@@ -113,22 +114,22 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         **PRIVATE,
     )
     turns = [chat.chatbot, chat.chatbot_state, chat.chatbot_value]
-    version.change(lambda: ([], [], []), None, turns, queue=False, show_progress="hidden", **PRIVATE)
+    version.change(lambda: ([], [], []), outputs=turns, queue=False, show_progress="hidden", **PRIVATE)
     if settings.feedback:
-        _feedback(app, chat.chatbot, version, system)
+        _feedback(app, chat.chatbot, version=version, system=system)
     with gr.Accordion("About this version", open=False) as about:
         card = gr.Markdown(latex_delimiters=[], max_height=400, elem_id="card")
 
     def read_card(name: str | None) -> str:
         with shown_errors():
-            found = registry.card(registry.find(name, CHAT))
-        return PICTURES.sub("", found or "This version has no model card.")
+            text = registry.card(registry.find(name, CHAT))
+        return PICTURES.sub("", text or "This version has no model card.")
 
     # By the queue, the page sometimes missed the card that it asked for right after an answer.
-    about.expand(read_card, version, card, queue=False, **PRIVATE)
+    about.expand(read_card, inputs=version, outputs=card, queue=False, **PRIVATE)
 
 
-def _feedback(app: FastAPI, chatbot: gr.Chatbot, version: gr.Dropdown, system: gr.Textbox) -> None:
+def _feedback(app: FastAPI, chatbot: gr.Chatbot, *, version: gr.Dropdown, system: gr.Textbox) -> None:
     """Thumbs for an answer, and a better one instead of a bad one."""
     gr.Markdown(CONSENT, elem_classes="consent")
     judged = gr.State()
@@ -137,46 +138,51 @@ def _feedback(app: FastAPI, chatbot: gr.Chatbot, version: gr.Dropdown, system: g
     )
     Turns = list[dict[str, Any]]
 
-    def keep(
-        turns: Turns, name: str | None, instead: str, place: int, better: str | None, good: bool, request: gr.Request
-    ) -> None:
-        with shown_errors():
-            loaded = app.state.versions.get(name, CHAT)
-            before = [*conversation(instead, turns[: place - 1]), Message("user", text_of(turns[place - 1]))]
-            messages = [ChatMessage(role=each.role, content=each.content) for each in before]
-            given = AnswerFeedback(
-                about="answer", messages=messages, answer=text_of(turns[place]), good=good, better=better
-            )
-            keep_feedback(app.state, loaded, answer_row(given, replies_of(app.state)), request)
+    def feedback_on(turns: Turns, instead: str, number: int, *, good: bool, better: str | None) -> AnswerFeedback:
+        """Feedback on the answer that is the turn of that number."""
+        messages = [*conversation(instead, turns[: number - 1]), Message("user", text_of(turns[number - 1]))]
+        return AnswerFeedback(
+            about="answer",
+            messages=[ChatMessage(role=message.role, content=message.content) for message in messages],
+            answer=text_of(turns[number]),
+            good=good,
+            better=better,
+        )
+
+    def keep(name: str | None, feedback: AnswerFeedback, request: gr.Request) -> None:
+        loaded = app.state.versions.get(name, CHAT)
+        keep_feedback(app.state, loaded, answer_row(feedback, replies_of(app.state)), request=request)
 
     def judge(turns: Turns, name: str | None, instead: str, data: gr.LikeData, request: gr.Request) -> tuple[Any, int]:
-        place = data.index[0] if isinstance(data.index, list | tuple) else data.index
+        number = data.index[0] if isinstance(data.index, list | tuple) else data.index
         if isinstance(data.liked, bool):  # not if a person took the thumb back
-            keep(turns, name, instead, place, None, data.liked, request)
-        return gr.Textbox("", visible=data.liked is False), place
+            with shown_errors():
+                keep(name, feedback_on(turns, instead, number, good=data.liked, better=None), request)
+        return gr.Textbox("", visible=data.liked is False), number
 
-    def correct(turns: Turns, name: str | None, instead: str, place: int, better: str, request: gr.Request) -> Any:
+    def correct(turns: Turns, name: str | None, instead: str, number: int, better: str, request: gr.Request) -> Any:
         if better.strip():
-            keep(turns, name, instead, place, better, False, request)
+            with shown_errors():
+                keep(name, feedback_on(turns, instead, number, good=False, better=better), request)
         return gr.Textbox("", visible=not better.strip())
 
     about = [chatbot, version, system]
-    chatbot.like(judge, about, [better, judged], show_progress="hidden", **PRIVATE)
-    better.submit(correct, [*about, judged, better], better, show_progress="hidden", **PRIVATE)
+    chatbot.like(judge, inputs=about, outputs=[better, judged], show_progress="hidden", **PRIVATE)
+    better.submit(correct, inputs=[*about, judged, better], outputs=better, show_progress="hidden", **PRIVATE)
 
 
 def conversation(system: str, turns: list[dict[str, Any]]) -> list[Message]:
     """The system prompt, and the questions of Gradio's turns that were answered, with their answers."""
-    answered = [
-        Message(each["role"], text_of(each))
-        for question, answer in pairwise(turns)
-        if (question["role"], answer["role"]) == ("user", "assistant")
-        for each in (question, answer)
-    ]
-    return [Message("system", system), *answered] if system.strip() else answered
+    messages = [Message("system", system)] if system.strip() else []
+    for question, answer in pairwise(turns):
+        if (question["role"], answer["role"]) == ("user", "assistant"):
+            messages += [Message("user", text_of(question)), Message("assistant", text_of(answer))]
+    return messages
 
 
 def text_of(turn: dict[str, Any]) -> str:
     """The text of one of Gradio's turns, without the mark of a guard's answer."""
     content = turn["content"]
-    return without_mark(content if isinstance(content, str) else "".join(each.get("text", "") for each in content))
+    if not isinstance(content, str):
+        content = "".join(part.get("text", "") for part in content)
+    return without_mark(content)

@@ -24,17 +24,16 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
     gr.Markdown(HELP)
     with gr.Row():
-        chosen = [
-            version_dropdown(blocks, app.state.versions, CHAT, f"{side} version", place)
-            for place, side in enumerate(("Left", "Right"))
-        ]
+        left = version_dropdown(blocks, app.state.versions, CHAT, label="Left version")
+        right = version_dropdown(blocks, app.state.versions, CHAT, label="Right version", rank=1)
     box = gr.Textbox(
         "", label="Question for both", lines=2, max_lines=8, max_length=LONGEST, elem_id="compared-question"
     )
     with gr.Row():
-        button, stop = gr.Button("Ask both", variant="primary"), gr.Button("Stop")
+        button = gr.Button("Ask both", variant="primary")
+        stop = gr.Button("Stop")
     with gr.Row():
-        answers = [gr.Chatbot(buttons=["copy"], elem_id=f"answer-{side}", **LOOK) for side in ("left", "right")]
+        boxes = [gr.Chatbot(buttons=["copy"], elem_id=f"answer-{side}", **LOOK) for side in ("left", "right")]
 
     async def ask(question: str, left: str | None, right: str | None, request: gr.Request) -> AsyncIterator[list[Any]]:
         if not question.strip():
@@ -43,9 +42,10 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
             raise gr.Error("Choose two different versions.", print_exception=False)
         with shown_errors():
             messages = [Message("user", question)]
-            async with aclosing(answers_so_far(app, (left, right), messages, GREEDY, request)) as both:
-                async for texts in both:
+            answers = answers_so_far(app, (left, right), messages, sampling=GREEDY, request=request)
+            async with aclosing(answers):
+                async for texts in answers:
                     yield [[{"role": "assistant", "content": text}] for text in texts]
 
-    asking = gr.on([button.click, box.submit], ask, [box, *chosen], answers, **PRIVATE)
+    asking = gr.on([button.click, box.submit], ask, inputs=[box, left, right], outputs=boxes, **PRIVATE)
     stop.click(None, cancels=[asking], **PRIVATE)

@@ -1,5 +1,6 @@
 """The tab Email: is a mail spam, which phrases make it look so, and what is it really?"""
 
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from app.api.classify import Verdict, verdicts_of
 from app.clients import network_of
 from app.errors import RequestError
 from app.feedback import EmailFeedback, labelled
+from app.loaded_version import LoadedVersion
 from app.mail_files import read_mails
 from app.metrics import EMAILS
 from app.page.shared import PRIVATE, keep_feedback, shown_errors, version_dropdown
-from app.versions import LoadedVersion
 from llm.objectives import CLASSIFY
 from llm.objectives.classifier import UNSURE
 from llm.objectives.classifier.explanations import SHOWN
@@ -52,31 +53,37 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
 
     async def of_text(name: str | None, subject: str, body: str, request: gr.Request) -> str:
         with shown_errors():
-            _, found = await _classified(app, name, {"subject": subject, "body": body}, request)
-            return _explained(found)
+            mail = {"subject": subject, "body": body}
+            _, verdict = await _classified(app, name, mail, request=request)
+            return _explained(verdict)
 
     async def of_file(name: str | None, path: str, request: gr.Request) -> tuple[str, str, str]:
         """The verdict on the mail of a file, and the subject and body that the classifier read."""
         try:
-            mails = await run_in_threadpool(lambda: [row for _, row in islice(read_mails([path]), 2)])
+            mails = await run_in_threadpool(first_mails, path)
         finally:
             Path(path).unlink()  # the server keeps no mail without consent
         with shown_errors():
             if len(mails) > 1:
                 raise RequestError("the file has several mails; `threestage classify` checks them all")
-            loaded, found = await _classified(app, name, mails[0], request)
-            shown, cleaning = _explained(found), cleaning_module(loaded.folder)
+            loaded, verdict = await _classified(app, name, mails[0], request=request)
+            cleaning = cleaning_module(loaded.folder)
             if cleaning:
                 mails = await run_in_threadpool(loaded.cleaner, cleaning.clean_row, mails)
-            return shown, mails[0].get("subject", ""), mails[0].get("body", "")
+            return _explained(verdict), mails[0].get("subject", ""), mails[0].get("body", "")
 
-    gr.on([check.click, subject.submit], of_text, [version, subject, body], result, **PRIVATE)
-    file.upload(of_file, [version, file], [result, subject, body], **PRIVATE)
+    gr.on([check.click, subject.submit], of_text, inputs=[version, subject, body], outputs=result, **PRIVATE)
+    file.upload(of_file, inputs=[version, file], outputs=[result, subject, body], **PRIVATE)
     if settings.feedback:
-        _feedback(app, version, subject, body)
+        _feedback(app, version, subject=subject, body=body)
 
 
-def _feedback(app: FastAPI, version: gr.Dropdown, subject: gr.Textbox, body: gr.Textbox) -> None:
+def first_mails(path: str) -> list[Row]:
+    """The first mails of a file, two at most."""
+    return [row for _, row in islice(read_mails([path]), 2)]
+
+
+def _feedback(app: FastAPI, version: gr.Dropdown, *, subject: gr.Textbox, body: gr.Textbox) -> None:
     """A button for each label of the version."""
 
     async def labels_of(name: str | None) -> gr.Dataset:
@@ -84,62 +91,67 @@ def _feedback(app: FastAPI, version: gr.Dropdown, subject: gr.Textbox, body: gr.
             loaded = await app.state.loader.get(name, CLASSIFY)
         return gr.Dataset(samples=[[_name(label, first=True)] for label in loaded.model.config.labels])
 
-    async def correct(name: str | None, subject: str, body: str, place: int, request: gr.Request) -> None:
+    async def correct(name: str | None, subject: str, body: str, number: int, request: gr.Request) -> None:
         with shown_errors():
             loaded = await app.state.loader.get(name, CLASSIFY)
-            label = loaded.model.config.labels[place]
-            given = EmailFeedback(about="email", label=label, subject=subject, body=body)
-            row = await labelled(loaded, given, app.state.settings.queue, network_of(request))
-            await run_in_threadpool(keep_feedback, app.state, loaded, row, request)
+            label = loaded.model.config.labels[number]
+            correction = EmailFeedback(about="email", label=label, subject=subject, body=body)
+            row = await labelled(loaded, correction, app.state.settings.queue, network=network_of(request))
+            await run_in_threadpool(partial(keep_feedback, app.state, loaded, row, request=request))
 
     labels = gr.Dataset(
         components=[gr.Textbox(visible=False)], samples=[], label="What is this mail really?", type="index"
     )
     gr.Markdown(CONSENT, elem_classes="consent")
-    version.change(labels_of, version, labels, show_progress="hidden", **PRIVATE)
-    labels.click(correct, [version, subject, body, labels], None, **PRIVATE)
+    version.change(labels_of, inputs=version, outputs=labels, show_progress="hidden", **PRIVATE)
+    labels.click(correct, inputs=[version, subject, body, labels], **PRIVATE)
 
 
-async def _classified(app: FastAPI, name: str | None, mail: Row, request: gr.Request) -> tuple[LoadedVersion, Verdict]:
+async def _classified(
+    app: FastAPI, name: str | None, mail: Row, *, request: gr.Request
+) -> tuple[LoadedVersion, Verdict]:
     """The version and its explained verdict. Raises RequestError for an unreadable mail, and Busy."""
     loaded = await app.state.loader.get(name, CLASSIFY)
     if "error" in mail:
         raise RequestError(mail["error"])
     with loaded.classified_by(app.state.settings.queue, network_of(request)):
         async with loaded.turn:
-            (found,) = await run_in_threadpool(verdicts_of, loaded, [mail], EXPLAINED)
-            if found.error:  # it may only be too long for an explanation
-                (found,) = await run_in_threadpool(verdicts_of, loaded, [mail])
-    if found.error:
-        raise RequestError(found.error)
+            (verdict,) = await run_in_threadpool(partial(verdicts_of, loaded, [mail], explained=EXPLAINED))
+            if verdict.error:  # it may only be too long for an explanation
+                (verdict,) = await run_in_threadpool(verdicts_of, loaded, [mail])
+    if verdict.error:
+        raise RequestError(verdict.error)
     EMAILS.labels(loaded.registered_name).inc()
-    return loaded, found
+    return loaded, verdict
 
 
-def _explained(found: Verdict) -> str:
+def _explained(verdict: Verdict) -> str:
     """A verdict and the phrases that moved it, as Markdown."""
-    parts = list(map(plain, in_words(found)))
+    parts = list(map(plain, in_words(verdict)))
     parts[0] = f"## {parts[0]}"
-    for label in sorted(found.probabilities or {}, key=lambda label: label != found.leaning):
-        if some := [f"“{plain(each.text, SHOWN)}”" for each in found.moved_by or () if each.label == label]:
-            parts.append(f"**Looks like {plain(_name(label))}:** {', '.join(some)}")
-    if not found.moved_by:
-        parts.append("This mail is too long to name phrases." if found.moved_by is None else "No phrase stands out.")
+    for label in sorted(verdict.probabilities or {}, key=lambda label: label != verdict.leaning):
+        phrases = [f"“{plain(phrase.text, SHOWN)}”" for phrase in verdict.moved_by or () if phrase.label == label]
+        if phrases:
+            parts.append(f"**Looks like {plain(_name(label))}:** {', '.join(phrases)}")
+    if verdict.moved_by is None:
+        parts.append("This mail is too long to name phrases.")
+    elif not verdict.moved_by:
+        parts.append("No phrase stands out.")
     return "\n\n".join(parts)
 
 
-def in_words(found: Verdict) -> list[str]:
+def in_words(verdict: Verdict) -> list[str]:
     """A verdict for people: a heading, and a sentence if its label has less than half of the probability."""
-    probabilities = found.probabilities or {}
+    probabilities = verdict.probabilities or {}
     *_, last = probabilities
-    if found.label == UNSURE:
+    if verdict.label == UNSURE:
         return [f"Not sure ({_percent(probabilities[last])} % {_name(last)}): look at it yourself"]
-    heading = f"{_name(found.label, first=True)} ({_percent(found.probability)} %)"
-    if _percent(found.probability) >= 50:
+    heading = f"{_name(verdict.label, first=True)} ({_percent(verdict.probability)} %)"
+    if _percent(verdict.probability) >= 50:
         return [heading]
     if len(probabilities) > 2:
         return [heading, "Nothing else is likelier."]
-    if found.label == last:
+    if verdict.label == last:
         return [heading, f"This version calls a mail {_name(last)} even below 50 %, so that it misses less."]
     return [heading, f"This version calls a mail {_name(last)} only when it is surer, to spare other mail."]
 

@@ -32,25 +32,27 @@ def feedback_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     whole = gr.Textbox("", label="Whole text", lines=3, max_lines=30, interactive=False)
     which = gr.Textbox("", label="Rows")
     with gr.Row():
-        accept, drop = gr.Button("Accept", variant="primary"), gr.Button("Drop", variant="stop")
+        accept = gr.Button("Accept", variant="primary")
+        drop = gr.Button("Drop", variant="stop")
 
     def decided(decision: Decision | None, key: str, which: str, shown: list[Text]) -> tuple[Any, ...]:
         with shown_errors():
             if decision:
-                gr.Info(f"{decide(app.state, key, shown, which, decision)} rows {decision}.", duration=5)
-            found = waiting(app.state, key)
-        return found, [each.cells() for each in found], "", ""
+                count = decide(app.state, key, shown=shown, which=which, decision=decision)
+                gr.Info(f"{count} rows {decision}.", duration=5)
+            listed = waiting(app.state, key)
+        return listed, [text.cells() for text in listed], "", ""
 
     def choose(which: str, shown: list[Text], data: gr.SelectData) -> tuple[str, str]:
         chosen = data.row_value[0]
-        text = next((each.whole() for each in shown if each.id == chosen), "")
-        return text, " ".join(dict.fromkeys([*which.split(), chosen]))
+        content = next((text.whole() for text in shown if text.id == chosen), "")
+        return content, " ".join(dict.fromkeys([*which.split(), chosen]))
 
-    given, made = [key, which, shown], [shown, table, whole, which]
-    key.submit(lambda *words: decided(None, *words), given, made, **PRIVATE)
-    table.select(choose, [which, shown], [whole, which], **PRIVATE)
-    accept.click(lambda *words: decided("accepted", *words), given, made, **PRIVATE)
-    drop.click(lambda *words: decided("dropped", *words), given, made, **PRIVATE)
+    fields: dict[str, Any] = {"inputs": [key, which, shown], "outputs": [shown, table, whole, which], **PRIVATE}
+    key.submit(lambda *words: decided(None, *words), **fields)
+    table.select(choose, inputs=[which, shown], outputs=[whole, which], **PRIVATE)
+    accept.click(lambda *words: decided("accepted", *words), **fields)
+    drop.click(lambda *words: decided("dropped", *words), **fields)
 
 
 def waiting(state: Any, key: str) -> list[Text]:
@@ -60,7 +62,8 @@ def waiting(state: Any, key: str) -> list[Text]:
     return texts(state.feedback.waiting())
 
 
-def decide(state: Any, key: str, shown: Sequence[Text], which: str, decision: Decision) -> int:
+def decide(state: Any, key: str, *, shown: Sequence[Text], which: str, decision: Decision) -> int:
     """Accept or drop those rows of `shown` that the words name; how many. Raises RequestError as `waiting`."""
     waiting(state, key)
-    return state.feedback.decide(select(shown, which.split()), decision)[0]
+    count, _ = state.feedback.decide(select(shown, which.split()), decision)
+    return count

@@ -42,7 +42,7 @@ SCRIPT = re.compile(rb"<script\b(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 FILES = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/config", "/login", "/logout")
 EVENTS = ("run/predict", "queue/join", "queue/data", "heartbeat/", "upload", "cancel", "reset")
 """Gradio's other routes hand out files or keep what a page shows."""
-NEEDED = (*FILES, *(f"/gradio_api/{each}" for each in EVENTS))
+NEEDED = (*FILES, *(f"/gradio_api/{event}" for event in EVENTS))
 
 
 def mount_page(app: FastAPI) -> FastAPI:
@@ -80,13 +80,17 @@ def mount_page(app: FastAPI) -> FastAPI:
     app.state.end_page = page.stop_event.set
     not_found = app.router.default
 
-    async def rest(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == "/":
-            await _guarded(page, scope, receive, send)
-        else:
-            await (page if scope["path"].startswith(NEEDED) else not_found)(scope, receive, send)
+    with_policy = WithPolicy(page)
 
-    app.router.default = rest
+    async def page_or_not_found(scope: Scope, receive: Receive, send: Send) -> None:
+        handler = not_found
+        if scope["path"] == "/":
+            handler = with_policy
+        elif scope["path"].startswith(NEEDED):
+            handler = page
+        await handler(scope, receive, send)
+
+    app.router.default = page_or_not_found
     return app
 
 
@@ -95,23 +99,29 @@ async def _fetch_nothing(url: str, cache_dir: str) -> str:
     raise UserError(f"{url[:200]}: this server fetches no files; upload it")
 
 
-async def _guarded(page: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send the page's HTML with the policy for its scripts."""
-    messages: list[Message] = []
+class WithPolicy:
+    """Sends the page's HTML with the policy for its scripts."""
 
-    async def collect(message: Message) -> None:
-        messages.append(message)
+    def __init__(self, page: ASGIApp) -> None:
+        self.page = page
 
-    as_it_is = [each for each in scope["headers"] if each[0] != b"accept-encoding"]  # hashes are of what a browser runs
-    await page(scope | {"headers": as_it_is}, receive, collect)
-    html = b"".join(each.get("body", b"") for each in messages)
-    header = (b"content-security-policy", policy(html).encode())
-    messages[0]["headers"] = [*messages[0]["headers"], *SAFE, header]
-    for message in messages:
-        await send(message)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        messages: list[Message] = []
+
+        async def collect(message: Message) -> None:
+            messages.append(message)
+
+        # without compression, as hashes are of what a browser runs
+        headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        await self.page({**scope, "headers": headers}, receive, collect)
+        html = b"".join(message.get("body", b"") for message in messages)
+        header = (b"content-security-policy", policy(html).encode())
+        messages[0]["headers"] = [*messages[0]["headers"], *SAFE, header]
+        for message in messages:
+            await send(message)
 
 
 def policy(html: bytes) -> str:
     """A Content-Security-Policy that lets the inline scripts of this page run and no others."""
     hashes = dict.fromkeys(b64encode(hashlib.sha256(script).digest()).decode() for script in SCRIPT.findall(html))
-    return POLICY.format(scripts=" ".join(f"'sha256-{each}'" for each in hashes))
+    return POLICY.format(scripts=" ".join(f"'sha256-{digest}'" for digest in hashes))

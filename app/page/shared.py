@@ -18,8 +18,9 @@ from app.errors import Busy
 from app.feedback import keep
 from app.generation import Generation, chat_prompt, ends
 from app.guard import MARK, ask_guard
+from app.loaded_version import LoadedVersion
 from app.metrics import TOKENS
-from app.versions import LoadedVersion, Versions
+from app.versions import Versions
 from llm.chat import Message
 from llm.errors import UserError
 from llm.generation.sampling import Sampling
@@ -63,18 +64,24 @@ def sentence(error: Exception) -> str:
 def version_choices(versions: Versions, capability: str) -> tuple[list[tuple[str, str]], list[str | None]]:
     """The versions with a capability under their names for people, the newest first; and in the order in which a person
     wants them: the default or None, then challengers. Raises as `Registry.listed`."""
-    found = [each for each in versions.registry.listed() if capability in each.capabilities]
-    names = [", ".join([str(each.name), *(PLAIN.get(alias, alias) for alias in each.aliases)]) for each in found]
-    values = [str(each.name) for each in found]
-    default = next((str(each.name) for each in found if each.is_default), None)
-    challengers = [str(each.name) for each in found if CHALLENGER in each.aliases]
-    return list(zip(names, values, strict=True)), list(dict.fromkeys([default, *challengers, *values]))
+    able = [version for version in versions.registry.versions() if capability in version.capabilities]
+    choices = []
+    default = None
+    challengers = []
+    for version in able:
+        name = str(version.name)
+        choices.append((", ".join([name, *(PLAIN.get(alias, alias) for alias in version.aliases)]), name))
+        if version.is_default and default is None:
+            default = name
+        if CHALLENGER in version.aliases:
+            challengers.append(name)
+    return choices, list(dict.fromkeys([default, *challengers, *(str(version.name) for version in able)]))
 
 
 def version_dropdown(
-    blocks: gr.Blocks, versions: Versions, capability: str, label: str = "Version", place: int = 0
+    blocks: gr.Blocks, versions: Versions, capability: str, *, label: str = "Version", rank: int = 0
 ) -> gr.Dropdown:
-    """A choice of a version, read each time somebody opens the page. It begins at this place of the wanted ones."""
+    """A choice of a version, read each time somebody opens the page. It begins with the wanted version of that rank."""
     dropdown = gr.Dropdown(label=label, filterable=False, elem_id=f"version-{capability}")
 
     def opened() -> gr.Dropdown:
@@ -85,9 +92,9 @@ def version_dropdown(
             info = "There is no version yet: `make run` makes one."
         elif wanted[0] is None:
             info = "No version is in use: choose one, or approve one with `threestage review`."
-        return gr.Dropdown(choices=choices, value=[*wanted, None, None][place], info=info)
+        return gr.Dropdown(choices=choices, value=[*wanted, None, None][rank], info=info)
 
-    blocks.load(opened, None, dropdown, queue=False, show_progress="hidden", **PRIVATE)
+    blocks.load(opened, outputs=dropdown, queue=False, show_progress="hidden", **PRIVATE)
     return dropdown
 
 
@@ -100,6 +107,7 @@ async def answers_so_far(
     app: FastAPI,
     names: Sequence[str | None],
     messages: Sequence[Message],
+    *,
     sampling: Sampling,
     request: gr.Request,
     longest: int | None = None,
@@ -111,26 +119,33 @@ async def answers_so_far(
     """
     loaded = [await app.state.loader.get(name, CHAT) for name in names]
     network = network_of(request)
-    guarded = await ask_guard(app.state, loaded, messages, network)
+    guarded = await ask_guard(app.state, loaded, messages, network=network)
     if guarded.reply is not None:
         yield [guarded.reply + SMALL_MARK.format(version=guarded.by.name)] * len(names)
         return
     prompts = [await run_in_threadpool(chat_prompt, version, guarded.messages) for version in loaded]
-    options = {"seconds": app.state.settings.request_seconds, "network": network}
-    texts, generations, tasks = [""] * len(names), list[Generation](), list[asyncio.Task]()
+    texts = [""] * len(names)
+    generations: list[Generation] = []
+    tasks: list[asyncio.Task[None]] = []
 
-    async def read(place: int, generation: Generation) -> None:
+    async def read(number: int, generation: Generation) -> None:
         async for piece in generation:
-            texts[place] += piece.text
+            texts[number] += piece.text
 
     try:
-        for each, prompt in zip(loaded, prompts, strict=True):
-            new = longest and max(1, min(longest, each.engine.context_length - len(prompt)))
-            stops = ends(each, chat=True)
-            generations.append(
-                Generation(each, [prompt], sampling=sampling, stop_tokens=stops, max_new_tokens=new, **options)
+        for version, prompt in zip(loaded, prompts, strict=True):
+            generation = Generation(
+                version,
+                [prompt],
+                sampling=sampling,
+                stop_tokens=ends(version, chat=True),
+                max_new_tokens=longest and max(1, min(longest, version.engine.context_length - len(prompt))),
+                seconds=app.state.settings.request_seconds,
+                network=network,
             )
-        tasks = [asyncio.create_task(read(*each)) for each in enumerate(generations)]
+            generations.append(generation)
+        for number, generation in enumerate(generations):
+            tasks.append(asyncio.create_task(read(number, generation)))
         shown: list[str] = []
         while shown != texts or not all(task.done() for task in tasks):
             await asyncio.wait(tasks, timeout=PAUSE)
@@ -142,12 +157,13 @@ async def answers_so_far(
     finally:
         for task in tasks:
             task.cancel()
-        for each, generation in zip(loaded, generations, strict=False):
+        for version, generation in zip(loaded, generations, strict=False):
             generation.close()
-            TOKENS.labels(each.registered_name).inc(generation.completion_tokens)
+            TOKENS.labels(version.registered_name).inc(generation.completion_tokens)
 
 
-def keep_feedback(state: Any, loaded: LoadedVersion, row: dict[str, Any], request: gr.Request) -> None:
+def keep_feedback(state: Any, loaded: LoadedVersion, row: dict[str, Any], *, request: gr.Request) -> None:
     """Keep a row of feedback, and thank for it. Raises as `keep`."""
-    kept = keep(state.feedback, state.settings, loaded, row, state.feedback.client_of(request.request))
+    client = state.feedback.client_of(request.request)
+    kept = keep(state.feedback, state.settings, loaded=loaded, row=row, client=client)
     gr.Info("Thank you, it is kept." if kept.kept else "Thank you; the same was kept before.", duration=5)

@@ -34,7 +34,8 @@ def attention(
     Without the root the scores grow with D and softmax would pick a single value. `visible_TS` is boolean; where it is
     False a position stays unseen. `dropout` is the share of weights that are left out.
     """
-    scores_BTS = q_BTD @ k_BSD.transpose(-2, -1) / math.sqrt(q_BTD.shape[-1])
+    root = math.sqrt(q_BTD.shape[-1])
+    scores_BTS = q_BTD @ k_BSD.transpose(-2, -1) / root
     if visible_TS is not None:
         scores_BTS = scores_BTS.masked_fill(~visible_TS, -math.inf)
     weights_BTS = F.dropout(scores_BTS.softmax(dim=-1), dropout)
@@ -57,7 +58,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Map BTC to BTD; every token sees every other."""
-        return attention(self.query(x_BTC), self.key(x_BTC), self.value(x_BTC))
+        q_BTD = self.query(x_BTC)
+        k_BTD = self.key(x_BTC)
+        v_BTD = self.value(x_BTC)
+        return attention(q_BTD, k_BTD, v_BTD)
 
 
 class CausalAttention(SelfAttention):
@@ -72,7 +76,10 @@ class CausalAttention(SelfAttention):
         if visible_BTS is None:
             visible_BTS = causal(x_BTC.shape[1]).to(x_BTC.device)
         dropout = self.dropout if self.training else 0.0
-        return attention(self.query(x_BTC), self.key(x_BTC), self.value(x_BTC), visible_TS=visible_BTS, dropout=dropout)
+        q_BTD = self.query(x_BTC)
+        k_BTD = self.key(x_BTC)
+        v_BTD = self.value(x_BTC)
+        return attention(q_BTD, k_BTD, v_BTD, visible_TS=visible_BTS, dropout=dropout)
 
 
 class MultiHeadAttention(nn.Module):
@@ -88,7 +95,9 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x_BTC: Tensor, visible_BTS: Tensor | None = None) -> Tensor:
         """Map BTC to BTC. `visible_BTS` replaces the causal mask."""
-        return self.projection(torch.cat([head(x_BTC, visible_BTS) for head in self.heads], dim=-1))
+        outputs = [head(x_BTC, visible_BTS) for head in self.heads]
+        y_BTC = torch.cat(outputs, dim=-1)
+        return self.projection(y_BTC)
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,8 @@ class GroupedQueryAttention(nn.Module):
         self.key_norm = build_head_norm(shape)
         self.rotates = shape.unrotated_every is None or (layer + 1) % shape.unrotated_every > 0
         width = shape.head_width
-        self.query_key_value = nn.Linear(shape.n_embd, sum(self.heads) * width, bias=shape.bias or shape.qkv_bias)
+        has_bias = shape.bias or shape.qkv_bias
+        self.query_key_value = nn.Linear(shape.n_embd, sum(self.heads) * width, bias=has_bias)
         self.projection = nn.Linear(shape.n_head * width, shape.n_embd, bias=shape.bias)
 
     def forward(self, x_BTC: Tensor, context: Context) -> Tensor:
@@ -152,7 +162,8 @@ class GroupedQueryAttention(nn.Module):
     def project_qkv(self, x_BTC: Tensor, angles: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, BHTD and twice BKTD, rotated to their positions."""
         parts_BTHD = self.query_key_value(x_BTC).unflatten(-1, (sum(self.heads), -1))
-        q_BHTD, k_BKTD, v_BKTD = parts_BTHD.transpose(1, 2).split(self.heads, dim=1)
+        parts_BHTD = parts_BTHD.transpose(1, 2)
+        q_BHTD, k_BKTD, v_BKTD = parts_BHTD.split(self.heads, dim=1)
         if self.query_norm is not None and self.key_norm is not None:
             q_BHTD = self.query_norm(q_BHTD)
             k_BKTD = self.key_norm(k_BKTD)
@@ -177,4 +188,5 @@ class GroupedQueryAttention(nn.Module):
 
     def project_out(self, y_BHTD: Tensor, dtype: torch.dtype) -> Tensor:
         """The outputs of all heads, mixed, BTC."""
-        return self.projection(y_BHTD.transpose(1, 2).flatten(2).to(dtype))
+        y_BTC = y_BHTD.transpose(1, 2).flatten(2)
+        return self.projection(y_BTC.to(dtype))

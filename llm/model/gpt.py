@@ -41,15 +41,19 @@ class MLP(nn.Module):
 
     def __init__(self, shape: GPTShape) -> None:
         super().__init__()
-        self.gate = nn.Linear(shape.n_embd, shape.hidden_width, bias=shape.bias) if shape.mlp == "swiglu" else None
+        self.gate = None
+        if shape.mlp == "swiglu":
+            self.gate = nn.Linear(shape.n_embd, shape.hidden_width, bias=shape.bias)
         self.expand = nn.Linear(shape.n_embd, shape.hidden_width, bias=shape.bias)
         self.projection = nn.Linear(shape.hidden_width, shape.n_embd, bias=shape.bias)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Map BTC to BTC."""
         if self.gate is not None:
-            return self.projection(F.silu(self.gate(x_BTC)) * self.expand(x_BTC))
-        return self.projection(F.gelu(self.expand(x_BTC), approximate="tanh"))
+            wide = F.silu(self.gate(x_BTC)) * self.expand(x_BTC)
+        else:
+            wide = F.gelu(self.expand(x_BTC), approximate="tanh")
+        return self.projection(wide)
 
 
 class Block(nn.Module):
@@ -65,8 +69,10 @@ class Block(nn.Module):
 
     def forward(self, x_BTC: Tensor, context: Context) -> Tensor:
         """Map BTC to BTC."""
-        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), context))
-        return x_BTC + self.dropout(self.mlp(self.mlp_norm(x_BTC)))
+        attended_BTC = self.attention(self.attention_norm(x_BTC), context)
+        x_BTC = x_BTC + self.dropout(attended_BTC)
+        computed_BTC = self.mlp(self.mlp_norm(x_BTC))
+        return x_BTC + self.dropout(computed_BTC)
 
 
 class GPT(nn.Module):
@@ -94,12 +100,13 @@ class GPT(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
         if isinstance(module, GroupedQueryAttention | MLP):
-            nn.init.normal_(module.projection.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+            additions = 2 * self.config.n_layer
+            nn.init.normal_(module.projection.weight, std=0.02 / math.sqrt(additions))
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self.blocks[0].mlp_norm.weight.device
+        return next(self.blocks.parameters()).device
 
     def describe(self) -> dict[str, Any]:
         """What a model folder's config.json says of it."""
@@ -120,11 +127,12 @@ class GPT(nn.Module):
         `positions_BT` begin at p, not at 0, also sees the first p tokens of its row. With a cache a token also sees
         everything before its position. Raises ValueError for more tokens than the context.
         """
-        if tokens_BT.shape[1] > self.config.context_length:
-            raise ValueError(f"{tokens_BT.shape[1]} tokens do not fit the context of {self.config.context_length}")
+        length = tokens_BT.shape[1]
+        if length > self.config.context_length:
+            raise ValueError(f"{length} tokens do not fit the context of {self.config.context_length}")
         packed = None if sequences_BT is None else PackedSequences(sequences_BT, positions_BT)
         if positions_BT is None:
-            positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]  # of all rows
+            positions_BT = torch.arange(length, device=tokens_BT.device)[None]  # of all rows
         past = None
         if cache is not None:
             end = int(positions_BT.max()) + 1

@@ -27,7 +27,7 @@ class KeyValueCache:
 
     def rows(self, first: int, last: int) -> Self:
         """Rows `first` … `last` - 1 as a cache that shares their memory."""
-        cache = object.__new__(KeyValueCache)
+        cache = object.__new__(type(self))
         cache.keys_LBKSD = self.keys_LBKSD[:, first:last]
         cache.values_LBKSD = self.values_LBKSD[:, first:last]
         return cache
@@ -51,12 +51,15 @@ class KeyValueCache:
         keys_BKSD[rows_B1, :, positions_BT] = k_BKTD.transpose(1, 2).to(keys_BKSD.dtype)
         values_BKSD[rows_B1, :, positions_BT] = v_BKTD.transpose(1, 2).to(values_BKSD.dtype)
         dtype = torch.float32 if keys_BKSD.dtype == torch.float16 else keys_BKSD.dtype
-        return keys_BKSD[:, :, :end].to(dtype), values_BKSD[:, :, :end].to(dtype)
+        keys_BKSD = keys_BKSD[:, :, :end]
+        values_BKSD = values_BKSD[:, :, :end]
+        return keys_BKSD.to(dtype), values_BKSD.to(dtype)
 
 
 def _zeros(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     if device.type != "cpu":
         return torch.zeros(size, device=device, dtype=dtype)
     # The system's own memory is zero, and a page of it exists only once it is written; torch would write its zeros.
-    memory = mmap.mmap(-1, math.prod(size) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    byte_count = math.prod(size) * dtype.itemsize
+    memory = mmap.mmap(-1, byte_count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(memory, dtype=dtype).view(size)

@@ -31,7 +31,8 @@ class LoRALinear(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Map BTC as the frozen layer does, and add the update."""
-        return self.frozen(x_BTC) + self.up(self.scale * self.down(x_BTC))
+        y_BTC = self.frozen(x_BTC)
+        return y_BTC + self.up(self.scale * self.down(x_BTC))
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:

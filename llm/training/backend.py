@@ -28,7 +28,7 @@ def build_training_model(model: nn.Module, objective: Objective, compute: Comput
     """
     backend = compute.backend
     training_model = with_backend(model, backend, lambda: objective.loss(model, 0))
-    if not backend.compiles:
+    if backend.fallback is None:
         return training_model, compute
     try:
         training_model.train()
@@ -74,7 +74,10 @@ def _replace_linear(blocks: nn.Module, make: Callable[[nn.Linear], nn.Module]) -
 def _largest_inputs(model: nn.Module, forward: Callable[[], object]) -> dict[str, Tensor]:
     """The largest magnitude of each input, I, of the layers beside which LoRA learns, by their names."""
     largest: dict[str, Tensor] = {}
-    names = {layer: name for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
+    names: dict[nn.Module, str] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoRALinear):
+            names[layer] = name
 
     def record(layer: nn.Module, inputs: tuple[Tensor]) -> None:
         largest_I = inputs[0].float().flatten(0, -2).abs().amax(0)

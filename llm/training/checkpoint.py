@@ -20,6 +20,8 @@ from llm.training.workers import ALONE, Workers, redistribute, to_local
 
 logger = logging.getLogger(__name__)
 
+Groups = dict[str, dict[str, Tensor]]
+"""Tensors by name, in groups such as `model`."""
 
 STATE = "state"  # among the tensors, as bytes: safetensors reads no header of more than 100 MB
 
@@ -29,7 +31,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     whole = hashlib.sha256()
     for name in sorted(tensors):
         whole.update(name.encode())
-        whole.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
+        whole.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
     return whole.hexdigest()
 
 
@@ -60,7 +62,7 @@ class Checkpoints:
                 complete.append((step, [files[part] for part in sorted(files)]))
         return complete
 
-    def save(self, step: int, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    def save(self, step: int, groups: Groups, state: dict[str, Any]) -> None:
         """Write a checkpoint atomically, then drop the oldest. `state` must be JSON."""
         name = f"step-{step:06}"
         workers = self.workers
@@ -68,21 +70,24 @@ class Checkpoints:
             name += f".{workers.rank + 1}-of-{workers.count}"
         elif workers.rank > 0:
             return  # which has nothing that the first has not
-        tensors = {f"{group}/{key}": tensor.cpu() for group, part in groups.items() for key, tensor in part.items()}
+        tensors = {}
+        for group, part in groups.items():
+            for key, tensor in part.items():
+                tensors[f"{group}/{key}"] = tensor.cpu()
         content = json.dumps({**state, "step": step}).encode()
         tensors[STATE] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         file = save(tensors, metadata={"sha256": _digest(tensors)})
         write_atomic(self.folder / f"{name}.safetensors", file)
         if workers.rank == 0:
-            for _, files in self._complete()[: -self.keep]:
-                for file in files:
-                    file.unlink()
+            for _, old_files in self._complete()[: -self.keep]:
+                for old_file in old_files:
+                    old_file.unlink()
 
     def newest(self, until: float = math.inf) -> int | None:
         """The step of the newest checkpoint of those up to step `until`; None without one."""
         return max((step for step, _ in self._complete() if step <= until), default=None)
 
-    def load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    def load(self) -> tuple[Groups, dict[str, Any]] | None:
         """The newest checkpoint that can be read, whole, or None. One that cannot is dropped with a warning."""
         for _, files in reversed(self._complete()):
             try:
@@ -98,9 +103,9 @@ class Checkpoints:
         return None
 
 
-def _join(parts: list[dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+def _join(parts: list[dict[str, Tensor]]) -> Groups:
     """The tensors of all workers' files, whole, by group."""
-    groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    groups: Groups = defaultdict(dict)
     for key, first in parts[0].items():
         group, name = key.split("/", 1)
         is_split = len(parts) > 1 and first.ndim > 0

@@ -26,7 +26,8 @@ class UnsoundError(Exception):
 def check_update(step: int, loss: float, norm: float, rate: float) -> None:
     """Raises UnsoundError where the loss of an update or the norm of its gradient is no number."""
     if not math.isfinite(loss) or not math.isfinite(norm):
-        raise UnsoundError(f"step {step}: loss {loss}, gradient norm {norm}: {LOWER} than {rate:.2g}", step - 1)
+        reason = f"step {step}: loss {loss}, gradient norm {norm}: {LOWER} than {rate:.2g}"
+        raise UnsoundError(reason, step - 1)
 
 
 def check_metric(step: int, name: str, value: float) -> None:
@@ -42,6 +43,8 @@ def check_explosion(history: Sequence[Row]) -> None:
         return
     losses = [row["train_loss"] for row in history if "train_loss" in row]
     means = [fmean(losses[start : start + WINDOW]) for start in range(0, len(losses), WINDOW)]
-    if means[-1] > max(means[0], EXPLODED * min(means)):
-        growth = f"the loss has grown from {min(means):.3g} to {means[-1]:.3g}"
+    lowest = min(means)
+    last = means[-1]
+    if last > max(means[0], EXPLODED * lowest):
+        growth = f"the loss has grown from {lowest:.3g} to {last:.3g}"
         raise UnsoundError(f"step {step}: {growth}: {LOWER}", step - WINDOW)

@@ -152,7 +152,8 @@ class Training:
 def clip_gradients(model: nn.Module, largest: float) -> float:
     """Scale all gradients down where their norm is above `largest`; the norm before that."""
     weights = [weight for weight in model.parameters() if weight.grad is not None]
-    total = nn.utils.get_total_norm([weight.grad for weight in weights])
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    total = nn.utils.get_total_norm(gradients)
     norm = full_tensor(total).item()
     if norm > largest:  # else each would be multiplied by 1
         nn.utils.clip_grads_with_norm_(weights, largest, total)

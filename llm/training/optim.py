@@ -32,7 +32,9 @@ def schedule(step: int, config: TrainConfig) -> float:
     Bergsma et al. 2025 compare ways down: a line to zero learns most.
     """
     warmup = max(1, round(config.warmup * config.steps))
-    return (step + 1) / warmup if step < warmup else (config.steps - step) / max(1, config.steps - warmup)
+    if step < warmup:
+        return (step + 1) / warmup
+    return (config.steps - step) / max(1, config.steps - warmup)
 
 
 def orthogonal(matrices_NRC: Tensor) -> Tensor:
@@ -95,6 +97,7 @@ def update_matrices(matrices: Sequence[MuonMatrix], rates: MuonRates) -> None:
     squares: list[Tensor] = []
     for matrix in matrices:
         gradient_RC = matrix.weight_RC.grad
+        assert gradient_RC is not None  # Muon.step leaves out weights without one
         matrix.momentum_RC.lerp_(gradient_RC, 1 - rates.momentum)
         nesterov_RC = full_tensor(gradient_RC.lerp(matrix.momentum_RC, rates.momentum))
         averages += nesterov_RC.split(matrix.rows)

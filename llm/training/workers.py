@@ -32,7 +32,8 @@ class Workers:
     """Whether each holds a part of the weights (FSDP2), or all of them (DDP)."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where this one computes."""
-    _wrapped: list[nn.Module] = field(default_factory=list)
+    _wrapped: list[Any] = field(default_factory=list)
+    """The modules that DDP or FSDP2 wraps: they have methods that nn.Module lacks."""
 
     def part(self, rows: Sequence[T]) -> Sequence[T]:
         """This worker's rows of a batch. Raises UserError where the batch can't be shared out evenly."""

@@ -111,25 +111,34 @@ def _members(archive: Path) -> Iterator[Iterator[Member]]:
     """The members in the archive's order. Open a member of a tar before you ask for the next one."""
     if _is_zip(archive):
         with zipfile.ZipFile(archive) as file:
-            yield (
-                Member(
-                    i.filename,
-                    i.file_size,
-                    i.is_dir(),
-                    stat.S_IFMT(i.external_attr >> 16) in (0, stat.S_IFREG),
-                    partial(file.open, i),
-                )
-                for i in file.infolist()
-            )
+            yield (_of_zip(file, info) for info in file.infolist())
     else:
         with (
             archive.open("rb") as whole,
             decompressed(whole) as plain,
             tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header) as file,
         ):
-            yield (
-                Member(m.name, m.size, m.isdir(), m.isreg(), partial(file.extractfile, m)) for m in _one_by_one(file)
-            )
+            yield (_of_tar(file, info) for info in _one_by_one(file))
+
+
+def _of_zip(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
+    return Member(
+        name=info.filename,
+        size=info.file_size,
+        is_folder=info.is_dir(),
+        is_file=stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG),
+        open=partial(file.open, info),
+    )
+
+
+def _of_tar(file: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
+    return Member(
+        name=info.name,
+        size=info.size,
+        is_folder=info.isdir(),
+        is_file=info.isreg(),
+        open=partial(file.extractfile, info),
+    )
 
 
 def _one_by_one(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -152,7 +161,7 @@ def _matches(member: Member, pattern: str) -> bool:
     return not member.is_folder and fnmatchcase(str(PurePosixPath(member.name)), pattern)
 
 
-def unpack(archive: Path, pattern: str, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+def unpack(archive: Path, pattern: str, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
     """Write the members of a tar or zip whose whole path matches the glob `pattern` to the same paths below `folder`.
 
     No member has more bytes than it declares. Raises UserError, naming archive and member, for a member that would land
@@ -160,16 +169,21 @@ def unpack(archive: Path, pattern: str, folder: Path, max_bytes: int = MAX_BYTES
     free space of the disk; if nothing matches; and if the archive can't be read.
     """
     most = min(max_bytes, shutil.disk_usage(folder if folder.exists() else folder.parent).free)
-    is_zip, count, found, declared, whole = _is_zip(archive), 0, 0, 0, 0
+    is_zip = _is_zip(archive)
+    count = 0
+    matching = 0
+    matching_bytes = 0
+    read_bytes = 0
     try:
         with _members(archive) as members:
             for count, member in enumerate(bar(archive.name, iterable=members, unit="file"), 1):
+                read_bytes += 0 if is_zip else member.size
                 matches = _matches(member, pattern)
-                found, declared = found + matches, declared + matches * member.size
-                whole += 0 if is_zip else member.size
-                for size, limit in ((declared, most), (whole, READ)):
-                    if size > limit:
-                        raise UserError(f"{archive.name}: its files are {size:,} bytes or more, over {limit:,}")
+                if matches:
+                    matching += 1
+                    matching_bytes += member.size
+                _check_size(archive, matching_bytes, most)
+                _check_size(archive, read_bytes, READ)
                 if count > MEMBERS:
                     raise UserError(f"{archive.name}: it has more than {MEMBERS:,} members")
                 if matches:
@@ -180,8 +194,13 @@ def unpack(archive: Path, pattern: str, folder: Path, max_bytes: int = MAX_BYTES
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UserError(f"{archive.name}: not readable as an archive: {error}") from None
-    if not found:
+    if not matching:
         raise UserError(f"{archive.name}: none of its {count} members matches files: {pattern}")
+
+
+def _check_size(archive: Path, size: int, most: int) -> None:
+    if size > most:
+        raise UserError(f"{archive.name}: its files are {size:,} bytes or more, over {most:,}")
 
 
 def _write(archive: Path, member: Member, target: Path) -> None:

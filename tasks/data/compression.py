@@ -22,13 +22,21 @@ SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 BROKEN = (zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstd.ZstdError, EOFError)
 
 
+def _open_gzip(file: IO[bytes]) -> IO[bytes]:
+    return gzip.GzipFile(fileobj=file)
+
+
+def _open_zstd(file: IO[bytes]) -> IO[bytes]:
+    return io.BufferedReader(zstd.ZstdFile(file), 2**20)
+
+
 OPENERS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
-    b"\x28\xb5\x2f\xfd": lambda file: io.BufferedReader(zstd.ZstdFile(file), 2**20),
+    b"\x1f\x8b": _open_gzip,
+    b"\x28\xb5\x2f\xfd": _open_zstd,
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"BZh": bz2.BZ2File,
 }
-OPENERS |= {bytes([first]) + b"\x2a\x4d\x18": OPENERS[b"\x28\xb5\x2f\xfd"] for first in range(0x50, 0x60)}  # pzstd's
+OPENERS |= {bytes([first]) + b"\x2a\x4d\x18": _open_zstd for first in range(0x50, 0x60)}  # pzstd's
 
 
 def without_compression(name: str) -> str:
@@ -41,7 +49,10 @@ def decompressed(file: IO[bytes]) -> IO[bytes]:
     """Open a file's content. Reading a damaged one raises one of BROKEN, or an OSError without errno."""
     start = file.read(max(map(len, OPENERS)))
     file.seek(0)
-    return next((opener(file) for magic, opener in OPENERS.items() if start.startswith(magic)), file)
+    for magic, opener in OPENERS.items():
+        if start.startswith(magic):
+            return opener(file)
+    return file
 
 
 @contextmanager

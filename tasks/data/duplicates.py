@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from tasks.data.minhash import band_shape, first_of_groups
 from tasks.data.rows import HASH, Rows, band_column
-from tasks.data.shingles import Known, Prefixes, Sets, band_shape, first_of_groups, shingles
+from tasks.data.shingles import Sets, shingles
+from tasks.data.similarity import Known, Prefixes
 from tasks.data.table_parts import column, read_part
 
 DUPLICATES = "near_duplicates"  # the rule of tasks/data/cleaning

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from tasks.data.cleaning.record import drop
-from tasks.data.shingles import Known, shingles
+from tasks.data.shingles import shingles
+from tasks.data.similarity import Known
 
 FEEDBACK = "feedback.jsonl"
 NEAR = 0.8  # least Jaccard similarity of word 3-shingles for two rows of feedback to count as one

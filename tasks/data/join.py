@@ -12,7 +12,8 @@ from tasks.data.cleaning.record import drop
 from tasks.data.cleaning.rules import HALF, shares_before
 from tasks.data.dataset import Dataset, Table
 from tasks.data.duplicates import DUPLICATES
-from tasks.data.shingles import near_pairs, text_hashes
+from tasks.data.shingles import text_hashes
+from tasks.data.similarity import near_pairs
 from tasks.data.splits import Split
 
 MOST = 0.02  # largest share of feedback in train, repetitions included

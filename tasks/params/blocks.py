@@ -22,9 +22,9 @@ Part = Literal["train", "evaluate"]
 class Bounds(Config):
     """Bounds on metrics of an evaluation, by name."""
 
-    at_least: dict[str, float] = Field({})
+    at_least: dict[str, float] = Field(default_factory=dict)
     """Least values."""
-    at_most: dict[str, float] = Field({})
+    at_most: dict[str, float] = Field(default_factory=dict)
     """Greatest values."""
 
 
@@ -49,7 +49,7 @@ class Smoke(Config):
 
     raw: tuple[str, ...] = ()
     """Globs of the files below `data/raw/` that it reads. A dataset without a glob is read whole."""
-    params: dict[str, Any] = Field({})
+    params: dict[str, Any] = Field(default_factory=dict)
     """Values that replace those of params.yaml, in existing blocks."""
     bounds: dict[str, Bounds] = Field(min_length=1)
     """By model; other models are not trained."""

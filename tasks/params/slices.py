@@ -20,23 +20,27 @@ params.yaml as they are written, and `block` is the application's, whose dataset
 
 def find_dataset(name: str) -> Dataset:
     """The dataset in tasks/datasets/<name>.py. Raises UserError without that file."""
-    return _required(f"tasks.datasets.{name}").DATASET
+    dataset: Dataset = _required(f"tasks.datasets.{name}").DATASET
+    return dataset
 
 
 def find_training(name: str) -> Training:
     """How an application is trained: tasks/applications/<name>/train.py. Raises UserError without that file."""
-    return _required(f"tasks.applications.{name}.train").TRAINING
+    training: Training = _required(f"tasks.applications.{name}.train").TRAINING
+    return training
 
 
 def find_evaluation(name: str) -> Evaluation:
     """How an application is measured: tasks/applications/<name>/measure.py. Raises UserError without that file."""
-    return _required(f"tasks.applications.{name}.measure").EVALUATION
+    evaluation: Evaluation = _required(f"tasks.applications.{name}.measure").EVALUATION
+    return evaluation
 
 
 def find_check(name: str) -> Check | None:
     """How an application's block is checked against the others; None if its folder has no check.py."""
     module = _optional(f"tasks.applications.{name}.check")
-    return module and module.check
+    check: Check | None = module and module.check
+    return check
 
 
 def _required(module_name: str) -> Any:
@@ -49,8 +53,8 @@ def _required(module_name: str) -> Any:
 def _optional(module_name: str) -> Any:
     """The module of that name; None if it, or its folder, is missing.
 
-    The only `import_module` in tasks: a block's name leads to its slice, so that a new one is added without an edit
-    elsewhere, and a stage loads its own slice alone.
+    Slices are imported by name here and nowhere else: a new one is added without an edit elsewhere, and a stage loads
+    its own slice alone.
     """
     try:
         return import_module(module_name)

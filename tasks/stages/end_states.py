@@ -14,9 +14,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterParentFlowRunId,
     FlowRunFilterParentTaskRunId,
 )
-from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.exceptions import ObjectNotFound, TerminationSignal
-from prefect.states import Completed, Crashed, State
+from prefect.states import Completed, Crashed
 
 from llm.errors import UserError
 
@@ -117,6 +117,10 @@ def _has_ended(run: Run) -> bool:
     return run.state is not None and run.state.is_final()
 
 
+def _has_completed(run: Run) -> bool:
+    return run.state is not None and run.state.is_completed()
+
+
 def end_below(client: SyncPrefectClient, flow_run: UUID, state: State) -> None:
     """Set `state` for all descendants of a flow run that have not completed, whatever state they are in.
 
@@ -124,7 +128,8 @@ def end_below(client: SyncPrefectClient, flow_run: UUID, state: State) -> None:
     take TOLD_WITHIN seconds to arrive.
     """
     for _, run in _descendants(client, flow_run, time.monotonic() + TOLD_WITHIN):
-        if not (run.state and (run.state.is_completed() or run.state.name == state.name)):
+        has_it = run.state is not None and run.state.name == state.name
+        if not (has_it or _has_completed(run)):
             _set_state(client, run, state)
 
 
@@ -143,12 +148,13 @@ def end_lost(flow_run: UUID, state: State) -> None:
             end_below(client, flow_run, state)
             _set_state(client, root, state)
             return
-        completed = {root.id} if root.state.is_completed() else set()
+        completed = {root.id} if _has_completed(root) else set()
         for parent, run in _descendants(client, flow_run):
             if not _has_ended(run):
-                run.state = Completed(message=UNREPORTED) if parent in completed else state
-                _set_state(client, run, run.state)
-            if run.state.is_completed():
+                end = Completed(message=UNREPORTED) if parent in completed else state
+                _set_state(client, run, end)
+                run.state = end
+            if _has_completed(run):
                 completed.add(run.id)
 
 

@@ -189,4 +189,5 @@ def results() -> tuple[list[str], list[str]]:
 def remote() -> str | None:
     """The name of DVC's default remote, if there is one."""
     with Repo() as repo:
-        return repo.config["core"].get("remote")
+        name: str | None = repo.config["core"].get("remote")
+    return name

@@ -70,7 +70,7 @@ def _repo() -> Iterator["Repo"]:
 
 
 def _name(output: "Output") -> str:
-    return output.def_path.rstrip("/")
+    return str(output.def_path).rstrip("/")
 
 
 def _workspace_hash(output: "Output") -> str | None:
@@ -127,9 +127,10 @@ def parse_stages(text: str, name: str) -> dict[str, dict[str, Any]]:
     from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml  # YAML 1.2: in YAML 1.1 1e-05 is a text
 
     try:
-        return parse_yaml(text, name)["stages"]
+        stages: dict[str, dict[str, Any]] = parse_yaml(text, name)["stages"]
     except (YAMLFileCorruptedError, KeyError, TypeError) as error:
         raise UserError(f"{name}: not what DVC writes ({' '.join(str(error).split())})") from None
+    return stages
 
 
 def as_hashes(entry: Mapping[str, Any]) -> Hashes:

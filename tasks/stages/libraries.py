@@ -49,9 +49,10 @@ def write_libraries(folder: Path = Path()) -> None:
 def recorded(folder: Path = Path()) -> dict[str, str]:
     """The versions in a project's libraries.json; empty if it is missing or damaged, as by conflict markers."""
     try:
-        return json.loads((folder / FILE).read_text())
+        versions: dict[str, str] = json.loads((folder / FILE).read_text())
     except (OSError, ValueError):
         return {}
+    return versions
 
 
 def check_libraries() -> None:

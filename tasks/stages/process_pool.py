@@ -12,12 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
 from tasks.stages.parent_death import die_with_parent
 
-Submit = Callable[[Callable[[Any], Any], Any], Future]
+Submit = Callable[[Callable[[Any], Any], Any], Future[Any]]
 
 
 @contextmanager
@@ -48,14 +47,15 @@ def pool(processes: int) -> Iterator[Submit]:
 
     with ThreadPoolExecutor(processes, initializer=start) as threads:
         try:
-            yield partial(threads.submit, call)
+            yield lambda function, argument: threads.submit(call, function, argument)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             for process in started:
                 process.kill()
                 process.wait()
                 with suppress(BrokenPipeError):
-                    process.stdin.close()
+                    if process.stdin:
+                        process.stdin.close()
 
 
 def serve() -> None:

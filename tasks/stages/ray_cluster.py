@@ -53,7 +53,11 @@ class Cluster:
         sharding = os.environ.get("THREESTAGE_SHARDING", "ddp")
         if sharding not in ("ddp", "fsdp"):
             raise UserError(f"THREESTAGE_SHARDING={sharding}: it is ddp or fsdp")
-        return cls(address, int(workers) if workers else None, sharding)
+        return cls(
+            address=address,
+            workers=int(workers) if workers else None,
+            sharding="fsdp" if sharding == "fsdp" else "ddp",
+        )
 
     @contextmanager
     def connected(self) -> Iterator[Any]:
@@ -137,9 +141,10 @@ def _map_in_ray(ray: Any, function: Callable[[Item], Result], items: Iterable[It
 
     def result(reference: Any) -> Result:
         try:
-            return ray.get(reference)
+            answer: Result = ray.get(reference)
         except RayTaskError as error:
             raise error.cause from None
+        return answer
 
     cores = int(ray.cluster_resources().get("CPU", 1))
     yield from _map_ahead(task.remote, result, items, cores=cores)

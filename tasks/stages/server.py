@@ -35,9 +35,8 @@ from tasks.stages.ui import address
 
 PARENT_TASK_RUN = "THREESTAGE_PARENT_TASK_RUN"
 TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # its address; it ends with its command and has no pages
-STARTS_WITHIN = (
-    300  # seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones
-)
+STARTS_WITHIN = 300
+"""Seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones."""
 ANSWERS_WITHIN = 20  # seconds for the first answer of a standing server, which may be busy
 ASKS_EVERY = 1  # seconds, while a server is away
 
@@ -79,7 +78,8 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
         return
     reach_directly()
     with free_port() as port:
-        url, server = f"http://127.0.0.1:{port}/api", start_server(port)
+        url = f"http://127.0.0.1:{port}/api"
+        server = start_server(port)
         try:
             meanwhile()
             wait_until_healthy(server, url)
@@ -100,7 +100,7 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
                 server.wait()
 
 
-def start_server(port: int) -> subprocess.Popen:
+def start_server(port: int) -> subprocess.Popen[bytes]:
     """Start a Prefect server without pages, with this process's settings; it answers this machine's programs alone."""
     command = [sys.executable, "-m", "uvicorn", "--factory", "tasks.stages.prefect_app:create_app"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
@@ -187,7 +187,7 @@ def leave_artifact(create: Callable[..., Any], name: str, **content: Any) -> Any
         return None
 
 
-def wait_until_healthy(server: subprocess.Popen, url: str) -> None:
+def wait_until_healthy(server: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + STARTS_WITHIN
     with httpx.Client(verify=False) as client:  # verifying would read certificates for 10 ms each time
         while time.monotonic() < deadline and server.poll() is None:
@@ -208,7 +208,7 @@ def _send_logs() -> None:
         handler.flush()
 
 
-def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
+def run_as_child(flow: Flow[..., Any], parameters: dict[str, Any]) -> Any:
     """Run a flow, as a child of the task run that started this process, if there is one.
 
     A stopped run and its descendants end as Cancelled, and the exception that stopped it is raised. If the flow is done
@@ -220,9 +220,14 @@ def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
 
     def create() -> FlowRun:
         parent = os.environ.get(PARENT_TASK_RUN)
-        under = {"parent_task_run_id": UUID(parent)} if parent else {}
         with get_client(sync_client=True) as client:
-            return client.create_flow_run(flow, parameters=parameters, state=Pending(), tags=[workspace()], **under)
+            return client.create_flow_run(
+                flow,
+                parameters=parameters,
+                parent_task_run_id=UUID(parent) if parent else None,
+                state=Pending(),
+                tags=[workspace()],
+            )
 
     flow_run = patiently(create)
 

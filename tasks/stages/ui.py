@@ -23,7 +23,7 @@ MODEL_TRAINING = "?workflowType=machine_learning"  # by default MLflow shows its
 
 def address(server: Literal["mlflow", "prefect"]) -> str:
     """The address at which `make ui` last opened a server's pages, or its default."""
-    opened = json.loads(ADDRESSES.read_text()) if ADDRESSES.exists() else {}
+    opened: dict[str, str] = json.loads(ADDRESSES.read_text()) if ADDRESSES.exists() else {}
     return opened.get(server, f"http://127.0.0.1:{PORTS[server]}")
 
 

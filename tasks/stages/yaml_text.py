@@ -22,18 +22,20 @@ EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 class _UniqueKeys(yaml.CSafeLoader):
     """Rejects a mapping with a duplicate key."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
             if not isinstance(key, Hashable):
                 raise UserError(f"row {line}: {key!r} is no key")
             if key in seen:
                 raise UserError(f"row {line}: {key} stands here and in row {seen[key]}; keep one of them")
             seen[key] = line
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 class _Values(yaml.SafeLoader):
@@ -88,9 +90,10 @@ def parse_values(text: str) -> list[Any]:
     Raises UserError for a text that is not YAML.
     """
     try:
-        return yaml.load(f"[{text}]", Loader=_Values)
+        values: list[Any] = yaml.load(f"[{text}]", Loader=_Values)
     except yaml.YAMLError:
         raise UserError(f"{text!r} is not YAML; put a text with special characters in quotes") from None
+    return values
 
 
 @dataclass(frozen=True)
@@ -177,14 +180,15 @@ def _is_block(node: yaml.Node) -> bool:
 def _end(node: yaml.Node) -> int:
     """The index of the character after a value; of a block, without the comments after it."""
     if not _is_block(node):
-        return node.end_mark.index
+        return int(node.end_mark.index)
     last = node.value[-1]
     return _end(last[1] if isinstance(last, tuple) else last)
 
 
 def _spelled(value: Any) -> str:
     """A value on one line, as it may stand in a block or between commas."""
-    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, sort_keys=False, width=2**30)[1:-2]
+    text: str = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, sort_keys=False, width=2**30)
+    return text[1:-2]
 
 
 def _replaced(values: Any, parts: list[str], value: Any) -> Any:

@@ -16,9 +16,10 @@ import torch
 from mlflow import MlflowClient
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from torch import nn
 
 from llm.config import TrainConfig
-from llm.device import choose_compute
+from llm.device import Compute, choose_compute
 from llm.errors import UserError
 from llm.files import write_atomic
 from llm.kernels.training.backend import TORCH
@@ -27,7 +28,7 @@ from llm.training.backend import build_training_model
 from llm.training.checkpoint import Checkpoints, restore_weights
 from llm.training.cost import memory_needed
 from llm.training.loop import train
-from llm.training.objective import Row
+from llm.training.objective import Objective, Row
 from llm.training.workers import ALONE
 from tasks.registry.tracking import add_facts, stage_run
 from tasks.stages.command import current_stage, leave_soon, state_folder
@@ -39,6 +40,9 @@ from tasks.training.progress import ProgressReporter, StopRequest
 from tasks.training.setup import Prepare, TrainingSetup
 
 logger = logging.getLogger(__name__)
+
+Samples = Callable[[TrainingSetup], list[str]]
+"""Makes texts for people to read, at each evaluation."""
 
 
 @contextmanager
@@ -78,10 +82,7 @@ def _free_memory() -> int:
 
 @task(cache_policy=NO_CACHE)
 def fit(
-    prepare: Prepare,
-    params: TrainConfig,
-    checkpoints: Checkpoints,
-    samples: Callable[[TrainingSetup], list[str]] = lambda setup: [],
+    prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints, *, samples: Samples = lambda setup: []
 ) -> tuple[TrainingSetup, list[Row]]:
     """Train the setup that `prepare` builds, from the newest of `checkpoints` on.
 
@@ -92,42 +93,36 @@ def fit(
     free = _free_memory()
     setup = prepare(ALONE)
     model = setup.loaded.model
-    objective = setup.objective
-    compute = setup.compute
-    count = sum(weight.numel() for weight in model.parameters())
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    cluster = Cluster.asked_for() if params.steps else None  # nothing to share out
-    if cluster is not None and compute.backend != TORCH:
-        compute = replace(compute, backend=TORCH, backend_reason="several workers share the batches")
-    logger.info("%s; %.1f M weights, %.1f M of them trained", compute, count / 1e6, trained / 1e6)
-    mlflow.log_params({"weights": count, "trained_weights": trained})
-    if found := checkpoints.load():
-        logger.info("going on after step %d of %d", found[1]["step"], params.steps)
-    del found  # it may be large
     training_model = model
-    if params.steps and cluster is None:
-        last = params.steps * params.gradient_accumulation - 1  # a growing context is longest there
-        needed = memory_needed(model, objective, last)
-        level = logging.WARNING if needed > free else logging.INFO
-        logger.log(level, "training needs about %.1f GB of memory, %.1f GB are free", needed / 1e9, free / 1e9)
-        if compute.backend.compiles:  # keeps compiled kernels: the next training waits 4 s, not 20
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE / "compiled").absolute()))
-        training_model, compute = build_training_model(model, objective, compute)
-    add_facts(device=str(compute.device), dtype=str(compute.dtype).removeprefix("torch."), blocks=compute.backend.name)
+    compute = setup.compute
     throughput = setup.throughput
+    cluster = Cluster.asked_for() if params.steps else None  # nothing to share out
     if cluster is not None:
         throughput = throughput._replace(flops_a_unit=0)  # the peak is that of this machine alone
-    logged = _last_logged("train_loss", objective.best)
-    progress = ProgressReporter(current_stage(), params.steps, logged, throughput, compute, checkpoints)
+        if compute.backend != TORCH:
+            compute = replace(compute, backend=TORCH, backend_reason="several workers share the batches")
+    _log_start(model, compute, checkpoints, steps=params.steps)
+    if cluster is None and params.steps:
+        _log_memory(setup, params, free)
+        if compute.backend.compiles:  # keeps compiled kernels: the next training waits 4 s, not 20
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE / "compiled").absolute()))
+        training_model, compute = build_training_model(model, setup.objective, compute)
+    add_facts(device=str(compute.device), dtype=str(compute.dtype).removeprefix("torch."), blocks=compute.backend.name)
+    progress = ProgressReporter(
+        current_stage(),
+        params.steps,
+        logged=_last_logged("train_loss", setup.objective.best),
+        throughput=throughput,
+        compute=compute,
+        checkpoints=checkpoints,
+    )
     try:
         with progress.bar, StopRequest() as stop:
             if cluster is None:
-                shown = stop.within(partial(samples, setup))
-                objective = replace(objective, evaluate=stop.within(objective.evaluate), samples=shown)
                 history = train(
                     model,
                     params,
-                    objective,
+                    _interruptible(setup, stop, samples),
                     training_model=training_model,
                     checkpoints=checkpoints,
                     report=progress,
@@ -137,10 +132,10 @@ def fit(
             else:
                 from tasks.training.ray import train_on_ray
 
-                train_on_ray(cluster, prepare, params, checkpoints, progress, stop, samples)
-                groups, state = checkpoints.load()
-                restore_weights(model, groups["best"])
-                history = state["history"]
+                train_on_ray(
+                    cluster, prepare, params, checkpoints=checkpoints, report=progress, stop=stop, samples=samples
+                )
+                history = _restore_best(model, checkpoints)
             if stop():  # in the last step, whose checkpoint is written
                 raise InterruptedError(f"stopped after step {history[-1]['step']} of {params.steps}, with a checkpoint")
     except InterruptedError:
@@ -154,8 +149,46 @@ def fit(
     return setup, history
 
 
+def _log_start(model: nn.Module, compute: Compute, checkpoints: Checkpoints, *, steps: int) -> None:
+    """Log where it trains, how many weights there are, and the step after which it goes on."""
+    count = sum(weight.numel() for weight in model.parameters())
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    logger.info(f"{compute}; {count / 1e6:.1f} M weights, {trained / 1e6:.1f} M of them trained")
+    mlflow.log_params({"weights": count, "trained_weights": trained})
+    checkpoint = checkpoints.load()
+    if checkpoint is not None:
+        _, state = checkpoint
+        logger.info("going on after step %d of %d", state["step"], steps)
+
+
+def _log_memory(setup: TrainingSetup, params: TrainConfig, free: int) -> None:
+    """Log the memory that training needs, as a warning if less was free before the model was loaded."""
+    last = params.steps * params.gradient_accumulation - 1  # a growing context is longest there
+    needed = memory_needed(setup.loaded.model, setup.objective, last)
+    text = f"training needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+    logger.log(logging.WARNING if needed > free else logging.INFO, text)
+
+
+def _interruptible(setup: TrainingSetup, stop: StopRequest, samples: Samples) -> Objective:
+    """The objective with these samples; a stop request interrupts its evaluation."""
+    return replace(
+        setup.objective,
+        evaluate=stop.within(setup.objective.evaluate),
+        samples=stop.within(partial(samples, setup)),
+    )
+
+
+def _restore_best(model: nn.Module, checkpoints: Checkpoints) -> list[Row]:
+    """Give the model the best weights of the newest checkpoint; the rows of its training."""
+    groups, state = checkpoints.load()
+    restore_weights(model, groups["best"])
+    return state["history"]
+
+
 def _last_logged(*names: str) -> int:
     """The last step of which this MLflow run has one of these metrics; -1 without one."""
     run = mlflow.active_run().info.run_id
-    sent = (metric.step for name in names for metric in MlflowClient().get_metric_history(run, name))
-    return max(sent, default=-1)
+    steps = [-1]
+    for name in names:
+        steps += [metric.step for metric in MlflowClient().get_metric_history(run, name)]
+    return max(steps)

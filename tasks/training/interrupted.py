@@ -44,38 +44,37 @@ class Interrupted:
 
 def interrupted(stage: str = "*") -> list[Interrupted]:
     """Every unfinished training, or those of one stage, newest first."""
-    found = []
+    trainings = []
     for folder in sorted((STATE / "stages").glob(f"{stage}/*/")):
         with suppress(FileNotFoundError):  # a training that runs drops its oldest
-            if (step := Checkpoints(folder).newest()) is None:
+            step = Checkpoints(folder).newest()
+            if step is None:
                 continue
-            files = list(folder.glob("step-*"))
+            stats = [file.stat() for file in folder.glob("step-*")]
             inputs = folder / INPUTS
-            found.append(
-                Interrupted(
-                    folder,
-                    folder.parent.name,
-                    step,
-                    time.time() - max(file.stat().st_mtime for file in files),
-                    sum(file.stat().st_size for file in files),
-                    Hashes(**json.loads(inputs.read_text())) if inputs.exists() else None,
-                )
+            training = Interrupted(
+                folder=folder,
+                stage=folder.parent.name,
+                step=step,
+                age=time.time() - max(stat.st_mtime for stat in stats),
+                bytes=sum(stat.st_size for stat in stats),
+                made_from=Hashes(**json.loads(inputs.read_text())) if inputs.exists() else None,
             )
-    return sorted(found, key=lambda each: each.age)
+            trainings.append(training)
+    return sorted(trainings, key=lambda training: training.age)
 
 
 def say_what_is_kept(own: Path, now: Hashes) -> None:
     """If a training starts from step 0, log its stage's interrupted ones and what has changed since."""
-    for each in interrupted(own.parent.name) if Checkpoints(own).newest() is None else []:
-        changed = now.differences(each.made_from) if each.made_from else []
-        logger.info(
-            "starting afresh, as %s changed; an interrupted training is kept: %s",
-            ", ".join(changed) or "its inputs",
-            each,
-        )
+    if Checkpoints(own).newest() is not None:
+        return
+    for training in interrupted(own.parent.name):
+        changed = ", ".join(now.differences(training.made_from)) if training.made_from else ""
+        reason = changed or "its inputs"
+        logger.info("starting afresh, as %s changed; an interrupted training is kept: %s", reason, training)
 
 
-def remove(each: Interrupted) -> None:
+def remove(training: Interrupted) -> None:
     """Remove one, unless its stage runs."""
-    with suppress(UserError), exclusive(f"stages/{each.stage}", patience=0):
-        shutil.rmtree(each.folder)
+    with suppress(UserError), exclusive(f"stages/{training.stage}", patience=0):
+        shutil.rmtree(training.folder)

@@ -91,7 +91,7 @@ def prepare_labelled(params: TrainClassifier, files: TrainingFiles, workers: Wor
     if not params.steps:
         whole.requires_grad_(False)
         return TrainingSetup(loaded, _untrained(fit), compute=compute, throughput=throughput)
-    compute = _choose_backend(params, model.gpt, train, compute)
+    compute = _choose_backend(params, model.gpt, train, compute=compute)
     return TrainingSetup(
         loaded,
         objective(model, params, train, validation=validation, compute=compute, workers=workers),
@@ -134,7 +134,7 @@ def _untrained(fit: Callable[[], dict[str, float]]) -> Objective:
     return Objective(lambda model, index: torch.zeros(()), fit, best="validation_loss", start_counts=True)
 
 
-def _choose_backend(params: TrainClassifier, gpt: GPT, train: ReadTexts, compute: Compute) -> Compute:
+def _choose_backend(params: TrainClassifier, gpt: GPT, train: ReadTexts, *, compute: Compute) -> Compute:
     lengths = train.inputs.lengths
     longest = max(lengths)
     tokens = params.steps * params.gradient_accumulation * params.batch_size * longest

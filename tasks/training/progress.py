@@ -40,7 +40,8 @@ class _Sender:
     """
 
     def __init__(self, server: str, send: Callable[[list[Any]], None]) -> None:
-        self.server, self.send = server, send
+        self.server = server
+        self.send = send
         self.unsent: list[Any] = []
         self.queue: SimpleQueue[list[Any] | None] = SimpleQueue()
         self.thread = Thread(target=copy_context().run, args=(self._run,), daemon=True)
@@ -55,13 +56,16 @@ class _Sender:
         self.thread.join(patience)
 
     def _run(self) -> None:
-        going = True
-        while going:
-            new = [self.queue.get()]
+        ended = False
+        while not ended:
+            batches = [self.queue.get()]
             while not self.queue.empty():
-                new.append(self.queue.get())
-            going = None not in new
-            self.unsent += [each for part in new for each in part or ()]
+                batches.append(self.queue.get())
+            for news in batches:
+                if news is None:
+                    ended = True
+                else:
+                    self.unsent += news
             if not self.unsent:
                 continue
             try:
@@ -93,24 +97,28 @@ def log_checkpoint(run_id: str, folder: Path, step: int) -> None:
 def log_samples(run_id: str, new: list[tuple[int, list[str]]]) -> None:
     """Log an evaluation's sample texts to an MLflow run, one file a step."""
     for step, texts in new:
-        MlflowClient().log_text(run_id, "".join(f"- {text}\n" for text in texts), f"samples/step-{step:06}.md")
+        content = "".join(f"- {text}\n" for text in texts)
+        MlflowClient().log_text(run_id, content, f"samples/step-{step:06}.md")
 
 
 class ProgressReporter:
-    """Reports each step on the terminal, and each after step `logged` to MLflow and Prefect, which know the earlier
-    ones."""
+    """Reports each step on the terminal, and to MLflow and Prefect each after step `logged`: they have the earlier."""
 
     def __init__(
         self,
         name: str,
         steps: int,
+        *,
         logged: int,
         throughput: Throughput,
         compute: Compute,
         checkpoints: Checkpoints,
     ) -> None:
-        self.checkpoints, self.saved = checkpoints, None
-        self.steps, self.logged, self.throughput = steps, logged, throughput
+        self.checkpoints = checkpoints
+        self.saved: int | None = None
+        self.steps = steps
+        self.logged = logged
+        self.throughput = throughput
         # The measured peak is not that of products in 8 bits.
         self.peak = matmul_peak(compute) if throughput.flops_a_unit and not compute.backend.in_int8 else None
         self.waiting: list[dict[str, float]] = []
@@ -126,40 +134,53 @@ class ProgressReporter:
     def __call__(self, row: Row, seconds: float) -> None:
         """Take in one row of metrics."""
         step = row["step"]
+        speed = {}
         if step > 0:
-            if not self.bar.n:  # the first step of this process; a resumed training begins later
-                self.smooth, self.bar.n = row["train_loss"], step - 1
-                self.bar.initial = self.bar.last_print_n = self.bar.n
-            self.smooth = 0.95 * self.smooth + 0.05 * row["train_loss"]
-            status = f"loss {row['train_loss']:.3f}, smoothed {self.smooth:.3f}"
             if seconds:
-                rate = self.throughput.units_a_step / seconds
-                row = row | {f"{self.throughput.units}_per_second": rate}
-                status += f", {rate:,.0f} {self.throughput.units}/s"
-                if self.peak:
-                    status += f", {rate * self.throughput.flops_a_unit / self.peak:.0%} of the matmul peak"
-            self.bar.set_postfix_str(status, refresh=False)
-            self.bar.update()
+                speed = {f"{self.throughput.units}_per_second": self.throughput.units_a_step / seconds}
+            self._show(row, seconds)
         if step <= self.logged:
             return
         values = {name: value for name, value in row.items() if name != "samples"}
-        self.waiting.append({"timestamp": int(time.time() * 1000), **values})
-        found = {name: value for name, value in row.items() if name.startswith("validation")}
-        if found:
+        self.waiting.append({"timestamp": int(time.time() * 1000), **values, **speed})
+        metrics = {name: value for name, value in row.items() if name.startswith("validation")}
+        if metrics:
             self.bar.clear()
-            logger.info("step %d: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
-        if samples := [" ".join(text.split()) for text in row.get("samples", [])]:
-            for sample in samples:
-                logger.info("  %s", sample)
-            self.samples([(step, samples)])
-        if found or step % REPORT_EVERY == 0 or step == self.steps:
+            logger.info("step %d: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        if row.get("samples"):
+            self._log_samples(step, row["samples"])
+        if metrics or step % REPORT_EVERY == 0 or step == self.steps:
             self.curves(self.waiting)
             self.waiting = []
             self.progress([100.0 * step / max(1, self.steps)])
             self._log_checkpoint()
 
+    def _show(self, row: Row, seconds: float) -> None:
+        """Move the bar on by a step, with its loss and its speed."""
+        loss = row["train_loss"]
+        if not self.bar.n:  # the first step of this process; a resumed training begins later
+            self.smooth = loss
+            self.bar.n = row["step"] - 1
+            self.bar.initial = self.bar.last_print_n = self.bar.n
+        self.smooth = 0.95 * self.smooth + 0.05 * loss
+        status = f"loss {loss:.3f}, smoothed {self.smooth:.3f}"
+        if seconds:
+            rate = self.throughput.units_a_step / seconds
+            status += f", {rate:,.0f} {self.throughput.units}/s"
+            if self.peak:
+                status += f", {rate * self.throughput.flops_a_unit / self.peak:.0%} of the matmul peak"
+        self.bar.set_postfix_str(status, refresh=False)
+        self.bar.update()
+
+    def _log_samples(self, step: int, samples: list[str]) -> None:
+        lines = [" ".join(sample.split()) for sample in samples]
+        for line in lines:
+            logger.info("  %s", line)
+        self.samples([(step, lines)])
+
     def _log_checkpoint(self) -> None:
-        if (newest := self.checkpoints.newest()) != self.saved:
+        newest = self.checkpoints.newest()
+        if newest != self.saved:
             self.saved = newest
             self.weights([newest])
 

@@ -3,8 +3,8 @@
 import logging
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ class _Relay:
         self.rows.append((row, seconds))
 
     def take(self) -> list[tuple[Row, float]]:
-        rows, self.rows = self.rows, []
+        rows = self.rows
+        self.rows = []
         return rows
 
     def ask_to_stop(self) -> None:
@@ -55,29 +56,56 @@ class _Relay:
         return self.ended
 
 
-def _train_here(job: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """What a worker needs to train."""
+
+    prepare: Prepare
+    config: TrainConfig
+    samples: Callable[[TrainingSetup], list[str]]
+    checkpoints: Path
+    project: Path
+    """The folder in which it works."""
+    sharded: bool
+    relay: Any
+    """The handle of a `_Relay`."""
+
+
+def _train_here(loop_config: dict[str, _Job]) -> None:
     """The work of a worker."""
     import ray
     import ray.train
     from ray.train.torch import get_device
 
-    os.chdir(job["project"])
-    context, relay = ray.train.get_context(), job["relay"]
+    job = loop_config["job"]
+    relay = job.relay
+    os.chdir(job.project)
     if ray.get(relay.reason.remote()):
         return
-    workers = Workers(context.get_world_rank(), context.get_world_size(), job["sharded"], get_device())
+    context = ray.train.get_context()
+    workers = Workers(
+        rank=context.get_world_rank(), count=context.get_world_size(), sharded=job.sharded, device=get_device()
+    )
     if workers.device.type == "cuda":
         torch.cuda.set_device(workers.device)
-    first = workers.rank == 0
+    is_first = workers.rank == 0
+
+    def report(row: Row, seconds: float) -> None:
+        if is_first:
+            relay.report.remote(row, seconds)
+
+    def stop() -> bool:
+        return is_first and ray.get(relay.asked_to_stop.remote())
+
     try:
-        setup = job["prepare"](workers)
+        setup = job.prepare(workers)
         train(
             setup.loaded.model,
-            job["config"],
-            replace(setup.objective, samples=partial(job["samples"], setup)),
-            checkpoints=Checkpoints(job["checkpoints"], workers=workers),
-            report=(lambda row, seconds: relay.report.remote(row, seconds)) if first else lambda row, seconds: None,
-            stop=(lambda: ray.get(relay.asked_to_stop.remote())) if first else lambda: False,
+            job.config,
+            replace(setup.objective, samples=partial(job.samples, setup)),
+            checkpoints=Checkpoints(job.checkpoints, workers=workers),
+            report=report,
+            stop=stop,
             workers=workers,
         )
     except (InterruptedError, DivergedError) as error:  # which all raise, after the same step
@@ -93,6 +121,7 @@ def train_on_ray(
     cluster: Cluster,
     prepare: Prepare,
     config: TrainConfig,
+    *,
     checkpoints: Checkpoints,
     report: Callable[[Row, float], None],
     stop: Callable[[], bool],
@@ -105,56 +134,91 @@ def train_on_ray(
     are more workers than cores.
     """
     with cluster.connected() as ray:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        count = cluster.workers or gpus or 2
-        if count > (room := gpus or int(resources.get("CPU", 0))):
-            lack = f"{count} workers need a {'GPU' if gpus else 'core'} each; the cluster has {room}"
-            if cluster.address == "local":
-                raise UserError(lack)
-            logger.warning("%s: training waits until it has grown", lack)
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        count = _worker_count(cluster, ray.cluster_resources())
         if config.batch_size % count:
             raise UserError(f"batch_size {config.batch_size} is no multiple of {count} workers")
-        logger.info("%d workers, %s, on Ray at %s", count, cluster.sharding, cluster.address)
+        logger.info(f"{count} workers, {cluster.sharding}, on Ray at {cluster.address}")
         relay = ray.remote(num_cpus=0)(_Relay).remote()
-        job = {"prepare": prepare, "config": config, "checkpoints": checkpoints.folder.absolute(), "relay": relay}
-        job |= {"samples": samples, "project": str(Path.cwd()), "sharded": cluster.sharding == "fsdp" and count > 1}
+        folder = checkpoints.folder.absolute()
+        job = _Job(
+            prepare=prepare,
+            config=config,
+            samples=samples,
+            checkpoints=folder,
+            project=Path.cwd(),
+            sharded=cluster.sharding == "fsdp" and count > 1,
+            relay=relay,
+        )
         trainer = TorchTrainer(
             _train_here,
-            train_loop_config=job,
+            train_loop_config={"job": job},
             scaling_config=ScalingConfig(num_workers=count, use_gpu=gpus > 0),
-            run_config=RunConfig(
-                storage_path=str(checkpoints.folder.absolute()), failure_config=FailureConfig(max_failures=RESTARTS)
-            ),
+            run_config=RunConfig(storage_path=str(folder), failure_config=FailureConfig(max_failures=RESTARTS)),
         )
-        failed: list[Exception] = []
-        fitting = threading.Thread(target=partial(_fit, trainer, failed), daemon=True)
-        fitting.start()
-        seen, asked = -1, False
-        while True:
-            alive = fitting.is_alive()
-            for row, seconds in ray.get(relay.take.remote()):
-                if row["step"] > seen:  # a restart reports earlier steps again
-                    seen = row["step"]
-                    report(row, seconds)
-            if not alive:
-                break
-            if stop() and not asked:
-                asked = True
-                relay.ask_to_stop.remote()
-            fitting.join(POLL)
-        if reason := ray.get(relay.reason.remote()):
-            raise reason
-        if failed:
-            lost = isinstance(failed[0], WorkerGroupError)
-            raise UserError(f"{f'the workers failed {RESTARTS + 1} times' if lost else 'Ray failed'}: {failed[0]}")
+        failures: list[Exception] = []
+        thread = threading.Thread(target=partial(_fit, trainer, failures), daemon=True)
+        thread.start()
+        _pass_on(ray, relay, thread, report=report, stop=stop)
+        _raise_failure(ray.get(relay.reason.remote()), failures)
 
 
-def _fit(trainer: Any, failed: list[Exception]) -> None:
+def _worker_count(cluster: Cluster, resources: Mapping[str, float]) -> int:
+    """How many workers train; raises UserError if this machine has no room for them."""
+    gpus = int(resources.get("GPU", 0))
+    count = cluster.workers or gpus or 2
+    room = gpus or int(resources.get("CPU", 0))
+    if count > room:
+        lack = f"{count} workers need a {'GPU' if gpus else 'core'} each; the cluster has {room}"
+        if cluster.address == "local":
+            raise UserError(lack)
+        logger.warning("%s: training waits until it has grown", lack)
+    return count
+
+
+def _pass_on(
+    ray: Any,
+    relay: Any,
+    thread: threading.Thread,
+    *,
+    report: Callable[[Row, float], None],
+    stop: Callable[[], bool],
+) -> None:
+    """While a thread trains, pass on the workers' reports, and to them that a stop was requested."""
+    newest_step = -1
+    asked = False
+    while True:
+        alive = thread.is_alive()
+        for row, seconds in ray.get(relay.take.remote()):
+            if row["step"] > newest_step:  # a restart reports earlier steps again
+                newest_step = row["step"]
+                report(row, seconds)
+        if not alive:
+            return
+        if stop() and not asked:
+            asked = True
+            relay.ask_to_stop.remote()
+        thread.join(POLL)
+
+
+def _raise_failure(reason: Exception | None, failures: list[Exception]) -> None:
+    """Raise the reason that a worker gave, or UserError if Ray failed without one."""
+    from ray.train import WorkerGroupError
+
+    if reason is not None:
+        raise reason
+    if not failures:
+        return
+    if isinstance(failures[0], WorkerGroupError):
+        raise UserError(f"the workers failed {RESTARTS + 1} times: {failures[0]}")
+    raise UserError(f"Ray failed: {failures[0]}")
+
+
+def _fit(trainer: Any, failures: list[Exception]) -> None:
     try:
         trainer.fit()
     except Exception as error:
-        failed.append(error)
+        failures.append(error)

@@ -23,23 +23,26 @@ from tasks.training.setup import TrainingSetup
 
 def _evaluations(history: list[Row]) -> list[Row]:
     """One row for each evaluation on the validation split, with the mean training loss since the last one."""
-    rows, since = [], []
+    evaluations = []
+    losses: list[float] = []
     for row in history:
-        since += [row["train_loss"]] if "train_loss" in row else []
-        found = {name: value for name, value in row.items() if name.startswith("validation")}
-        if found:
-            rows.append({"step": row["step"], "train_loss": fmean(since) if since else None, **found})
-            since = []
-    return rows
+        if "train_loss" in row:
+            losses.append(row["train_loss"])
+        metrics = {name: value for name, value in row.items() if name.startswith("validation")}
+        if metrics:
+            train_loss = fmean(losses) if losses else None
+            evaluations.append({"step": row["step"], "train_loss": train_loss, **metrics})
+            losses = []
+    return evaluations
 
 
 @task(cache_policy=NO_CACHE)
-def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row], **more: Any) -> dict[str, Any]:
+def publish(model: str, objective: str, *, setup: TrainingSetup, history: list[Row], **settings: Any) -> dict[str, Any]:
     """Finish the model, write models/<model>/ and the training's report, log both to MLflow, and return its metrics.
 
-    `more` goes to the model folder's config.json.
+    `settings` go to the model folder's config.json.
     """
-    report, folder = training_report(model), Path("models") / model
+    report = training_report(model)
     evaluations = _evaluations(history)
     chosen = evaluations[best_evaluation(evaluations, setup.objective)]
     metrics = {name: round(value, 6) for name, value in chosen.items() if value is not None}
@@ -50,8 +53,8 @@ def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row]
     report.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(evaluations).to_csv(report / "curves.csv", index=False, float_format="%.6f")
     write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    with atomic_folder(folder) as fresh:
-        save_model(fresh, setup.loaded, objective, **more)
+    with atomic_folder(Path("models") / model) as folder:
+        save_model(folder, setup.loaded, objective, **settings)
 
     mlflow.log_artifacts(str(report), "report")
     log_measured({f"final.{name}": value for name, value in metrics.items()}, "validation", log_model(model))

@@ -108,7 +108,7 @@ def running(settings: Settings, *, page: bool = False) -> Iterator[str]:
 @contextmanager
 def ready(app: FastAPI) -> Iterator[str]:
     """An application of ours on a port of its own; its address, when default versions are loaded."""
-    with listening(http_config(app, "127.0.0.1", 0, "warning")) as address:
+    with listening(http_config(app, "127.0.0.1", 0, log_level="warning")) as address:
         wait_until(lambda: httpx.get(f"{address}/readyz", timeout=120).status_code == 200, 120)
         yield address
 
@@ -179,12 +179,12 @@ def threestage(registry, tmp_path, monkeypatch):
     return call
 
 
-def shell(line: str, folder: Path, registry: Path, **more) -> subprocess.Popen:
+def shell(line: str, folder: Path, registry: Path, **streams) -> subprocess.Popen:
     """A line of bash, in which `threestage` is the real command."""
     variables = environment(MLFLOW_TRACKING_URI=f"sqlite:///{registry / 'mlflow.db'}", PYTHONPATH=str(ROOT))
     begin = f'set -o pipefail; threestage() {{ "{sys.executable}" -m cli "$@"; }}; '
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(["bash", "-c", begin + line], cwd=folder, env=variables, text=True, **(pipes | more))
+    return subprocess.Popen(["bash", "-c", begin + line], cwd=folder, env=variables, text=True, **(pipes | streams))
 
 
 def error_of(result: Result, code: int = 1) -> str:
@@ -200,7 +200,11 @@ def rows_of(text: str) -> list[dict]:
 
 def children(pid: int) -> list[int]:
     """The processes that a process started."""
-    return [each.pid for each in psutil.Process(pid).children(recursive=True)]
+    return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+
+
+def any_alive(pids: list[int]) -> bool:
+    return any(map(alive, pids))
 
 
 def alive(pid: int) -> bool:

@@ -38,10 +38,10 @@ def alone(gpt, request) -> list[int]:
 async def read(stream) -> tuple[list[list[int]], list[str | None]]:
     """The tokens and the endings of a stream's requests."""
     texts, ends = [[] for _ in stream.requests], [None for _ in stream.requests]
-    async for place, event in stream:
+    async for number, event in stream:
         if event.token is not None:
-            texts[place].append(event.token)
-        ends[place] = event.ended
+            texts[number].append(event.token)
+        ends[number] = event.ended
     return texts, ends
 
 
@@ -52,7 +52,7 @@ async def until(what) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_many_clients_have_what_each_would_have_alone(make_engine):
+def test_engine_gives_many_clients_what_each_would_have_alone(make_engine):
     engine = make_engine(rows=3, queue=99)
     requests = [
         Request([number % 200 + 1] * (1 + number % 5), 1 + number % 12, Sampling(temperature=number % 2, seed=number))
@@ -63,13 +63,17 @@ def test_many_clients_have_what_each_would_have_alone(make_engine):
         streams = [engine.submit(requests[first : first + 3]) for first in range(0, 30, 3)]
         return await asyncio.gather(*map(read, streams))
 
-    found = asyncio.run(clients())
-    assert [text for texts, _ in found for text in texts] == [alone(engine.model, each) for each in requests]
-    assert {end for _, ends in found for end in ends} == {"length"}
+    texts = []
+    endings = set()
+    for client_texts, client_endings in asyncio.run(clients()):
+        texts += client_texts
+        endings |= set(client_endings)
+    assert texts == [alone(engine.model, request) for request in requests]
+    assert endings == {"length"}
     assert (engine.running, engine.waiting) == (0, 0)
 
 
-def test_places_are_rows_and_the_queue_and_a_request_gets_all_or_none(make_engine):
+def test_queue_accepts_all_texts_of_a_request_or_none(make_engine):
     engine = make_engine(rows=2, queue=1)
 
     async def clients():
@@ -93,7 +97,7 @@ def test_places_are_rows_and_the_queue_and_a_request_gets_all_or_none(make_engin
     asyncio.run(clients())
 
 
-def test_a_client_network_holds_its_share_and_leaves_the_rest_to_others(make_engine):
+def test_queue_holds_a_share_of_texts_of_one_network(make_engine):
     engine = make_engine(rows=2, queue=6, share=0.25)
 
     async def clients():
@@ -114,7 +118,7 @@ def test_a_client_network_holds_its_share_and_leaves_the_rest_to_others(make_eng
 
 
 @pytest.mark.parametrize("request_", [Request([], 3), Request([1] * 30, 9), Request([9999], 3), Request([1], 0)])
-def test_what_makes_no_sense_takes_no_place(make_engine, request_):
+def test_invalid_request_takes_no_place(make_engine, request_):
     engine = make_engine()
 
     async def client():
@@ -125,7 +129,7 @@ def test_what_makes_no_sense_takes_no_place(make_engine, request_):
     asyncio.run(client())
 
 
-def test_one_request_of_a_stream_may_be_stopped(make_engine):
+def test_stream_stops_one_of_its_requests(make_engine):
     engine = make_engine(rows=2)
 
     async def client():
@@ -140,7 +144,7 @@ def test_one_request_of_a_stream_may_be_stopped(make_engine):
     assert kept == alone(engine.model, Request([2], 6))
 
 
-def test_a_step_that_fails_reaches_those_who_wait_and_later_requests_are_answered(make_engine, caplog):
+def test_failed_step_reaches_waiting_clients_and_later_requests_are_answered(make_engine, caplog):
     engine = make_engine(rows=2, queue=2)
 
     async def clients():
@@ -165,7 +169,7 @@ def test_a_step_that_fails_reaches_those_who_wait_and_later_requests_are_answere
     assert "RuntimeError: no memory" in caplog.text
 
 
-def test_a_client_whose_loop_is_gone_disturbs_nobody(make_engine):
+def test_client_whose_loop_is_gone_disturbs_nobody(make_engine):
     engine = make_engine(rows=2)
 
     async def leave():

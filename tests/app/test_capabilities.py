@@ -27,9 +27,13 @@ def helper(ready_store, tmp_path_factory):
         yield folder
 
 
-def test_an_assistant_under_another_name_chats_on_the_server_the_page_and_the_command_line(helper, caplog):
+def test_assistant_under_another_name_chats_on_server_page_and_command_line(helper, caplog):
     with tracked(helper), TestClient(create_app(Settings(rows=1, poll_seconds=0.1)), "http://localhost") as client:
-        wait_until(lambda: client.get("/readyz").json()["versions"] == {"helper": "helper/1, champion"}, 120)
+
+        def is_loaded() -> bool:
+            return client.get("/readyz").json()["versions"] == {"helper": "helper/1, champion"}
+
+        wait_until(is_loaded, 120)
         for asked in ({}, {"model": "helper"}):
             answer = client.post("/v1/chat/completions", json=HELLO | asked)
             assert answer.json()["model"] == "threestage-helper/1"
@@ -39,9 +43,9 @@ def test_an_assistant_under_another_name_chats_on_the_server_the_page_and_the_co
         assert client.get("/readyz").json()["guard"] is None
         assert caplog.messages.count("chats are answered without a guard: no guard is registered") == 1
         versions = client.app.state.versions
-        offered = {each: version_choices(versions, each) for each in (CHAT, CLASSIFY, COMPLETE)}
+        offered = {capability: version_choices(versions, capability) for capability in (CHAT, CLASSIFY, COMPLETE)}
         helpers = [("helper/1, in use", "helper/1")], ["helper/1"]
         assert offered == {CHAT: helpers, CLASSIFY: ([], [None]), COMPLETE: helpers}
     with tracked(helper):
-        said = CliRunner().invoke(cli, ["chat", "hello", "--max-tokens", "3", "--json"])
-    assert json.loads(said.stdout)["model"] == "threestage-helper/1", said.output
+        result = CliRunner().invoke(cli, ["chat", "hello", "--max-tokens", "3", "--json"])
+    assert json.loads(result.stdout)["model"] == "threestage-helper/1", result.output

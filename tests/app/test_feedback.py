@@ -5,6 +5,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 
 import httpx
@@ -29,7 +30,7 @@ def post(address: str, body: dict, **headers: str) -> httpx.Response:
 
 def rows(quarantine: Path, dataset: str) -> list[dict]:
     waiting = Quarantine(Settings(quarantine=quarantine)).waiting()
-    return [dict(each.row) for each in waiting if each.dataset == dataset]
+    return [dict(feedback.row) for feedback in waiting if feedback.dataset == dataset]
 
 
 def error(response: httpx.Response) -> dict:
@@ -39,10 +40,10 @@ def error(response: httpx.Response) -> dict:
 def asks(*contents: str) -> dict:
     """The messages of a conversation that ends with a question."""
     turns = enumerate(contents)
-    return {"messages": [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in turns]}
+    return {"messages": [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in turns]}
 
 
-def test_a_labelled_mail_waits_as_a_row_of_the_dataset_in_the_text_that_people_read(server, quarantine):
+def test_email_feedback_waits_as_a_row_of_the_dataset(server, quarantine):
     body = EMAIL | {"subject": "To  read", "body": "<html><p>one</p><p>two &amp; three</p></html>", "label": "spam"}
     answer = post(server, body)
     assert answer.status_code == 200, answer.text
@@ -58,25 +59,25 @@ def test_a_labelled_mail_waits_as_a_row_of_the_dataset_in_the_text_that_people_r
     assert (row["subject"], row["body"]) == ("Café", "At the café at noon?")
 
 
-def test_good_bad_and_better_answers_wait_as_rows_of_the_dataset(server, quarantine):
+def test_answer_feedback_waits_as_rows_of_the_dataset(server, quarantine):
     long = ANSWER | asks("one", "two", "three")
     long["messages"].insert(0, {"role": "system", "content": "Be brief."})
     assert post(server, ANSWER).json()["kept"]
     assert post(server, long | {"good": False}).json()["kept"]
     better = ANSWER | asks("and now?") | {"good": False, "better": "Then."}
     assert post(server, better).json()["dataset"] == "instructions"
-    names = ("instruction", "output", "system", "history", "verdict", "version")
-    assert [[row[name] for name in names] for row in rows(quarantine, "instructions")[-3:]] == [
+    values = itemgetter(*["instruction", "output", "system", "history", "verdict", "version"])
+    assert [list(values(row)) for row in rows(quarantine, "instructions")[-3:]] == [
         ["hello", "Hi.", "", [], "good", "threestage-assistant/1"],
         ["three", "Hi.", "Be brief.", ["one", "two"], "bad", "threestage-assistant/1"],
         ["and now?", "Then.", "", [], "good", "threestage-assistant/1"],
     ]
 
 
-def test_equal_feedback_is_kept_once_a_changed_label_again_and_odd_characters_as_they_were(server, quarantine):
+def test_duplicate_feedback_is_kept_once_and_unicode_stays_as_sent(server, quarantine):
     sent = [EMAIL | {"body": "dedupe", "label": label} for label in ("ham", "ham", "spam", "ham")]
     sent.insert(1, EMAIL | {"body": "De-dupe!"})
-    assert [post(server, each).json()["kept"] for each in sent] == [True, False, False, True, True]
+    assert [post(server, feedback).json()["kept"] for feedback in sent] == [True, False, False, True, True]
     assert [row["label"] for row in rows(quarantine, "emails") if row["body"] == "dedupe"] == ["ham", "spam", "ham"]
     odd = ANSWER | asks(f"what is {ODD}") | {"answer": ODD}
     assert [post(server, odd).json()["kept"] for _ in range(2)] == [True, False]
@@ -108,7 +109,7 @@ def test_equal_feedback_is_kept_once_a_changed_label_again_and_odd_characters_as
         (ANSWER | {"answer": "\ud800"}, 422, ..., ""),
     ],
 )
-def test_a_row_that_no_training_could_read_is_refused(server, quarantine, body, status, param, message):
+def test_feedback_that_no_training_could_read_is_refused(server, quarantine, body, status, param, message):
     before = [rows(quarantine, dataset) for dataset in ("emails", "instructions")]
     content, headers = json.dumps(body), {"Content-Type": "application/json"}
     answer = httpx.post(f"{server}/feedback", content=content, headers=headers, timeout=120)
@@ -118,7 +119,7 @@ def test_a_row_that_no_training_could_read_is_refused(server, quarantine, body, 
     assert [rows(quarantine, dataset) for dataset in ("emails", "instructions")] == before
 
 
-def test_a_client_has_one_share_of_a_day_whatever_address_it_claims(registry, tmp_path):
+def test_feedback_limit_of_a_client_holds_whatever_address_it_claims(registry, tmp_path):
     settings = Settings(quarantine=tmp_path / "feedback", feedback_a_client=3)
     with tracked(registry), running(settings) as own:
         assert [post(own, EMAIL | {"body": body}).status_code for body in "ab"] == [200, 200]
@@ -139,7 +140,7 @@ def test_a_client_has_one_share_of_a_day_whatever_address_it_claims(registry, tm
     ],
     ids=["switched off", "no place to write"],
 )
-def test_a_server_that_can_not_keep_feedback_says_so(registry, tmp_path, monkeypatch, settings, status, code):
+def test_feedback_that_can_not_be_kept_is_503(registry, tmp_path, monkeypatch, settings, status, code):
     monkeypatch.chdir(tmp_path)
     with tracked(registry), TestClient(create_app(settings), "http://localhost") as client:
         answer = client.post("/feedback", json=ANSWER)
@@ -157,22 +158,22 @@ def small(tmp_path) -> Quarantine:
 
 
 def add(quarantine: Quarantine, body: str, client: str = "client") -> bool:
-    return quarantine.add("emails", {"label": "ham", "subject": "a", "body": body}, client, "m/1")
+    return quarantine.add("emails", {"label": "ham", "subject": "a", "body": body}, client=client, version="m/1")
 
 
 def bodies(quarantine: Quarantine) -> list[str]:
-    return [each.row["body"] for each in quarantine.waiting()]
+    return [feedback.row["body"] for feedback in quarantine.waiting()]
 
 
-def dated(quarantine: Quarantine, *hours: float) -> None:
+def set_ages(quarantine: Quarantine, hours: list[float]) -> None:
     """Make the rows so many hours old."""
     with closing(sqlite3.connect(quarantine.path)) as store, store:
-        for id_, each in enumerate(hours, 1):
-            time = (datetime.now(UTC) - timedelta(hours=each)).timestamp()
+        for id_, age in enumerate(hours, 1):
+            time = (datetime.now(UTC) - timedelta(hours=age)).timestamp()
             store.execute("UPDATE feedback SET time = ? WHERE id = ?", (time, id_))
 
 
-def test_several_servers_over_one_quarantine_lose_no_row_and_keep_none_twice(tmp_path):
+def test_concurrent_servers_lose_no_feedback_and_keep_none_twice(tmp_path):
     request = Request({"type": "http", "headers": [], "client": ("10.0.0.1", 1)})
     servers = [Quarantine(Settings(quarantine=tmp_path / "new")) for _ in range(4)]
 
@@ -188,22 +189,22 @@ def test_several_servers_over_one_quarantine_lose_no_row_and_keep_none_twice(tmp
     assert servers[0].path.stat().st_mode & 0o777 == 0o600
 
 
-def test_rows_of_yesterday_count_no_more_and_those_of_a_wrong_clock_keep_nobody_out(small):
+def test_feedback_limit_counts_rows_of_one_day(small):
     assert all(add(small, body) for body in "abc")
     with pytest.raises(Busy) as full:
         add(small, "d")
     assert full.value.retry_after > 86_000
-    dated(small, 25, 23, 1)
+    set_ages(small, [25, 23, 1])
     assert add(small, "d")
     with pytest.raises(Busy) as full:
         add(small, "e")
     assert 3_500 < full.value.retry_after <= 3_601
-    dated(small, -24, -24, -24, -24)
+    set_ages(small, [-24, -24, -24, -24])
     with pytest.raises(Unavailable):
         add(small, "e")
 
 
-def test_waiting_rows_are_bounded_in_number_and_bytes_and_one_client_fills_a_tenth_of_the_bytes(small):
+def test_feedback_limit_bounds_rows_and_bytes_and_a_client_fills_a_tenth(small):
     assert all(add(small, "c" * 1_500, client) for client in "xyz")
     with pytest.raises(Busy, match=r"^2000 bytes of your feedback wait"):
         add(small, "d" * 1_500, "z")
@@ -216,24 +217,24 @@ def test_waiting_rows_are_bounded_in_number_and_bytes_and_one_client_fills_a_ten
         add(large, "e" * 400, "w")
 
 
-def test_dropped_rows_are_gone_from_the_file_and_count_for_the_day(small):
+def test_dropped_feedback_is_gone_from_the_file_and_counts_for_the_day(small):
     assert all(add(small, body) for body in ("quetzal", "b", "c"))
-    first, second, _ = [each.id for each in small.waiting()]
+    first, second, _ = [feedback.id for feedback in small.waiting()]
     assert small.decide([first, second, first], "dropped") == (2, [])
     assert small.decide([first], "dropped") == (0, [])
     assert bodies(small) == ["c"]
     assert b"quetzal" not in small.path.read_bytes()
     with pytest.raises(Busy):
         add(small, "d")
-    dated(small, 25, 25, 25)
+    set_ages(small, [25, 25, 25])
     assert add(small, "d")
-    assert small.decide([each.id for each in small.waiting()], "dropped") == (2, [])
+    assert small.decide([feedback.id for feedback in small.waiting()], "dropped") == (2, [])
     with closing(sqlite3.connect(small.path)) as store:
         assert store.execute("SELECT count(*) FROM feedback").fetchone() == (1,), "no trace is older than a day"
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "keys", "same"),
+    ("first", "second", "keys", "same"),
     [
         ("first key", "second key", ("first key", "second key"), False),
         ("first key", " first key ", ("first key", "second key"), True),
@@ -241,11 +242,11 @@ def test_dropped_rows_are_gone_from_the_file_and_count_for_the_day(small):
         ("a", "b", ("first key",), True),
     ],
 )
-def test_only_a_key_of_the_server_makes_a_client(tmp_path, one, other, keys, same):
+def test_client_of_feedback_is_a_key_of_the_server_or_a_network(tmp_path, first, second, keys, same):
     quarantine = Quarantine(Settings(quarantine=tmp_path))
 
     def client(key: str) -> str:
         headers = [(b"authorization", f"Bearer {key}".encode())]
         return quarantine.client_of(Request({"type": "http", "headers": headers, "client": ("10.0.0.1", 1)}), keys)
 
-    assert (client(one) == client(other)) == same
+    assert (client(first) == client(second)) == same

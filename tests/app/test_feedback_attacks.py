@@ -6,6 +6,7 @@ as it waits, and as a careless person who accepts all of it would have it.
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,10 +97,10 @@ def send(app: TestClient, sent: list[Sent]) -> list[int]:
     async def all_of_them() -> list[int]:
         statuses = []
         for address, label, subject, body in sent:
-            said = {"about": "email", "label": label, "subject": subject, "body": body}
+            feedback = {"about": "email", "label": label, "subject": subject, "body": body}
             client = httpx.ASGITransport(app.app, client=(address, 1))
             async with httpx.AsyncClient(transport=client, base_url="http://localhost") as http:
-                statuses.append((await http.post("/feedback", json=said)).status_code)
+                statuses.append((await http.post("/feedback", json=feedback)).status_code)
         return statuses
 
     return app.portal.call(all_of_them)
@@ -128,7 +129,7 @@ ATTACKS = {  # rows that wait, texts by change; accepted: rows in train, texts a
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
-def test_what_an_attack_moves(attack, app, project):
+def test_attack_by_feedback_moves_little(attack, app, project):
     app.app.state.feedback = Quarantine(Settings())
     sent = list(attack())
     statuses = send(app, sent)
@@ -139,9 +140,8 @@ def test_what_an_attack_moves(attack, app, project):
     pd.testing.assert_frame_equal(untouched, mails())
 
     listed = json.loads(threestage("--json"))
-    found = pd.Series([each["change"] for each in listed["texts"]]).value_counts().to_dict()
-    assert found == changes
-    assert sum(len(each["rows"]) for each in listed["texts"]) == wait
+    assert Counter(text["change"] for text in listed["texts"]) == changes
+    assert sum(len(text["rows"]) for text in listed["texts"]) == wait
     assert sum(sum(changes.values()) for changes in listed["networks"].values()) == wait
     assert threestage("accept", "all", "--yes").startswith(f"{wait} rows accepted\n")
 

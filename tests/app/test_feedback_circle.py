@@ -23,7 +23,7 @@ SPLITS = ("train", "validation", "test")
 
 def classify(address: str, mails: list[dict]) -> tuple[str, list[dict]]:
     """The version that answers, and its verdicts."""
-    emails = [{name: mail[name] for name in ("subject", "body")} for mail in mails]
+    emails = [{"subject": mail["subject"], "body": mail["body"]} for mail in mails]
     answer = httpx.post(f"{address}/classify", json={"emails": emails}, timeout=300)
     assert answer.status_code == 200, answer.text
     return answer.json()["model"], answer.json()["verdicts"]
@@ -36,8 +36,12 @@ def predictions(folder: Path) -> pd.DataFrame:
 
 def labels(after: pd.DataFrame, before: pd.DataFrame) -> list[np.ndarray]:
     """What each mail is, what it is called now and what it was called before; 1 for spam."""
-    said = (after["actual"], after["predicted"], before["predicted"])
-    return [(each == "spam").to_numpy(int) for each in said]
+    columns = (after["actual"], after["predicted"], before["predicted"])
+    return [(column == "spam").to_numpy(int) for column in columns]
+
+
+def lead_in_f1(actual: np.ndarray, predicted: np.ndarray, guessed: np.ndarray) -> float:
+    return f1_score(actual, predicted, 2) - f1_score(actual, guessed, 2)
 
 
 def splits(folder: Path) -> dict[str, str]:
@@ -51,18 +55,19 @@ def copied(project: Path, tmp_path: Path) -> Path:
     return shutil.copytree(project, tmp_path / "project", symlinks=True)
 
 
-def test_what_a_person_accepts_is_what_the_next_version_learns(copied: Path, prefect_api: str) -> None:
+def test_accepted_feedback_is_learned_by_the_next_version(copied: Path, prefect_api: str) -> None:
     mails = [json.loads(line) for line in (ROOT / "data/everyday-mail.jsonl").read_text().splitlines()[::10]]
     guessed, drawn = predictions(copied), splits(copied)
     settings = Settings(quarantine=copied / "data/feedback", poll_seconds=2)
     with tracked(copied), running(settings) as address:
         first, verdicts = classify(address, mails)
         assert first == "threestage-classifier/1"
-        one, *others = [mail for said, mail in zip(verdicts, mails, strict=True) if said["label"] != mail["label"]]
+        decided = zip(verdicts, mails, strict=True)
+        one, *others = [mail for verdict, mail in decided if verdict["label"] != mail["label"]]
         body = {"about": "email", **{name: one[name] for name in ("subject", "body", "label")}}
         kept = httpx.post(f"{address}/feedback", json=body, timeout=120)
         assert kept.json() == {"kept": True, "dataset": "emails", "model": first}
-        accepted = run(copied, "cli", "feedback", "accept", "all", "--yes")
+        accepted = run(copied, *["cli", "feedback", "accept", "all", "--yes"])
         assert accepted.stdout.splitlines()[0] == "1 rows accepted", accepted.stderr
         (copied / "data/inbox/emails/mine.jsonl").write_text("".join(f"{json.dumps(mail)}\n" for mail in others))
 
@@ -78,15 +83,15 @@ def test_what_a_person_accepts_is_what_the_next_version_learns(copied: Path, pre
         wait_until(lambda: classify(address, [one])[0] != first, 300)
         second, says = classify(address, others)
         assert second == "threestage-classifier/2"
-        right = [said["label"] == mail["label"] for said, mail in zip(says, others, strict=True)]
+        right = [verdict["label"] == mail["label"] for verdict, mail in zip(says, others, strict=True)]
         assert sum(right) > len(right) / 2, "all were wrong before"
     registry = MlflowClient(f"sqlite:///{copied}/mlflow.db")
     assert int(registry.get_model_version_by_alias("threestage-classifier", "challenger").version) == 2
 
-    found = splits(copied)
-    assert found["train"] != drawn["train"]
-    assert {split: found[split] for split in SPLITS[1:]} == {split: drawn[split] for split in SPLITS[1:]}
+    hashes = splits(copied)
+    assert hashes["train"] != drawn["train"]
+    assert [hashes[split] for split in SPLITS[1:]] == [drawn[split] for split in SPLITS[1:]]
     after = predictions(copied)
     assert after["id"].tolist() == guessed["id"].tolist()
-    lead = interval(lambda a, p, q: f1_score(a, p, 2) - f1_score(a, q, 2), *labels(after, guessed))
+    lead = interval(lead_in_f1, *labels(after, guessed))
     assert lead[1] >= 0, "no worse than chance alone would have it, mail by mail"

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from app.api.server import create_app
 from app.errors import Unavailable
 from app.guard import guard_model, requests_in
+from app.names import RegisteredVersion, VersionName
 from app.quarantine import Quarantine
-from app.registry import ListedVersion, VersionName
 from app.settings import Settings
 from cli.chat import Assistant
 from cli.main import cli
@@ -67,26 +67,26 @@ def client(server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0, timeout=300)
 
 
-def talk(*turns: str) -> list[dict[str, str]]:
+def talk(turns: list[str]) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
 
 
-def ask(client, *turns: str, **options):
+def ask(client, turns: list[str], **options):
     options = {"model": "assistant", "max_tokens": 12} | options
-    return client.chat.completions.create(messages=talk(*turns), **options)
+    return client.chat.completions.create(messages=talk(turns), **options)
 
 
 def written(server: str) -> tuple[float, float]:
     """Tokens that all versions wrote, and requests that the guard answered."""
-    found = samples(server)
-    tokens = sum(value for (name, *_), value in found.items() if name == "threestage_tokens_total")
-    return tokens, found.get(("threestage_guarded_total", "threestage-warden/1"), 0)
+    metrics = samples(server)
+    tokens = sum(value for (name, *_), value in metrics.items() if name == "threestage_tokens_total")
+    return tokens, metrics.get(("threestage_guarded_total", "threestage-warden/1"), 0)
 
 
 @pytest.mark.parametrize(("request_text", "reply"), [(POISON, DECLINE), (HURT, CRISIS)])
 def test_guard_reply_is_every_choice_and_costs_the_assistant_no_token(client, server, request_text, reply):
     before = written(server)
-    answer = ask(client, request_text, n=2, stop="a", logprobs=True)
+    answer = ask(client, [request_text], n=2, stop="a", logprobs=True)
     choices = [(choice.index, choice.message.content, choice.finish_reason) for choice in answer.choices]
     assert choices == [(0, reply, "content_filter"), (1, reply, "content_filter")]
     assert (answer.model, answer.choices[0].logprobs) == ("threestage-warden/1", None)
@@ -95,7 +95,7 @@ def test_guard_reply_is_every_choice_and_costs_the_assistant_no_token(client, se
 
 
 def test_guard_reply_is_streamed_as_one_delta_and_the_finish(client):
-    chunks = list(ask(client, POISON, n=2, stream=True, stream_options={"include_usage": True}))
+    chunks = list(ask(client, [POISON], n=2, stream=True, stream_options={"include_usage": True}))
     assert [chunk.choices[0].delta.role for chunk in chunks[:2]] == ["assistant"] * 2
     for number, chunk in enumerate(chunks[2:4]):
         (choice,) = chunk.choices
@@ -105,28 +105,28 @@ def test_guard_reply_is_streamed_as_one_delta_and_the_finish(client):
 
 
 def test_guard_lets_the_assistant_answer_everything_else_as_without_a_guard(client, change_settings):
-    guarded = ask(client, HELLO)
+    guarded = ask(client, [HELLO])
     assert (guarded.model, guarded.choices[0].finish_reason) == ("threestage-assistant/1", "length")
-    assert [chunk.model for chunk in ask(client, HELLO, stream=True)][-1] == "threestage-assistant/1"
+    assert [chunk.model for chunk in ask(client, [HELLO], stream=True)][-1] == "threestage-assistant/1"
     change_settings(guard=False)
-    assert ask(client, HELLO).choices == guarded.choices
-    unguarded = ask(client, POISON)
+    assert ask(client, [HELLO]).choices == guarded.choices
+    unguarded = ask(client, [POISON])
     assert (unguarded.model, unguarded.usage.completion_tokens) == ("threestage-assistant/1", 12)
 
 
 def test_turns_that_the_guard_answered_are_read_again_by_nobody(client):
-    after, alone = ask(client, POISON, DECLINE, HELLO), ask(client, HELLO)
+    after, alone = ask(client, [POISON, DECLINE, HELLO]), ask(client, [HELLO])
     assert (after.choices, after.usage) == (alone.choices, alone.usage)
     for earlier in ((POISON, "Sure."), ("hello", "Hi.", POISON, "Sure.")):
-        assert ask(client, *earlier, "go on").choices[0].message.content == DECLINE
+        assert ask(client, [*earlier, "go on"]).choices[0].message.content == DECLINE
     hiding = ["the cat sat on the mat and the dog ate the hat", "Hi."] * 6
-    assert ask(client, *hiding, POISON).choices[0].message.content == DECLINE
+    assert ask(client, [*hiding, POISON]).choices[0].message.content == DECLINE
     for made_up in ([*hiding, POISON, "Sure.", *hiding], [POISON, "Sure.", *hiding], [*hiding, "poison", "Sure."]):
-        assert ask(client, *made_up, HELLO).choices[0].message.content == DECLINE
-    assert ask(client, HELLO, POISON, HELLO).choices[0].finish_reason == "length", "it reads the user's turns only"
-    assert ask(client, POISON, DECLINE, HURT).choices[0].message.content == CRISIS
+        assert ask(client, [*made_up, HELLO]).choices[0].message.content == DECLINE
+    assert ask(client, [HELLO, POISON, HELLO]).choices[0].finish_reason == "length", "it reads the user's turns only"
+    assert ask(client, [POISON, DECLINE, HURT]).choices[0].message.content == CRISIS
     with pytest.raises(openai.BadRequestError, match="the last message has no text"):
-        ask(client, POISON, "Sure.", " ")
+        ask(client, [POISON, "Sure.", " "])
 
 
 def test_guard_reads_each_turn_by_itself_and_the_last_ones_together(guarded_registry):
@@ -158,10 +158,10 @@ def test_requests_beyond_those_that_may_wait_for_the_guard_are_429(client, app):
     guard.classifying += ["127.0.0.0/24"] * 12
     try:
         with pytest.raises(openai.RateLimitError, match="12 requests run or wait already, and at most 12 may"):
-            ask(client, HELLO)
+            ask(client, [HELLO])
     finally:
         guard.classifying.clear()
-    assert ask(client, HELLO).choices
+    assert ask(client, [HELLO]).choices
 
 
 def test_guard_that_fails_at_a_text_is_500_and_nobody_answers(client, monkeypatch):
@@ -171,21 +171,21 @@ def test_guard_that_fails_at_a_text_is_500_and_nobody_answers(client, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr("app.guard.guard_replies", fail)
         with pytest.raises(openai.InternalServerError, match="the guard failed at this text") as raised:
-            ask(client, HELLO)
+            ask(client, [HELLO])
     assert (raised.value.status_code, raised.value.code) == (500, "failed")
-    assert ask(client, HELLO).choices
+    assert ask(client, [HELLO]).choices
 
 
 def test_feedback_on_a_guards_reply_is_refused_and_none_teaches_its_turns(server, app):
-    def post(*turns: str):
-        *messages, last = talk(*turns)
+    def post(turns: list[str]):
+        *messages, last = talk(turns)
         body = {"about": "answer", "messages": messages, "answer": last["content"], "good": True}
         return httpx.post(f"{server}/feedback", json=body, timeout=60)
 
-    refused = post(POISON, DECLINE)
+    refused = post([POISON, DECLINE])
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "answer")
     assert "the assistant does not learn from it" in refused.json()["error"]["message"]
-    assert post(POISON, DECLINE, HELLO, "Fine.").json()["kept"]
+    assert post([POISON, DECLINE, HELLO, "Fine."]).json()["kept"]
     (row,) = [waiting.row for waiting in Quarantine(app.state.settings).waiting()]
     assert (row["instruction"], row["output"], row["history"]) == (HELLO, "Fine.", [])
 
@@ -197,9 +197,9 @@ def run(*arguments: str, stdin: str = ""):
 def test_command_line_prints_the_guards_reply_and_who_gave_it(guarded_registry, monkeypatch):
     mark = "Answered by warden/1, not by the assistant\n"
     with tracked(guarded_registry):
-        said = run("chat", "--max-tokens", "9", stdin=f"{HELLO}\n{POISON}\n")
-        assert said.exit_code == 0, said.output
-        assert (said.stdout.splitlines()[-1], said.stderr) == (DECLINE, mark)
+        result = run("chat", "--max-tokens", "9", stdin=f"{HELLO}\n{POISON}\n")
+        assert result.exit_code == 0, result.output
+        assert (result.stdout.splitlines()[-1], result.stderr) == (DECLINE, mark)
         (row,) = rows_of(run("chat", "--json", POISON).stdout)
         assert row == {
             "model": "threestage-warden/1",
@@ -207,10 +207,10 @@ def test_command_line_prints_the_guards_reply_and_who_gave_it(guarded_registry, 
             "answer": DECLINE,
             "finish": "content_filter",
         }
-        unguarded = rows_of(run("chat", "--json", "--no-guard", "--max-tokens", "9", POISON).stdout)
+        unguarded = rows_of(run("chat", *["--json", "--no-guard", "--max-tokens", "9"], POISON).stdout)
         assert (unguarded[0]["model"], unguarded[0]["finish"]) == ("threestage-assistant/1", "length")
         monkeypatch.setenv("THREESTAGE_GUARD", "0")
-        assert rows_of(run("chat", "--json", "--max-tokens", "9", POISON).stdout) == unguarded
+        assert rows_of(run("chat", *["--json", "--max-tokens", "9"], POISON).stdout) == unguarded
 
 
 def test_command_lines_conversation_goes_on_without_what_the_guard_answered(guarded_registry):
@@ -261,13 +261,17 @@ def test_ctrl_c_while_the_guard_reads_ends_a_single_question_with_130(interrupte
 
 def test_guard_that_can_not_be_loaded_closes_the_chat_until_it_is_turned_off(guarded_registry, tmp_path, caplog):
     shutil.copytree(guarded_registry, tmp_path, dirs_exist_ok=True)
-    chat = {"messages": talk(HELLO), "max_tokens": 3}
+    chat = {"messages": talk([HELLO]), "max_tokens": 3}
     with tracked(tmp_path):
         configure_tracking()  # the store has moved
         folder = Path(mlflow.artifacts.download_artifacts("models:/threestage-warden/1/artifacts/warden/"))
         (folder / "model.safetensors").unlink()
         with TestClient(create_app(Settings(rows=1, poll_seconds=0.1)), "http://localhost") as client:
-            wait_until(lambda: "can't be loaded" in client.get("/readyz").json()["reason"], 120)
+
+            def failed_to_load() -> bool:
+                return "can't be loaded" in client.get("/readyz").json()["reason"]
+
+            wait_until(failed_to_load, 120)
             assert client.get("/readyz").status_code == 503
             for asked in (chat, chat | {"stream": True}):
                 refused = client.post("/v1/chat/completions", json=asked)
@@ -284,8 +288,15 @@ def test_guard_that_can_not_be_loaded_closes_the_chat_until_it_is_turned_off(gua
         assert caplog.messages.count("chats are answered without a guard: it is turned off") == 1
 
 
-def version(model: str, *capabilities: str, is_default: bool = True) -> ListedVersion:
-    return ListedVersion(VersionName(model, "1"), (), 0, "", capabilities, is_default)
+def version(model: str, *capabilities: str, is_default: bool = True) -> RegisteredVersion:
+    return RegisteredVersion(
+        name=VersionName(model, "1"),
+        aliases=(),
+        created=0,
+        description="",
+        capabilities=capabilities,
+        is_default=is_default,
+    )
 
 
 def test_model_whose_files_are_gone_may_be_the_guard():

@@ -19,7 +19,7 @@ MAIL = "From: a@b.example\nSubject: Meeting\nTo: c@d.example\n\nthe cat sat on t
 ROW = {"subject": "Meeting", "body": "the cat sat on the mat"}
 
 
-def test_files_are_classified_mail_by_mail_each_as_what_it_is(threestage, tmp_path):
+def test_mail_files_of_each_form_are_classified_mail_by_mail(threestage, tmp_path):
     for name, content in {
         "mail.eml": MAIL,
         "mail.txt": MAIL,
@@ -32,11 +32,22 @@ def test_files_are_classified_mail_by_mail_each_as_what_it_is(threestage, tmp_pa
         (tmp_path / name).write_text(content)
     (tmp_path / "wide.eml").write_text(MAIL, "utf-16")
     (tmp_path / "list").write_text("[ILUG] the cat\n")  # neither JSON nor a table
-    names = ("mail.eml", "mail.txt", "same.jsonl", "mbox", "one.mbox", "mails.csv", "mails.json", "wide.eml", "-")
-    result = threestage("classify", "--json", *names, "list", stdin=MAIL)
+    names = (
+        "mail.eml",
+        "mail.txt",
+        "same.jsonl",
+        "mbox",
+        "one.mbox",
+        "mails.csv",
+        "mails.json",
+        "wide.eml",
+        "-",
+        "list",
+    )
+    result = threestage("classify", "--json", *names, stdin=MAIL)
     assert (result.exit_code, result.stderr) == (0, UNAPPROVED)
-    *same, other = rows_of(result.stdout)
-    places = [tuple(row.get(name) for name in ("file", "line", "row", "mail")) for row in same]
+    *same, text = rows_of(result.stdout)
+    places = [(row["file"], row.get("line"), row.get("row"), row.get("mail")) for row in same]
     assert places == [
         *[("mail.eml", None, None, None), ("mail.txt", None, None, None)],
         *[("same.jsonl", line, None, None) for line in (1, 3)],
@@ -46,25 +57,26 @@ def test_files_are_classified_mail_by_mail_each_as_what_it_is(threestage, tmp_pa
         *[("wide.eml", None, None, None), ("-", None, None, None)],
     ]
     assert len({row["probability"] for row in same}) == 1, "all are the same mail"
-    assert {row["label"] for row in [*same, other]} <= {"ham", "spam"}
+    assert {row["label"] for row in [*same, text]} <= {"ham", "spam"}
     assert sum(same[0]["probabilities"].values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("charset", CHARSETS)
 @pytest.mark.parametrize("postmark", ["", POSTMARK], ids=["eml", "mbox"])
-def test_a_mail_in_any_charset_is_read_as_training_reads_it(tmp_path, charset, postmark):
+def test_unicode_mail_of_any_charset_is_read_as_training_reads_it(tmp_path, charset, postmark):
     path = tmp_path / ("mbox" if postmark else "mail.eml")
     path.write_bytes(postmark.encode() + CHARSETS[charset])
-    (learned,) = mails(path, PurePath("ham", path.name), Labels(("ham", "spam")), {})
+    labels = Labels(("ham", "spam"))
+    (learned,) = mails(path, PurePath("ham", path.name), labels, columns={})
     ((_, row),) = read_mails([str(path)])
     assert clean_row(row) == learned.texts
     assert learned.texts["body"] in CHARSETS[charset].decode(charset)
 
 
-def test_for_people_a_verdict_is_a_line_above_the_phrases_that_moved_it(threestage, tmp_path):
+def test_classify_prints_a_verdict_above_the_phrases_that_moved_it(threestage, tmp_path):
     (tmp_path / "mbox").write_text(f"{POSTMARK}{MAIL}\n{POSTMARK}Subject: Lunch\n\nat noon\n")
     rows = rows_of(threestage("classify", "--json", "mbox").stdout)
-    result = threestage("classify", "--explain", "2", "mbox")
+    result = threestage("classify", "--explain=2", "mbox")
     decides = "threestage-classifier/1 calls a mail spam above 0.600, and is unsure above 0.190"
     assert result.stderr == f"{UNAPPROVED}the number is the probability of spam: {decides}\n"
     assert [(row["label"], row["threshold"], row["unsure"]) for row in rows] == [
@@ -79,7 +91,7 @@ def test_for_people_a_verdict_is_a_line_above_the_phrases_that_moved_it(threesta
     assert all(re.fullmatch(r"\tlike (ham|spam)\t'.+'", line) for line in phrases)
 
 
-def test_a_file_that_is_no_mail_has_its_reason_and_does_not_stop_the_others(threestage, tmp_path):
+def test_file_that_is_no_mail_has_its_reason_and_stops_no_other(threestage, tmp_path):
     (tmp_path / "mail.eml").write_text(MAIL)
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "a.out").write_bytes(b"\x7fELF\0\0 the cat")
@@ -99,14 +111,14 @@ def test_a_file_that_is_no_mail_has_its_reason_and_does_not_stop_the_others(thre
         "fewer cells than columns",
         "",
     ]
-    said = threestage("classify", *names).stderr.splitlines()
-    assert len(said) == 10
-    assert said[5] == "error: rows.jsonl, line 2: none of subject, body, message in it"
+    lines = threestage("classify", *names).stderr.splitlines()
+    assert len(lines) == 10
+    assert lines[5] == "error: rows.jsonl, line 2: none of subject, body, message in it"
 
 
-def test_a_model_that_is_no_classifier_is_an_error(threestage):
-    said = error_of(threestage("classify", "-", "--model", "assistant", stdin="hello"))
-    assert said == "error: assistant/1 can't classify; models that can: classifier"
+def test_model_that_is_no_classifier_is_an_error(threestage):
+    message = error_of(threestage("classify", "-", "--model=assistant", stdin="hello"))
+    assert message == "error: assistant/1 can't classify; models that can: classifier"
 
 
 @pytest.mark.parametrize(
@@ -124,5 +136,5 @@ def test_a_model_that_is_no_classifier_is_an_error(threestage):
         ("", False),
     ],
 )
-def test_a_text_is_a_message_if_it_begins_with_headers(text, expected):
+def test_text_that_begins_with_headers_is_a_message(text, expected):
     assert is_message(text) is expected

@@ -8,8 +8,9 @@ import pytest
 from mlflow import MlflowClient
 
 from app.errors import NotFound, RequestError, Unavailable
+from app.names import RegisteredVersion, VersionName, models_with
 from app.page.shared import version_choices
-from app.registry import ListedVersion, Registry, VersionName, models_with
+from app.registry import Registry
 from app.settings import Settings
 from app.versions import Versions
 from llm.objectives import CHAT, CLASSIFY, COMPLETE
@@ -19,9 +20,9 @@ from tasks.registry.versions import STATE, own_models
 from tests.app.conftest import tracked
 
 
-def test_a_name_means_its_champion_an_alias_or_a_version(registry):
+def test_name_means_its_champion_an_alias_or_a_version(registry):
     with tracked(registry):
-        found = Registry()
+        store = Registry()
         names = {
             "assistant": "assistant/1",
             "assistant@champion": "assistant/1",
@@ -30,13 +31,13 @@ def test_a_name_means_its_champion_an_alias_or_a_version(registry):
             "threestage-assistant/2": "assistant/2",
             "classifier": "classifier/1",  # its challenger, as it never had a champion
         }
-        assert {name: str(found.find(name)) for name in names} == names
+        assert {name: str(store.find(name)) for name in names} == names
         defaults = {CHAT: "assistant/1", CLASSIFY: "classifier/1", COMPLETE: "foundation/1"}
-        assert {capability: str(found.find(None, capability)) for capability in defaults} == defaults
+        assert {capability: str(store.find(None, capability)) for capability in defaults} == defaults
         with pytest.raises(NotFound, match="no model that can fly is registered; `make run` makes them"):
-            found.find(None, "fly")
+            store.find(None, "fly")
         with pytest.raises(RequestError, match="assistant/2 can't classify; models that can: classifier"):
-            found.find("assistant/2", CLASSIFY)
+            store.find("assistant/2", CLASSIFY)
         for name, reason in {
             "x": "those are: assistant, classifier, foundation",
             "classifier@champion": "classifier' has no champion; its versions are: 1 challenger",
@@ -48,20 +49,27 @@ def test_a_name_means_its_champion_an_alias_or_a_version(registry):
             "../../etc": "not registered",
         }.items():
             with pytest.raises(NotFound, match=reason):
-                found.find(name)
+                store.find(name)
 
 
-def test_models_are_found_by_their_capabilities_first_those_whose_main_one_it_is():
-    def version(model: str, number: int, *capabilities: str, is_default: bool = True) -> ListedVersion:
-        return ListedVersion(VersionName(model, str(number)), (), 0, "", capabilities, is_default)
+def test_models_with_a_capability_begin_with_those_whose_main_one_it_is():
+    def version(model: str, number: int, capabilities: tuple[str, ...], is_default: bool = True) -> RegisteredVersion:
+        return RegisteredVersion(
+            name=VersionName(model, str(number)),
+            aliases=(),
+            created=0,
+            description="",
+            capabilities=capabilities,
+            is_default=is_default,
+        )
 
     listed = [
-        version("assistant", 1, CHAT, COMPLETE),
-        version("foundation", 2),
-        version("foundation", 1, COMPLETE, is_default=False),
-        version("mail", 1, CLASSIFY),
-        version("helper", 1, CHAT, COMPLETE),
-        version("before", 1, CHAT, is_default=False),
+        version("assistant", 1, (CHAT, COMPLETE)),
+        version("foundation", 2, ()),
+        version("foundation", 1, (COMPLETE,), is_default=False),
+        version("mail", 1, (CLASSIFY,)),
+        version("helper", 1, (CHAT, COMPLETE)),
+        version("before", 1, (CHAT,), is_default=False),
     ]
     assert models_with(listed, CHAT) == ["assistant", "helper", "before"]
     assert models_with(listed, COMPLETE) == ["foundation", "assistant", "helper"]
@@ -69,7 +77,7 @@ def test_models_are_found_by_their_capabilities_first_those_whose_main_one_it_is
 
 
 @pytest.mark.parametrize("how", ["alias", "version", "rejected"])
-def test_a_model_whose_champion_is_gone_has_no_default_version(store, how):
+def test_model_whose_champion_is_gone_has_no_default_version(store, how):
     settle("assistant")
     client, name = MlflowClient(), "threestage-assistant"
     match how:
@@ -78,16 +86,16 @@ def test_a_model_whose_champion_is_gone_has_no_default_version(store, how):
         case "version":
             client.delete_model_version(name, "1")
         case "rejected":
-            client.set_model_version_tag(name, "1", STATE, "rejected")
+            client.set_model_version_tag(name, "1", key=STATE, value="rejected")
             settle("assistant")  # the next review carries it out
-    found = Registry()
+    names = Registry()
     for wanted in ({"name": "assistant"}, {"name": None, "capability": CHAT}):
         with pytest.raises(
             NotFound,
             match="model 'assistant' has no champion: approve one with `threestage review approve`, or name a version",
         ):
-            found.find(**wanted)
-    assert str(found.find("assistant@challenger", CHAT)) == "assistant/2"
+            names.find(**wanted)
+    assert str(names.find("assistant@challenger", CHAT)) == "assistant/2"
     assert version_choices(Versions(Settings()), CHAT)[1][:2] == [None, "assistant/2"]
 
 
@@ -99,12 +107,14 @@ def clock(monkeypatch):
     return now
 
 
-def test_names_that_nobody_knows_ask_the_registry_once_however_many_ask(registry, clock, monkeypatch):
-    found, reads, everybody = Registry(), [], threading.Barrier(8)
+def test_unknown_names_read_the_registry_once_for_concurrent_requests(registry, clock, monkeypatch):
+    store = Registry()
+    reads = []
+    everybody = threading.Barrier(8)
 
     def find(name):
         everybody.wait(120)
-        return found.find(name)
+        return store.find(name)
 
     def counted(client):
         if threading.current_thread().name.startswith("asks"):  # a server of other tests reads, too
@@ -113,15 +123,15 @@ def test_names_that_nobody_knows_ask_the_registry_once_however_many_ask(registry
 
     monkeypatch.setattr("app.registry.own_models", counted)
     with tracked(registry), ThreadPoolExecutor(8, "asks") as pool:
-        found.read()
+        store.read()
         clock.seconds += 2
-        for each in [pool.submit(find, f"x{number}") for number in range(8)]:
+        for search in [pool.submit(find, f"x{number}") for number in range(8)]:
             with pytest.raises(NotFound):
-                each.result()
+                search.result()
     assert len(reads) == 1
 
 
-def test_while_one_waits_for_a_registry_that_does_not_answer_others_are_told_at_once(tmp_path, clock, monkeypatch):
+def test_registry_that_does_not_answer_keeps_one_thread_waiting_alone(tmp_path, clock, monkeypatch):
     trying, may = threading.Event(), threading.Event()
 
     def slowly():

@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 import app.versions
 from app.api.server import create_app
 from app.errors import Unavailable
-from app.registry import CARD, VersionName
+from app.names import VersionName
+from app.registry import CARD
 from app.settings import Settings
 from app.versions import Loader, Versions
 from llm.generation.request import Request
@@ -57,7 +58,16 @@ def ask(address, model="assistant", **options):
 
 
 def there(versions: Versions) -> list[str]:
-    return sorted(str(each.name) for each in versions.loaded)
+    return sorted(str(loaded.name) for loaded in versions.loaded)
+
+
+def wait_for_reason(client: TestClient, reason: str) -> None:
+    """Wait until /readyz gives this reason."""
+
+    def is_given() -> bool:
+        return reason in client.get("/readyz").json()["reason"]
+
+    wait_until(is_given, 120)
 
 
 async def ending_of(loaded) -> str | None:
@@ -95,20 +105,23 @@ def loading(store, monkeypatch):
     go_on.set()
 
 
-def test_without_a_model_the_server_runs_and_says_what_is_missing(ready_store, tmp_path):
+def test_server_without_a_model_runs_and_says_what_is_missing(ready_store, tmp_path):
     shutil.copy(ready_store, tmp_path / "mlflow.db")
     with tracked(tmp_path), TestClient(create_app(Settings(poll_seconds=0.1)), base_url=HERE) as client:
         missing = "no model is registered; `make run` makes them"
-        wait_until(lambda: missing in client.get("/readyz").json()["reason"], 120)
+        wait_for_reason(client, missing)
         assert client.get("/v1/models").json() == {"object": "list", "data": []}
-        asked = {"messages": HELLO}, {"messages": HELLO, "model": "assistant"}
-        for path, body in (*(("/v1/chat/completions", each) for each in asked), ("/classify", {"emails": [{}]})):
+        for path, body in (
+            ("/v1/chat/completions", {"messages": HELLO}),
+            ("/v1/chat/completions", {"messages": HELLO, "model": "assistant"}),
+            ("/classify", {"emails": [{}]}),
+        ):
             answer = client.post(path, json=body)
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
             assert "`make run` makes them" in answer.json()["error"]["message"]
 
 
-def test_a_store_that_can_not_be_read_makes_versions_unavailable(tmp_path):
+def test_corrupt_store_makes_versions_unavailable(tmp_path):
     (tmp_path / "mlflow.db").write_text("this is no database " * 100)
     with (
         tracked(tmp_path),
@@ -117,16 +130,16 @@ def test_a_store_that_can_not_be_read_makes_versions_unavailable(tmp_path):
         Versions(Settings()).get("assistant", CHAT)
 
 
-def test_a_version_is_loaded_once_however_many_ask(registry, make_versions):
+def test_version_is_loaded_once_for_concurrent_requests(registry, make_versions):
     versions = make_versions()
     with tracked(registry), ThreadPoolExecutor(8) as pool:
-        found = {asked.result() for asked in [pool.submit(versions.get, "assistant", CHAT) for _ in range(8)]}
-    (loaded,) = found
+        requests = [pool.submit(versions.get, "assistant", CHAT) for _ in range(8)]
+        (loaded,) = {request.result() for request in requests}
     assert loaded.dataset == "instructions"
     assert loaded.registered_name == "threestage-assistant/1"
 
 
-def test_what_was_not_asked_for_recently_is_let_go_and_defaults_stay(store, make_versions, monkeypatch):
+def test_versions_least_recently_asked_are_unloaded_and_defaults_stay(store, make_versions, monkeypatch):
     monkeypatch.setattr("app.versions.KEPT", 4)
     for _ in range(2):
         register(store / "assistant-1/assistant", "assistant")
@@ -147,10 +160,11 @@ def test_what_was_not_asked_for_recently_is_let_go_and_defaults_stay(store, make
     assert versions.get("assistant/2", CHAT) is versions.get("assistant/2", CHAT)
 
 
-def test_a_moved_alias_ends_no_stream_and_soon_answers_by_the_new_version(store):
+def test_moved_alias_ends_no_stream_and_answers_by_the_new_version(store):
     with running(Settings(rows=4, poll_seconds=0.1)) as address:
-        before, other = ask(address), ask(address, "assistant/2")
-        assert before.choices[0].message.content != other.choices[0].message.content
+        before = ask(address)
+        second = ask(address, "assistant/2")
+        assert before.choices[0].message.content != second.choices[0].message.content
         with stepwise() as steps:
             stream = iter(ask(address, stream=True))
             next(stream)
@@ -166,10 +180,10 @@ def test_a_moved_alias_ends_no_stream_and_soon_answers_by_the_new_version(store)
             assert text == before.choices[0].message.content
             assert {chunk.model for chunk in chunks} == {"threestage-assistant/1"}
         after = ask(address)
-        assert (after.model, after.choices) == ("threestage-assistant/2", other.choices)
+        assert (after.model, after.choices) == ("threestage-assistant/2", second.choices)
 
 
-def test_a_removed_champion_is_not_replaced_by_the_challenger_and_the_way_out_is_named(store):
+def test_removed_champion_is_not_replaced_by_the_challenger(store):
     settle("assistant")
     way_out = "approve one with `threestage review approve`, or name a version such as assistant/2"
     missing = f"model 'assistant' has no champion: {way_out}"
@@ -179,7 +193,13 @@ def test_a_removed_champion_is_not_replaced_by_the_challenger_and_the_way_out_is
         def readiness() -> httpx.Response:
             return httpx.get(f"{address}/readyz", timeout=60)
 
-        wait_until(lambda: readiness().json()["reason"], 120)
+        def has_reason() -> bool:
+            return bool(readiness().json()["reason"])
+
+        def has_champion() -> bool:
+            return readiness().json()["versions"].get("assistant") == "assistant/2, champion"
+
+        wait_until(has_reason, 120)
         assert readiness().status_code == 200
         assert readiness().json()["versions"] == {"classifier": "classifier/1, challenger"}
         assert readiness().json()["reason"].startswith(missing)
@@ -192,11 +212,11 @@ def test_a_removed_champion_is_not_replaced_by_the_challenger_and_the_way_out_is
         assert ask(address, "assistant/1").model == "threestage-assistant/1"
         assert ask(address, "assistant@challenger").model == "threestage-assistant/2"
         move("2")
-        wait_until(lambda: readiness().json()["versions"].get("assistant") == "assistant/2, champion", 120)
+        wait_until(has_champion, 120)
         assert ask(address).model == "threestage-assistant/2"
 
 
-def test_a_challenger_of_a_model_without_a_champion_answers_and_the_log_says_so(registry, make_versions, caplog):
+def test_challenger_without_a_champion_answers_and_is_logged_as_unapproved(registry, make_versions, caplog):
     versions = make_versions()
     with tracked(registry), caplog.at_level("INFO", logger="app.versions"):
         versions.refresh()
@@ -204,7 +224,7 @@ def test_a_challenger_of_a_model_without_a_champion_answers_and_the_log_says_so(
     assert "threestage-assistant/1 is loaded" in caplog.messages
 
 
-def test_while_a_new_version_is_loaded_the_old_one_and_all_others_answer(loading, make_versions):
+def test_old_version_answers_while_the_new_one_is_loaded(loading, make_versions):
     begun, go_on = loading
     versions = make_versions(request_seconds=600)
     loader = Loader(versions)
@@ -216,16 +236,16 @@ def test_while_a_new_version_is_loaded_the_old_one_and_all_others_answer(loading
         waiting = [asyncio.create_task(loader.get("assistant/2", CHAT)) for _ in range(60)]
         await asyncio.to_thread(begun.wait, 300)
         assert str((await loader.get("assistant", CHAT)).name) == "assistant/1"
-        assert not any(each.done() for each in waiting)
+        assert not any(task.done() for task in waiting)
         go_on.set()
-        found = set(await asyncio.gather(*waiting))
+        versions_got = set(await asyncio.gather(*waiting))
         await refreshing
-        assert found == {await loader.get("assistant", CHAT)}
+        assert versions_got == {await loader.get("assistant", CHAT)}
 
     asyncio.run(clients())
 
 
-def test_a_version_that_can_not_be_loaded_leaves_the_one_before_and_says_why(store):
+def test_version_that_fails_to_load_leaves_the_one_before(store):
     shutil.rmtree(files("2"))
     with running(Settings(rows=2, poll_seconds=0.2)) as address:
         expected = ask(address)
@@ -250,7 +270,7 @@ def test_a_version_that_can_not_be_loaded_leaves_the_one_before_and_says_why(sto
         wait_until(lambda: reason() is None, 120)
 
 
-def test_loading_is_not_tried_again_for_each_request(store, make_versions, monkeypatch, caplog):
+def test_retry_of_a_failed_load_waits_for_poll_seconds(store, make_versions, monkeypatch, caplog):
     load, tried = app.versions.load_for_inference, []
 
     def full(folder):
@@ -275,10 +295,10 @@ def test_loading_is_not_tried_again_for_each_request(store, make_versions, monke
     assert caplog.text.count("Traceback") == 1
 
 
-def test_a_champion_without_files_is_not_ready_and_says_why(store):
+def test_champion_without_files_is_not_ready(store):
     shutil.rmtree(files("1"))
     with TestClient(create_app(Settings(poll_seconds=0.1)), base_url=HERE) as client:
-        wait_until(lambda: "can't be loaded" in client.get("/readyz").json()["reason"], 120)
+        wait_for_reason(client, "can't be loaded")
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["ready"]) == (503, False)
         assert "assistant/1 can't be loaded" in ready.json()["reason"]
@@ -288,7 +308,7 @@ def test_a_champion_without_files_is_not_ready_and_says_why(store):
         assert "assistant/1 can't be loaded" in answer.json()["error"]["message"]
 
 
-def test_if_no_files_can_be_read_the_store_is_named_and_not_an_empty_registry(store, caplog):
+def test_registry_without_readable_files_is_unavailable_and_not_empty(store, caplog):
     for name in ("assistant/1", "assistant/2", "classifier/1", "foundation/1"):
         model = name.partition("/")[0]
         shutil.rmtree(mlflow.artifacts.download_artifacts(f"models:/threestage-{name}/artifacts/{model}/"))
@@ -303,27 +323,27 @@ def test_if_no_files_can_be_read_the_store_is_named_and_not_an_empty_registry(st
 # ---- what several threads do at once
 
 
-def test_a_version_that_is_let_go_still_answers_and_ends_by_itself(store, make_versions, monkeypatch):
+def test_unloaded_version_answers_during_its_grace_and_ends_by_itself(store, make_versions, monkeypatch):
     versions = make_versions()
     first, second = versions.get("assistant/1", CHAT), versions.get("assistant/2", CHAT)
-    for given, grace in ((first, 600), (second, 0.05)):
+    for loaded, grace in ((first, 600), (second, 0.05)):
         monkeypatch.setattr("app.versions.GRACE", grace)
-        MlflowClient().delete_model_version("threestage-assistant", given.name.version)
+        MlflowClient().delete_model_version("threestage-assistant", loaded.name.version)
         versions.refresh()
-        assert given not in versions.loaded
+        assert loaded not in versions.loaded
     assert asyncio.run(ending_of(first)) == "length"
     wait_until(lambda: is_closed(second), 120)
     versions.close(60)
     assert is_closed(first)
 
 
-def test_the_servers_end_ends_the_texts_of_a_version_that_was_let_go_before(store, make_versions):
+def test_shutdown_ends_the_texts_of_an_unloaded_version(store, make_versions):
     versions = make_versions()
-    given = versions.get("assistant/2", CHAT)
+    loaded = versions.get("assistant/2", CHAT)
 
     async def client():
         with stepwise() as steps:
-            stream = given.engine.submit([Request([1], 400)])
+            stream = loaded.engine.submit([Request([1], 400)])
             MlflowClient().delete_model_version("threestage-assistant", "2")
             versions.refresh()
             closing = asyncio.create_task(asyncio.to_thread(versions.close, 0.01))
@@ -334,10 +354,10 @@ def test_the_servers_end_ends_the_texts_of_a_version_that_was_let_go_before(stor
             await closing
 
     asyncio.run(client())
-    assert is_closed(given)
+    assert is_closed(loaded)
 
 
-def test_what_is_being_loaded_when_the_server_ends_is_ended_and_nothing_is_loaded_after(loading, make_versions):
+def test_shutdown_ends_a_version_that_is_being_loaded(loading, make_versions):
     begun, go_on = loading
     versions, before = make_versions(), engines()
     first = versions.get("assistant/1", CHAT)

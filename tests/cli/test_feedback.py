@@ -43,10 +43,10 @@ def quarantine(tmp_path, monkeypatch) -> Quarantine:
         ("spam", "Won", "a cruise for two\x1b\u202e", "network 1"),
         ("spam", "WON", "A cruise, for two", "network 2"),
     ):
-        found.add("emails", {"label": label, "subject": subject, "body": body}, client, "m/1")
+        found.add("emails", {"label": label, "subject": subject, "body": body}, client=client, version="m/1")
     answer = {"instruction": "Who?", "output": "Me.", "system": "", "history": []}
-    found.add("instructions", answer | {"verdict": "good"}, "network 2", "a/1")
-    found.add("instructions", answer | {"instruction": "What?", "verdict": "bad"}, "network 1", "a/1")
+    found.add("instructions", answer | {"verdict": "good"}, client="network 2", version="a/1")
+    found.add("instructions", answer | {"instruction": "What?", "verdict": "bad"}, client="network 1", version="a/1")
     return found
 
 
@@ -100,7 +100,7 @@ def test_accepted_rows_are_in_their_inboxes_once_as_they_came_and_dvc_holds_them
     ]
     assert [*map(json.loads, inbox.read_bytes().splitlines())] == rows[:3]
     before = Path(f"{inbox}.dvc").read_text()
-    quarantine.add("emails", rows[0] | {"subject": "More"}, "network 3", "m/1")
+    quarantine.add("emails", rows[0] | {"subject": "More"}, client="network 3", version="m/1")
     assert threestage("accept", "--yes", "all").stdout.startswith("3 rows accepted\n")
     assert [*map(json.loads, inbox.read_bytes().splitlines())][:3] == rows[:3]
     assert Path(f"{inbox}.dvc").read_text() != before
@@ -131,7 +131,12 @@ def test_a_text_is_shown_whole_and_its_first_wording_is_learned(quarantine):
     first = " ".join(f"word{n}" for n in range(200))
     second = f"{first} {' '.join(f'trigger{n}' for n in range(20))}"
     for body in (first, second):
-        quarantine.add("emails", {"label": "ham", "subject": "Long", "body": f"{body}\nsays: \x1b"}, "network 4", "m/1")
+        quarantine.add(
+            "emails",
+            {"label": "ham", "subject": "Long", "body": f"{body}\nsays: \x1b"},
+            client="network 4",
+            version="m/1",
+        )
     id_ = ids_of(quarantine)[-2]
     (line,) = [line for line in threestage().stdout.splitlines() if line.startswith(f"{id_} ")]
     assert line.endswith("  2 wordings  network 4 x2  m/1")
@@ -157,14 +162,14 @@ def test_on_the_page_only_a_reviewers_key_decides_and_only_on_the_rows_that_it_s
         with pytest.raises(RequestError, match="this is no reviewer's key"):
             waiting(state, key)
         with pytest.raises(RequestError, match="this is no reviewer's key"):
-            decide(state, key, [], "all", "dropped")
+            decide(state, key, shown=[], which="all", decision="dropped")
     with pytest.raises(RequestError):
         waiting(SimpleNamespace(feedback=quarantine, settings=Settings()), "")
     shown = waiting(state, f" {KEY}")
     assert [each.change for each in shown] == ["contradicts", "new", "bad answer", "not known"]
     late = {"label": "spam", "subject": "Won", "body": "a cruise for two!"}
-    quarantine.add("emails", late, "network 3", "m/1")
-    assert decide(state, KEY, shown, f"{shown[0].id} instructions", "dropped") == 3
-    assert decide(state, KEY, shown, "all", "accepted") == 2
-    assert decide(state, KEY, shown, "all", "accepted") == 0
+    quarantine.add("emails", late, client="network 3", version="m/1")
+    assert decide(state, KEY, shown=shown, which=f"{shown[0].id} instructions", decision="dropped") == 3
+    assert decide(state, KEY, shown=shown, which="all", decision="accepted") == 2
+    assert decide(state, KEY, shown=shown, which="all", decision="accepted") == 0
     assert [each.client for each in quarantine.waiting()] == ["network 3"]

@@ -88,15 +88,15 @@ def test_outside_a_project_the_error_names_the_folder(threestage, tmp_path, word
 @pytest.mark.parametrize("command", [["chat", "hello"], ["classify", "mail.eml"], ["serve", "--port", "0"]])
 def test_without_a_registry_the_error_says_so_and_none_is_made(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    said = error_of(CliRunner().invoke(cli, command))
-    assert said.startswith(f"error: {tmp_path / 'mlflow.db'}: there is no registry")
+    error = error_of(CliRunner().invoke(cli, command))
+    assert error.startswith(f"error: {tmp_path / 'mlflow.db'}: there is no registry")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("command", [["chat", "hello"], ["classify", "mail.eml"]])
 def test_the_error_for_an_unknown_model_names_the_others(threestage, command):
-    said = error_of(threestage(*command, "--model", "oracle"))
-    assert said == "error: model 'oracle' is not registered; those are: assistant, classifier, foundation"
+    error = error_of(threestage(*command, "--model", "oracle"))
+    assert error == "error: model 'oracle' is not registered; those are: assistant, classifier, foundation"
 
 
 LOADED = """
@@ -182,16 +182,17 @@ def test_status_names_versions_with_their_aliases_and_interrupted_trainings(pipe
     folder = Path(".threestage/stages/train/abc")
     Checkpoints(folder).save(40, {"model": {"weight": torch.ones(2)}}, {})
     with tracked(registry):
-        found, said = json.loads(status("--json")), status()
-    assert [(row["model"], row["version"], row["aliases"]) for row in found["versions"]] == [
+        report = json.loads(status("--json"))
+        text = status()
+    assert [(row["model"], row["version"], row["aliases"]) for row in report["versions"]] == [
         ("assistant", "2", ["challenger"]),
         ("assistant", "1", ["champion"]),
         ("classifier", "1", ["challenger"]),
         ("foundation", "1", ["challenger"]),
     ]
-    assert re.search(r"^  assistant/1  \d{4}-\d\d-\d\d \d\d:\d\d\S*  champion$", said, re.MULTILINE)
-    assert found["interrupted"] == [{"stage": "train", "step": 40, "folder": str(folder)}]
-    assert "interrupted: train at step 40" in said
+    assert re.search(r"^  assistant/1  \d{4}-\d\d-\d\d \d\d:\d\d\S*  champion$", text, re.MULTILINE)
+    assert report["interrupted"] == [{"stage": "train", "step": 40, "folder": str(folder)}]
+    assert "interrupted: train at step 40" in text
 
 
 def test_status_names_the_states_of_versions_and_the_gates_despite_which_one_was_approved(pipeline, mlflow_store):
@@ -228,8 +229,8 @@ def test_a_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path
     try:
         wait_until(lambda: is_ready(address), 300)
         assert httpx.get(f"{address}/v1/models", timeout=60).status_code == 401
-        found = httpx.get(f"{address}/v1/models", headers=key, timeout=60).json()["data"]
-        assert "assistant@champion" in [each["id"] for each in found]
+        models = httpx.get(f"{address}/v1/models", headers=key, timeout=60).json()["data"]
+        assert "assistant@champion" in [model["id"] for model in models]
         mails = {"emails": [{"body": "the cat"}]}
         answer = httpx.post(f"{address}/classify", json=mails, headers=key, timeout=300)
         assert answer.json()["verdicts"][0]["label"] in ("ham", "unsure", "spam")
@@ -244,9 +245,10 @@ def test_a_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path
     assert "terminate called" not in errors
     wait_until(lambda: not any(map(alive, helpers)), 60)
 
-    said, errors = reader.communicate()
+    output, errors = reader.communicate()
     assert (reader.returncode, errors) == (0, UNAPPROVED)
-    assert (json.loads(said)["line"], json.loads(said)["file"]) == (1, "caf\udce9.jsonl")
+    row = json.loads(output)
+    assert (row["line"], row["file"]) == (1, "caf\udce9.jsonl")
 
 
 def is_ready(address: str) -> bool:

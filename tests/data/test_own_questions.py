@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -26,7 +27,13 @@ GUARD = {name: DATA / f"{name}.jsonl" for name in ("requests", "more-requests")}
 """What the guard learns from; it is also tested on a part of the first."""
 FILES = QUESTIONS | LEARNED | REQUESTS | GUARD
 TESTS = ("general", "harmless")
-ROWS = {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in FILES.items()}
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+ROWS = {name: read_rows(file) for name, file in FILES.items()}
 RUN = 6  # words
 
 
@@ -39,13 +46,17 @@ def asked(row: dict[str, Any]) -> str:
 def runs(row: dict[str, Any]) -> set[str]:
     """The runs of words in what a row asks."""
     texts = [row["request"]] if "request" in row else [*row.get("history", []), asked(row)]
-    each = [re.findall(r"\w+", text.lower()) for text in texts]
-    return {" ".join(words[at : at + RUN]) for words in each for at in range(len(words) - RUN + 1)}
+    result: set[str] = set()
+    for text in texts:
+        words = re.findall(r"\w+", text.lower())
+        result.update(" ".join(words[start : start + RUN]) for start in range(len(words) - RUN + 1))
+    return result
 
 
 def test_no_learned_row_is_a_paraphrase_of_a_behavioural_one() -> None:
     """Delete the row that is learned from, never the one that is tested on."""
-    tested, learned = ([row for name in names for row in ROWS[name]] for names in (QUESTIONS, LEARNED))
+    tested = [row for name in QUESTIONS for row in ROWS[name]]
+    learned = [row for name in LEARNED for row in ROWS[name]]
     pairs = paraphrases(list(map(asked, tested)), list(map(asked, learned)))
     assert [(tested[pair.tested]["id"], asked(learned[pair.learned]), pair.similarity) for pair in pairs] == []
 
@@ -70,9 +81,8 @@ def test_no_validation_row_is_a_paraphrase_of_a_test_row() -> None:
 
 @pytest.mark.parametrize("name", list(FILES))
 def test_nothing_is_asked_twice(name: str) -> None:
-    columns = ("request", "instruction", "input", "history", "system")
-    questions = Counter(json.dumps([row.get(column) for column in columns]).lower() for row in ROWS[name])
-    assert questions.most_common(1)[0][1] == 1
+    questions = pd.DataFrame(ROWS[name]).reindex(columns=["request", "instruction", "input", "history", "system"])
+    assert not questions.fillna("").astype(str).apply("\n".join, axis=1).str.lower().duplicated().any()
 
 
 @pytest.mark.parametrize("name", list(GUARDED))
@@ -100,8 +110,8 @@ def test_validation_has_as_many_rows_of_each_slice() -> None:
 
 def test_the_checker_tells_validations_examples_from_its_counterexamples() -> None:
     for row in map(Question.model_validate, ROWS["validation"]):
-        good, bad = (passes(row.rubric, answer, row.input) for answer in (row.example, row.counterexample))
-        assert (good, bad) == (True, False), row.id
+        assert passes(row.rubric, row.example, row.input), row.id
+        assert not passes(row.rubric, row.counterexample, row.input), row.id
 
 
 def test_behavioural_rows_have_unique_names() -> None:
@@ -126,9 +136,11 @@ def texts(content: Any) -> Iterator[str]:
 def test_no_pack_mail_or_first_word_has_what_the_tests_ask() -> None:
     learned = [yaml.safe_load(file.read_text()) for file in sorted((DATA / "instructions").glob("*.yaml"))]
     learned += [json.loads(line) for file in DATA.glob("*.jsonl") for line in file.read_text().splitlines()]
-    found = list(texts(learned))
-    said = {" ".join(re.findall(r"\w+", text.lower())) for text in found}
-    known = set().union(*(runs({"instruction": text}) for text in found))
-    for row in (row for name in TESTS for row in ROWS[name]):
-        assert " ".join(re.findall(r"\w+", row["instruction"].lower())) not in said, row["id"]
-        assert runs(row) & known == set(), row["id"]
+    learned_texts: set[str] = set()
+    learned_runs: set[str] = set()
+    for text in texts(learned):
+        learned_texts.add(" ".join(re.findall(r"\w+", text.lower())))
+        learned_runs |= runs({"instruction": text})
+    for row in ROWS["general"] + ROWS["harmless"]:
+        assert " ".join(re.findall(r"\w+", row["instruction"].lower())) not in learned_texts, row["id"]
+        assert not runs(row) & learned_runs, row["id"]

@@ -34,7 +34,7 @@ def test_the_tokens_are_those_of_transformers(chatml, tmp_path):
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), chat_template=CHATML)
     talk = [Message(role, content.replace("<|im_end|>", "mat")) for role, content in TALK]
     expected = theirs.apply_chat_template(
-        [each._asdict() for each in talk], add_generation_prompt=True, return_dict=False
+        [message._asdict() for message in talk], add_generation_prompt=True, return_dict=False
     )
     assert prompt_tokens(chatml, Chat(template=CHATML), talk) == expected
 
@@ -142,7 +142,7 @@ def test_a_loop_of_a_template_may_break_and_continue_as_in_transformers(chatml, 
     )
     talk = [Message(role, content.replace("<|im_end|>", "mat")) for role, content in TALK]
     expected = theirs.apply_chat_template(
-        [each._asdict() for each in talk], add_generation_prompt=True, return_dict=False
+        [message._asdict() for message in talk], add_generation_prompt=True, return_dict=False
     )
     assert prompt_tokens(chatml, Chat(template=template), talk) == expected
 

@@ -72,10 +72,10 @@ def test_what_is_a_number_or_may_be_a_boolean_is_taken():
         (Sampling, {}, "top_p", math.nan),
     ],
 )
-def test_so_it_is_in_every_config(config, values, name, value):
+def test_every_config_rejects_numbers_that_are_none(config, values, name, value):
     with pytest.raises(ValidationError) as caught:
         config(**values | {name: value})
-    (error,) = (each for each in caught.value.errors() if "Input should be a" in each["msg"])
+    (error,) = [error for error in caught.value.errors() if "Input should be a" in error["msg"]]
     assert (error["loc"], error["input"]) == ((name,), pytest.approx(value, nan_ok=True))
 
 

@@ -68,7 +68,9 @@ def test_the_last_window_needs_a_target_for_its_last_token(tmp_path):
 def test_a_file_shorter_than_a_window_is_one_shorter_window(tmp_path):
     text = windows(tmp_path, tokens=5, context=512)
     assert (len(text), text.context_length) == (1, 4)
-    assert [each.tolist() for each in text.batch(np.array([0]))] == [[[0, 1, 2, 3]], [[1, 2, 3, 4]]]
+    inputs_BT, targets_BT = text.batch(np.array([0]))
+    assert inputs_BT.tolist() == [[0, 1, 2, 3]]
+    assert targets_BT.tolist() == [[1, 2, 3, 4]]
     assert [rows.tolist() for rows in text.evaluation_batches(16, 4)] == [[0]]
     with pytest.raises(ValueError, match=r"train\.bin: 1 tokens leave none to predict; bring more text"):
         windows(tmp_path, tokens=1, context=5)

@@ -174,14 +174,15 @@ def killed(folder: Path, moment: int) -> bool:
 
 
 def whole(path: Path) -> str:
-    """What the files of a folder say, which is the same."""
+    """The text of both files of a folder, which is the same."""
     assert names(path) == {"a", "b"}
-    (said,) = {file.read_text() for file in path.iterdir()}
-    return said
+    (text,) = {file.read_text() for file in path.iterdir()}
+    return text
 
 
 def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path):
-    moment, found = 1, []
+    moment = 1
+    texts = []
     while killed(folder := tmp_path / str(moment), moment):
         out = folder / "out"
         if out.exists():
@@ -194,7 +195,7 @@ def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path):
             assert names(spoilt) <= {"out"}
             if names(spoilt):
                 whole(spoilt / "out")
-        found.append(whole(out))
+        texts.append(whole(out))
         with atomic_folder(out) as fresh:
             for name in ("a", "b"):
                 (fresh / name).write_text("newest")
@@ -202,8 +203,8 @@ def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path):
         moment += 1
     assert whole(folder / "out") == "new"
     assert names(folder) == {"out"}
-    assert found == sorted(found, key=["old", "new"].index)
-    assert len(found) >= 7
+    assert texts == sorted(texts, key=["old", "new"].index)
+    assert len(texts) >= 7
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path):

@@ -148,7 +148,13 @@ class _CrossEntropyInC(torch.autograd.Function):
         weights = [low_VC.data_ptr(), across.data_ptr(), down.data_ptr()]
         arguments = [width, vocabulary, *weights, threads]
         library.pack_output(*arguments)
-        pointers = [x_NC.data_ptr(), *weights, targets_N.data_ptr(), losses_N.data_ptr(), dx_NC.data_ptr()]
+        pointers: list[int | None] = [
+            x_NC.data_ptr(),
+            *weights,
+            targets_N.data_ptr(),
+            losses_N.data_ptr(),
+            dx_NC.data_ptr(),
+        ]
         pointers.append(None if dweight_VC is None else dweight_VC.data_ptr())
         arguments = [tokens, width, vocabulary, *pointers, threads]
         if library.cross_entropy(*arguments):

@@ -72,5 +72,5 @@ def encode_examples(
             examples.append(example)
     left_out = len(questions) - len(examples)
     if left_out:
-        logger.warning("%d rows are longer than %d tokens and left out, of %d", left_out, longest, len(questions))
+        logger.warning(f"{left_out} rows are longer than {longest} tokens and left out, of {len(questions)}")
     return examples

@@ -141,8 +141,7 @@ def _states_of_all(model: Classifier, inputs: Inputs) -> Tensor:
     for first in range(0, count, AT_ONCE):
         texts = range(first, min(first + AT_ONCE, count))
         parts.append(model.states_of(inputs, texts))
-        seconds = time.perf_counter() - start
-        logger.info("the GPT has read %d of %d texts in %.0f s", texts.stop, count, seconds)
+        logger.info(f"the GPT has read {texts.stop} of {count} texts in {time.perf_counter() - start:.0f} s")
     return torch.cat(parts)
 
 

@@ -41,7 +41,7 @@ def window_loss(
     return cross_entropy(x_NC, model.output_weight, targets_BT.flatten()) / targets_BT.numel()
 
 
-def context_at(step: int, steps: int, first: int | None, context_length: int) -> int:
+def context_at(step: int, steps: int, *, first: int | None, context_length: int) -> int:
     """How many tokens see each other at update number `step` (from 0) of `steps`: sequence length warm-up.
 
     `first`, doubled after equal parts of the training up to the context, which fewer steps than doublings do not reach;
@@ -93,7 +93,7 @@ def objective(
     def loss(training_model: GPT, index: int) -> Tensor:
         inputs_BT, targets_BT = train.batch(workers.part(order[index]), compute.device)
         step = index // config.gradient_accumulation
-        length = context_at(step, config.steps, first_context_length, model.config.context_length)
+        length = context_at(step, config.steps, first=first_context_length, context_length=model.config.context_length)
         cross_entropy = training_model.backend.cross_entropy
         with compute.autocast():
             return window_loss(training_model, inputs_BT, targets_BT, length=length, cross_entropy=cross_entropy)

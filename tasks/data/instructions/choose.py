@@ -32,20 +32,21 @@ class Sources:
     """The files that facts are read from, by the name of their source, and the lists that correct them."""
 
     def __init__(self, paths: Mapping[str, Path], lists: Lists) -> None:
-        self.paths, self.lists = dict(paths), lists
-        self._read: dict[Callable[..., Any], Any] = {}
+        self.paths = dict(paths)
+        self.lists = lists
+        self._facts: dict[Callable[[Path, Lists], Any], Any] = {}
 
     def read(self, reader: Callable[[Path, Lists], T], source: str) -> T:
         """A source's file and the lists as `reader` returns them. Raises UserError for another form than it expects."""
-        if reader not in self._read:
+        if reader not in self._facts:
             path = self.paths[source]
             try:
-                self._read[reader] = reader(path, self.lists)
+                self._facts[reader] = reader(path, self.lists)
             except (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, zlib.error) as error:
-                raise UserError(
-                    f"{path}: not in the form of {source} that is expected: {type(error).__name__}: {error}"
-                ) from None
-        return self._read[reader]
+                reason = f"{type(error).__name__}: {error}"
+                raise UserError(f"{path}: not in the form of {source} that is expected: {reason}") from None
+        facts: T = self._facts[reader]
+        return facts
 
 
 def pick(generator: Generator, choices: Sequence[T]) -> T:
@@ -55,8 +56,10 @@ def pick(generator: Generator, choices: Sequence[T]) -> T:
 
 def shuffled(generator: Generator, choices: Sequence[T], weights: Sequence[float] = ()) -> list[T]:
     """All choices in a random order; heavier ones tend to come earlier."""
-    p = np.array(weights, dtype=float) / np.sum(weights) if len(weights) else None
-    order = generator.choice(len(choices), len(choices), replace=False, p=p) if len(choices) else ()
+    if not len(choices):
+        return []
+    shares = np.array(weights, dtype=float) / np.sum(weights) if len(weights) else None
+    order = generator.choice(len(choices), len(choices), replace=False, p=shares)
     return [choices[number] for number in order]
 
 

@@ -23,8 +23,9 @@ def numbers(
     generator: Generator, sources: Sources, bounds: list[int], weights: Sequence[float] = ()
 ) -> Iterator[Values]:
     """Numbers in random order. If there are two weights, the first is for numbers below 100."""
-    found = range(bounds[0], bounds[1] + 1)
-    for n in shuffled(generator, found, [weights[n >= 100] for n in found] if weights else []):
+    choices = range(bounds[0], bounds[1] + 1)
+    number_weights = [weights[n >= 100] for n in choices] if weights else []
+    for n in shuffled(generator, choices, number_weights):
         yield {"n": n}
 
 
@@ -33,7 +34,8 @@ def as_much_spam_as_ham(generator: Generator, sources: Sources) -> Iterator[Valu
     verdicts = sources.lists["mails"]
     rows = shuffled(generator, [verdict | {"mail": mail} for verdict in verdicts for mail in verdict["mails"]])
     varied = [row for row in rows if "{" in row["mail"]]
-    spam, ham = ([row for row in varied if row["label"] == verdict["label"]] for verdict in verdicts)
+    spam = [row for row in varied if row["label"] == verdicts[0]["label"]]
+    ham = [row for row in varied if row["label"] == verdicts[1]["label"]]
     while True:
         yield from rows
         rows = shuffled(generator, [*spam, *shuffled(generator, ham)[: len(spam)]])
@@ -42,7 +44,7 @@ def as_much_spam_as_ham(generator: Generator, sources: Sources) -> Iterator[Valu
 def _orders(items: list[str], key: Callable[[str], int]) -> Values | None:
     """The items, and how to write them sorted by `key`, ascending and descending; None if they are sorted already."""
     up = sorted(items, key=key)
-    down = up[::-1]
+    down = list(reversed(up))
     if items in (up, down):
         return None
     separators = (", ", " ", ",")
@@ -80,14 +82,16 @@ def counted_words(generator: Generator, values: Values, lists: Lists) -> Values:
 
 def four_steps(generator: Generator, values: Values, lists: Lists) -> Values:
     """Four numbers from `start` on, `step` apart, and the next."""
-    start, step = number("start", values), number("step", values)
+    start = number("start", values)
+    step = number("step", values)
     return {"numbers": ", ".join(str(start + n * step) for n in range(4)), "next": start + 4 * step}
 
 
 def who_has_more(generator: Generator, values: Values, lists: Lists) -> Values:
     """A question about who has more: `one`, who has `a`, or `two`, who has `b`."""
-    winner, loser = ("one", "two") if values["a"] > values["b"] else ("two", "one")
-    return {"winner": values[winner], "loser": values[loser]}
+    if values["a"] > values["b"]:
+        return {"winner": values["one"], "loser": values["two"]}
+    return {"winner": values["two"], "loser": values["one"]}
 
 
 def fixed_form(generator: Generator, values: Values, lists: Lists) -> Values:
@@ -97,12 +101,17 @@ def fixed_form(generator: Generator, values: Values, lists: Lists) -> Values:
 
 def told_before(generator: Generator, values: Values, lists: Lists) -> Values:
     """One or two facts that a user mentions, and a question about one of them."""
-    first, second = shuffled(generator, lists["told"])[:2]
-    facts = [(what, {"value": pick(generator, lists[what["values"]])}) for what in (first, second)]
-    history = []
-    for what, value in facts:
-        history += [fill(pick(generator, what["said"]), value), pick(generator, lists["acknowledgements"])]
-    history = history[: 4 if generator.random() < 0.5 else 2]
-    what, value = pick(generator, facts) if len(history) == 4 else facts[0]
-    forms = [fill(form, value) for form in what["answers"]]
-    return {**value, "asked": what["asked"], "forms": forms, "said": " / ".join(history[::2]), "history": history}
+    history: list[str] = []
+    facts: list[tuple[Values, Values]] = []
+    for topic in shuffled(generator, lists["told"])[:2]:
+        facts.append((topic, {"value": pick(generator, lists[topic["values"]])}))
+    for topic, value in facts:
+        history.append(fill(pick(generator, topic["said"]), value))
+        history.append(pick(generator, lists["acknowledgements"]))
+    if generator.random() < 0.5:
+        topic, value = pick(generator, facts)
+    else:
+        topic, value = facts[0]
+        history = history[:2]
+    forms = [fill(form, value) for form in topic["answers"]]
+    return {**value, "asked": topic["asked"], "forms": forms, "said": " / ".join(history[::2]), "history": history}

@@ -35,8 +35,11 @@ class Correction(Config):
 
 def _plain(texts: list[str]) -> list[str]:
     """Each distinct text, and the same without accents, as people type it."""
-    bare = [unicodedata.normalize("NFKD", text) for text in texts]
-    return list(dict.fromkeys([*texts, *("".join(c for c in text if not unicodedata.combining(c)) for text in bare)]))
+    return list(dict.fromkeys([*texts, *map(_without_accents, texts)]))
+
+
+def _without_accents(text: str) -> str:
+    return "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
 
 
 def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[str, str]) -> Values:
@@ -46,20 +49,22 @@ def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[s
     if "languages" in correction.ignore or (len(languages) > 1 and "languages" not in correction.learn):
         languages = []  # with several, it is not clear which one to learn
     currencies = [money["name"].replace("Euro", "euro") for _, money in sorted((entry["currencies"] or {}).items())]
-    demonym, region, subregion = entry["demonyms"]["eng"], entry["region"], entry["subregion"]
-    americas = region == "Americas"
-    facts = {
+    demonym = entry["demonyms"]["eng"]
+    region = entry["region"]
+    subregion = entry["subregion"]
+    is_american = region == "Americas"
+    columns: dict[Column, list[str]] = {
         "capitals": entry["capital"],
         "currencies": [name.split()[-1] for name in currencies],
         "languages": languages,
-        "continents": [of_subregion.get(subregion, subregion if americas else region)],
+        "continents": [of_subregion.get(subregion, subregion if is_american else region)],
         "nationalities": [demonym["m"], demonym["f"]],
     }
-    for column, found in facts.items():
-        right = [correction.learn[column], *found] if column in correction.learn else found
-        right = _plain([*right, *correction.also.get(column, [])]) if right else []
-        facts[column] = [] if column in correction.never_ask else right
-    facts["continents"] += [subregion] * (subregion in of_subregion) + ["America", "the Americas"] * americas
+    facts = {column: _corrected(column, answers, correction) for column, answers in columns.items()}
+    if subregion in of_subregion:
+        facts["continents"].append(subregion)
+    if is_american:
+        facts["continents"] += ["America", "the Americas"]
     is_one = correction.official_languages == "one" or (not correction.official_languages and len(spoken) == 1)
     people = [text for text in facts["nationalities"] if "," not in text and " or " not in text]
     return facts | {
@@ -69,21 +74,30 @@ def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[s
     }
 
 
+def _corrected(column: Column, answers: list[str], correction: Correction) -> list[str]:
+    """The right answers of a column, the one to learn first; none if it is never asked."""
+    if column in correction.learn:
+        answers = [correction.learn[column], *answers]
+    if not answers or column in correction.never_ask:
+        return []
+    return _plain([*answers, *correction.also.get(column, [])])
+
+
 def read_countries(path: Path, lists: Lists) -> list[Values]:
     """The listed countries, in that order. Raises ValueError, LookupError or TypeError for another format."""
     corrections = lists["countries"]
-    rows = {}
     entries = {entry["cca3"]: entry for entry in parse_json(read_text(path), path)}
-    for code in (code for code in corrections if code in entries):
-        correction, common = corrections[code], entries[code]["name"]["common"]
-        name = correction.name or f"the {common}" * correction.with_article or common
-        rows[code] = _country(entries[code], correction, lists["continent_of_subregion"])
-        rows[code] |= {"name": name.removeprefix("the "), "country": name}
-    codes = list(rows)
-    for place, row in enumerate(rows.values()):
+    codes = [code for code in corrections if code in entries]
+    rows: list[Values] = []
+    for rank, code in enumerate(codes):
+        correction = corrections[code]
+        common = entries[code]["name"]["common"]
+        name = correction.name or (f"the {common}" if correction.with_article else common)
+        row = _country(entries[code], correction, lists["continent_of_subregion"])
         # Two countries of neighbouring rank share a group: their facts go to the same split.
-        row["group"] = f"country: {codes[place - place % 2]}"
-    return list(rows.values())
+        group = f"country: {codes[rank - rank % 2]}"
+        rows.append(row | {"name": name.removeprefix("the "), "country": name, "group": group})
+    return rows
 
 
 def countries(generator: Generator, sources: Sources) -> Iterator[Values]:

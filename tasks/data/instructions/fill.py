@@ -16,21 +16,24 @@ ONES += [f"{stem}teen" for stem in ("thir", "four", "fif", "six", "seven", "eigh
 TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
-def in_words(number: int) -> str:
+def in_words(number: int | str) -> str:
     """A number below 1,000 in words, as in British English: one hundred and five."""
+    number = int(number)
     if number < 20:
         return ONES[number]
     if number < 100:
         return TENS[number // 10] + (f"-{ONES[number % 10]}" if number % 10 else "")
-    rest = f" and {in_words(number % 100)}" if number % 100 else ""
-    return f"{ONES[number // 100]} hundred{rest}"
+    tens = f" and {in_words(number % 100)}" if number % 100 else ""
+    return f"{ONES[number // 100]} hundred{tens}"
 
 
-def words(number: int) -> list[str]:
+def words(number: int | str) -> list[str]:
     """A number in words, with and without hyphen and `and`; nothing from 1,000 on."""
-    text = in_words(number) if number < 1_000 else ""
-    forms = [text, text.replace("-", " "), text.replace(" and ", " "), text.replace("-", " ").replace(" and ", " ")]
-    return [form for form in forms if form]
+    if int(number) >= 1_000:
+        return []
+    text = in_words(number)
+    without_and = text.replace(" and ", " ")
+    return [text, text.replace("-", " "), without_and, without_and.replace("-", " ")]
 
 
 def beginnings(answer: str) -> list[str]:
@@ -47,21 +50,36 @@ def clock(hour: int | str) -> str:
     return f"{hour} am" if hour < 12 else f"{hour - 12} pm"
 
 
+def with_article(text: str) -> str:
+    """The text after `a` or `an`."""
+    return f"an {text}" if re.match("[aeioAEIO]|Uz", text) else f"a {text}"
+
+
+def euros(number: int | str) -> str:
+    """An amount of money."""
+    return "1 euro" if int(number) == 1 else f"{number} euros"
+
+
+def spellings(number: int | str) -> list[str]:
+    """The ways in which people write a number."""
+    return [str(number), f"{number}.0", f"{int(number):,}", *words(int(number))]
+
+
 FILTERS: dict[str, Callable[[Any], str | list[str]]] = {
-    "an": lambda text: f"{'an' if re.match('[aeioAEIO]|Uz', text) else 'a'} {text}",
+    "an": with_article,
     "beginnings": beginnings,
     "clock": clock,
-    "euros": lambda n: "1 euro" if int(n) == 1 else f"{n} euros",
+    "euros": euros,
     "four_digits": lambda n: f"{int(n):04d}",
-    "in_words": lambda n: in_words(int(n)),
+    "in_words": in_words,
     "initial": lambda text: text[0].upper(),
     "lower": str.lower,
-    "spellings": lambda n: [str(n), f"{n}.0", f"{int(n):,}", *words(int(n))],
+    "spellings": spellings,
     "unfilled": lambda text: text,
     "upper": str.upper,
     "with_the": lambda text: re.sub(r"\b(my|our)\b", "the", text),
     "without_stop": lambda text: text.rstrip("."),
-    "words": lambda n: words(int(n)),
+    "words": words,
 }
 
 
@@ -82,28 +100,32 @@ def _value(match: re.Match[str], values: Values, split: int) -> str | list[str]:
     value = value[split] if isinstance(value, BySplit) else value
     if isinstance(value, str) and function != "unfilled":
         value = fill(value, values, split)
-    if function:
-        value = [FILTERS[function](each) for each in value] if isinstance(value, list) else FILTERS[function](value)
-    if isinstance(value, list) or name in values:
-        return value if isinstance(value, list) else str(value)
-    return str(value)[:1].upper() + str(value)[1:]
+    if isinstance(value, list):
+        return [FILTERS[function](text) for text in value] if function else value
+    value = FILTERS[function](value) if function else value
+    if isinstance(value, list):
+        return value
+    text = str(value)
+    return text if name in values else text[:1].upper() + text[1:]
 
 
 def fill(text: str, values: Values, split: int = 0) -> str:
     """The template filled in, with the texts of one split; of a list it takes the first."""
 
-    def one(match: re.Match[str]) -> str:
-        found = _value(match, values, split)
-        return found[0] if isinstance(found, list) else found
+    def first_text(match: re.Match[str]) -> str:
+        texts = _value(match, values, split)
+        return texts[0] if isinstance(texts, list) else texts
 
-    return FIELD.sub(one, text)
+    return FIELD.sub(first_text, text)
 
 
 def fill_each(text: str, values: Values) -> list[str]:
     """The template filled in once for each value of the lists in it."""
     for match in FIELD.finditer(text):
-        if isinstance(found := _value(match, values, 0), list):
-            return [filled for one in found for filled in fill_each(text.replace(match[0], one), values)]
+        texts = _value(match, values, 0)
+        if isinstance(texts, list):
+            templates = [text.replace(match[0], value) for value in texts]
+            return [filled for template in templates for filled in fill_each(template, values)]
     return [fill(text, values)]
 
 

@@ -9,17 +9,19 @@ from pydantic import Field, ValidationError, model_validator
 from llm.config import Config
 from llm.errors import UserError
 from tasks.data.instructions import compute, countries, words
-from tasks.data.instructions.choose import Lists, Values
+from tasks.data.instructions.choose import Values
 from tasks.data.instructions.countries import Correction
 from tasks.stages.yaml_text import read_yaml
 
 PACKS = Path("data/instructions")
 TABLES: dict[str, Callable[..., Iterator[Values]]] = {
-    rows.__name__: rows
-    for rows in (
-        *(compute.as_much_spam_as_ham, compute.numbers, compute.times_tables, countries.countries),
-        *(words.adjectives, words.common_words, words.past_tenses),
-    )
+    "adjectives": words.adjectives,
+    "as_much_spam_as_ham": compute.as_much_spam_as_ham,
+    "common_words": words.common_words,
+    "countries": countries.countries,
+    "numbers": compute.numbers,
+    "past_tenses": words.past_tenses,
+    "times_tables": compute.times_tables,
 }
 """Functions that yield rows: of a random generator, the sources and what a kind says under `with`."""
 Texts = tuple[str, ...]
@@ -29,16 +31,20 @@ def as_rows(content: Any) -> Any:
     """The content with rows by column for each table, whose lines have bars between their cells."""
     match content:
         case {"columns": str(columns), "rows": [*lines]} if len(content) == 2:
-            names = columns.split(" | ")
-            rows = [[cell.strip() for cell in str(line).split("|")] for line in lines]
-            if wrong := [line for line, row in zip(lines, rows, strict=True) if len(row) != len(names)]:
-                raise ValueError(f"{wrong[0]!r} has not one cell for each column of {columns!r}")
-            return [dict(zip(names, row, strict=True)) for row in rows]
+            return [_cells(str(line), columns) for line in lines]
         case dict():
             return {key: as_rows(value) for key, value in content.items()}
         case list():
             return [as_rows(value) for value in content]
     return content
+
+
+def _cells(line: str, columns: str) -> dict[str, str]:
+    names = columns.split(" | ")
+    cells = [cell.strip() for cell in line.split("|")]
+    if len(cells) != len(names):
+        raise ValueError(f"{line!r} has not one cell for each column of {columns!r}")
+    return dict(zip(names, cells, strict=True))
 
 
 class Wordings(Config):
@@ -50,9 +56,9 @@ class Wordings(Config):
 
     @model_validator(mode="after")
     def _each_is_there_once(self) -> Self:
-        every = [*self.train, *self.validation, *self.test]
-        if twice := [text for text in every if every.count(text) > 1]:
-            raise ValueError(f"{twice[0]!r} is there twice")
+        texts = [*self.train, *self.validation, *self.test]
+        if repeated := [text for text in texts if texts.count(text) > 1]:
+            raise ValueError(f"{repeated[0]!r} is there twice")
         return self
 
 
@@ -78,13 +84,13 @@ class Kind(Config):
     """A system prompt of its own."""
     rows: str | dict[str, str] | tuple[Any, ...] = ()
     """The rows that tasks are made from: a list, the name of a list, or {column: name of a list of texts}."""
-    each: str = ""
+    list_column: str = Field(default="", alias="each")
     """A column that holds a list: each of its texts makes a row."""
     table: str = ""
     """Rows that Python makes, instead of `rows`."""
     needs: Texts = ()
     """The sources of that table; if one is missing, the kind is left out."""
-    given: dict[str, Any] = Field(default={}, alias="with")
+    arguments: dict[str, Any] = Field(default={}, alias="with")
     """Arguments of that table."""
     order: Literal["shuffled", "again"] = "shuffled"
     """Whether to use all rows once, or again and again, as `draw` makes new tasks from them."""
@@ -116,29 +122,41 @@ class Packs(NamedTuple):
     """The contents of all files."""
 
     kinds: dict[str, Kind]
-    lists: Lists
+    lists: dict[str, Any]
     files: dict[str, Path]
     """The file of each kind and list."""
 
 
 def read_packs(folder: Path = PACKS) -> Packs:
     """Read every `.yaml` of the folder. Raises UserError, naming file, kind and reason, for the first mistake."""
-    packs = Packs({}, {}, {})
+    packs = Packs(kinds={}, lists={}, files={})
     for path in sorted(folder.glob("*.yaml")):
-        content = read_yaml(path)
-        try:
-            pack = Pack.model_validate(as_rows(content))
-        except ValidationError as error:
-            places = [(".".join(map(str, each["loc"])), each["msg"], each["type"]) for each in error.errors()]
-            wrong = [f"{at}: {'unknown key' if of == 'extra_forbidden' else text}" for at, text, of in places]
-            raise UserError(f"{path}: {'; '.join(wrong)}") from None
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from None
-        for what, known, found in (("kinds", packs.kinds, pack.kinds), ("lists", packs.lists, pack.lists)):
-            for name in found:
-                if name in known:
-                    raise UserError(f"{path}: {what}.{name}: {packs.files[f'{what}.{name}']} has one of this name")
-                packs.files[f"{what}.{name}"] = path
-            known.update(found)
+        pack = _read_pack(path)
+        _claim(packs, path, [f"kinds.{name}" for name in pack.kinds])
+        _claim(packs, path, [f"lists.{name}" for name in pack.lists])
+        packs.kinds.update(pack.kinds)
+        packs.lists.update(pack.lists)
         packs.lists.setdefault("countries", {}).update(pack.countries)
     return packs
+
+
+def _read_pack(path: Path) -> Pack:
+    content = read_yaml(path)
+    try:
+        return Pack.model_validate(as_rows(content))
+    except ValidationError as error:
+        mistakes: list[str] = []
+        for detail in error.errors():
+            reason = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"]
+            mistakes.append(f"{'.'.join(map(str, detail['loc']))}: {reason}")
+        raise UserError(f"{path}: {'; '.join(mistakes)}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _claim(packs: Packs, path: Path, names: list[str]) -> None:
+    """Note in which file these kinds or lists are. Raises UserError for a name that another file has."""
+    for name in names:
+        if name in packs.files:
+            raise UserError(f"{path}: {name}: {packs.files[name]} has one of this name")
+        packs.files[name] = path

@@ -4,6 +4,7 @@ import logging
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,37 +43,38 @@ def stream(name: str, seed: int, purpose: str = "") -> Generator:
 def put(wording: str, task: Task, split: str, hint: str = "") -> tuple[str, str]:
     """Instruction and input of a task in a wording; with a `hint` it asks for the answer alone."""
     if hint and not BRIEF.search(wording):
-        instruction, line, given = wording.partition("\n")
-        wording = f"{instruction} {hint}" if instruction[-1] in ".?!" else f"{hint} {instruction}"
-        wording += line + given
-    instruction, _, given = fill(wording, task.values, SPLITS.index(split)).partition("\n")
-    return instruction, given
+        instruction, newline, task_input = wording.partition("\n")
+        instruction = f"{instruction} {hint}" if instruction[-1] in ".?!" else f"{hint} {instruction}"
+        wording = instruction + newline + task_input
+    instruction, _, task_input = fill(wording, task.values, SPLITS.index(split)).partition("\n")
+    return instruction, task_input
 
 
-def told(kind: Kind, task: Task) -> list[str]:
+def in_sentences(kind: Kind, task: Task) -> list[str]:
     """Every right answer as a sentence, starting with the answer to learn."""
     values = {name: value for name, value in task.values.items() if not isinstance(value, BySplit)}
-    short = [answer for answer in task.answers if not SENTENCE.search(answer)]
-    found = [fill(sentence, values | {"answer": answer}) for answer in short for sentence in kind.sentences]
+    answers = [answer for answer in task.answers if not SENTENCE.search(answer)]
+    texts = [fill(sentence, values | {"answer": answer}) for answer in answers for sentence in kind.sentences]
     # A sentence that ends in E.R.N. needs no second full stop.
-    return [text[0].upper() + text[1:-2] + text[-2:].replace("..", ".") for text in found]
+    return [text[0].upper() + text[1:-2] + text[-2:].replace("..", ".") for text in texts]
 
 
-def tasks_of(packs: Packs, name: str, sources: Sources, seed: int, count: int) -> list[Task]:
+def tasks_of(packs: Packs, name: str, sources: Sources, *, seed: int, count: int) -> list[Task]:
     """The first `count` tasks of a kind. Raises UserError, naming its file, for an unknown column or list."""
-    kind, place = packs.kinds[name], f"{packs.files[f'kinds.{name}']}, kinds.{name}"
+    kind = packs.kinds[name]
+    where = f"{packs.files[f'kinds.{name}']}, kinds.{name}"
     try:
-        found = tasks(kind, stream(name, seed), sources, count)
+        kind_tasks = tasks(kind, stream(name, seed), sources=sources, count=count)
     except UserError:
         raise
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{place}: there is no such column, list, function or form of a step: {error}") from None
-    for task in found[:1]:
-        for wording in (wording for split in SPLITS for wording in getattr(kind.wordings, split)):
-            if unknown := unknown_fields(wording, task.values):
-                columns = ", ".join(sorted(task.values))
-                raise UserError(f"{place}: {wording!r}: there is no column {unknown[0]!r}; columns are {columns}")
-    return found
+        raise UserError(f"{where}: there is no such column, list, function or form of a step: {error}") from None
+    wordings = [*kind.wordings.train, *kind.wordings.validation, *kind.wordings.test]
+    for wording in wordings if kind_tasks else []:
+        if unknown := unknown_fields(wording, kind_tasks[0].values):
+            columns = ", ".join(sorted(kind_tasks[0].values))
+            raise UserError(f"{where}: {wording!r}: there is no column {unknown[0]!r}; columns are {columns}")
+    return kind_tasks
 
 
 def made_rows(
@@ -84,45 +86,79 @@ def made_rows(
     A row is worded for train; the columns `validation_…` and `test_…` have the wordings of those splits, as splits are
     drawn later. `wording` is the wording with its {fields}.
     """
-    sources = Sources({name: path for path in paths if (name := source_of(path))}, packs.lists)
+    source_paths = {source_of(path): path for path in paths}
+    sources = Sources({name: path for name, path in source_paths.items() if name}, packs.lists)
     for name, kind in packs.kinds.items():
         if missing := sorted(set(kind.needs) - sources.paths.keys()):
             logger.info("no %s rows: the source %s is not there", name, " and ".join(missing))
             continue
-        wanted = rows_of.get(name, rows_a_kind)
-        found = tasks_of(packs, name, sources, seed, wanted)
-        if len(found) < wanted:
-            logger.info("%d rows of %s: there are no more", len(found), name)
-        numbers, manners = (stream(name, seed, of).permutation(len(found)) for of in ("phrasings", "manners"))
+        count = rows_of.get(name, rows_a_kind)
+        kind_tasks = tasks_of(packs, name, sources, seed=seed, count=count)
+        if len(kind_tasks) < count:
+            logger.info("%d rows of %s: there are no more", len(kind_tasks), name)
+        phrasings = stream(name, seed, "phrasings").permutation(len(kind_tasks))
+        manners = stream(name, seed, "manners").permutation(len(kind_tasks))
         hints = packs.lists["briefly"] if kind.sentences else {split: [""] for split in SPLITS}
-        for task, number, manner in zip(found, numbers, manners, strict=True):
-            yield _row(name, kind, task, int(number), int(manner), hints)
+        for task, phrasing, manner in zip(kind_tasks, phrasings, manners, strict=True):
+            row = _Row(name=name, kind=kind, task=task, phrasing=int(phrasing), manner=int(manner), hints=hints)
+            yield row.values()
 
 
-def _row(name: str, kind: Kind, task: Task, number: int, manner: int, hints: dict[str, list[str]]) -> Values:
-    """One row. In a kind with sentences, every other row asks for the answer alone; in the others a sentence is right,
-    too, and the model learns one unless the wording asks for less."""
-    wordings = {split: texts[number % len(texts)] for split in SPLITS if (texts := getattr(kind.wordings, split))}
-    is_brief = bool(manner % 2)
-    answers = task.answers if kind.checkable else []
-    if kind.sentences and not is_brief:
-        sentences = told(kind, task)
-        best = answers[0] if BRIEF.search(wordings["train"]) else sentences[manner // 2 % len(kind.sentences)]
-        answers = list(dict.fromkeys([best, *sentences, *answers]))
-    asked = f"{name}: {task.asked}"
-    row = {
-        "id": asked,
-        "source": ", ".join(kind.needs) or "written here",
-        "kind": name,
-        "group": task.group or asked,
-        "output": (answers or task.answers)[0],
-        "answers": answers,
-        "history": task.history,
-        "system": task.system,
-    }
-    for split, wording in wordings.items():
-        hint = hints[split][manner // 2 % len(hints[split])] if is_brief else ""
-        prefix = "" if split == "train" else f"{split}_"
-        texts = (*put(wording, task, split, hint), wording)
-        row |= {f"{prefix}{column}": text for column, text in zip(WORDED, texts, strict=True)}
-    return row
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """One row, before it is worded.
+
+    In a kind with sentences, every other row asks for the answer alone; in the others a sentence is right, too, and the
+    model learns one unless the wording asks for less.
+    """
+
+    name: str
+    kind: Kind
+    task: Task
+    phrasing: int
+    """Chooses the wording of each split."""
+    manner: int
+    """Chooses whether to ask for the answer alone, the hint that does so, and the sentence to learn."""
+    hints: dict[str, list[str]]
+
+    def values(self) -> Values:
+        """The row by column."""
+        question = f"{self.name}: {self.task.asked}"
+        answers = self._answers()
+        row: Values = {
+            "id": question,
+            "source": ", ".join(self.kind.needs) or "written here",
+            "kind": self.name,
+            "group": self.task.group or question,
+            "output": (answers or self.task.answers)[0],
+            "answers": answers,
+            "history": self.task.history,
+            "system": self.task.system,
+        }
+        for split in SPLITS:
+            prefix = "" if split == "train" else f"{split}_"
+            wording = self._wording(split)
+            hints = self.hints[split]
+            hint = hints[self.manner // 2 % len(hints)] if self._is_brief else ""
+            instruction, task_input = put(wording, self.task, split, hint=hint)
+            row |= {f"{prefix}instruction": instruction, f"{prefix}input": task_input, f"{prefix}wording": wording}
+        return row
+
+    @property
+    def _is_brief(self) -> bool:
+        return self.manner % 2 == 1
+
+    def _wording(self, split: str) -> str:
+        wordings: Sequence[str] = getattr(self.kind.wordings, split)
+        return wordings[self.phrasing % len(wordings)]
+
+    def _answers(self) -> list[str]:
+        """Every right answer, the one to learn first; none if any answer may be right."""
+        answers = self.task.answers if self.kind.checkable else []
+        if not self.kind.sentences or self._is_brief:
+            return answers
+        sentences = in_sentences(self.kind, self.task)
+        learned = sentences[self.manner // 2 % len(self.kind.sentences)]
+        if BRIEF.search(self._wording("train")):
+            learned = answers[0]
+        return list(dict.fromkeys([learned, *sentences, *answers]))

@@ -41,17 +41,17 @@ def read_wordnet(index: Path, lists: Lists) -> WordNet:
 
     Raises ValueError, LookupError or OSError for what is not in WordNet's format.
     """
-    synsets = {
-        f"{offset}-{letter}": synset
-        for part, letter in PARTS_OF_SPEECH.items()
-        for offset, synset in _synsets(index.with_name(f"data.{part}"))
-    }
-    counts = {}
+    synsets: dict[str, Synset] = {}
+    for part, letter in PARTS_OF_SPEECH.items():
+        for offset, synset in _synsets(index.with_name(f"data.{part}")):
+            synsets[f"{offset}-{letter}"] = synset
+    counts: dict[tuple[str, str], int] = {}
     for line in read_text(index).splitlines():
         key, offset, _, count = line.split()
         word, _, sense = key.partition("%")
         counts[word, f"{offset}-{SENSE_TYPES[sense[0]]}"] = int(count)
-    coarse, coarse_words = re.compile(rf"\b({'|'.join(lists['coarse_definitions'])})"), {*lists["coarse_words"]}
+    coarse = re.compile(rf"\b({'|'.join(lists['coarse_definitions'])})")
+    coarse_words = set(lists["coarse_words"])
     uses: dict[str, Counter[str]] = defaultdict(Counter)
     for key, synset in synsets.items():
         if coarse.search(synset.definition):

@@ -18,7 +18,8 @@ LOOKALIKES = str.maketrans(
     "acdehijlopqswxyABCEHIJKMOPSTXYayiknoptuxABEZHIKMNOPTYX",
 )
 WORD = re.compile(r"[^\W\d_]+")
-LATIN, OTHER = re.compile("[A-Za-z]"), re.compile("[\u0370-\u052f]")
+LATIN = re.compile("[A-Za-z]")
+GREEK_OR_CYRILLIC = re.compile("[\u0370-\u052f]")
 # A word that is written letter by letter, with the same sign or space between each two.
 SPELLED = re.compile(r"(?<![^\W_])[^\W\d_]([^\w\s]|[ _])[^\W\d_](?:\1[^\W\d_]){2,}(?![^\W_])")
 LAYERS = re.compile(r"&(?:(?:amp|#0*38|#x0*26);?){8,}", re.IGNORECASE)  # more than anybody writes
@@ -59,7 +60,7 @@ def decode(content: bytes, charset: str | None) -> str:
     declared = wider_charset(charset or "ascii")
     if content.isascii() and not SHIFTED.match(declared):  # EBCDIC, for example: no mail program shows it
         return content.decode()
-    attempts = [("utf-8", "strict")] * (not content.isascii()) + [(declared, "strict")]
+    attempts = [(declared, "strict")] if content.isascii() else [("utf-8", "strict"), (declared, "strict")]
     if MULTIBYTE.match(declared):  # losing one character is better than reading all of the text as Latin-1
         attempts.append((declared, "replace"))
     for name, errors in attempts:
@@ -79,7 +80,8 @@ def mend(text: str) -> str:
     """Mend mojibake, entities and control characters, and replace letters that only look like others."""
     text = flat_entities(text)
     # fix_text looks at each line by itself, which is half of the time of all cleaning and gains nothing on ASCII.
-    text = (ftfy.fix_text_segment if text.isascii() else ftfy.fix_text)(text).replace(LOST, "")
+    text = ftfy.fix_text_segment(text) if text.isascii() else ftfy.fix_text(text)
+    text = text.replace(LOST, "")
     return text if text.isascii() else _plain_letters(text)
 
 
@@ -87,13 +89,14 @@ def _plain_letters(text: str) -> str:
     """Compatible letters as plain ones, no invisible characters, no word in two scripts."""
     text = unicodedata.normalize("NFKC", INVISIBLE.sub("", text))
     text = re.sub(r"(?<=[a-zA-Z\u00c0-\u024f])[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]+", "", text)
-    return WORD.sub(_in_one_script, text) if OTHER.search(text) else text
+    return WORD.sub(_in_one_script, text) if GREEK_OR_CYRILLIC.search(text) else text
 
 
-def _in_one_script(word: re.Match) -> str:
-    return word[0].translate(LOOKALIKES) if LATIN.search(word[0]) and OTHER.search(word[0]) else word[0]
+def _in_one_script(word: re.Match[str]) -> str:
+    is_mixed = LATIN.search(word[0]) and GREEK_OR_CYRILLIC.search(word[0])
+    return word[0].translate(LOOKALIKES) if is_mixed else word[0]
 
 
 def join_spelled(text: str) -> str:
     """The text with words that are written letter by letter put together: `v i a g r a` is `viagra`."""
-    return SPELLED.sub(lambda found: found[0].replace(found[1], ""), text)
+    return SPELLED.sub(lambda word: word[0].replace(word[1], ""), text)

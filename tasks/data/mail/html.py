@@ -42,19 +42,21 @@ class _Shown(NamedTuple):
 
     def inside(self, attributes: Mapping[str, str]) -> "_Shown":
         """The same for an element inside this one. Its own style can bring back size and visibility, nothing else."""
-        displayed, large, visible = self
-        style = {}
-        for each in attributes.get("style", "").lower().split(";"):
-            name, _, value = each.partition(":")
+        style: dict[str, str] = {}
+        for declaration in attributes.get("style", "").lower().split(";"):
+            name, _, value = declaration.partition(":")
             style[name.strip()] = value.replace("!important", "").strip()
-        display, opacity = style.get("display", "none" if "hidden" in attributes else ""), style.get("opacity")
-        displayed &= display != "none" and opacity not in ("0", "0.0")
+        display = style.get("display", "none" if "hidden" in attributes else "")
+        shown = self
+        if display == "none" or style.get("opacity") in ("0", "0.0"):
+            shown = shown._replace(displayed=False)
         if "font-size" in style:
             size = SIZE.fullmatch(style["font-size"])
-            large = size is None or float(size[1]) >= (LEAST_SIZE if size[2] else 0.01)
+            is_large = size is None or float(size[1]) >= (LEAST_SIZE if size[2] else 0.01)
+            shown = shown._replace(large=is_large)
         if "visibility" in style:
-            visible = style["visibility"] not in ("hidden", "collapse")
-        return _Shown(displayed, large, visible)
+            shown = shown._replace(visible=style["visibility"] not in ("hidden", "collapse"))
+        return shown
 
 
 class _Reader:
@@ -77,7 +79,8 @@ class _Reader:
         """The state of each open element."""
 
     @property
-    def _found(self) -> list[str]:
+    def _target(self) -> list[str]:
+        """The list to which the words of the open elements go."""
         hidden = self.inside[DROPPED] or self.inside[UNSEEN] or not all(self.shown[-1])
         return self.below if hidden else self.seen
 
@@ -91,7 +94,7 @@ class _Reader:
             return
         if not self.inside[VERBATIM] and not text.strip(SPACES):
             text = "\n" if "\n" in text else " "
-        self._found.append(text)
+        self._target.append(text)
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
         """An element begins."""
@@ -102,9 +105,9 @@ class _Reader:
         if tag in KINDS:
             self.inside[KINDS[tag]] += 1
         self.shown.append(self.shown[-1].inside(attributes))
-        found = self._found
-        if tag in ENDS and found and not self.inside[DROPPED] and not found[-1].endswith((" ", "\n")):
-            found.append(ENDS[tag])
+        target = self._target
+        if tag in ENDS and target and not self.inside[DROPPED] and not target[-1].endswith((" ", "\n")):
+            target.append(ENDS[tag])
         for name, value in attributes.items():
             if name in WORDED or (not self.declared and name not in ("class", "style") and " " in value):
                 self.below += [value, "\n"]
@@ -112,14 +115,14 @@ class _Reader:
     def end(self, tag: str) -> None:
         """An element ends."""
         self._flush()
-        found = self._found
+        target = self._target
         self.depth -= 1
         if len(self.shown) > 1:
             self.shown.pop()
         if tag in KINDS:
             self.inside[KINDS[tag]] -= 1
         if tag in ENDS and not self.inside[DROPPED]:
-            found.append(ENDS[tag])
+            target.append(ENDS[tag])
 
     def data(self, words: str) -> None:
         """Some of the words of an element."""
@@ -136,8 +139,9 @@ class _Reader:
     def close(self) -> str:
         """All of the text."""
         self._flush()
+        seen = "".join(self.seen)
         below = "".join(self.below).strip()
-        return "".join(self.seen) + (f"\n\n{below}" if below else "")
+        return f"{seen}\n\n{below}" if below else seen
 
 
 def html_text(html: str, declared: bool = True) -> str:

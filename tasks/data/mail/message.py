@@ -47,7 +47,7 @@ class _Policy(EmailPolicy):
         if name.lower() == "subject":
             if not value.isascii():  # bytes without a declared charset; Python's parser loses them
                 value = decode(value.encode("ascii", "surrogateescape"), None)
-            value = ENCODED_CHARSET.sub(lambda found: wider_charset(found[0]), value)
+            value = ENCODED_CHARSET.sub(lambda charset: wider_charset(charset[0]), value)
         return name, value
 
 
@@ -75,8 +75,8 @@ def read_message(content: bytes, note: Note = no_note) -> tuple[str, str]:
         message = _parse(content)
         texts = list(_texts(message, note))
         if not any(texts):  # broken boundaries or types leave the content as it came; bytes of a picture are no text
-            leaves = (part for part in message.walk() if not part.is_multipart() and _may_be_text(part))
-            texts = [body_text(*_text(part), note) for part in leaves]
+            leaves = [part for part in message.walk() if not part.is_multipart() and _may_be_text(part)]
+            texts = [body_text(_text(part), part.get_content_subtype(), note) for part in leaves]
         return _subject(message), _paragraphs(texts)
     except RowError:
         raise
@@ -90,21 +90,23 @@ def body_text(content: str, subtype: str = "plain", note: Note = no_note) -> str
     A body that has the parts of a message in it, is quoted-printable, or is HTML, is read as such, whatever its header
     said.
     """
-    if found := PARTS.match(content):
-        before, subtype = content, "plain"
-        content = "\n\n".join(_marked_up(*piece) for piece in _pieces(content, found[1]))
-        note("parts", before, content)
-    before, content = content, _without_quoted_printable(content)
-    note("quoted_printable", before, content)
-    return tidy_lines(_marked_up(content, subtype, note), note).strip()
+    if parts := PARTS.match(content):
+        text = "\n\n".join(_pieces(content, parts[1]))
+        note("parts", content, text)
+        content = text
+        subtype = "plain"
+    decoded = _without_quoted_printable(content)
+    note("quoted_printable", content, decoded)
+    return tidy_lines(_marked_up(decoded, subtype, note), note).strip()
 
 
 def tidy_lines(text: str, note: Note = no_note) -> str:
     """The text with its characters mended, spelled words put together, and single spaces in its lines."""
-    for rule, change in (("characters", mend), ("spelled", join_spelled)):
-        before, text = text, change(text)
-        note(rule, before, text)
-    return "\n".join(" ".join(line.split()) for line in text.splitlines())
+    mended = mend(text)
+    note("characters", text, mended)
+    joined = join_spelled(mended)
+    note("spelled", mended, joined)
+    return "\n".join(" ".join(line.split()) for line in joined.splitlines())
 
 
 def _marked_up(content: str, subtype: str, note: Note = no_note) -> str:
@@ -124,20 +126,23 @@ def _without_quoted_printable(text: str) -> str:
     return decode(quopri.decodestring(text.encode(errors="ignore")), None)
 
 
-def _pieces(content: str, boundary: str) -> Iterator[tuple[str, str]]:
-    """The text between the boundaries of a message whose header got lost; each piece with its subtype.
+def _pieces(content: str, boundary: str) -> Iterator[str]:
+    """The texts between the boundaries of a message whose header got lost.
 
     Only the headers of parts are left out: a mail program shows all of the rest.
     """
     for piece in re.split(rf"^--{re.escape(boundary)}(?:--)?[ \t]*$", content, flags=re.MULTILINE):
-        head, _, rest = piece.strip("\n").partition("\n\n")
+        head, _, body = piece.strip("\n").partition("\n\n")
         if not HEADERS.fullmatch(head):
-            yield piece, "plain"
+            yield _marked_up(piece, "plain")
             continue
         part = _parse(piece.strip("\n").encode(errors="ignore"))
-        others = [line for line in head.split("\n") if not PART_HEADER.fullmatch(line)]
-        yield "\n".join(others), "plain"
-        yield _text(part) if part.get_content_maintype() == "text" else (rest, "plain")
+        further_headers = [line for line in head.split("\n") if not PART_HEADER.fullmatch(line)]
+        yield _marked_up("\n".join(further_headers), "plain")
+        if part.get_content_maintype() == "text":
+            yield _marked_up(_text(part), part.get_content_subtype())
+        else:
+            yield _marked_up(body, "plain")
 
 
 def _texts(part: EmailMessage, note: Note) -> Iterator[str]:
@@ -145,29 +150,36 @@ def _texts(part: EmailMessage, note: Note) -> Iterator[str]:
 
     Where a text comes in several forms, HTML is the one that is shown.
     """
-    kind, name = part.get_content_type(), (part.get_filename() or "").lower()
+    kind = part.get_content_type()
+    name = (part.get_filename() or "").lower()
     if kind == "multipart/alternative" and part.is_multipart():
-        forms = sorted(part.get_payload(), key=lambda form: form.get_content_subtype() == "plain")
+        forms = sorted(part.get_payload(), key=_is_plain)
         yield _together([_paragraphs(_texts(form, note)) for form in forms])
     elif part.get_content_maintype() == "message" and part.is_multipart():
-        yield from _mail_in(part.get_payload(0), str(part["content-transfer-encoding"] or "").lower(), note)
+        encoding = str(part["content-transfer-encoding"] or "").lower()
+        yield from _mail_in(part.get_payload(0), encoding, note)
     elif part.is_multipart():
-        for each in part.get_payload():
-            yield from _texts(each, note)
+        for inner in part.get_payload():
+            yield from _texts(inner, note)
     elif name.endswith(".eml"):
         yield from _mail_in(_parse(part.get_payload(decode=True) or b""), "", note)
     elif part.get_content_maintype() == "text" or kind == "application/xhtml+xml" or name.endswith(READABLE):
-        text, subtype = _text(part)
         is_page = kind == "application/xhtml+xml" or name.endswith(READABLE[:-1])
-        yield body_text(text, "html" if is_page else subtype, note)
+        yield body_text(_text(part), "html" if is_page else part.get_content_subtype(), note)
+
+
+def _is_plain(part: EmailMessage) -> bool:
+    return part.get_content_subtype() == "plain"
 
 
 def _mail_in(message: EmailMessage, encoding: str, note: Note) -> Iterator[str]:
     """The texts of a mail in a mail, which may be encoded as a whole."""
     if encoding in ("base64", "quoted-printable"):
         content = message.as_bytes()
-        decoded = quopri.decodestring(content) if encoding != "base64" else b64decode(b"".join(content.split()) + b"==")
-        message = _parse(decoded)
+        if encoding == "base64":
+            message = _parse(b64decode(b"".join(content.split()) + b"=="))
+        else:
+            message = _parse(quopri.decodestring(content))
     yield _subject(message)
     yield from _texts(message, note)
 
@@ -176,8 +188,8 @@ def _subject(message: EmailMessage) -> str:
     return " ".join(map(str, message.get_all("subject", [])))
 
 
-def _text(part: EmailMessage) -> tuple[str, str]:
-    return decode(part.get_payload(decode=True) or b"", part.get_content_charset()), part.get_content_subtype()
+def _text(part: EmailMessage) -> str:
+    return decode(part.get_payload(decode=True) or b"", part.get_content_charset())
 
 
 def _may_be_text(part: EmailMessage) -> bool:
@@ -191,9 +203,11 @@ def _together(forms: Sequence[str]) -> str:
     """Forms of one text as one: the first, and those lines of the others whose words it lacks."""
     if sum(map(len, forms)) > MOST_COMPARED:
         return _paragraphs(forms)
-    known = _words(forms[0]) if forms else ""
-    others = ((line for line in form.split("\n") if _words(line) not in known) for form in forms[1:])
-    return _paragraphs([*forms[:1], *map("\n".join, others)])
+    texts = list(forms[:1])
+    first_words = _words(forms[0]) if forms else ""
+    for form in forms[1:]:
+        texts.append("\n".join(line for line in form.split("\n") if _words(line) not in first_words))
+    return _paragraphs(texts)
 
 
 def _paragraphs(texts: Iterable[str]) -> str:
@@ -202,4 +216,5 @@ def _paragraphs(texts: Iterable[str]) -> str:
 
 def _words(text: str) -> str:
     """The words of a line in lower case; the whole line if it has none."""
-    return " ".join(["", *(re.findall(r"[^\W_]+", text.lower()) or [text.strip() or " "]), ""])
+    words = re.findall(r"[^\W_]+", text.lower()) or [text.strip() or " "]
+    return f" {' '.join(words)} "

@@ -40,13 +40,17 @@ def without_encoded(body: str) -> str:
     Most people who sign their mails send mails of one label: a model would read the marks instead of the mail.
     """
     lines = [line for line in body.split("\n") if not PGP_LINE.fullmatch(line.lstrip(QUOTE))]
-    return BASE64.sub(lambda found: "" if _is_random(found[0]) else found[0], "\n".join(lines)).strip() or body
+    return BASE64.sub(_without_random, "\n".join(lines)).strip() or body
 
 
-def _is_random(block: str) -> bool:
-    lines = [line.lstrip(QUOTE) for line in block.strip("\n").split("\n")]
-    shares = ((len(re.findall(kind, line)), share * len(line)) for line in lines[:-1] for kind, share in RANDOM.items())
-    return all(count >= least for count, least in shares)
+def _without_random(block: re.Match[str]) -> str:
+    """Nothing in place of a block whose lines look random; its last line may be short."""
+    lines = [line.lstrip(QUOTE) for line in block[0].strip("\n").split("\n")]
+    return "" if all(map(_is_random, lines[:-1])) else block[0]
+
+
+def _is_random(line: str) -> bool:
+    return all(len(re.findall(letters, line)) >= share * len(line) for letters, share in RANDOM.items())
 
 
 def without_quotes(body: str) -> str:

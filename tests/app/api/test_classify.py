@@ -14,13 +14,13 @@ from projects import ROOT, environment
 
 from app.cleaning import Cleaner
 from app.errors import Busy
-from app.versions import LoadedVersion
+from app.loaded_version import LoadedVersion
 from llm.loaded_model import LoadedModel
 from llm.objectives.classifier import probabilities
 from llm.objectives.classifier.explanations import moved_by
 from tasks.data.mail import clean_row, parse_message
 from tasks.served import ServedModel
-from tests.app.conftest import CHARSETS, alive, children, wait_until
+from tests.app.conftest import CHARSETS, any_alive, children, wait_until
 from tests.app.rows import ends_itself, hangs
 from tests.app.steps import samples, stepwise
 
@@ -47,70 +47,76 @@ def classify(address, emails, **options):
     return httpx.post(f"{address}/classify", json={"emails": emails} | options, timeout=600)
 
 
-def feedback(address, **said):
-    return httpx.post(f"{address}/feedback", json={"about": "email"} | said, timeout=60)
+def feedback(address, **fields):
+    return httpx.post(f"{address}/feedback", json={"about": "email"} | fields, timeout=60)
 
 
 def verdicts(address, emails, **options):
     return classify(address, emails, **options).raise_for_status().json()["verdicts"]
 
 
-def test_verdicts_are_those_of_the_registered_model(server, served):
+def test_classify_gives_the_verdicts_of_the_registered_model(server, served):
     mails = [mail for mail in MAILS if "\ud800" not in mail.get("subject", "")]
     expected = served.predict(None, pd.DataFrame(mails))
-    found = classify(server, mails).json()
-    assert found["model"] == "threestage-classifier/1"
-    assert (found["labels"], found["threshold"], found["unsure"]) == (["ham", "spam"], 0.5, [0.19, 0.6])
-    assert {verdict["label"] for verdict in found["verdicts"]} == {"ham", "unsure", "spam"}
-    assert [verdict["label"] for verdict in found["verdicts"]] == expected["label"].tolist()
-    for verdict, row in zip(found["verdicts"], expected.to_dict("records"), strict=True):
+    classification = classify(server, mails).json()
+    assert classification["model"] == "threestage-classifier/1"
+    assert (classification["labels"], classification["threshold"], classification["unsure"]) == (
+        ["ham", "spam"],
+        0.5,
+        [0.19, 0.6],
+    )
+    assert {verdict["label"] for verdict in classification["verdicts"]} == {"ham", "unsure", "spam"}
+    assert [verdict["label"] for verdict in classification["verdicts"]] == expected["label"].tolist()
+    for verdict, row in zip(classification["verdicts"], expected.to_dict("records"), strict=True):
         for label, probability in verdict["probabilities"].items():
             assert probability == pytest.approx(row[f"{label}_probability"], abs=1e-5)
         assert verdict["probability"] == verdict["probabilities"][verdict["leaning"]]
         assert verdict["error"] is None
-    assert len({round(verdict["probabilities"]["spam"], 4) for verdict in found["verdicts"]}) > 3
+    assert len({round(verdict["probabilities"]["spam"], 4) for verdict in classification["verdicts"]}) > 3
 
 
-def test_many_mails_have_their_verdicts_in_order(server):
+def test_classify_keeps_the_order_of_many_mails(server):
     mails = [{"subject": f"hello {number}", "body": "the cat sat " * (number % 7)} for number in range(300)]
     before = samples(server).get(("threestage_emails_total", "threestage-classifier/1"), 0)
-    found = verdicts(server, mails)
-    assert len(found) == 300
+    answers = verdicts(server, mails)
+    assert len(answers) == 300
     for number in (0, 63, 64, 299):
         (alone,) = verdicts(server, [mails[number]])
-        assert found[number]["probability"] == pytest.approx(alone["probability"], abs=1e-5)
+        assert answers[number]["probability"] == pytest.approx(alone["probability"], abs=1e-5)
     assert samples(server)["threestage_emails_total", "threestage-classifier/1"] == before + 304
 
 
-def test_a_bad_row_has_its_reason_among_good_ones(server, served):
+def test_bad_row_has_its_reason_among_good_ones(server, served):
     rows = [MAILS[0], {}, {"message": "x", "subject": "y"}, MAILS[1], {"body": " \n\t"}, {"message": "Subject: \n\n"}]
-    found = verdicts(server, rows)
-    assert [verdict["error"] for verdict in found] == [
+    answers = verdicts(server, rows)
+    assert [verdict["error"] for verdict in answers] == [
         *(None, "there is no text to classify", "a row has either message or subject and body"),
         *(None, "there is no text to classify", "there is no text to classify"),
     ]
-    assert [verdict["error"] for verdict in found] == served.predict(None, pd.DataFrame(rows))["error"].tolist()
-    assert [bool(verdict["label"]) for verdict in found] == [True, False, False, True, False, False]
-    assert all(verdict["probabilities"] is None for verdict in found if verdict["error"])
+    assert [verdict["error"] for verdict in answers] == served.predict(None, pd.DataFrame(rows))["error"].tolist()
+    assert [bool(verdict["label"]) for verdict in answers] == [True, False, False, True, False, False]
+    assert all(verdict["probabilities"] is None for verdict in answers if verdict["error"])
 
 
 @pytest.mark.parametrize(
     "rows", [[], [{"subject": 5}], [{"subject": "x", "sender": "y"}], "x", [[]], [{"body": ["x"]}]]
 )
-def test_what_is_no_list_of_mails_is_refused_as_a_whole(server, rows):
+def test_body_that_is_no_list_of_mails_is_refused_as_a_whole(server, rows):
     answer = classify(server, rows)
     assert answer.status_code == 422
     assert answer.json()["error"]["param"].startswith("emails")
 
 
-def test_an_explanation_has_the_strongest_phrases_first(server, served):
+def test_explanation_has_the_strongest_phrases_first(server, served):
     text = {"subject": "hello", "body": "the cat sat on the mat, and the dog. The dog ate the hat"}
-    (found,) = verdicts(server, [text], explain=4)
+    (verdict,) = verdicts(server, [text], explain=4)
     read = partial(probabilities, LoadedModel(served.model, served.encoding))
     expected = moved_by(read, ["ham", "spam"], f"{text['subject']}\n\n{text['body']}")[:4]
     assert len(expected) > 1
-    assert [(each["text"], each["label"]) for each in found["moved_by"]] == [each[:2] for each in expected]
-    assert [each["effect"] for each in found["moved_by"]] == pytest.approx([each.effect for each in expected], abs=1e-3)
+    phrases = verdict["moved_by"]
+    assert [(phrase["text"], phrase["label"]) for phrase in phrases] == [phrase[:2] for phrase in expected]
+    effects = [phrase.effect for phrase in expected]
+    assert [phrase["effect"] for phrase in phrases] == pytest.approx(effects, abs=1e-3)
     assert verdicts(server, [text])[0]["moved_by"] is None
     assert len(verdicts(server, [text] * 16, explain=1)) == 16
     answer = classify(server, [text] * 17, explain=1)
@@ -118,7 +124,7 @@ def test_an_explanation_has_the_strongest_phrases_first(server, served):
     assert "17 mails with explain; at most 16 are explained at once" in answer.json()["error"]["message"]
 
 
-def test_files_are_classified_and_their_names_are_only_told_back(server):
+def test_files_are_classified_and_their_names_returned(server):
     names = ["../../x.eml", "/etc/passwd", "a b\\c.eml", "ä.eml", ""]
     content = "Subject: hello\nFrom: a@example.com\n\nthe cat sat"
     files = [("files", (name or None, content.encode(), "message/rfc822")) for name in names[:4]]
@@ -128,14 +134,14 @@ def test_files_are_classified_and_their_names_are_only_told_back(server):
         ("files", ("mbox", f"From a Thu Aug 22 12:36:23 2002\n{content}\n\n".encode() * 2)),
     ]
     answer = httpx.post(f"{server}/classify/files", files=files, data={"explain": 1}, timeout=300)
-    found = answer.raise_for_status().json()["verdicts"]
-    assert [verdict["name"] for verdict in found] == [*names[:4], "latin.eml", "no.eml", "mbox"]
+    answers = answer.raise_for_status().json()["verdicts"]
+    assert [verdict["name"] for verdict in answers] == [*names[:4], "latin.eml", "no.eml", "mbox"]
     (mail,) = verdicts(server, [{"subject": "hello", "body": "the cat sat"}])
-    assert [verdict["probability"] for verdict in found[:4]] == pytest.approx([mail["probability"]] * 4)
+    assert [verdict["probability"] for verdict in answers[:4]] == pytest.approx([mail["probability"]] * 4)
     (latin,) = verdicts(server, [{"subject": "hello", "body": "Grüße"}])
-    assert found[4]["probability"] == pytest.approx(latin["probability"])
-    assert found[0]["moved_by"]
-    assert [verdict["error"] for verdict in found[5:]] == [
+    assert answers[4]["probability"] == pytest.approx(latin["probability"])
+    assert answers[0]["moved_by"]
+    assert [verdict["error"] for verdict in answers[5:]] == [
         "it is no text",
         "it has several messages: each must be a file of its own",
     ]
@@ -143,10 +149,11 @@ def test_files_are_classified_and_their_names_are_only_told_back(server):
 
 def test_files_in_any_charset_are_read_as_training_reads_them(server):
     learned = [dict(zip(("subject", "body"), parse_message(content), strict=True)) for content in CHARSETS.values()]
-    answer = httpx.post(f"{server}/classify/files", files=[("files", each) for each in CHARSETS.items()], timeout=300)
-    found = answer.raise_for_status().json()["verdicts"]
+    files = [("files", file) for file in CHARSETS.items()]
+    answer = httpx.post(f"{server}/classify/files", files=files, timeout=300)
+    answers = answer.raise_for_status().json()["verdicts"]
     expected = verdicts(server, learned)
-    assert [each["probability"] for each in found] == [each["probability"] for each in expected]
+    assert [verdict["probability"] for verdict in answers] == [verdict["probability"] for verdict in expected]
 
 
 @pytest.mark.parametrize(
@@ -163,13 +170,13 @@ def test_files_in_any_charset_are_read_as_training_reads_them(server):
     ],
     ids=["none", "number", "model", "many"],
 )
-def test_files_that_are_none_or_ask_for_nonsense_are_refused(server, files, data, reason):
+def test_invalid_files_and_options_are_refused(server, files, data, reason):
     answer = httpx.post(f"{server}/classify/files", files=files, data=data, timeout=300)
     assert answer.status_code in (400, 422)
     assert reason in answer.json()["error"]["message"]
 
 
-def test_a_request_whose_queue_is_full_is_refused_and_answered_later(server, change_settings):
+def test_queue_that_is_full_refuses_a_request_and_answers_a_retry(server, change_settings):
     change_settings(queue=0)
     for answer in (classify(server, MAILS[:1]), feedback(server, label="spam", **MAILS[0])):
         assert answer.status_code == 429
@@ -179,8 +186,12 @@ def test_a_request_whose_queue_is_full_is_refused_and_answered_later(server, cha
     assert verdicts(server, MAILS[:1])
 
 
-def test_a_network_waits_with_its_share_of_requests_and_leaves_the_rest_to_others():
-    loaded = LoadedVersion("classifier/1", *([None] * 7), client_share=0.25)
+UNUSED = ("name", "model", "encoding", "folder", "fetched", "dataset", "engine", "cleaner")
+"""Fields of a version that no request touches while it waits."""
+
+
+def test_queue_holds_a_share_of_requests_of_one_network():
+    loaded = LoadedVersion(**dict.fromkeys(UNUSED), client_share=0.25)
     with loaded.classified_by(8, "one"), loaded.classified_by(8, "one"):
         with pytest.raises(Busy, match="2 requests of your network run or wait already, and at most 2 may"):
             loaded.classified_by(8, "one").__enter__()
@@ -190,7 +201,7 @@ def test_a_network_waits_with_its_share_of_requests_and_leaves_the_rest_to_other
         assert loaded.classifying == ["one"]
 
 
-def test_a_list_whose_client_leaves_is_not_classified_to_its_end(server, change_settings):
+def test_cancelled_request_is_not_classified_to_its_end(server, change_settings):
     name = ("threestage_emails_total", "threestage-classifier/1")
     change_settings(queue=1)
     before = samples(server).get(name, 0)
@@ -203,7 +214,7 @@ def test_a_list_whose_client_leaves_is_not_classified_to_its_end(server, change_
     assert samples(server)[name] == before + 1
 
 
-def test_a_list_that_takes_too_long_is_504(server, change_settings):
+def test_timeout_of_a_list_of_mails_is_504(server, change_settings):
     change_settings(request_seconds=0.001)
     answer = classify(server, MAILS[:1] * 200)
     assert answer.status_code == 504
@@ -218,7 +229,7 @@ BOMBS = {  # each would take Python's own parsers, or Beautiful Soup, minutes to
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_a_mail_made_to_take_hours_is_read_like_its_neighbours(server, bomb):
+def test_hostile_mail_is_read_like_its_neighbours(server, bomb):
     first, second, third = verdicts(server, [MAILS[0], bomb, MAILS[0]])
     assert [first["error"], second["error"], third["error"]] == [None] * 3
     assert first["probability"] == third["probability"]
@@ -237,33 +248,34 @@ def make_cleaner():
         cleaner.close()
 
 
-def test_a_mail_that_takes_too_long_is_given_up_and_its_neighbours_are_read(make_cleaner):
+def test_timeout_of_a_mail_leaves_its_neighbours_readable(make_cleaner):
     assert make_cleaner(3)(hangs, ["a", "hangs", "b"]) == [{"body": "a"}, "not readable within 3 s", {"body": "b"}]
 
 
-def test_mails_have_their_time_together(make_cleaner):
+def test_timeout_counts_for_all_mails_together(make_cleaner):
     cleaner = make_cleaner()
     assert cleaner(hangs, ["a", "b"], 300) == [{"body": "a"}, {"body": "b"}]
-    late, *rest = cleaner(hangs, ["hangs", "b", "c"], 1)
+    late, *unread = cleaner(hangs, ["hangs", "b", "c"], 1)
     assert late.startswith("not readable within ")
-    assert rest == ["not read: the mails before it took all of the time"] * 2
+    assert unread == ["not read: the mails before it took all of the time"] * 2
     assert cleaner(hangs, ["a"], 300) == [{"body": "a"}]
 
 
-def test_the_end_waits_for_no_mail(make_cleaner):
+def has_children() -> bool:
+    return bool(children(os.getpid()))
+
+
+def test_shutdown_waits_for_no_mail(make_cleaner):
     cleaner = make_cleaner(600)
     with ThreadPoolExecutor() as threads:
         call = threads.submit(cleaner, hangs, ["hangs", "b"])
-        wait_until(lambda: children(os.getpid()), 120)
+        wait_until(has_children, 120)
         cleaner.close()
-        ended, other = call.result(60)
-    assert (ended, other) == (
-        "not readable: it ended the process that reads mails",
-        "not read: the server is ending",
-    )
+        reasons = call.result(60)
+    assert reasons == ["not readable: it ended the process that reads mails", "not read: the server is ending"]
 
 
-def test_a_mail_that_ends_its_process_has_a_reason_and_the_next_starts_another(make_cleaner):
+def test_crash_of_the_cleaning_process_has_a_reason_and_the_next_mail_starts_another(make_cleaner):
     cleaner = make_cleaner()
     assert cleaner(ends_itself, [{"body": "x"}, {}]) == ["not readable: it ended the process that reads mails", {}]
     assert cleaner(clean_row, [{"body": "x"}, {"message": "a", "body": "b"}]) == [
@@ -272,7 +284,7 @@ def test_a_mail_that_ends_its_process_has_a_reason_and_the_next_starts_another(m
     ]
 
 
-def test_a_process_that_is_killed_leaves_none_behind(tmp_path):
+def test_killed_server_leaves_no_process_behind(tmp_path):
     code = "from app.cleaning import Cleaner\nCleaner()(dict, [{}])\nprint('read', flush=True)\ninput()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], env=environment(PYTHONPATH=str(ROOT)), **pipes) as server:
@@ -280,4 +292,4 @@ def test_a_process_that_is_killed_leaves_none_behind(tmp_path):
         helpers = children(server.pid)
         assert helpers
         server.kill()
-    wait_until(lambda: not any(alive(pid) for pid in helpers), 60)
+    wait_until(lambda: not any_alive(helpers), 60)

@@ -62,16 +62,16 @@ PATHS = ["/v1/models", "/metrics", CHAT, "/classify", "/classify/files", "/feedb
 WRONG = [None, "Bearer", "Bearer  x", "Bearer one", "Bearer one key2", "Basic one key", "one key", "Bearer \xff"]
 
 
-def test_without_a_right_key_nothing_is_answered(strict):
-    for path, given, method in [*product(PATHS, WRONG[:1], ["POST"]), *product(PATHS[:1], WRONG, ["GET"])]:
-        headers = {"Authorization": given.encode("latin-1")} if given is not None else {}
+def test_permission_is_refused_without_a_right_key(strict):
+    for path, key, method in [*product(PATHS, WRONG[:1], ["POST"]), *product(PATHS[:1], WRONG, ["GET"])]:
+        headers = {"Authorization": key.encode("latin-1")} if key is not None else {}
         answer = httpx.request(method, f"{strict}{path}", headers=headers, timeout=300)
-        assert is_an_error(answer, 401, "invalid_api_key"), (path, given)
+        assert is_an_error(answer, 401, "invalid_api_key"), (path, key)
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("key", ["Bearer one key", "bearer one key", "Bearer another-ä"])
-def test_with_any_of_the_keys_all_is_answered(strict, key):
+def test_permission_is_given_to_each_of_the_keys(strict, key):
     headers = {"Authorization": key.encode()}
     assert httpx.get(f"{strict}/v1/models", headers=headers, timeout=300).status_code == 200
     assert httpx.get(f"{strict}/metrics", headers=headers, timeout=300).status_code == 200
@@ -88,7 +88,7 @@ def test_health_needs_no_key(strict):
     }
 
 
-def test_the_official_client_names_a_wrong_key(strict):
+def test_official_client_names_a_wrong_key(strict):
     with pytest.raises(openai.AuthenticationError, match="a key is needed"):
         openai.OpenAI(base_url=f"{strict}/v1", api_key="wrong", max_retries=0, timeout=300).models.list()
 
@@ -98,7 +98,7 @@ KEY = {"Authorization": "Bearer one key"}
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/classify", "/classify/files", "/feedback"])
 @pytest.mark.parametrize("declared", [True, False])
-def test_ten_megabytes_are_too_large_whether_they_are_declared_or_come_in_chunks(strict, path, declared):
+def test_body_that_is_too_large_is_refused_declared_or_in_chunks(strict, path, declared):
     body = b'{"model": "' + b"x" * 10_000_000
     content = body if declared else (body[at : at + 65536] for at in range(0, len(body), 65536))
     headers = KEY | {"content-type": "application/json"}
@@ -111,7 +111,7 @@ def test_ten_megabytes_are_too_large_whether_they_are_declared_or_come_in_chunks
     assert "200000 bytes" in answer.text
 
 
-def test_a_head_that_is_too_large_is_refused(strict):
+def test_head_that_is_too_large_is_refused(strict):
     assert raw(strict, b"GET /healthz HTTP/1.1\r\nx-large: " + b"x" * 100_000).startswith(b"HTTP/1.1 400 ")
 
 
@@ -129,7 +129,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_no_request_is_refused_with_a_short_reason(server, body):
+def test_invalid_request_is_refused_with_a_short_reason(server, body):
     for path in (CHAT, "/v1/completions", "/classify", "/feedback"):
         answer = post(server, path, content=body, headers={"content-type": "application/json"})
         assert answer.status_code in ((400,) if path.startswith("/v1") else (400, 422))
@@ -138,7 +138,7 @@ def test_what_is_no_request_is_refused_with_a_short_reason(server, body):
     assert httpx.get(f"{server}/healthz", timeout=300).status_code == 200
 
 
-def test_many_mistakes_are_told_as_fast_as_one(server):
+def test_many_mistakes_are_reported_as_fast_as_one(server):
     """As processor time of the server's one thread is not to be had from here: by the errors that are made of them."""
     for model, body in (
         (CompletionRequest, {"prompt": [-1] * 100_000}),
@@ -149,9 +149,9 @@ def test_many_mistakes_are_told_as_fast_as_one(server):
         (ClassifyRequest, {"emails": [dict.fromkeys(map(str, range(100_000)))]}),
         (AnswerFeedback, {"messages": [0] * 200}),
     ):
-        with pytest.raises(ValidationError) as found:
+        with pytest.raises(ValidationError) as raised:
             model.model_validate(body)
-        assert found.value.error_count() < 10
+        assert raised.value.error_count() < 10
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ WITH_ODD = {  # bodies that are fine but for what stands in their strings; what 
 
 
 @pytest.mark.parametrize(("path", "body", "status", "of_half"), WITH_ODD.values(), ids=WITH_ODD)
-def test_halves_of_pairs_and_nul_are_text_or_refused(server, path, body, status, of_half):
+def test_unicode_surrogates_and_nul_are_text_or_refused(server, path, body, status, of_half):
     for odd, stream in product(ODD, ({}, {"stream": True}) if path.startswith("/v1") else ({},)):
         content = json.dumps(body | stream).replace("%s", ODD[odd])
         answer = post(server, path, content=content, headers={"content-type": "application/json"})
@@ -216,12 +216,12 @@ def test_unknown_paths_are_404_in_the_same_form(server):
         assert error["code"] in ("not_found", "model_not_found")
 
 
-def test_what_is_not_there_below_v1_says_what_is(server):
-    said = post(server, "/v1/responses", json={}).json()["error"]["message"]
-    assert said == "Not Found: below /v1 there are chat/completions, completions and models"
+def test_unknown_path_below_v1_lists_the_known_ones(server):
+    message = post(server, "/v1/responses", json={}).json()["error"]["message"]
+    assert message == "Not Found: below /v1 there are chat/completions, completions and models"
 
 
-def test_another_method_is_405(server):
+def test_wrong_method_is_405(server):
     for path, method in ((CHAT, "GET"), ("/healthz", "POST"), ("/classify", "DELETE"), ("/v1/models", "PUT")):
         answer = httpx.request(method, f"{server}{path}", timeout=300)
         assert answer.status_code == 405
@@ -229,7 +229,7 @@ def test_another_method_is_405(server):
         assert answer.json()["error"]["message"] == "Method Not Allowed"
 
 
-def test_an_endless_word_keeps_nobody_else_waiting(server):
+def test_endless_word_keeps_nobody_else_waiting(server):
     """Made into tokens it would take seconds; the largest request that a server takes has 4 MB."""
     word = "x" * 3_900_000
     for path, body in (
@@ -249,14 +249,14 @@ def test_an_endless_word_keeps_nobody_else_waiting(server):
 
 
 @pytest.mark.parametrize(("count", "reason"), [(511, None), (512, "has 512 tokens"), (513, "has 3078 characters")])
-def test_only_what_can_not_fit_is_refused_before_its_tokens_are_made(server, count, reason):
+def test_text_that_can_not_fit_is_refused_before_tokenization(server, count, reason):
     """The longest token of this vocabulary is ` hello`, and the context has 512."""
     answer = post(server, "/v1/completions", json={"prompt": " hello" * count, "max_tokens": 1})
     assert answer.status_code == (400 if reason else 200)
     assert reason is None or reason in answer.json()["error"]["message"]
 
 
-def test_a_body_that_is_not_called_json_is_refused(server):
+def test_body_without_the_json_header_is_refused(server):
     answer = post(server, content=json.dumps(HELLO), headers={"content-type": "text/plain"})
     assert is_an_error(answer, 400, "invalid_request")
     assert "send the header Content-Type: application/json" in answer.text
@@ -271,8 +271,8 @@ def behind(*allowed: str, keys: bool = False) -> TestClient:
     return TestClient(Sites(PlainTextResponse("yes"), allowed, any_name=keys))
 
 
-def ask(client: TestClient, host: str, origin: str | None = None, **more: str) -> httpx.Response:
-    headers = {"host": host, **({"origin": origin} if origin else {}), **more}
+def ask(client: TestClient, host: str, origin: str | None = None, **more_headers: str) -> httpx.Response:
+    headers = {"host": host, **({"origin": origin} if origin else {}), **more_headers}
     return client.post("/", headers={name: value.encode("latin-1") for name, value in headers.items()})
 
 
@@ -294,7 +294,7 @@ def test_addresses_localhost_and_allowed_names_are_answered(host):
 @pytest.mark.parametrize(
     "host", [EVIL, f"{EVIL}:8000", "localhost.evil.example", "127.0.0.1.evil.example", "2130706433", "[::1", "\xff"]
 )
-def test_another_name_is_refused_without_keys_and_answered_with_keys(host):
+def test_other_host_names_are_refused_without_keys_and_answered_with_keys(host):
     assert is_refused(ask(behind(NAMED), host), 421, "other_host")
     assert ask(behind(keys=True), host).text == "yes"
 
@@ -302,7 +302,7 @@ def test_another_name_is_refused_without_keys_and_answered_with_keys(host):
 @pytest.mark.parametrize(
     "origin", [f"http://{EVIL}", "https://127.0.0.1:9000", "null", "http://localhost:8000", "http://["]
 )
-def test_a_request_across_sites_is_refused_unless_it_has_a_key(origin):
+def test_cross_site_request_is_refused_without_a_key(origin):
     for keys in (True, False):
         assert is_refused(ask(behind(NAMED, keys=keys), "127.0.0.1:8000", origin), 403, "other_site")
     assert ask(behind(keys=True), "127.0.0.1", origin, authorization="Bearer key").text == "yes"
@@ -313,19 +313,19 @@ def test_a_request_across_sites_is_refused_unless_it_has_a_key(origin):
     [("127.0.0.1:8000", "http://127.0.0.1:8000"), ("localhost:80", "http://LOCALHOST:80"),
      ("127.0.0.1:8000", f"https://{NAMED}"), (f"{NAMED}:443", f"https://{NAMED}")],
 )  # fmt: skip
-def test_the_servers_own_page_and_allowed_ones_may_ask(host, origin):
+def test_own_page_and_allowed_sites_may_ask(host, origin):
     assert ask(behind(NAMED), host, origin).text == "yes"
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/classify", "/feedback", "/openapi.json", "/nothing"])
-def test_no_path_of_the_server_is_open_to_other_sites(path):
+def test_cross_site_requests_are_refused_on_every_path(path):
     client = TestClient(create_app(Settings()), "http://127.0.0.1")
     assert is_refused(client.post(path, headers={"host": EVIL}), 421, "other_host")
     assert is_refused(client.post(path, headers={"origin": f"http://{EVIL}"}), 403, "other_site")
 
 
 @pytest.mark.parametrize("name", ["*", "*.example", "http://", "[::1"])
-def test_an_allowed_host_that_is_no_name_is_refused_at_the_start(name, registry):
+def test_invalid_allowed_host_is_refused_at_the_start(name, registry):
     command = ["serve", "--port", "0", "--allowed-hosts", name]
     with tracked(registry):
         assert "is no name of a host" in error_of(CliRunner().invoke(cli, command))

@@ -61,14 +61,14 @@ def described(app, server, tmp_path_factory):
     app.state.feedback, app.state.settings = before
 
 
-def test_every_operation_is_tried(described):
-    found = {(each.ok().method.lower(), each.ok().path) for each in described.get_all_operations()}
-    assert found == set(OPERATIONS)
+def test_operations_of_the_schema_are_all_tried(described):
+    operations = [result.ok() for result in described.get_all_operations()]
+    assert {(operation.method.lower(), operation.path) for operation in operations} == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_whole_answer_and_a_stream_fit_the_schema(described, path, stream):
+def test_schema_holds_for_a_whole_answer_and_a_stream(described, path, stream):
     asked = {"messages": [{"role": "user", "content": "hello"}]} if "chat" in path else {"prompt": "hello"}
     body = asked | {"max_tokens": 3, "stream": stream}
     case = described[path]["post"].Case(body=body, media_type="application/json")
@@ -78,7 +78,7 @@ def test_a_whole_answer_and_a_stream_fit_the_schema(described, path, stream):
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_what_an_operation_answers_fits_its_schema(described, method, path):
+def test_schema_holds_for_answers_of_every_operation(described, method, path):
     operation, session, statuses = described[path][method], requests.Session(), Counter()
     checks = CHECKS[:-1] if path == "/classify/files" else CHECKS  # in a form all is text, whatever type it had
 
@@ -107,11 +107,11 @@ def with_cases(operation, count: int, try_it: Callable) -> None:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.one_of(*(operation.as_strategy(mode) for mode in modes(operation))))
-    def each(case):
+    @given(st.one_of([operation.as_strategy(mode) for mode in modes(operation)]))
+    def check_case(case):
         try_it(case)
 
-    each()
+    check_case()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def with_cases(operation, count: int, try_it: Callable) -> None:
         ("/v1/completions", {"prompt": "hello", "model": "x" * 201}, 400),
     ],
 )
-def test_one_wrong_part_is_enough(described, path, body, status):
+def test_schema_refuses_a_single_wrong_part(described, path, body, status):
     """Of cases that were tried with this part made right, and then not refused."""
     answer = described[path]["post"].Case(body=body, media_type="application/json").call(timeout=300)
     assert answer.status_code == status, answer.text

@@ -13,7 +13,7 @@ from projects import ROOT, environment, free_ports
 
 from app.api.server import http_config
 from app.clients import network_of
-from tests.app.conftest import alive, children, listening, wait_until
+from tests.app.conftest import any_alive, children, listening, wait_until
 
 HELLO = [{"role": "user", "content": "hello how are you ?"}]
 SERVE = """
@@ -56,7 +56,7 @@ class Reader(threading.Thread):
 
 
 @pytest.mark.slow
-def test_after_sigterm_a_short_stream_ends_a_long_one_has_an_error_and_no_process_is_left(registry, tmp_path):
+def test_sigterm_lets_a_short_stream_end_and_gives_a_long_one_an_error(registry, tmp_path):
     (port,) = free_ports(1)
     address, log = f"http://127.0.0.1:{port}", tmp_path / "log"
     variables = environment(MLFLOW_TRACKING_URI=f"sqlite:///{registry / 'mlflow.db'}", PYTHONPATH=str(ROOT))
@@ -79,21 +79,21 @@ def test_after_sigterm_a_short_stream_ends_a_long_one_has_an_error_and_no_proces
         assert short.begun.wait(120)
         assert long.begun.wait(120)
         server.send_signal(signal.SIGTERM)
-        for each in (short, long):
-            each.join(120)
+        for reader in (short, long):
+            reader.join(120)
         assert short.events[-1] == "[DONE]"
         assert json.loads(short.events[-2])["choices"][0]["finish_reason"] == "length"
         assert json.loads(long.events[-1])["error"]["code"] == "unavailable"
         assert server.wait(120) == 0, log.read_text()
         assert "Traceback" not in log.read_text()
-        wait_until(lambda: not any(alive(pid) for pid in helpers), 60)
+        wait_until(lambda: not any_alive(helpers), 60)
     finally:
         server.kill()
         server.wait()
 
 
 @pytest.mark.parametrize(("proxy", "network"), [("127.0.0.1", "2001:db8::/64"), (None, "127.0.0.0/24")])
-def test_a_client_has_the_address_that_a_known_proxy_reports(monkeypatch, proxy, network):
+def test_client_address_comes_from_a_known_proxy(monkeypatch, proxy, network):
     monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
     if proxy:
         monkeypatch.setenv("FORWARDED_ALLOW_IPS", proxy)
@@ -103,5 +103,5 @@ def test_a_client_has_the_address_that_a_known_proxy_reports(monkeypatch, proxy,
     def client(request: Request) -> str:
         return network_of(request)
 
-    with listening(http_config(app, "127.0.0.1", 0, "warning")) as address:
+    with listening(http_config(app, "127.0.0.1", 0, log_level="warning")) as address:
         assert httpx.get(address, headers={"X-Forwarded-For": "2001:db8::5"}, timeout=60).json() == network

@@ -31,34 +31,57 @@ def events(body: str) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-HOLDS = {  # what the answer of each path has
-    "/healthz": lambda found: found == {"status": "ok"},
-    "/readyz": lambda found: found["ready"] and found["versions"]["assistant"] == "assistant/1, champion",
-    "/v1/models": lambda found: {"assistant", "classifier@challenger"} <= {each["id"] for each in found["data"]},
-    "/v1/models/assistant": lambda found: found["version"] == "assistant/1",
-    "/openapi.json": lambda found: "/v1/chat/completions" in found["paths"],
-    "/v1/chat/completions": lambda found: found["choices"][0]["message"]["content"],
-    "/v1/completions": lambda found: found["model"] == "threestage-foundation/1" and found["choices"][0]["text"],
-    "/classify": lambda found: found["verdicts"][0]["label"] in found["labels"] and found["verdicts"][0]["moved_by"],
-    "/classify/files": lambda found: found["verdicts"][0]["name"] == "lunch.eml" and found["verdicts"][0]["label"],
-    "/feedback": lambda found: found["kept"] and found["dataset"] in ("emails", "instructions"),
+def check_answer(path: str, answer: dict) -> None:
+    """Check what the answer of each path has."""
+    match path:
+        case "/healthz":
+            assert answer == {"status": "ok"}
+        case "/readyz":
+            assert answer["ready"]
+            assert answer["versions"]["assistant"] == "assistant/1, champion"
+        case "/v1/models":
+            assert {"assistant", "classifier@challenger"} <= {model["id"] for model in answer["data"]}
+        case "/v1/models/assistant":
+            assert answer["version"] == "assistant/1"
+        case "/openapi.json":
+            assert "/v1/chat/completions" in answer["paths"]
+        case "/v1/chat/completions":
+            assert answer["choices"][0]["message"]["content"]
+        case "/v1/completions":
+            assert answer["model"] == "threestage-foundation/1"
+            assert answer["choices"][0]["text"]
+        case "/classify":
+            assert answer["verdicts"][0]["label"] in answer["labels"]
+            assert answer["verdicts"][0]["moved_by"]
+        case "/classify/files":
+            assert answer["verdicts"][0]["name"] == "lunch.eml"
+            assert answer["verdicts"][0]["label"]
+        case "/feedback":
+            assert answer["kept"]
+            assert answer["dataset"] in ("emails", "instructions")
+        case _:
+            pytest.fail(f"{path} is not a path of the server")
+
+
+PATHS = {
+    *("/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models", "/v1/models/assistant"),
+    *("/v1/chat/completions", "/v1/completions", "/classify", "/classify/files", "/feedback"),
 }
 
 
-def test_there_is_a_line_for_every_path_of_the_server():
-    said = {re.search(rf"{ADDRESS}(/\S+)", line)[1] for line in curl_lines()}
-    assert said == {*HOLDS, "/metrics"}
+def test_docs_have_a_curl_line_for_every_path():
+    assert {re.search(rf"{ADDRESS}(/\S+)", line)[1] for line in curl_lines()} == PATHS
     assert len(curl_lines()) >= 14
 
 
 @pytest.mark.parametrize("line", curl_lines())
-def test_a_curl_line_is_answered(server, line):
+def test_docs_curl_line_is_answered(server, line):
     path = re.search(rf"{ADDRESS}(/\S+)", line)[1]
     command = line.replace("curl ", SAY, 1).replace(ADDRESS, server)
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    body, _, said = done.stdout.rpartition("\n")
-    status, kind = said.split(" ", 1)
+    body, _, status_line = done.stdout.rpartition("\n")
+    status, kind = status_line.split(" ", 1)
     assert status == "200", body
     if path == "/metrics":
         assert kind.startswith("text/plain")
@@ -69,27 +92,27 @@ def test_a_curl_line_is_answered(server, line):
         assert kind.startswith("text/event-stream")
         pieces = events(body)
         assert pieces[0]["model"] == "threestage-assistant/1"
-        assert "".join(each["choices"][0]["delta"].get("content", "") for each in pieces)
+        assert "".join(piece["choices"][0]["delta"].get("content", "") for piece in pieces)
     else:
         assert kind == "application/json"
-        assert HOLDS[path](json.loads(body)), body
+        check_answer(path, json.loads(body))
 
 
-def test_the_python_example_prints_the_same_answer_whole_and_in_pieces(server, capsys):
+def test_docs_python_example_prints_the_same_answer_whole_and_in_pieces(server, capsys):
     (code,) = blocks("python")
     exec(compile(code.replace(ADDRESS, server), "docs/serving.md", "exec"), {})
     whole, _, pieces = capsys.readouterr().out.partition("\n")
-    said = (whole + "\n" + pieces).rstrip("\n")
-    half = len(said) // 2
-    assert said[:half].strip() == said[half:].strip() != ""
+    printed = (whole + "\n" + pieces).rstrip("\n")
+    half = len(printed) // 2
+    assert printed[:half].strip() == printed[half:].strip() != ""
 
 
-def test_the_table_has_every_status_that_a_request_can_end_with():
+def test_docs_table_has_every_status():
     rows = re.findall(r"^\| (\d{3}) \|", TEXT, re.MULTILINE)
     assert rows == ["200", *map(str, sorted(ERRORS))]
 
 
-def test_the_numbers_are_the_settings():
+def test_docs_have_the_numbers_of_the_settings():
     by_default = Settings()
     assert f"writes {by_default.rows} texts at once" in TEXT
     assert f"{by_default.queue} requests may wait" in TEXT

@@ -142,7 +142,7 @@ def test_published_model_passes_through_our_folder_and_back_to_transformers(tmp_
     ours = tmp_path / "ours"
     exported = tmp_path / "exported"
     tokenizer = make_tokenizer("qwen2", complete=True)
-    theirs = publish(published, encoding, "qwen3", {"vocab_size": tokenizer.get_vocab_size() + 5})
+    theirs = publish(published, encoding, kind="qwen3", changes={"vocab_size": tokenizer.get_vocab_size() + 5})
     tokenizer.save(str(published / "tokenizer.json"))
     ours.mkdir()
     model, encoding = load_pretrained(published)

@@ -47,7 +47,7 @@ def test_it_is_built_once_and_a_damaged_file_is_built_again(small, tmp_path):
     path.write_bytes(first[: len(first) // 2])
     assert build(small, tmp_path) == path
     assert ctypes.CDLL(str(path)).answer() == 1
-    assert {each.name for each in tmp_path.iterdir()} == {small[0].name, path.name}
+    assert {file.name for file in tmp_path.iterdir()} == {small[0].name, path.name}
 
 
 def test_another_source_is_another_file(small, tmp_path):
@@ -89,7 +89,8 @@ def test_where_files_are_made_for_a_group_a_library_is_made_for_its_user_alone(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert load(small).answer() == 1
     (built,) = (tmp_path / "threestage").iterdir()
-    assert [each.stat().st_mode & 0o777 for each in (built.parent, built)] == [0o700, 0o600]
+    assert built.parent.stat().st_mode & 0o777 == 0o700
+    assert built.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_library_that_others_may_have_written_is_built_again_and_their_folder_is_refused(small, tmp_path):

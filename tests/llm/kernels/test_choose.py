@@ -42,9 +42,9 @@ def chosen(values: float, compute: Compute = LOW, *, width: int = 64, heads: int
     ],
 )
 def test_blocks_stay_eager_where_the_compiler_does_not_pay(values, options, device, reason):
-    found = chosen(values, replace(CPU, device=torch.device(device)), **options)
-    assert (found.backend, found.backend_reason) == (TORCH, reason)
-    assert str(found).endswith(f"threads: a test; blocks eager: {reason}")
+    compute = chosen(values, replace(CPU, device=torch.device(device)), **options)
+    assert (compute.backend, compute.backend_reason) == (TORCH, reason)
+    assert str(compute).endswith(f"threads: a test; blocks eager: {reason}")
 
 
 @pytest.mark.parametrize("command", ["no-such-compiler", "false"])
@@ -52,11 +52,11 @@ def test_blocks_stay_eager_without_a_compiler(monkeypatch, command):
     monkeypatch.setenv("CXX", command)
     cpp_compiler.cache_clear()
     try:
-        found = chosen(WORTH, CPU)
+        compute = chosen(WORTH, CPU)
     finally:
         cpp_compiler.cache_clear()
-    assert found.backend == TORCH
-    assert found.backend_reason.startswith("there is no C++ compiler with the headers of Python and OpenMP")
+    assert compute.backend == TORCH
+    assert compute.backend_reason.startswith("there is no C++ compiler with the headers of Python and OpenMP")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from llm.objectives.language_model import window_loss
 from llm.training.backend import build_training_model
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import train
-from llm.training.objective import Objective
+from llm.training.objective import Objective, Row
 from tests.processors import needs_compiler  # also in processes of its own
 
 pytestmark = [pytest.mark.slow, needs_compiler]
@@ -53,7 +53,10 @@ def make() -> tuple[GPT, Objective]:
         with EAGER.autocast():
             return window_loss(model, tokens_BT[:, :-1], tokens_BT[:, 1:], cross_entropy=model.backend.cross_entropy)
 
-    return gpt, Objective(loss, lambda: {"validation_loss": loss(gpt, 0).item()}, "validation_loss")
+    def evaluate() -> Row:
+        return {"validation_loss": loss(gpt, 0).item()}
+
+    return gpt, Objective(loss, evaluate, best="validation_loss")
 
 
 def losses(compute: Compute) -> torch.Tensor:

@@ -24,9 +24,9 @@ def plain(bias: bool = False) -> nn.Linear:
     return nn.Linear(96, 64, bias=bias)
 
 
-def error(found: torch.Tensor, exact: torch.Tensor) -> float:
+def error(tensor: torch.Tensor, exact: torch.Tensor) -> float:
     """How far one tensor is from another, as a share of it."""
-    return ((found.double() - exact).norm() / exact.norm()).item()
+    return ((tensor.double() - exact).norm() / exact.norm()).item()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -40,7 +40,8 @@ def test_integers_are_multiplied_exactly_in_both_directions(largest, dtype):
     x_NI = torch.randint(-126, 127, (10, 96)).float()
     x_NI[:, 5] = 127
     x_NI.requires_grad_()
-    y_NO = FrozenInt8Linear(frozen, torch.full((96,), float(largest)), largest, dtype)(x_NI)
+    layer = FrozenInt8Linear(frozen, torch.full((96,), float(largest)), largest=largest, dtype=dtype)
+    y_NO = layer(x_NI)
     assert y_NO.dtype == dtype
     torch.testing.assert_close(y_NO, (x_NI @ weight_OI.T).to(dtype), rtol=1e-6, atol=1e-2)
     upstream_NO = torch.randint(-126, 127, y_NO.shape).to(dtype)
@@ -103,12 +104,13 @@ def test_a_large_input_does_not_cost_the_others_their_digits_and_a_silent_one_ma
     frozen.weight.data[11] = 0
     x_NI = torch.randn(100, 96)
     x_NI[:, 3] *= 100
-    exact_NO, largest_I = frozen(x_NI).double(), x_NI.abs().amax(0)
-    even, unsmoothed, silent = (
-        FrozenInt8Linear(frozen, each)(x_NI)  # with the weights' own magnitudes every factor is 1
-        for each in (largest_I, frozen.weight.abs().amax(0), largest_I.index_fill(0, torch.arange(40, 96), 0.0))
-    )
-    assert error(even, exact_NO) < 0.02 < 0.2 < error(unsmoothed, exact_NO)
+    exact_NO = frozen(x_NI).double()
+    largest_I = x_NI.abs().amax(0)
+    even = FrozenInt8Linear(frozen, largest_I)(x_NI)
+    unsmoothed = FrozenInt8Linear(frozen, frozen.weight.abs().amax(0))(x_NI)  # every factor is 1
+    silent = FrozenInt8Linear(frozen, largest_I.index_fill(0, torch.arange(40, 96), 0.0))(x_NI)
+    assert error(even, exact_NO) < 0.02
+    assert error(unsmoothed, exact_NO) > 0.2
     assert error(silent, exact_NO) < 0.05
     assert not even[:, 11].any()
     assert not FrozenInt8Linear(frozen, torch.zeros(96))(torch.zeros(2, 96)).any()

@@ -38,8 +38,8 @@ def test_weights_lie_in_memory_of_this_process_alone_and_in_large_pages(monkeypa
             thread.join()
     assert bytes(weights) == written
     for entry in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text()):
-        first, last = (int(end, 16) for end in entry.split()[0].split("-"))
-        if first <= address < last:
+        first, _, last = entry.split()[0].partition("-")
+        if int(first, 16) <= address < int(last, 16):
             break
     else:
         pytest.fail("the weights are nowhere")

@@ -60,7 +60,7 @@ def test_training_begins_with_the_first_context_length_and_counts_updates_not_ba
     ],
 )
 def test_the_context_doubles_up_to_its_length(first, context_length, steps, expected):
-    assert [context_at(step, steps, first, context_length) for step in range(steps)] == expected
+    assert [context_at(step, steps, first=first, context_length=context_length) for step in range(steps)] == expected
 
 
 def test_served_prompts_go_on_and_one_that_can_not_says_why_and_leaves_the_others_alone(make_gpt, encoding):

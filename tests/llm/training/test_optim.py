@@ -101,12 +101,13 @@ def test_muon_alone_trains_lora(make_gpt, make_config):
 def test_orthogonal_brings_singular_values_near_one_and_keeps_the_directions(size, fast, monkeypatch):
     monkeypatch.setattr(optim, "has_fast_bfloat16", lambda device: fast)
     matrix = torch.randn(size, generator=torch.Generator().manual_seed(0))
-    (found,) = orthogonal(matrix[None])
-    assert torch.equal(found, found.bfloat16().float()) == fast  # a product in bfloat16 may be a thousand times slower
+    (update,) = orthogonal(matrix[None])
+    is_bfloat16 = torch.equal(update, update.bfloat16().float())
+    assert is_bfloat16 == fast  # a product in bfloat16 may be a thousand times slower
     left, _, right = torch.linalg.svd(matrix / matrix.norm(dim=1, keepdim=True), full_matrices=False)
-    values = torch.linalg.svdvals(found)
+    values = torch.linalg.svdvals(update)
     assert 0.8 < values.min() < values.max() < 1.2
-    across = left.T @ found @ right.T
+    across = left.T @ update @ right.T
     assert (across - torch.diag(across.diagonal())).abs().max() < 0.05
     assert not orthogonal(torch.zeros(1, *size)).any()
 
@@ -114,14 +115,14 @@ def test_orthogonal_brings_singular_values_near_one_and_keeps_the_directions(siz
 def test_rows_are_balanced_by_their_average_square_and_the_whole_has_one_norm():
     updates = torch.tensor([[[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]])
     squares = torch.zeros(1, 3, 1)
-    (found,) = balance_rows(updates, squares, beta2=0.9)
+    (balanced,) = balance_rows(updates, squares, beta2=0.9)
     assert squares.flatten().tolist() == pytest.approx([0.1 * 12.5, 0.1 * 0.125, 0.0])
     direction = torch.tensor([0.6, 0.8]) * (3 / 2) ** 0.5  # the norm is the root of 3 rows, of which two are not zero
-    torch.testing.assert_close(found, torch.stack([direction, direction, torch.zeros(2)]))
-    (found,) = balance_rows(updates[:, [1, 0, 2]], squares, beta2=0.9)  # a row that was small before is now large
+    torch.testing.assert_close(balanced, torch.stack([direction, direction, torch.zeros(2)]))
+    (balanced,) = balance_rows(updates[:, [1, 0, 2]], squares, beta2=0.9)  # a row that was small before is now large
     assert squares[0, 1].item() == pytest.approx(0.9 * 0.0125 + 0.1 * 12.5)
-    assert found[0].norm() < found[1].norm()
-    assert found.norm().item() == pytest.approx(3**0.5)
+    assert balanced[0].norm() < balanced[1].norm()
+    assert balanced.norm().item() == pytest.approx(3**0.5)
 
 
 def test_muon_updates_by_the_balanced_orthogonal_momentum_and_decays_where_that_goes_the_same_way():

@@ -8,7 +8,7 @@ from dataset_rows import as_rows, as_table
 
 from tasks.data.cleaning.record import recorded
 from tasks.data.duplicates import overlap, without_duplicates
-from tasks.data.shingles import near_pairs
+from tasks.data.similarity import near_pairs
 from tasks.data.splits import SPLITS, Split
 from tasks.data.steps import split_rows
 
@@ -71,7 +71,8 @@ def test_duplicates_are_grouped_by_the_exact_jaccard_similarity_of_all_pairs(var
 
 
 def test_duplicates_are_grouped_by_chains(groups):
-    chain = [" ".join(f"w{n}" for n in range(start, start + 60)) for start in range(0, 40, 5)]
+    words = [f"w{n}" for n in range(100)]
+    chain = [" ".join(words[start : start + 60]) for start in range(0, 40, 5)]
     assert jaccard(chain[0], chain[-1]) < 0.5 < jaccard(chain[0], chain[1])
     assert set(groups(chain, 0.8)) == {0}
 
@@ -136,7 +137,7 @@ def test_overlap_of_rows_without_duplicates_is_zero(varied, tmp_path):
 
 
 def test_near_pairs_are_those_of_the_exact_similarity(varied, monkeypatch):
-    monkeypatch.setattr("tasks.data.shingles.BLOCK", 7)
+    monkeypatch.setattr("tasks.data.similarity.BLOCK", 7)
     left = varied[:40]
     right = varied[20:90]
     expected = [[n, m] for n in range(40) for m in range(70) if jaccard(left[n], right[m]) >= 0.8]

@@ -29,7 +29,8 @@ def test_feedback_text_with_other_case_spaces_or_punctuation_is_the_same(same):
 
 def test_feedback_texts_are_nearly_equal_to_a_first_one_and_not_by_a_chain():
     words = TEXT.split()
-    chain = [" ".join([*(f"new{n}" for n in range(changed)), *words[changed:]]) for changed in range(0, 30, 2)]
+    new_words = [f"new{n}" for n in range(30)]
+    chain = [" ".join(new_words[:changed] + words[changed:]) for changed in range(0, 30, 2)]
     firsts = leaders(chain).tolist()
     assert firsts[:3] == [0, 0, 2]
     assert len(set(firsts)) > 5
@@ -61,11 +62,11 @@ def test_votes_of_one_network_are_one_and_its_last_counts():
 
 def test_votes_keep_the_first_wording_when_a_network_adds_words_later():
     long = " ".join(f"word{n}" for n in range(200))
-    more = f"{long} {' '.join(f'trigger{n}' for n in range(20))}"
-    assert kept(table((long, "spam", "one", 1), (more, "spam", "one", 2))) == [[long, "spam", 1]]
-    changed = [(long, "spam", "one", 1), (long, "ham", "one", 2), (more, "ham", "one", 3)]
+    longer = f"{long} {' '.join(f'trigger{n}' for n in range(20))}"
+    assert kept(table((long, "spam", "one", 1), (longer, "spam", "one", 2))) == [[long, "spam", 1]]
+    changed = [(long, "spam", "one", 1), (long, "ham", "one", 2), (longer, "ham", "one", 3)]
     assert kept(table(*changed)) == [[long, "ham", 1]]
-    assert kept(table(*changed, (more, "spam", "two", 4))) == []
+    assert kept(table(*changed, (longer, "spam", "two", 4))) == []
 
 
 def test_votes_keep_the_first_wording_in_any_order_of_the_rows():

@@ -38,17 +38,17 @@ def joined(train_rows: int, rows: pd.DataFrame, weight: int) -> pd.DataFrame:
     ("train_rows", "rows", "networks", "weight"), [(500, 2, 2, 5), (3_000, 900, 30, 5), (40, 9, 9, 1)]
 )
 def test_feedback_never_has_more_than_its_share_of_train(train_rows, rows, networks, weight):
-    said = feedback(rows, networks)
-    copies = joined(train_rows, said, weight)
+    sent = feedback(rows, networks)
+    copies = joined(train_rows, sent, weight)
     most = train_rows // 49
     most_of_network = -(-most // 4)
     assert len(copies) == min(most, rows * weight, networks * most_of_network)
     assert len(copies) <= 0.02 * (train_rows + len(copies))
     assert copies["id"].is_unique
     ids = copies["id"].str.split(" x").str[0]
-    assert said.set_index("id")["client"][ids].value_counts().max() <= most_of_network or copies.empty
+    assert sent.set_index("id")["client"][ids].value_counts().max() <= most_of_network or copies.empty
     times = ids.value_counts()
     assert len(times) == min(rows, len(copies)), "each once before any twice"
     assert times.max() <= weight or copies.empty
-    reordered = joined(train_rows, said.sample(frac=1, random_state=5), weight)
+    reordered = joined(train_rows, sent.sample(frac=1, random_state=5), weight)
     assert np.array_equal(reordered["id"], copies["id"]), "whatever the order of the rows"

@@ -55,8 +55,8 @@ def test_a_glob_from_the_root_is_one_and_another_form_is_said(tmp_path, monkeypa
             find_files(glob, glob)
     else:
         first = Path(*tmp_path.parts[:2]).as_posix()[:-1] + "*"  # a wildcard in the first folder below the root
-        found = find_files("/".join([first, *tmp_path.parts[2:], glob]), glob)
-        assert [file.resolve() for file in found.files] == [(tmp_path / "data/x.csv").resolve()]
+        files = find_files("/".join([first, *tmp_path.parts[2:], glob]), glob)
+        assert [file.resolve() for file in files.paths] == [(tmp_path / "data/x.csv").resolve()]
 
 
 def test_a_name_that_is_no_utf_8_is_said(tmp_path):
@@ -73,7 +73,7 @@ def test_what_is_linked_from_elsewhere_is_named_and_not_left_out(tmp_path, patte
     (tmp_path / "mine/latest").symlink_to("2022")  # its files are there without it
     (tmp_path / "mine/.hidden").symlink_to(tmp_path)
     (tmp_path / "mine/gone").symlink_to(tmp_path / "nowhere")
-    assert len(find_files(f"{tmp_path}/mine", "mine").files) == 1
+    assert len(find_files(f"{tmp_path}/mine", "mine").paths) == 1
     (tmp_path / "mine/2023").symlink_to(tmp_path / target)
     with pytest.raises(UserError, match=r"^mine: .*/mine/2023 is a link that leads out of its folder; copy what is"):
         find_files(f"{tmp_path}/mine{pattern}", "mine")

@@ -30,7 +30,8 @@ def sentence(generator: random.Random) -> str:
 
 
 def chat(generator: random.Random, senders: str) -> dict[str, list]:
-    return {"messages": [[{"sender": sender, "text": sentence(generator)} for sender in senders]]}
+    turn = [{"sender": sender, "text": sentence(generator)} for sender in senders]
+    return {"messages": [turn]}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,8 @@ def raw(tmp_path_factory) -> Path:
         (folder / source).mkdir()
     for number in range(30):
         (folder / f"notes/{number:02}.txt").write_text(f"Note {number}: schÃ¶n. " + sentence(generator))
-    texts = [" ".join([sentence(generator) for _ in range(6)]) for _ in range(70)]
+    sentences = [sentence(generator) for _ in range(420)]
+    texts = [" ".join(sentences[start : start + 6]) for start in range(0, 420, 6)]
     texts[40] = texts[3] + " and a word"
     texts[50] = texts[4].upper()
     texts[60] = "\n".join(["the same"] * 40)

@@ -293,8 +293,8 @@ def test_an_encoding_may_write_letters_as_other_ones_or_with_nul(tmp_path, encod
 def test_an_object_store_gives_a_file_a_folder_or_what_a_glob_fits(tmp_path, url, files):
     store = fsspec.filesystem("memory")
     store.pipe({"/bucket/rows.jsonl": b"{}", "/bucket/texts/a.txt": b"one", "/bucket/texts/b/c.txt": b"two"})
-    found = download_from_store(url, tmp_path)
-    assert ([found.name] if found.is_file() else files_below(found)) == files
+    path = download_from_store(url, tmp_path)
+    assert ([path.name] if path.is_file() else files_below(path)) == files
     with pytest.raises(UserError, match="nothing/here"):
         download_from_store("memory://nothing/here", tmp_path)
 

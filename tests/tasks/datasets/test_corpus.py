@@ -20,12 +20,13 @@ def write(folder, name, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def chat(*messages):
+def chat(messages):
     return {"messages": [[{"sender": sender, "text": text} for sender, text in messages]]}
 
 
 def test_corpus_has_documents_of_every_form_in_the_order_of_paths(tmp_path):
-    chats = {"one": chat(("x", "Hi\nthere"), ("y", "Hello"), ("y", ""), ("x", "Bye")), "two": chat(("x", "Anyone?"))}
+    messages = [("x", "Hi\nthere"), ("y", "Hello"), ("y", ""), ("x", "Bye")]
+    chats = {"one": chat(messages), "two": chat([("x", "Anyone?")])}
     write(tmp_path, "talk/dataset.json", json.dumps(chats))
     write(tmp_path, "notes/rows.jsonl", '{"text": "first"}\n\n{"text": "third", "more": 1}\n')
     write(tmp_path, "books/part/a.txt", "\ufeffOne.\r\n\r\n \r\n  Two.\n")
@@ -68,7 +69,9 @@ def test_cut_leaves_a_text_without_spaces_whole_for_the_expectations(tmp_path):
 
 
 def test_cut_of_rows_is_that_of_files_and_depends_on_no_other_row(tmp_path):
-    rows = [{"text": " ".join(f"r{n}w{i}" for i in range(length))} for n, length in enumerate([2_500] * 120 + [20_000])]
+    rows: list[dict[str, str]] = []
+    for number, length in enumerate([2_500] * 120 + [20_000]):
+        rows.append({"text": " ".join(f"r{number}w{n}" for n in range(length))})
     write(tmp_path, "a/rows.jsonl", "\n".join(map(json.dumps, rows)))
     write(tmp_path, "b/rows.jsonl", json.dumps(rows[0]))
     table = read_corpus(tmp_path, PARAMS)
@@ -101,7 +104,8 @@ def count_splits(table: pd.DataFrame) -> dict[str, int]:
 
 @pytest.mark.parametrize("characters", [100_000, 500_000])
 def test_corpus_of_one_book_has_all_splits(tmp_path, characters):
-    paragraphs = (" ".join(f"w{n}" for n in range(p, p + 60)) for p in range(2_000))
+    words = [f"w{n}" for n in range(2_060)]
+    paragraphs = [" ".join(words[start : start + 60]) for start in range(2_000)]
     write(tmp_path, "a/book.txt", "\n\n".join(paragraphs)[:characters])
     table = read_corpus(tmp_path, PARAMS)
     counts = count_splits(table)

@@ -16,16 +16,16 @@ def raw(body, subject="Hello"):
     return f"From: a@b.org\nSubject: {subject}\n\n{body}"
 
 
-def spam_assassin(folder, group, number, text):
+def spam_assassin(folder, group, *, number, text):
     path = folder / "source" / "data" / group / f"{number}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"id": number, "group": group, "checksum": {}, "text": text}))
 
 
 def test_emails_of_messages_and_tables_are_one_table_in_the_order_of_paths(tmp_path):
-    spam_assassin(tmp_path, "spam-1", 2, raw("Buy this now"))
-    spam_assassin(tmp_path, "easy-ham-1", 1, raw("See you"))
-    spam_assassin(tmp_path, "hard-ham-1", 1, raw("", subject=""))
+    spam_assassin(tmp_path, "spam-1", number=2, text=raw("Buy this now"))
+    spam_assassin(tmp_path, "easy-ham-1", number=1, text=raw("See you"))
+    spam_assassin(tmp_path, "hard-ham-1", number=1, text=raw("", subject=""))
     (tmp_path / "mine.csv").write_text('subject,label,body\n"A, b",spam,"two\nlines"\nc,ham,\n')
     (tmp_path / "more.jsonl").write_text('\n{"label": "ham", "subject": "s", "body": "<html>b</html>"}\n')
     (tmp_path / ".gitignore").write_text("*")
@@ -51,7 +51,7 @@ def test_thread_is_one_group_and_a_subject_of_one_word_makes_none():
 
 def test_labels_are_those_of_the_parameters(tmp_path):
     (tmp_path / "mine.csv").write_text("label,subject,body\ncan wait,a,b\nurgent,c,d\n")
-    spam_assassin(tmp_path, "urgent-1", 1, raw("The house burns"))
+    spam_assassin(tmp_path, "urgent-1", number=1, text=raw("The house burns"))
     assert read_emails(tmp_path, TICKETS)["label"].tolist() == ["can wait", "urgent", "urgent"]
     assert DATASET.labels(TICKETS) == ("urgent", "can wait", "no_answer")
     assert DATASET.labels(PARAMS) == ("ham", "spam")

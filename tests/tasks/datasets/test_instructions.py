@@ -106,8 +106,8 @@ def test_validation_and_test_get_wordings_that_train_never_sees(rows, splits, tm
         starts = table["wording"].str.split(r"\{|\n", regex=True).str[0].str.strip()
         pairs = zip(starts, table["instruction"], strict=True)
         assert all(start in instruction for start, instruction in pairs)
-    told = written["train"][written["train"]["kind"] == "told_before"].iloc[0]
-    assert len(told["history"]) in (2, 4)
+    conversation = written["train"][written["train"]["kind"] == "told_before"].iloc[0]
+    assert len(conversation["history"]) in (2, 4)
     same = written["train"].merge(splits, on="id")
     assert (same["instruction_x"] == same["instruction_y"]).all()
 

@@ -45,13 +45,13 @@ def edit_params(project: Path, **changes: object) -> None:
     change_params(project, {"foundation": {"train": changes}})
 
 
-def test_a_wrong_parameter_is_one_line_before_anything_is_made_or_started(project_copy, command_line):
+def test_a_wrong_parameter_is_named_before_anything_starts(project_copy, command_line):
     edit_params(project_copy, learning_rate="fast")
     before = {path.name for path in project_copy.iterdir()}
     processes = psutil.Process().children(recursive=True)
-    code, _, said = command_line(project_copy, "pretrain")
+    code, _, error = command_line(project_copy, "pretrain")
     assert code == 1
-    (line,) = said.splitlines()
+    (line,) = error.splitlines()
     assert line.startswith("error: params.yaml: foundation.train.learning_rate: input should be a valid number")
     assert {path.name for path in project_copy.iterdir()} - {".threestage"} == before
     assert psutil.Process().children(recursive=True) == processes  # no server was started
@@ -59,9 +59,9 @@ def test_a_wrong_parameter_is_one_line_before_anything_is_made_or_started(projec
 
 def test_verbose_shows_the_traceback_of_a_mistake(project_copy, command_line):
     edit_params(project_copy, learning_rate="fast")
-    code, _, said = command_line(project_copy, "pretrain", "--verbose")
+    code, _, error = command_line(project_copy, "pretrain", "--verbose")
     assert code == 1
-    first, *_, last = said.splitlines()
+    first, *_, last = error.splitlines()
     assert first.startswith("Traceback")
     assert last.startswith("error: params.yaml: foundation.train.learning_rate: ")
 
@@ -81,15 +81,13 @@ def test_a_bug_keeps_its_traceback_and_prefects_own_report_stays_off_the_console
     assert error in (project_copy / ".threestage/stages/pretrain/log").read_text()
 
 
-def test_another_version_of_a_library_than_dvc_knows_of_is_said_before_anything_runs(
-    project_copy, command_line, monkeypatch
-):
+def test_a_changed_library_is_named_before_anything_runs(project_copy, command_line, monkeypatch):
     versions = json.loads((project_copy / "libraries.json").read_text()) | {"torch": "1.0"}
     (project_copy / "libraries.json").write_text(json.dumps(versions))
-    code, _, said = command_line(project_copy, "pretrain")
+    code, _, error = command_line(project_copy, "pretrain")
     assert code == 1
-    assert said.startswith("error: libraries.json: torch is 1.0, installed is ")
-    assert said.endswith("run `python -m tasks.stages.libraries`, then the same command\n")
+    assert error.startswith("error: libraries.json: torch is 1.0, installed is ")
+    assert error.endswith("run `python -m tasks.stages.libraries`, then the same command\n")
     (project_copy / "libraries.json").write_text("<<<<<<< ours")
     assert "libraries.json: ftfy is missing" in command_line(project_copy, "pretrain")[2]
     write_libraries()
@@ -106,12 +104,12 @@ def test_recorded_libraries_stay_as_they_are_if_a_check_fails(project_copy, pref
     assert libraries.read_text() == '{"torch": "1.0"}'
 
 
-def test_a_prefect_server_that_is_down_is_said_in_a_line(project_copy, command_line):
+def test_a_prefect_server_that_is_down_is_named_on_one_line(project_copy, command_line):
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        code, _, said = command_line(project_copy, "pretrain")
+        code, _, error = command_line(project_copy, "pretrain")
     assert code == 1
-    assert said.startswith("error: PREFECT_API_URL=http://127.0.0.1:9/api: nobody answers (")
-    assert len(said.splitlines()) == 1
+    assert error.startswith("error: PREFECT_API_URL=http://127.0.0.1:9/api: nobody answers (")
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 from dvc_graphs import DVC_YAML, run_in_dvc
-from projects import ROOT, change_params, git
+from projects import ROOT, change_params, commit_all, git
 
 from llm.errors import UserError
 from tasks.data.inbox import INBOX, open_inbox
@@ -177,7 +177,7 @@ def test_an_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypa
     Path(".dvc/config").write_text(f"[core]\nremote = r\n['remote \"r\"']\nurl = {tmp_path}/remote\n")
     inbox = open_inbox("emails")
     assert track(INBOX) == []
-    commit(here)
+    commit_all(here, "A state of it")
 
     (inbox / "feedback.jsonl").write_text("one\n")
     (inbox / "spam").mkdir()
@@ -188,12 +188,12 @@ def test_an_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypa
         repo.reproduce()
     assert {*pointers} < {*results()[0]}
     assert stages() == ["preprocess"]
-    commit(here)
+    commit_all(here, "A state of it")
     assert "feedback.jsonl\n" not in subprocess.check_output(["git", "ls-files"], text=True)
     with Repo() as repo:
         repo.push()
 
-    git(here, "clone", "--quiet", ".", str(there))
+    subprocess.run(["git", "clone", "--quiet", here, there], check=True)
     monkeypatch.chdir(there)
     with pytest.raises(UserError, match=r"^data/inbox/emails/feedback\.jsonl\.dvc: its data is not here; `dvc pull`"):
         track(INBOX)
@@ -212,8 +212,3 @@ def test_an_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypa
     assert Path(pointers[0]).read_text() != before
     reproduce("preprocess", {})
     assert not is_stale()
-
-
-def commit(folder: Path) -> None:
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "A state of it")

@@ -44,9 +44,10 @@ pathlib.Path("report.json").write_text('{"f1": 0.5}')
 """
 
 
-def run(*command: str, folder: Path = Path()) -> None:
+def dvc(command: str, *arguments: str, folder: Path = Path()) -> None:
     paths = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(command, check=True, capture_output=True, cwd=folder, env=os.environ | paths)
+    line = ["dvc", command, "-q", *arguments]
+    subprocess.run(line, check=True, capture_output=True, cwd=folder, env=os.environ | paths)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,8 @@ def blank(tmp_path_factory):
     (folder / "params.yaml").write_text(PARAMS)
     (folder / "clean.py").write_text(CLEAN)
     (folder / "train.py").write_text(TRAIN)
-    run("git", "init", "-q", folder=folder)
-    run("dvc", "init", "-q", folder=folder)
+    subprocess.run(["git", "init", "-q"], check=True, cwd=folder)
+    dvc("init", folder=folder)
     return folder
 
 
@@ -68,7 +69,7 @@ def blank(tmp_path_factory):
 def ran(blank, tmp_path_factory):
     """The same after `dvc repro`."""
     folder = shutil.copytree(blank, tmp_path_factory.mktemp("ran"), dirs_exist_ok=True)
-    run("dvc", "repro", "-q", folder=folder)
+    dvc("repro", folder=folder)
     return folder
 
 
@@ -82,11 +83,11 @@ def reproduced(ran, tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(ran, tmp_path, dirs_exist_ok=True))
 
 
-def test_a_stage_knows_its_own_inputs_while_dvc_runs_it(reproduced):
+def test_inputs_of_a_stage_are_known_while_dvc_runs_it(reproduced):
     assert Path("seen").read_text() == fingerprint(inputs("train"))
 
 
-def test_current_equals_dvc_lock_after_a_run_and_nothing_is_stale(reproduced):
+def test_current_hashes_equal_dvc_lock_after_a_run(reproduced):
     assert current("train") == locked("train")
     assert set(locked("train").outs) == {"model", "report.json"}
     assert locked("train").params == {"train": {"rate": 1e-05}}
@@ -94,17 +95,17 @@ def test_current_equals_dvc_lock_after_a_run_and_nothing_is_stale(reproduced):
     assert stale("train") == {}
 
 
-def test_the_hash_of_the_bytes_themselves_is_the_one_of_dvc_lock(reproduced):
+def test_md5_of_bytes_equals_the_hash_in_dvc_lock(reproduced):
     Path("nested/deeper").mkdir(parents=True)
     Path("nested/b.txt").write_text("b")
     Path("nested/deeper/a.txt").write_text("a")
-    run("dvc", "add", "-q", "nested")
+    dvc("add", "nested")
     assert md5_of(Path("model")) == locked("train").outs["model"]
     assert md5_of(Path("report.json")) == locked("train").outs["report.json"]
     assert f"md5: {md5_of(Path('nested'))}\n" in Path("nested.dvc").read_text()
 
 
-def test_a_dvc_lock_with_merge_marks_is_said_in_a_line(reproduced):
+def test_a_corrupt_dvc_lock_is_named_on_one_line(reproduced):
     Path("dvc.lock").write_text("<<<<<<< ours\n" + Path("dvc.lock").read_text() + "=======\n>>>>>>> theirs\n")
     with pytest.raises(UserError, match=r"^dvc.lock: not what DVC writes") as caught:
         locked("train")

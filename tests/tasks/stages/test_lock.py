@@ -20,20 +20,20 @@ with exclusive("stages/train"):
 """
 
 
-def test_a_second_writer_waits_then_says_who_holds_the_lock_until_that_one_is_gone(tmp_path, monkeypatch):
+def test_a_lock_names_its_holder_after_a_timeout_and_is_free_when_that_is_killed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", HOLDER], **options) as other:
-        assert other.stdout.readline() == "held\n"
+    with subprocess.Popen([sys.executable, "-c", HOLDER], **options) as holder:
+        assert holder.stdout.readline() == "held\n"
         started = time.monotonic()
         with (
-            pytest.raises(UserError, match=f"stages/train/lock is held by process {other.pid}, which still runs$"),
+            pytest.raises(UserError, match=f"stages/train/lock is held by process {holder.pid}, which still runs$"),
             exclusive("stages/train", 0.5),
         ):
             pass
         assert time.monotonic() - started >= 0.5
         with exclusive("stages/evaluate@classifier"):  # another stage's lock is another
             pass
-        other.send_signal(signal.SIGKILL)
+        holder.send_signal(signal.SIGKILL)
         with exclusive("stages/train"):  # it waits for the end
             assert Path(".threestage/stages/train/lock").read_text() == str(os.getpid())

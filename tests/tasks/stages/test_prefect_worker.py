@@ -34,16 +34,19 @@ subprocess.run([sys.executable, "-c", sys.argv[1]])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 @pytest.mark.parametrize("before", [0, 2])  # ends that are heard in one moment, one handler within the other
-def test_a_run_whose_worker_is_killed_is_asked_to_stop_once_however_many_threads_that_had(tmp_path, before):
+def test_a_run_gets_one_sigterm_when_its_worker_is_killed(tmp_path, before):
     log = tmp_path / ".threestage/run/log"
     variables = os.environ | {"PYTHONPATH": str(ROOT), OF_A_WORKER: "x"}
 
-    def says(words):
-        wait_for(lambda: log.exists() and words in log.read_text(), every=0.01)
+    def wait_for_words(words: str) -> None:
+        def are_logged() -> bool:
+            return log.exists() and words in log.read_text()
+
+        wait_for(are_logged, every=0.01)
 
     command = [sys.executable, "-c", WORKER, RUN.format(before=before)]
     with subprocess.Popen(command, cwd=tmp_path, env=variables) as worker:
-        says("ready")
+        wait_for_words("ready")
         worker.send_signal(signal.SIGKILL)
-    says("asked to stop: ")
+    wait_for_words("asked to stop: ")
     assert "asked to stop: 1\n" in log.read_text()

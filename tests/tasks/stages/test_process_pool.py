@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -24,18 +25,18 @@ with pool(2) as submit:
 """
 
 
-def test_results_come_in_order_and_items_are_not_taken_long_before(monkeypatch):
+def test_map_in_order_keeps_the_order_and_begins_few_items_ahead(monkeypatch):
     monkeypatch.delenv("THREESTAGE_RAY", raising=False)
-    taken = []
+    begun = []
 
-    def numbers():
+    def numbers() -> Iterator[int]:
         for number in range(40):
-            taken.append(number)
+            begun.append(number)
             yield number
 
     results = map_in_order(math.sqrt, numbers())
     assert next(results) == 0.0
-    assert len(taken) <= 2 * (os.cpu_count() or 1) + 1
+    assert len(begun) <= 2 * (os.cpu_count() or 1) + 1
     assert list(results) == [math.sqrt(number) for number in range(1, 40)]
 
 
@@ -49,7 +50,7 @@ def two_cores():
 
 
 @pytest.mark.skipif(sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="it takes two cores of Linux")
-def test_processes_are_the_same_where_they_are_kept(two_cores, monkeypatch):
+def test_same_processes_answer_all_calls_and_end_with_the_block(two_cores, monkeypatch):
     monkeypatch.delenv("THREESTAGE_RAY", raising=False)
     numbers = ["__import__('os').getpid()"] * 8
     with same_processes():
@@ -59,7 +60,7 @@ def test_processes_are_the_same_where_they_are_kept(two_cores, monkeypatch):
     assert not any(map(psutil.pid_exists, kept))
 
 
-def test_what_a_call_raises_is_raised_here_and_a_process_that_dies_is_an_error(monkeypatch):
+def test_a_pool_passes_on_errors_of_a_call_and_raises_for_a_killed_process(monkeypatch):
     monkeypatch.delenv("THREESTAGE_RAY", raising=False)
     with pool(1) as submit:
         assert isinstance(submit(Gates.model_validate, {"rows": 1}).exception(), ValueError)
@@ -78,8 +79,12 @@ def runs(number: int) -> bool:
         return False
 
 
-def test_processes_end_with_the_one_that_they_work_for():
+def test_processes_of_a_pool_end_when_their_parent_is_killed():
     done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True)
     processes = [int(number) for number in done.stdout.split()]
     assert processes
-    wait_for(lambda: not any(map(runs, processes)), every=0.05)
+
+    def have_ended() -> bool:
+        return not any(map(runs, processes))
+
+    wait_for(have_ended, every=0.05)

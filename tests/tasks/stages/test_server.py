@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from loopback import Answer, serving
+from loopback import Answer, Asked, serving
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
@@ -32,12 +32,12 @@ def started(code: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code])
 
 
-def test_a_server_that_ends_at_once_is_said_with_its_exit_code():
+def test_a_temporary_server_that_ends_is_named_with_its_exit_code():
     with started("raise SystemExit(3)") as process, pytest.raises(UserError, match="ended with exit code 3"):
         server.wait_until_healthy(process, "http://127.0.0.1:9/api")
 
 
-def test_a_server_that_never_answers_is_said_with_the_way_out(monkeypatch):
+def test_a_temporary_server_that_never_answers_is_a_timeout(monkeypatch):
     monkeypatch.setattr(server, "STARTS_WITHIN", 0.3)
     with started("import time; time.sleep(60)") as process:
         reason = "the temporary Prefect server does not answer after 0.3 s; set PREFECT_API_URL to a standing one"
@@ -48,11 +48,11 @@ def test_a_server_that_never_answers_is_said_with_the_way_out(monkeypatch):
 
 def connect(url: str) -> None:
     """Use the Prefect server of this address for a moment."""
-    with temporary_settings({PREFECT_API_URL: url}), server.prefect_server() as found:
-        assert found == url
+    with temporary_settings({PREFECT_API_URL: url}), server.prefect_server() as used:
+        assert used == url
 
 
-def test_a_configured_server_that_listens_and_never_answers_is_said_after_the_time_that_it_has(monkeypatch):
+def test_a_configured_server_that_never_answers_is_a_timeout(monkeypatch):
     assert server.ANSWERS_WITHIN <= 20
     monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -61,7 +61,7 @@ def test_a_configured_server_that_listens_and_never_answers_is_said_after_the_ti
             connect(url)
 
 
-def test_no_proxy_stands_between_this_machine_and_its_own_servers(monkeypatch):
+def test_servers_on_this_machine_are_reached_without_a_proxy(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "own.example")
     monkeypatch.setenv("no_proxy", "")
@@ -84,7 +84,7 @@ def test_the_server_of_a_flow_refuses_pages_of_other_sites(prefect_api):
     ("name", "key"),
     [("finetune@classifier", "finetune-classifier"), ("My_App ", "my-app"), ("fetch-corpus", "fetch-corpus")],
 )
-def test_any_name_makes_an_artifact_key_that_prefect_takes(name, key):
+def test_artifact_keys_are_small_letters_digits_and_dashes(name, key):
     assert server.artifact_key(name) == key
 
 
@@ -115,7 +115,9 @@ def stopping(stop, ids):
 @pytest.fixture
 def late(monkeypatch) -> Iterator[None]:
     """The server hears of task runs only when somebody is about to give them a word."""
-    emit, end_below, begun = PrefectEventsClient.emit, server.end_below, threading.Event()
+    emit = PrefectEventsClient.emit
+    end_below = server.end_below
+    begun = threading.Event()
 
     async def emit_late(client, event):
         while not begun.is_set():
@@ -135,20 +137,20 @@ def late(monkeypatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("stop", [InterruptedError("after step 3"), TerminationSignal(15)])
 @pytest.mark.slow
-def test_a_stopped_run_is_cancelled_at_every_level_and_raises_what_stopped_it(prefect_api, late, stop):
+def test_an_interrupted_run_is_cancelled_at_every_level_and_raises_what_stopped_it(prefect_api, late, stop):
     ids = []
     with pytest.raises(type(stop)) as raised:
         server.run_as_child(stopping(stop, ids), {"number": 1})
     assert raised.value is stop
     expected = dict.fromkeys(("root", "child", "stopped"), "Cancelled") | {"before": "Completed"}
-    found = Runs(prefect_api).tree(ids[0])
-    assert {name: state for name, state in found.items() if not name.startswith("child-")} == expected
+    tree = Runs(prefect_api).tree(ids[0])
+    assert {name: state for name, state in tree.items() if not name.startswith("child-")} == expected
     with get_client(sync_client=True) as client:
         assert client.read_flow_run(ids[0]).state.message == (str(stop) or "stopped")
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_failed_and_one_that_ends_well_gives_its_value(prefect_api):
+def test_a_run_that_raises_is_failed_and_another_returns_its_value(prefect_api):
     ids = []
     with pytest.raises(ValueError, match="wrong"):
         server.run_as_child(stopping(ValueError("wrong"), ids), {"number": 1})
@@ -167,25 +169,26 @@ class Wire(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def __init__(self, url: str) -> None:
-        there, self.ends = httpx.URL(url), []
-        self.there = there.host, there.port
+        server_url = httpx.URL(url)
+        self.ends = []
+        self.server_end = (server_url.host, server_url.port)
         super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
-        self.url = str(there.copy_with(port=self.server_address[1]))
+        self.url = str(server_url.copy_with(port=self.server_address[1]))
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def finish_request(self, request, client_address):
-        far = socket.create_connection(self.there)
-        self.ends += [request, far]
-        back = threading.Thread(target=self.carry, args=(far, request), daemon=True)
-        back.start()
-        self.carry(request, far)
-        back.join()
+        connection = socket.create_connection(self.server_end)
+        self.ends += [request, connection]
+        answers = threading.Thread(target=self.carry, args=(connection, request), daemon=True)
+        answers.start()
+        self.carry(request, connection)
+        answers.join()
 
-    def carry(self, one, other):
+    def carry(self, source, target):
         with suppress(OSError):
-            while part := one.recv(65536):
-                other.sendall(part)
-            other.shutdown(socket.SHUT_WR)
+            while part := source.recv(65536):
+                target.sendall(part)
+            target.shutdown(socket.SHUT_WR)
 
     def cut(self):
         self.shutdown()
@@ -196,7 +199,7 @@ class Wire(socketserver.ThreadingTCPServer):
 
 
 @pytest.mark.slow
-def test_what_a_flow_has_done_counts_where_its_server_is_gone_and_what_it_has_not_does_not(prefect_api, caplog):
+def test_a_finished_flow_counts_when_its_server_is_gone(prefect_api, caplog):
     @flow
     def work(done: bool) -> int:
         wire.cut()
@@ -215,14 +218,17 @@ def test_what_a_flow_has_done_counts_where_its_server_is_gone_and_what_it_has_no
                     server.run_as_child(work, {"done": False})
 
 
-def test_a_server_that_is_started_again_below_a_run_is_waited_for(monkeypatch, port):
+def test_a_run_retries_until_its_restarted_server_answers(monkeypatch, port):
     monkeypatch.setenv(server.PARENT_TASK_RUN, "of a run")
     monkeypatch.setattr(server, "ASKS_EVERY", 0.05)
     answered = threading.Event()
     answers = iter([503, 502])  # while its database starts, and from a proxy
 
-    def start():
-        with serving(lambda asked: Answer(next(answers, 200)), port):
+    def answer(request: Asked) -> Answer:
+        return Answer(next(answers, 200))
+
+    def start() -> None:
+        with serving(answer, port):
             answered.wait()
 
     later = threading.Timer(0.3, start)
@@ -232,7 +238,7 @@ def test_a_server_that_is_started_again_below_a_run_is_waited_for(monkeypatch, p
     later.join()
 
 
-def test_leave_artifact_waits_for_a_server_that_is_away_and_without_one_the_run_goes_on(monkeypatch, caplog):
+def test_leave_artifact_retries_and_then_logs_a_warning(monkeypatch, caplog):
     monkeypatch.setattr(server, "ASKS_EVERY", 0)
     requests = []
 
@@ -261,7 +267,7 @@ FLOW_RUN = "0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"
         (None, "", "http://127.0.0.1:4200"),
     ],
 )
-def test_the_page_of_a_flow_run_is_on_a_server_that_stays(monkeypatch, tmp_path, api, temporary, page):
+def test_prefect_page_is_never_on_a_temporary_server(monkeypatch, tmp_path, api, temporary, page):
     monkeypatch.chdir(tmp_path)  # where `make ui` opened no page
     monkeypatch.setenv(server.TEMPORARY, temporary)
     with temporary_settings({PREFECT_API_URL: api} if api else {}, restore_defaults=() if api else {PREFECT_API_URL}):

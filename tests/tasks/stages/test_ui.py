@@ -22,14 +22,15 @@ def answering_from(request: int) -> Iterator[tuple[str, list[str]]]:
         yield url.rpartition(":")[2], asked
 
 
-def test_both_pages_are_awaited_and_links_lead_where_they_were_opened(tmp_path, monkeypatch, capsys):
+def test_ui_waits_for_both_servers_and_links_lead_to_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert [address("mlflow"), address("prefect")] == ["http://127.0.0.1:5000", "http://127.0.0.1:4200"]
-    with answering_from(3) as (mlflow, asked), answering_from(2) as (prefect, also):
+    with answering_from(3) as (mlflow, mlflow_paths), answering_from(2) as (prefect, prefect_paths):
         main(mlflow, prefect)
-    assert (asked, also) == (["/health"] * 3, ["/api/health"] * 2)
-    said = capsys.readouterr().out
-    assert f"MLflow at http://127.0.0.1:{mlflow}/#/models?workflowType=machine_learning, Prefect at http" in said
+    assert mlflow_paths == ["/health"] * 3
+    assert prefect_paths == ["/api/health"] * 2
+    output = capsys.readouterr().out
+    assert f"MLflow at http://127.0.0.1:{mlflow}/#/models?workflowType=machine_learning, Prefect at http" in output
     assert version_page("threestage-mail", "2") == f"http://127.0.0.1:{mlflow}/#/models/threestage-mail/versions/2"
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         assert prefect_page("f1") == f"http://127.0.0.1:{prefect}/runs/flow-run/f1"

@@ -297,7 +297,7 @@ def test_what_is_published_loads_and_the_report_names_the_best_step(stage, make_
             rows = [row | {"validation_loss": 1.0} if "validation_f1" in row else row for row in history]
             goal = Objective(None, None, "validation_f1", lower_is_better=False)
             setup = TrainingSetup(LoadedModel(gpt, encoding), goal, compute=CPU, throughput=Throughput("tokens", 1))
-            return publish("foundation", "language_model", setup, rows)
+            return publish("foundation", "language_model", setup=setup, history=rows)
 
     metrics = run()
     assert metrics == {"train_loss": 6.5, "validation_f1": 0.75, "validation_loss": 1.0, "steps": 6, "best_step": 4}

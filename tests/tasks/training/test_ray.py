@@ -152,8 +152,11 @@ def learn(tmp_path):
             asked.append(True)
             return True
 
-        report = lambda row, seconds: rows.append(row)  # noqa: E731
-        train_on_ray(Cluster("local", workers, sharding), prepare, config, checkpoints, report, stop, sample)
+        def report(row, seconds):
+            rows.append(row)
+
+        cluster = Cluster("local", workers, sharding)
+        train_on_ray(cluster, prepare, config, checkpoints=checkpoints, report=report, stop=stop, samples=sample)
         groups, state = checkpoints.load()
         shown = [row.pop("samples", None) for row in rows]
         assert rows == state["history"]

@@ -48,9 +48,9 @@ def test_what_was_changed_and_left_out_of_mails_is_counted_with_examples(mails, 
     assert rows["id"][0].endswith("ham/1.eml")
     assert "nested over 50 levels" in rows["reason"][0]
     record.write(tmp_path, "emails")
-    found = json.loads((tmp_path / "cleaning.json").read_text())
-    assert found["characters"]["examples"] == [{"before": "At noon &amp; not later", "after": "At noon & not later"}]
-    assert found["footers"]["examples"][0]["before"] == "--DeathToSpam--"
+    content = json.loads((tmp_path / "cleaning.json").read_text())
+    assert content["characters"]["examples"] == [{"before": "At noon &amp; not later", "after": "At noon & not later"}]
+    assert content["footers"]["examples"][0]["before"] == "--DeathToSpam--"
     page = (tmp_path / "cleaning.md").read_text()
     assert f"| contradictions | {RULES['contradictions'].does} | 0 | 2 |" in page
     assert "```diff\n- At noon &amp; not later\n+ At noon & not later\n```" in page

@@ -41,21 +41,21 @@ def soon() -> Iterator[None]:
 
 def changed(content: bytes, changes: list[tuple[float, bytes, int]]) -> bytes:
     """The bytes, each time with some put in at a share of the length, in the place of so many."""
-    found = bytearray(content)
-    for place, put, instead in changes:
-        start = int(place * len(found))
-        found[start : start + instead] = put
-    return bytes(found)
+    result = bytearray(content)
+    for share, put, length in changes:
+        start = int(share * len(result))
+        result[start : start + length] = put
+    return bytes(result)
 
 
 # ---- HTML, against a parser that builds a tree
 
 NAMES = "p div td tr table b br hr li pre title script style ruby iframe rt rp textarea a body html head form select"
 TAGS = st.builds(
-    "<{}{}{}>".format,
-    st.sampled_from(["", "/"]),
-    st.sampled_from([*NAMES.split(), "option", "x-y", "svg", "h1", "P"]),
-    st.sampled_from(["", " a='b'", "/"]),
+    "<{begin}{name}{end}>".format,
+    begin=st.sampled_from(["", "/"]),
+    name=st.sampled_from([*NAMES.split(), "option", "x-y", "svg", "h1", "P"]),
+    end=st.sampled_from(["", " a='b'", "/"]),
 )
 WORDS = ["word", " ", "\n", "\t\n ", "&amp;", "&nbsp;", "&lt;p&gt;", "é", "<", ">", "<!-- c -->", "<!doctype html>"]
 WORDS += ["<?pi x?>", "<![CDATA[x]]>", "\0", "\ufeff", "</", "<!--", "&#0;", "&#xd800;", '<a href="', "]]>", "\r\n"]
@@ -73,11 +73,12 @@ def by_a_tree(html: str) -> str:
         for tag in soup([name for name, end in ENDS.items() if end == mark]):
             tag.insert_before(begin)
             tag.append(mark)
-    found = ""
+    seen = ""
     for letter in soup.get_text(types=(NavigableString, CData, RubyTextString, RubyParenthesisString)):
         mark = next((mark for mark, begin in begins.items() if begin == letter), letter)
-        found += mark if mark is letter or (found and found[-1] not in " \n") else ""
-    return found
+        if mark is letter or (seen and seen[-1] not in " \n"):
+            seen += mark
+    return seen
 
 
 def sayable(text: str) -> str:
@@ -98,9 +99,8 @@ def test_html_is_what_a_tree_of_it_says(html):
 
 @CASES
 @given(st.integers(1, 400), st.sampled_from(["div", "b", "table><tr><td", "ul><li", "form"]), HTML)
-def test_deep_html_loses_its_structure_and_none_of_its_words(depth, name, rest):
-    found = html_text(f"<{name}>" * depth + "inside " + sayable(rest))
-    assert "inside" in found
+def test_html_that_is_deep_loses_its_structure_and_none_of_its_words(depth, name, inner):
+    assert "inside" in html_text(f"<{name}>" * depth + "inside " + sayable(inner))
 
 
 # ---- mail
@@ -111,17 +111,31 @@ HEADERS += [f"Content-Type: {kind}" for kind in ("text/html", "/", "message/rfc8
 HEADERS += [f"Content-Transfer-Encoding: {name}" for name in ("base64", "quoted-printable", "uuencode")]
 HEADERS += ["Content-Disposition: attachment", " folded"]
 LINES = st.sampled_from([*HEADERS, "", "", "--b", "--b--", "text", "<html>", "=E9=", "w6k=", "begin 666 x", "\xff"])
-MESSAGES = st.lists(LINES | st.text(max_size=8), max_size=20).map(
-    lambda lines: "\n".join(lines).encode("utf-8", "surrogateescape")
-)
+
+
+def as_message(lines: list[str]) -> bytes:
+    return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+MESSAGES = st.lists(LINES | st.text(max_size=8), max_size=20).map(as_message)
 TYPES = ["text/plain", "text/html", "text/calendar", "image/gif", "message/rfc822", "text", "x/y/z", ""]
 CHARSETS = ["utf-8", "latin-1", "utf-16", "utf-7", "gb2312", "idna", "rot13", "undefined", "none", "\0"]
 ENCODINGS = ["7bit", "8bit", "base64", "quoted-printable", "x-uuencode", "none"]
-CONTENTS = HTML.map(lambda html: sayable(html).encode()) | st.binary(max_size=30)
+CONTENTS = HTML.map(sayable).map(str.encode) | st.binary(max_size=30)
+
+
+def leaf(kind: str, charset: str, encoding: str, content: bytes) -> bytes:
+    head = f"Content-Type: {kind}; charset={charset}\nContent-Transfer-Encoding: {encoding}\n\n"
+    return head.encode() + content
+
+
 LEAVES = st.builds(
-    "Content-Type: {}; charset={}\nContent-Transfer-Encoding: {}\n\n".format,
-    *map(st.sampled_from, (TYPES, CHARSETS, ENCODINGS)),
-).flatmap(lambda head: CONTENTS.map(lambda content: head.encode() + content))
+    leaf,
+    kind=st.sampled_from(TYPES),
+    charset=st.sampled_from(CHARSETS),
+    encoding=st.sampled_from(ENCODINGS),
+    content=CONTENTS,
+)
 
 
 def multipart(kind: str, boundary: str, parts: list[bytes], is_closed: bool) -> bytes:
@@ -129,17 +143,17 @@ def multipart(kind: str, boundary: str, parts: list[bytes], is_closed: bool) -> 
     return head + b"".join(b"--b\n" + part + b"\n" for part in parts) + b"--b--\n" * is_closed
 
 
-TREES = st.recursive(
-    LEAVES,
-    lambda parts: st.builds(
+def trees_of(parts: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    return st.builds(
         multipart,
-        st.sampled_from(["mixed", "alternative", "related", "signed", "x"]),
-        st.sampled_from(["b", "b", "b", '"b"', '"b', "", "other"]),
-        st.lists(parts, max_size=4),
-        st.booleans(),
-    ),
-    max_leaves=8,
-)
+        kind=st.sampled_from(["mixed", "alternative", "related", "signed", "x"]),
+        boundary=st.sampled_from(["b", "b", "b", '"b"', '"b', "", "other"]),
+        parts=st.lists(parts, max_size=4),
+        is_closed=st.booleans(),
+    )
+
+
+TREES = st.recursive(LEAVES, trees_of, max_leaves=8)
 HEADS = st.sampled_from([b"", b"MIME-Version: 1.0\n", b"Subject: =?utf-8?b?w6k=?=\n", b"\n"])
 
 
@@ -160,15 +174,21 @@ BITS += [
     b"-----BEGIN PGP SIGNATURE-----\n",
 ]
 PLACES = st.floats(0, 1, exclude_max=True)
+
+
+def real_message(number: int, changes: list[tuple[float, bytes, int]]) -> bytes:
+    return changed(real_messages()[number], changes)
+
+
 REAL = st.builds(
-    lambda number, changes: changed(real_messages()[number], changes),
+    real_message,
     st.integers(0, 59),
     st.lists(st.tuples(PLACES, st.sampled_from(BITS) | st.binary(max_size=2), st.integers(0, 300)), max_size=8),
 )
 
 
 @settings(max_examples=500)
-@given(st.one_of(MESSAGES, st.binary(max_size=200), st.builds(bytes.__add__, HEADS, TREES), REAL))
+@given(MESSAGES | st.binary(max_size=200) | st.builds(bytes.__add__, HEADS, TREES) | REAL)
 def test_a_message_is_tidy_text_or_no_mail(content):
     with soon():
         try:
@@ -192,6 +212,7 @@ MEMBERS = st.lists(
     min_size=1,
     max_size=5,
 )
+MODES = ("w", "w:gz", "w:bz2", "w:xz")
 CHANGES = st.lists(st.tuples(PLACES, st.binary(min_size=1, max_size=1), st.just(1)), max_size=8)
 KINDS = {
     **{"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "symbolic link": tarfile.SYMTYPE},
@@ -204,7 +225,8 @@ def tarred(members: list[tuple[str, str, bytes]], mode: str = "w") -> bytes:
     with tarfile.open(fileobj=stream, mode=mode) as archive:
         for name, kind, content in members:
             member = tarfile.TarInfo(name)
-            member.type, member.linkname = KINDS[kind], "../../x"
+            member.type = KINDS[kind]
+            member.linkname = "../../x"
             member.size = len(content) if kind == "file" else 0
             archive.addfile(member, io.BytesIO(content))
     return stream.getvalue()
@@ -227,18 +249,17 @@ def zipped(members: list[tuple[str, str, bytes]]) -> bytes:
 
 @CASES
 @given(
-    MEMBERS,
-    st.sampled_from(
-        [zipped, tarred_zstandard, *(partial(tarred, mode=mode) for mode in ("w", "w:gz", "w:bz2", "w:xz"))]
-    ),
-    CHANGES,
-    st.floats(0.3, 1),
+    members=MEMBERS,
+    make=st.sampled_from([zipped, tarred_zstandard, *(partial(tarred, mode=mode) for mode in MODES)]),
+    changes=CHANGES,
+    share=st.floats(0.3, 1),
 )
 def test_an_archive_is_unpacked_into_its_folder_or_refused(members, make, changes, share):
     content = changed(make(members), changes)
     content = content[: int(len(content) * share)] if share < 0.9 else content
     with tempfile.TemporaryDirectory() as folder:
-        archive, out = Path(folder, f"a.{'zip' if make is zipped else 'tar'}"), Path(folder, "inside/out")
+        archive = Path(folder, "a.zip" if make is zipped else "a.tar")
+        out = Path(folder, "inside/out")
         archive.write_bytes(content)
         out.mkdir(parents=True)
         with soon(), suppress(UserError):
@@ -254,7 +275,10 @@ COMPRESSIONS = [gzip.compress, bz2.compress, lzma.compress, zstd.compress, bytes
 
 @CASES
 @given(
-    st.binary(max_size=300), st.lists(st.sampled_from(COMPRESSIONS), min_size=1, max_size=2), CHANGES, st.floats(0, 2)
+    content=st.binary(max_size=300),
+    compressions=st.lists(st.sampled_from(COMPRESSIONS), min_size=1, max_size=2),
+    changes=CHANGES,
+    share=st.floats(0, 2),
 )
 def test_a_compressed_file_is_read_or_said_with_its_name(content, compressions, changes, share):
     whole = b"".join(compress(content) for compress in compressions)  # one behind another is one file
@@ -263,12 +287,13 @@ def test_a_compressed_file_is_read_or_said_with_its_name(content, compressions, 
         path = Path(folder, "a.txt.gz")
         path.write_bytes(spoiled)
         is_archive(path)
-        found, reason = None, ""
+        plain = None
+        reason = ""
         try:
             with open_plain(path) as file:
-                found = file.read()
+                plain = file.read()
         except UserError as error:
             reason = str(error)
-    assert found is not None or reason.startswith(f"{path}: not readable as a compressed file: ")
+    assert plain is not None or reason.startswith(f"{path}: not readable as a compressed file: ")
     if spoiled == whole and len(set(compressions)) == 1:
-        assert found == content * len(compressions)
+        assert plain == content * len(compressions)

@@ -45,7 +45,7 @@ def read(dataset: Any, folder: Path) -> tuple[list[tuple], list[str]]:
     problems: list[Problem] = []
     table = dataset.DATASET.check(folder, PARAMS[dataset], problems)
     kept = [column for column in ("label", "subject", "body", "text", "instruction", "output") if column in table]
-    rows = [tuple(str(value)[:40] for value in row) for row in table[kept].head(3).itertuples(index=False)]
+    rows = list(table[kept].head(3).map(lambda value: str(value)[:40]).itertuples(index=False, name=None))
     return rows, [str(problem).replace(f"{folder}/", "") for problem in problems]
 
 
@@ -61,8 +61,8 @@ def twice(column: str) -> bytes:
     return stream.getvalue()
 
 
-def rows(*given: dict) -> bytes:
-    return b"".join(json.dumps(row).encode() + b"\n" for row in given)
+def rows(*contents: dict) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in contents)
 
 
 ASK = {"instruction": "x", "output": "y"}
@@ -161,9 +161,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("dataset", "name", "content", "problem"), HOSTILE)
-def test_what_cannot_be_read_is_one_problem_with_file_row_and_reason(
-    dataset, name, content, problem, tmp_path, monkeypatch
-):
+def test_corrupt_file_is_one_problem_with_file_row_and_reason(dataset, name, content, problem, tmp_path, monkeypatch):
     for module in ("textfiles.LARGEST", "textfiles.LONGEST_LINE", "formats.tables.LARGEST"):
         monkeypatch.setattr(f"tasks.data.{module}", BOUND)
     monkeypatch.setattr("tasks.data.formats.tables.LONGEST_LINE", BOUND)
@@ -171,8 +169,8 @@ def test_what_cannot_be_read_is_one_problem_with_file_row_and_reason(
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     with soon():
-        found, problems = read(dataset, tmp_path)
-    assert len(found) <= 1
+        first_rows, problems = read(dataset, tmp_path)
+    assert len(first_rows) <= 1
     (reason,) = problems
     assert reason.startswith(name)
     assert re.search(problem, reason), reason
@@ -211,15 +209,15 @@ MAIL = {
 
 
 @pytest.mark.parametrize("case", MAIL)
-def test_a_mail_of_a_megabyte_or_without_form_is_read_all_the_same(case):
+def test_mail_of_a_megabyte_or_without_form_is_read(case):
     content, subject, body = MAIL[case]
     with soon():
-        found = parse_message(content)
-    assert found[0].startswith(subject)
-    assert found[1].startswith(body)
+        mail = parse_message(content)
+    assert mail[0].startswith(subject)
+    assert mail[1].startswith(body)
 
 
-def test_mails_that_no_parser_reads_are_left_out_and_counted(tmp_path, caplog):
+def test_corrupt_mails_are_dropped_and_counted(tmp_path, caplog):
     (tmp_path / "ham").mkdir()
     (tmp_path / "ham/a.eml").write_bytes(b"Subject: a\nTo: b\n\nc")
     nested = b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (n, n) for n in range(60))
@@ -247,28 +245,29 @@ def test_empty_and_header_only_files_hold_no_rows(tmp_path, dataset, header, con
     assert read(dataset, tmp_path) == ([], [])
 
 
-def test_columns_of_the_parameters_that_are_none_of_ours_are_said(tmp_path):
+def test_columns_of_the_parameters_that_are_none_of_ours_are_named(tmp_path):
     (tmp_path / "a.csv").write_text("label,text\nham,hello\n")
     with pytest.raises(UserError, match=r"^columns: 'boddy' is not one of label, subject, body$"):
         emails.read_emails(tmp_path, emails.Params(**SPLIT, columns={"boddy": "text"}))
 
 
-def test_which_of_two_columns_is_taken_for_one_of_ours_is_said_once(tmp_path, caplog):
-    found = rows(*[{"prompt": "Answer.", "question": "How much is 1 + 1?", "answer": "2"}] * 3)
-    (tmp_path / "a.jsonl").write_bytes(found)
+def test_columns_of_which_two_fit_are_logged_once(tmp_path, caplog):
+    content = rows(*[{"prompt": "Answer.", "question": "How much is 1 + 1?", "answer": "2"}] * 3)
+    (tmp_path / "a.jsonl").write_bytes(content)
     assert read(instructions, tmp_path)[0] == [("Answer.", "2")] * 3
-    said = "the instruction is taken from the column 'prompt', not from 'question': `columns` may say otherwise"
-    assert caplog.messages.count(said) == 1
+    warning = "the instruction is taken from the column 'prompt', not from 'question': `columns` may say otherwise"
+    assert caplog.messages.count(warning) == 1
 
 
-def test_a_value_that_stands_in_each_row_of_parquet_for_a_few_bytes_is_in_memory_for_a_few_rows(tmp_path):
+def test_parquet_value_that_is_repeated_is_in_memory_for_a_few_rows(tmp_path):
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 200, pa.int8()), ["a" * 200_000]).cast(pa.string())
     (tmp_path / "a.parquet").write_bytes(parquet(text=texts))
     del texts
-    before, most = pa.total_allocated_bytes(), 0
-    found = []
+    before = pa.total_allocated_bytes()
+    most = 0
+    lengths: list[tuple[int, int]] = []
     for number, row in READERS["parquet"](tmp_path / "a.parquet"):
-        found.append((number, len(row["text"])))
+        lengths.append((number, len(row["text"])))
         most = max(most, pa.total_allocated_bytes() - before)
-    assert found == [(number, 200_000) for number in range(1, 201)]
+    assert lengths == [(number, 200_000) for number in range(1, 201)]
     assert most < 20_000_000  # of the 40 MB of all rows

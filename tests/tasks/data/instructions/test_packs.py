@@ -46,10 +46,10 @@ def test_no_split_sees_a_wording_of_another(folder):
         assert {row[f"{split}_wording"] for row in rows} <= set(getattr(wordings, split))
     row = rows[0]
     for prefix in ("", "validation_", "test_"):
-        instruction, _, given = row[f"{prefix}wording"].partition("\n")
+        instruction, _, task_input = row[f"{prefix}wording"].partition("\n")
         animal = row["group"].removeprefix("young: ")
         assert row[f"{prefix}instruction"] == instruction.replace("{animal}", animal)
-        assert row[f"{prefix}input"] == given.replace("{animal}", animal)
+        assert row[f"{prefix}input"] == task_input.replace("{animal}", animal)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ kinds:
 
 
 @pytest.mark.parametrize(
-    ("steps", "asked", "answer", "found"),
+    ("steps", "asked", "answer", "tasks"),
     [
         ("[a: {number: [1, 2]}, b: {sum: [a, 10]}]", "{a}", "{b}", {"1": "11", "2": "12"}),
         ("['a, b': [x, y]]", "{a}{b}", "{A}", {"xy": "X", "yx": "Y"}),
@@ -118,12 +118,12 @@ kinds:
         ("[a: greetings]", "{a}", "{a}", {"a": "a", "b": "b"}),
     ],
 )
-def test_steps_draw_in_turn_and_a_kind_without_more_tasks_ends(tmp_path, steps, asked, answer, found):
+def test_steps_draw_in_turn_and_a_kind_without_more_tasks_ends(tmp_path, steps, asked, answer, tasks):
     text = STEPS.format(steps=steps).replace("{asked}", asked).replace("{answer}", answer)
     (tmp_path / "a.yaml").write_text(text)
     packs = read_packs(tmp_path)
-    drawn = tasks_of(packs, "drawn", Sources({}, packs.lists), 1, 50)
-    assert {task.asked: task.answers[0] for task in drawn} == found
+    drawn = tasks_of(packs, "drawn", Sources({}, packs.lists), seed=1, count=50)
+    assert {task.asked: task.answers[0] for task in drawn} == tasks
 
 
 def test_equal_seeds_draw_equal_rows_and_no_kind_changes_another(packs, sources):

@@ -1,0 +1,188 @@
+"""decode.c itself: its tiles, its bits for any number of rows and threads, and its builds for other processors."""
+
+import ctypes
+import platform
+import subprocess
+from copy import deepcopy
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packed_models import logits_of, some_tokens
+from processors import AVX_VNNI
+from torch import Tensor
+
+from llm.generation.packed import pack
+from llm.kernels import c_library
+from llm.kernels.serving.decode import BITS, BYTES, FLOAT, SCALES, TYPES
+from llm.kernels.serving.decode_library import SOURCES, declare, load_library
+
+OTHER_PROCESSORS = [
+    "x86-64-v2",
+    "x86-64-v3",
+    pytest.param("alderlake", marks=pytest.mark.skipif(not AVX_VNNI, reason="the processor has no AVX-VNNI")),
+]
+
+
+@pytest.fixture(scope="module")
+def library():
+    library = load_library()
+    assert library is not None, "a C compiler is among what these tests need"
+    return library
+
+
+@pytest.mark.parametrize("kind", [FLOAT, BYTES])
+def test_logits_of_a_row_do_not_depend_on_how_many_there_are_or_on_threads(make_gpt, library, kind):
+    model = pack(make_gpt(n_embd=96, n_head=4), library, exact=kind == FLOAT)
+    assert model.decoder.bits[0] == BITS[kind]
+    tokens = some_tokens(model, 150, 3)  # more than a step of the C code holds
+    alone = torch.cat([logits_of(model, row) for row in tokens.split(1)])
+    for rows in (2, 3, 7, 16, 31, 150):
+        assert torch.equal(logits_of(model, tokens[:rows]), alone[:rows]), rows
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(logits_of(model, tokens), alone)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_the_largest_integers_of_all_overflow_no_sum(make_gpt, library):
+    gpt = make_gpt(n_embd=64, n_head=4, tied=False)
+    ones = torch.ones(64)
+    alternating = (127 * ones).index_fill_(0, torch.arange(0, 64, 2), -127.0)
+    single = (127 * ones).index_fill_(0, torch.tensor([0, 32]), -127.0)
+    gpt.output.weight.data[:3] = torch.stack([alternating, single, -single])
+    gpt.output.weight.data[3:] = 0
+    model = pack(deepcopy(gpt), library)
+    assert model.decoder.bits[-1] == BITS[BYTES]
+    signs = alternating.sign()
+    x = torch.stack([ones, -ones, signs, -signs, ones.cumsum(0)])
+    torch.testing.assert_close(model.logits(x[:4]), x[:4] @ gpt.output.weight.T, atol=0.01, rtol=0)
+    assert torch.equal(model.logits(x)[:4], model.logits(x[:4]))
+
+
+class Tiles(NamedTuple):
+    """A matrix in tiles of some kind."""
+
+    stand: bool
+    """Whether they may stand for the matrix."""
+    weights: Tensor
+    """Their bytes."""
+    scales: Tensor
+
+
+def pack_tiles(kind: int, rows: Tensor, threads: int = 1) -> Tiles:
+    outputs, inputs = rows.shape
+    tiles = -(-outputs // 16) * -(-inputs // 32)
+    weights = torch.zeros(tiles * 16 * 4 * BITS[kind], dtype=torch.uint8)
+    scales = torch.zeros(tiles * 16 * 2 * SCALES[kind], dtype=torch.uint8)
+    source = (outputs, inputs, rows.data_ptr(), rows.nbytes // outputs)
+    arguments = (kind, TYPES[rows.dtype], *source, weights.data_ptr(), scales.data_ptr(), threads)
+    stand = bool(load_library().pack(*arguments))
+    return Tiles(stand, weights, scales)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@settings(max_examples=40)
+@given(outputs=st.integers(1, 40), inputs=st.integers(1, 96), seed=st.integers(0, 2**16), finite=st.booleans())
+def test_tiles_of_16_bits_are_those_of_their_floats_to_the_bit(dtype, outputs, inputs, seed, finite):
+    if finite:
+        rows = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    else:  # infinities and NaN, too
+        bits = np.random.default_rng(seed).integers(-(2**15), 2**15, (outputs, inputs), dtype=np.int16)
+        rows = torch.from_numpy(bits).view(dtype)
+    for kind, number in ((BYTES, np.uint8), (FLOAT, np.float32)):  # as floats one NaN is as good as another
+        tiles = pack_tiles(kind, rows, threads=2)
+        expected = pack_tiles(kind, rows.float())
+        assert tiles.stand == expected.stand
+        assert tiles.stand or not finite
+        if tiles.stand:
+            np.testing.assert_array_equal(tiles.weights.numpy().view(number), expected.weights.numpy().view(number))
+            np.testing.assert_array_equal(tiles.scales.numpy().view(number), expected.scales.numpy().view(number))
+
+
+GIVE = """
+#include "products.h"
+#include <stdio.h>
+
+int main(void) {
+    const float all[][2] = {{1, -4}, {NAN, 1}, {1, -INFINITY}, {0, 0}, {0x1p-140f, -0x1p-149f}, {3e38f, -3e38f}};
+    for (int row = 0; row < 6; row++) {
+        int8_t bytes[GROUP];
+        float scale;
+        int32_t offset;
+        const Inputs x = {.bytes = bytes, .scales = &scale, .offsets = &offset};
+        give(&x, BYTES, 0, all[row], 2);
+        printf("%d %d %d %g %d\\n", bytes[0], bytes[1], bytes[2], scale, offset);
+    }
+}
+"""
+
+
+def test_inputs_of_any_size_and_none_are_rounded_without_undefined_behaviour(tmp_path):
+    source = tmp_path / "give.c"
+    program = tmp_path / "give"
+    source.write_text(GIVE)
+    checks = ("-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-Wno-unused-function")
+    options = [option for option in c_library.COMPILE if option not in ("-c", "-O3")]
+    options += ["-O1", f"-I{SOURCES[0].parent}"]
+    subprocess.run(["gcc", *options, *checks, source, "-o", program, "-lm"], check=True)
+    process = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (0, "")
+    lines = [line.split() for line in process.stdout.splitlines()]
+    zero = ["0", "0", "0"]
+    assert [line[:3] for line in lines] == [["32", "-127", "0"], zero, zero, zero, zero, ["127", "-127", "0"]]
+    scales = [float(line[3]) for line in lines]
+    assert scales[0] == pytest.approx(4 / 127, rel=1e-4)
+    assert lines[0][4] == str(-128 * -95)
+    assert np.isnan(scales[1:3]).all()
+    assert np.isfinite(scales[3:]).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_input_that_is_no_number_makes_all_outputs_of_its_token_nan_and_no_other(make_gpt, library, value):
+    model = pack(make_gpt(n_embd=64, n_head=4, tied=False), library)
+    assert model.decoder.bits[-1] == BITS[BYTES]
+    x = torch.randn(3, 64)
+    expected = model.logits(x)
+    x[1, 40] = value
+    logits = model.logits(x)
+    assert logits[1].isnan().all()
+    assert torch.equal(logits[[0, 2]], expected[[0, 2]])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_weights_that_fit_no_eight_bits_stay_as_they_are(make_gpt, library, value):
+    gpt = make_gpt()
+    with torch.no_grad():
+        gpt.blocks[0].mlp.expand.weight[3, 5] = value
+    decoder = pack(deepcopy(gpt), library).decoder
+    assert decoder.bits[2:4] == [32, 8]
+    tokens = some_tokens(gpt, 1, 4)
+    logits = decoder.logits(decoder.hidden_states(tokens, None, None))
+    assert torch.isfinite(logits).all() == torch.isfinite(logits_of(gpt, tokens)).all()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86")
+@pytest.mark.parametrize("march", OTHER_PROCESSORS)
+def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, tmp_path, monkeypatch):
+    options = [option.replace("native", march) for option in c_library.COMPILE]
+    monkeypatch.setattr(c_library, "COMPILE", tuple(options))
+    older = declare(ctypes.CDLL(str(c_library.build(SOURCES, tmp_path))))
+    for bits, cache_dtype, bound in ((32, torch.float16, 1e-5), (8, torch.float32, 1e-6)):  # measured: 2e-6 and 4e-7
+        gpt = make_gpt(n_embd=64, n_head=4)
+        tokens = some_tokens(gpt, 19, 5)
+        model = pack(deepcopy(gpt), library, exact=bits == 32)
+        older_model = pack(deepcopy(gpt), older, exact=bits == 32)
+        assert older_model.decoder.bits[0] == bits
+        # one thing is rounded at a time: weights and inputs, or keys and values
+        model.decoder.cache_dtype = cache_dtype
+        older_model.decoder.cache_dtype = cache_dtype
+        logits_BTV = logits_of(older_model, tokens)
+        expected_BTV = logits_of(model, tokens)
+        distances_BT = (logits_BTV - expected_BTV).norm(dim=-1) / expected_BTV.norm(dim=-1)
+        assert distances_BT.quantile(0.9) < bound
+        assert distances_BT.max() < 0.02  # where one input is rounded to another integer
