@@ -22,6 +22,7 @@ FOLDERS = (
     "tasks/data",
     "tasks/datasets",
     "tasks/params",
+    "tasks/registry",
     "tasks/stages",
     "tests/benchmarks",
     "tests/data",
@@ -33,6 +34,7 @@ FOLDERS = (
     "tests/tasks/data",
     "tests/tasks/datasets",
     "tests/tasks/params",
+    "tests/tasks/registry",
     "tests/tasks/stages",
 )
 EMPTY_NAMES = {"each", "found", "said", "place", "known", "taken", "told", "back", "rest", "more", "both", "other"}

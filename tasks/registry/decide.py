@@ -21,7 +21,7 @@ next run completes one that was killed. In one folder a lock keeps writers apart
 there is none: of two decisions within a second the later one stands.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from mlflow import MlflowClient
@@ -63,7 +63,7 @@ LOCK = "register"  # the lock of registrations: they, too, move the challenger
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors() -> Generator[None]:
     """Raise UserError if a server goes away, or a version is deleted meanwhile."""
     configure_tracking()
     with server_errors():
@@ -211,7 +211,7 @@ def check_name(name: str) -> str:
 
 
 @contextmanager
-def _deciding(model: str) -> Iterator[ModelState]:
+def _deciding(model: str) -> Generator[ModelState]:
     with _errors(), exclusive(LOCK):
         yield _settle(model)
 

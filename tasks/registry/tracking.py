@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from getpass import getuser
@@ -78,8 +78,8 @@ def namespace() -> str:
     return ".".join([PREFIX, re.sub(NO_NAMESPACE, "_", user), re.sub(NO_NAMESPACE, "_", machine)])
 
 
-def configure_tracking() -> None:
-    """Point MLflow at its store and choose the project's experiment.
+def configure_tracking() -> str:
+    """Point MLflow at its store and choose the project's experiment. Returns the experiment's id.
 
     A SQLite store keeps its artifacts in mlartifacts/ next to it, also after the folder has moved; a server keeps them
     elsewhere. Raises UserError for a server that doesn't answer or refuses, and for a file that is no store.
@@ -105,6 +105,7 @@ def configure_tracking() -> None:
                 experiment = mlflow.set_experiment(name)
                 if KIND not in experiment.tags:
                     client.set_experiment_tag(experiment.experiment_id, KIND, MODEL_TRAINING)
+                return experiment.experiment_id
         except MlflowException as error:  # a deleted experiment, for example
             raise UserError(f"{shown_address(uri)}: {' '.join(str(error).split())}") from error
 
@@ -175,9 +176,16 @@ def _write(run_id: str, record: Record) -> None:
     mlflow.set_tags({f"{PREFIX}.{name}": value for name, value in readable(record).items()})
 
 
+def active_run_id() -> str:
+    """The id of the active run, which `stage_run` or a registration began."""
+    run = mlflow.active_run()
+    assert run is not None
+    return run.info.run_id
+
+
 def add_facts(**facts: str) -> None:
     """Add facts to the record of the active run, which `stage_run` began."""
-    run_id = mlflow.active_run().info.run_id
+    run_id = active_run_id()
     record = _own_record(run_id)
     _write(run_id, replace(record, facts=record.facts | facts))
 
@@ -191,10 +199,12 @@ def _own_record(run_id: str) -> Record:
 
 def log_measured(metrics: Mapping[str, float], split: str, model_id: str | None = None) -> None:
     """Log metrics to the active run, linked to its dataset of one split, and to a logged model if there is one."""
-    run = MlflowClient().get_run(mlflow.active_run().info.run_id)
-    datasets = [logged.dataset for logged in run.inputs.dataset_inputs if _is_of_split(logged, split)]
+    run_id = active_run_id()
+    run_inputs = MlflowClient().get_run(run_id).inputs
+    dataset_inputs = run_inputs.dataset_inputs if run_inputs else []
+    datasets = [logged.dataset for logged in dataset_inputs if _is_of_split(logged, split)]
     dataset = datasets[0] if datasets else None
-    mlflow.log_metrics(dict(metrics), run_id=run.info.run_id, model_id=model_id, dataset=dataset)
+    mlflow.log_metrics(dict(metrics), run_id=run_id, model_id=model_id, dataset=dataset)
 
 
 def _is_of_split(logged: DatasetInput, split: str) -> bool:
@@ -223,7 +233,7 @@ def stage_run(
     fingerprint: str | None = None,
     *,
     resume: bool = True,
-) -> Iterator[ActiveRun]:
+) -> Generator[ActiveRun]:
     """The MLflow run of the DVC stage that this process runs, for `mlflow.log_*` inside the block.
 
     It holds the parameters, the lineage, the machine's load and, for each context (`train`, `validation`, `test`), the
@@ -242,7 +252,7 @@ def stage_run(
         if stage:  # this process has the stage's lock in this folder
             close_open_runs(f"tags.`{STAGE}` = '{stage}' AND tags.`{WORKSPACE}` = '{workspace()}'")
         with mlflow.start_run(
-            before and before.info.run_id,
+            before.info.run_id if before else None,
             run_name=stage,
             parent_run_id=os.environ.get(PARENT_RUN),
             description=_flow_description(),
