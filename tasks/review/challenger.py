@@ -23,7 +23,8 @@ from tasks.registry.markup import plain
 from tasks.registry.outcomes import WHY_LENGTH
 from tasks.registry.server import is_server, server_errors, tracking_uri, without_secret
 from tasks.registry.versions import APPROVED, BY, CHAMPION, REJECTED, STATE, WHY, registered_name
-from tasks.review.comparison import Comparison, compare
+from tasks.review.compare import compare
+from tasks.review.comparison import Comparison
 from tasks.review.gates import Gate, check
 from tasks.review.page import MARKS, summary, verdict, write_page
 from tasks.stages.lock import exclusive

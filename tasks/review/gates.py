@@ -56,17 +56,19 @@ def _answers(comparison: Comparison) -> Gate:
     if comparison.failed:
         return Gate(name, False, comparison.failed)
     if not comparison.checked:
-        missing = f"there is no tasks/applications/{comparison.model}/review.py"
-        return Gate(name, None, f"nothing says which rows to ask: {missing}")
+        file = f"tasks/applications/{comparison.model}/measure.py"
+        return Gate(name, None, f"nothing says which rows to ask: {file} names none")
     agreed = "" if comparison.agreed is None else f", {comparison.agreed} of them scored as in its evaluation"
     return Gate(name, True, f"{comparison.checked} {comparison.unit}{agreed}")
 
 
 def _bound(comparison: Comparison, metric: str, side: str, bound: float) -> Gate:
-    name, found = f"{metric} {side} {bound:g}", comparison.metrics.get(metric)
-    if found is None:
+    name = f"{metric} {side} {bound:g}"
+    measured = comparison.metrics.get(metric)
+    if measured is None:
         return Gate(name, None, f"this version has no metric {metric}")
-    return Gate(name, found.value >= bound if side == "at least" else found.value <= bound, number(found.value))
+    value = measured.value
+    return Gate(name, value >= bound if side == "at least" else value <= bound, number(value))
 
 
 def _no_losses(comparison: Comparison, metric: str) -> list[Gate]:
@@ -118,9 +120,9 @@ def _drift(challenger: ModelVersion, champion: ModelVersion, most: float) -> Gat
         return Gate(name, None, f"the rows of {gone} are not in DVC's cache: {FETCH}")
     if (count := min(len(now), len(before))) < FEWEST:
         return Gate(name, None, f"{mine.dataset}: {count} rows are too few to tell, {FEWEST} are enough")
-    properties = sorted(moved(before, now), key=lambda each: -each.index)
-    far = [each for each in properties if each.index > most]
-    shown = ", ".join(f"{each.name} {number(each.index)}" for each in far or properties[:1])
+    properties = sorted(moved(before, now), key=lambda move: -move.index)
+    far = [move for move in properties if move.index > most]
+    shown = ", ".join(f"{move.name} {number(move.index)}" for move in far or properties[:1])
     return Gate(name, not far, f"{mine.dataset}: {shown}" + ("" if far else f", the most of {len(properties)}"))
 
 
@@ -138,12 +140,12 @@ def _data_quality(model: str, version: ModelVersion) -> Gate:
         return Gate(name, None, f"it learned from {learned}, and data/processed/{dataset} is {here}")
     if not report.exists():
         return Gate(name, None, f"{report} is missing: run `dvc pull {report.parent}` or `dvc repro`")
-    found = json.loads(report.read_text())
-    missed = [each for each in found["expectations"] if not each["success"]]
-    listed = ", ".join(f"{each['column']}: {each['expectation']}" for each in missed)
+    checks = json.loads(report.read_text())
+    missed = [check for check in checks["expectations"] if not check["success"]]
+    listed = ", ".join(f"{check['column']}: {check['expectation']}" for check in missed)
     warned = f", with warnings: {listed}" if listed else ""
-    passed = f"{len(found['expectations'])} checks of {dataset}{warned}"
-    return Gate(name, bool(found["success"]), passed if found["success"] else listed)
+    passed = f"{len(checks['expectations'])} checks of {dataset}{warned}"
+    return Gate(name, bool(checks["success"]), passed if checks["success"] else listed)
 
 
 def _lineage(model: str, version: ModelVersion) -> Gate:
