@@ -54,8 +54,8 @@ from tasks.registry.outcomes import (
     rolled_back_event,
 )
 from tasks.registry.server import is_missing, server_errors
+from tasks.registry.store import configure_tracking
 from tasks.registry.superseding import is_requested, untouched
-from tasks.registry.tracking import configure_tracking
 from tasks.registry.versions import AT, BY, CHALLENGER, CHAMPION, PREVIOUS, REJECTED, STATE, SUPERSEDED, WHY
 from tasks.stages.lock import exclusive
 

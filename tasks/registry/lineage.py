@@ -20,7 +20,8 @@ from tasks.registry.decide import history
 from tasks.registry.html_page import html_page
 from tasks.registry.record import NONE, holds, read_record, uncommitted_parts
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import configure_tracking, made_by, namespace
+from tasks.registry.store import configure_tracking, namespace
+from tasks.registry.tracking import made_by
 from tasks.registry.tree import Node, as_json, as_markdown
 from tasks.registry.versions import BY, STATE, WHY, find_version, number_of, run_id_of, versions
 from tasks.stages.hashes import PREFIX, Hashes, as_hashes, flatten

@@ -123,7 +123,7 @@ def _from_mlflow() -> list[ListedVersion]:
 
     from tasks.registry.decide import model_state
     from tasks.registry.server import server_errors
-    from tasks.registry.tracking import configure_tracking
+    from tasks.registry.store import configure_tracking
     from tasks.registry.versions import number_of, own_models, versions
 
     listed = []

@@ -10,7 +10,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from llm.errors import UserError
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import PARENT_RUN, close_open_runs, configure_tracking, is_stop
+from tasks.registry.store import configure_tracking
+from tasks.registry.tracking import PARENT_RUN, close_open_runs, is_stop
 from tasks.stages.hashes import PREFIX
 from tasks.stages.lock import workspace
 

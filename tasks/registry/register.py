@@ -26,7 +26,8 @@ from tasks.registry.description import description
 from tasks.registry.logged_model import BYTES, code_digest, find_model, is_whole, log_model, remove_models
 from tasks.registry.record import NONE, Record, current_facts, find_run, read_record, write_record
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import PARENT_RUN, configure_tracking, log_inputs, log_measured, made_by
+from tasks.registry.store import configure_tracking
+from tasks.registry.tracking import PARENT_RUN, log_inputs, log_measured, made_by
 from tasks.registry.uncommitted import uncommitted
 from tasks.registry.versions import (
     KEY,

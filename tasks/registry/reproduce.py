@@ -21,7 +21,8 @@ from tasks.registry.git import fetch_more, git, git_output
 from tasks.registry.lineage import Stages, recorded_stages
 from tasks.registry.record import NONE, current_facts, holds, not_in_git, read_record
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import configure_tracking, made_by
+from tasks.registry.store import configure_tracking
+from tasks.registry.tracking import made_by
 from tasks.registry.versions import find_version, run_id_of
 from tasks.registry.worktree import Worktree, checkout, holds_bytes
 from tasks.stages.hashes import LOCK, Hashes, as_hashes, flatten, locked_stages, write_lock

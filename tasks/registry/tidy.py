@@ -32,7 +32,7 @@ from tasks.registry.lineage import recorded_stages
 from tasks.registry.logged_model import BYTES
 from tasks.registry.record import find_run, read_record
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.registry.versions import REJECTED, SUPERSEDED, number_of, own_models, versions
 from tasks.stages.hashes import LOCK, as_hashes, parse_stages
 

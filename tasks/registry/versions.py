@@ -8,7 +8,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 from llm.errors import UserError
 from tasks.registry.server import if_there
-from tasks.registry.tracking import namespace
+from tasks.registry.store import namespace
 from tasks.stages.hashes import PREFIX
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"

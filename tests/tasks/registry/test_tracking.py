@@ -18,10 +18,11 @@ from prefect.exceptions import TerminationSignal
 
 from llm.config import Config
 from llm.errors import UserError
-from tasks.registry import server, tracking
+from tasks.registry import server
 from tasks.registry.parent_run import PARENT_OF, close_left_runs, parent_run
 from tasks.registry.record import read_record
-from tasks.registry.tracking import PARENT_RUN, configure_tracking, log_inputs, log_steps, made_by, namespace, stage_run
+from tasks.registry.store import configure_tracking, namespace
+from tasks.registry.tracking import PARENT_RUN, log_inputs, log_steps, made_by, stage_run
 from tasks.stages.hashes import Hashes, fingerprint, inputs
 from tasks.stages.lock import workspace
 
@@ -237,7 +238,7 @@ def test_configure_tracking_error_for_a_deleted_experiment_a_locked_store_and_a_
     with pytest.raises(UserError, match="deleted") as caught:
         configure_tracking()
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr(tracking, "LOCKED_FOR", 0.1)
+    monkeypatch.setattr("tasks.registry.store.LOCKED_FOR", 0.1)
     with sqlite3.connect(mlflow_store) as writer:
         writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(UserError, match=r"mlflow\.db: database is locked; is it .* nobody else writes now"):
