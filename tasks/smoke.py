@@ -70,20 +70,23 @@ def prepare(tree: Worktree) -> tuple[Smoke, list[str]]:
 
 def bring_raw(tree: Worktree, stage: str) -> bool:
     """Bring the raw files of a `fetch` stage from DVC. Returns whether it had those of the pinned sources."""
-    dataset, locked = stage.removeprefix(FETCH), locked_stages(tree.project / LOCK).get(stage)
-    if locked is None:
+    entry = locked_stages(tree.project / LOCK).get(stage)
+    if entry is None:
         return False
-    then, pinned = as_hashes(locked), read_yaml(tree.project / PARAMS_FILE)["datasets"][dataset]["sources"]
-    return then.params.get(f"datasets.{dataset}.sources") == pinned and not tree.bring(then.outs)
+    dataset = stage.removeprefix(FETCH)
+    pinned = read_yaml(tree.project / PARAMS_FILE)["datasets"][dataset]["sources"]
+    locked = as_hashes(entry)
+    return locked.params.get(f"datasets.{dataset}.sources") == pinned and not tree.bring(locked.outs)
 
 
 def thin(tree: Worktree, smoke: Smoke, stage: str) -> None:
     """Delete a dataset's raw files that the smoke run does not read. Raises UserError if none is left."""
-    dataset, raw = stage.removeprefix(FETCH), tree.project / RAW
+    dataset = stage.removeprefix(FETCH)
     patterns = [pattern for pattern in smoke.raw if pattern.startswith(f"{dataset}/")]
-    files = [path for path in (raw / dataset).rglob("*") if path.is_file()]
     if not patterns:
         return
+    raw = tree.project / RAW
+    files = [path for path in (raw / dataset).rglob("*") if path.is_file()]
     unread = [path for path in files if not _fits(path.relative_to(raw).as_posix(), patterns)]
     if len(unread) == len(files):
         raise UserError(f"{PARAMS_FILE}: smoke.raw: no file of {RAW / dataset} fits {', '.join(patterns)}")
@@ -101,10 +104,9 @@ def measured(tree: Worktree, smoke: Smoke) -> list[Result]:
     for model in model_names(tree.project / PARAMS_FILE):
         if model not in smoke.bounds:
             continue
-        bounds = smoke.bounds[model]
         metrics = json.loads((tree.project / "reports/evaluation" / model / "metrics.json").read_text())
-        for name, bound in bounds.at_least.items():
-            results.append(Result(name=f"{model} {name}", value=metrics.get(name), bound=bound, at_least=True))
-        for name, bound in bounds.at_most.items():
-            results.append(Result(name=f"{model} {name}", value=metrics.get(name), bound=bound, at_least=False))
+        for at_least, bounds in ((True, smoke.bounds[model].at_least), (False, smoke.bounds[model].at_most)):
+            for name, bound in bounds.items():
+                value = metrics.get(name)
+                results.append(Result(name=f"{model} {name}", value=value, bound=bound, at_least=at_least))
     return results

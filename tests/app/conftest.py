@@ -27,7 +27,7 @@ from app.page.mount import mount_page
 from app.settings import Settings
 from cli.main import cli
 from tasks.registry.record import Record, write_record
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.stages.hashes import Hashes
 
 CHARSETS = {

@@ -28,7 +28,7 @@ from llm.generation.sampling import GREEDY
 from llm.loaded_model import LoadedModel
 from llm.objectives import CHAT, CLASSIFY, COMPLETE, GUARD
 from llm.objectives.classifier import guard_replies
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tests.app.conftest import error_of, ready, register, rows_of, tracked, wait_until
 from tests.app.guards import HURT, POISON, REPLIES, write_guard
 from tests.app.steps import samples

@@ -15,7 +15,7 @@ from app.settings import Settings
 from app.versions import Versions
 from llm.objectives import CHAT, CLASSIFY, COMPLETE
 from tasks.registry.decide import settle
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.registry.versions import STATE, own_models
 from tests.app.conftest import tracked
 

@@ -23,7 +23,7 @@ from cli.main import cli
 from llm.training.checkpoint import Checkpoints
 from tasks.params.set_params import set_params
 from tasks.registry.decide import approve, compared
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.registry.versions import STATE, SUPERSEDED
 from tasks.stages.dvc_process import reproduce
 from tests.app.conftest import UNAPPROVED, alive, children, error_of, shell, tracked, wait_until

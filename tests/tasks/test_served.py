@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -64,7 +65,7 @@ def folders(tmp_path_factory):
     config = GPTConfig(context_length=128, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.max_token_value + 1)
     root = tmp_path_factory.mktemp("models")
     spam = ClassifierConfig(labels=("ham", "spam"), max_tokens=32, threshold=0.4)
-    for name, objective, model, more in (
+    for name, objective, model, extras in (
         ("foundation", "language_model", GPT(config), {}),
         ("classifier", "classifier", Classifier(GPT(config), spam), {"cleaning": "tasks.data.mail"}),
         ("assistant", "assistant", assistant.build(GPT(config), {"chat": {"system": "the hat"}}), {}),
@@ -73,7 +74,7 @@ def folders(tmp_path_factory):
         for weight in model.parameters():
             if weight.ndim == 2:  # large enough that answers differ
                 torch.nn.init.normal_(weight, std=0.3)
-        save_model(root / name, LoadedModel(model, encoding), objective, **more)
+        save_model(root / name, LoadedModel(model, encoding), objective, **extras)
     return root
 
 
@@ -121,7 +122,7 @@ def test_a_classifier_gives_a_label_by_its_threshold_and_a_probability(folders, 
     expected = probabilities(load_for_inference(folders / "classifier"), [email_text(*row) for row in rows.to_numpy()])
     table = served(saved, "classifier").predict(rows)
     assert table[["ham_probability", "spam_probability"]].to_numpy().tolist() == expected.tolist()
-    assert table["label"].tolist() == ["spam" if probability > 0.4 else "ham" for probability in expected[:, 1]]
+    assert table["label"].tolist() == np.where(expected[:, 1] > 0.4, "spam", "ham").tolist()
     assert table["leaning"].equals(table["label"])
     assert table["moved_by"].tolist() == [None] * len(table)
     moved = served(saved, "classifier").predict(rows, params={"explain": 1})["moved_by"]
@@ -148,9 +149,11 @@ def test_an_assistant_answers_with_and_without_an_input_and_a_system_prompt(fold
     questions = [Question("sit", "on the mat"), Question("sit"), Question("sit", "on the mat", "the dog ate the hat")]
     expected = assistant.answer_all(LoadedModel(model, encoding), questions)
     assert len(set(expected)) == 3
-    columns = {"instruction": ["sit"], "input": ["on the mat"]}, {"instruction": ["sit"]}
-    tables = [pd.DataFrame(each) for each in (*columns, columns[0] | {"system": ["the dog ate the hat"]})]
-    assert [served(saved, "assistant").predict(table)["output"][0] for table in tables] == expected
+    with_input = {"instruction": ["sit"], "input": ["on the mat"]}
+    with_system = with_input | {"system": ["the dog ate the hat"]}
+    loaded = served(saved, "assistant")
+    tables = [pd.DataFrame(columns) for columns in (with_input, {"instruction": ["sit"]}, with_system)]
+    assert [loaded.predict(table)["output"][0] for table in tables] == expected
 
 
 def test_an_assistant_takes_earlier_turns_as_json(folders, saved):
@@ -195,14 +198,14 @@ def test_a_version_requires_all_that_its_code_imports_also_late():
     """A byte that a published tokenizer's vocabulary lacks needs `tokenizers`, which no import at the top shows."""
     named = {name.replace("scikit-learn", "sklearn") for name in REQUIREMENTS}
     optional = {"gguf", "tiktoken_ext", "torch"}  # reading published files, and parts of what is required
-    found = set()
+    imported = set()
     for path in (ROOT / "llm").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
-                found.add(node.module.partition(".")[0])
+                imported.add(node.module.partition(".")[0])
             elif isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
-    assert found - set(sys.stdlib_module_names) - {"llm"} - optional <= named
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+    assert imported - set(sys.stdlib_module_names) - {"llm"} - optional <= named
 
 
 def test_a_continuation_passes_over_rows_of_a_padded_embedding_that_are_no_token(folders, tmp_path):
@@ -235,10 +238,10 @@ def test_mlflow_serves_a_model_away_from_the_project_with_pickle_refused(saved, 
     assert done.returncode == 0, done.stderr
     code, answer = json.loads(done.stdout)
     assert Path(code).is_relative_to(model)
-    found = json.loads(answer, parse_constant=pytest.fail)["predictions"]  # JSON has no NaN
+    rows_served = json.loads(answer, parse_constant=pytest.fail)["predictions"]  # JSON has no NaN
     expected = served(saved, "classifier").predict(pd.DataFrame(rows))
-    for row, probability in zip(found[:2], expected["spam_probability"], strict=False):
+    for row, probability in zip(rows_served[:2], expected["spam_probability"], strict=False):
         assert row["spam_probability"] == pytest.approx(probability, abs=1e-6)
         assert row["label"] in ("ham", "spam")
-    assert found[2]["error"] == "there is no text to classify"
+    assert rows_served[2]["error"] == "there is no text to classify"
     assert not list(saved.rglob("*.pkl"))
