@@ -81,7 +81,9 @@ def test_answer_skips_rows_of_a_padded_embedding_that_are_no_token(make_assistan
     model = make_assistant(context_length=64, vocabulary_size=encoding.n_vocab + 20, tied=False)
     with torch.no_grad():
         model.output.weight[: encoding.n_vocab] = 0
-    assert answer_all(LoadedModel(model, encoding), QUESTIONS, max_new_tokens=4) == ["", ""]
+    loaded = LoadedModel(model, encoding)
+    assert answer_all(loaded, QUESTIONS, max_new_tokens=4) == ["", ""]
+    assert outputs_of(loaded, [{"instruction": "the cat"}], max_new_tokens=4) == [""]
 
 
 def test_shown_answers_leave_out_a_question_without_room_for_an_answer(taught):
