@@ -6,7 +6,6 @@ import re
 import shutil
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +15,7 @@ from projects import ROOT, run
 from app.settings import Settings
 from llm.objectives.classifier import f1_score
 from tasks.measures.intervals import interval
-from tests.app.conftest import running, tracked, wait_until
+from tests.app.conftest import post, running, tracked, wait_until
 
 SPLITS = ("train", "validation", "test")
 
@@ -24,7 +23,7 @@ SPLITS = ("train", "validation", "test")
 def classify(address: str, mails: list[dict]) -> tuple[str, list[dict]]:
     """The version that answers, and its verdicts."""
     emails = [{"subject": mail["subject"], "body": mail["body"]} for mail in mails]
-    answer = httpx.post(f"{address}/classify", json={"emails": emails}, timeout=300)
+    answer = post(address, "/classify", {"emails": emails})
     assert answer.status_code == 200, answer.text
     return answer.json()["model"], answer.json()["verdicts"]
 
@@ -65,9 +64,9 @@ def test_accepted_feedback_is_learned_by_the_next_version(copied: Path, prefect_
         decided = zip(verdicts, mails, strict=True)
         one, *others = [mail for verdict, mail in decided if verdict["label"] != mail["label"]]
         body = {"about": "email", **{name: one[name] for name in ("subject", "body", "label")}}
-        kept = httpx.post(f"{address}/feedback", json=body, timeout=120)
+        kept = post(address, "/feedback", body)
         assert kept.json() == {"kept": True, "dataset": "emails", "model": first}
-        accepted = run(copied, *["cli", "feedback", "accept", "all", "--yes"])
+        accepted = run(copied, "cli", "feedback", "accept", "all", "--yes")
         assert accepted.stdout.splitlines()[0] == "1 rows accepted", accepted.stderr
         (copied / "data/inbox/emails/mine.jsonl").write_text("".join(f"{json.dumps(mail)}\n" for mail in others))
 
@@ -80,7 +79,10 @@ def test_accepted_feedback_is_learned_by_the_next_version(copied: Path, prefect_
         assert train["id"].str.startswith("inbox/mine.jsonl#").sum() > 0.9 * len(others)
         assert (copied / "data/inbox/emails/mine.jsonl.dvc").exists()
 
-        wait_until(lambda: classify(address, [one])[0] != first, 300)
+        def is_replaced() -> bool:
+            return classify(address, [one])[0] != first
+
+        wait_until(is_replaced, 300)
         second, says = classify(address, others)
         assert second == "threestage-classifier/2"
         right = [verdict["label"] == mail["label"] for verdict, mail in zip(says, others, strict=True)]
