@@ -216,7 +216,8 @@ def error_of(result: Result, code: int = 1) -> str:
 
 
 def rows_of(text: str) -> list[dict]:
-    return [json.loads(line) for line in text.splitlines()]
+    """JSON lines; only \\n ends one, as a string in them may have U+2028."""
+    return [json.loads(line) for line in text.encode().splitlines()]
 
 
 def talk(turns: Iterable[str]) -> list[dict[str, str]]:

@@ -47,21 +47,20 @@ def test_mail_files_of_each_form_are_classified_mail_by_mail(threestage, tmp_pat
     result = threestage("classify", "--json", *names, stdin=MAIL)
     assert (result.exit_code, result.stderr) == (0, UNAPPROVED)
     *same, text = rows_of(result.stdout)
-    numbers = ("line", "row", "mail")
-    origins = [(row["file"], *(f"{part} {row[part]}" for part in numbers if part in row)) for row in same]
+    origins = [(row["file"], row.get("line"), row.get("row"), row.get("mail")) for row in same]
     assert origins == [
-        ("mail.eml",),
-        ("mail.txt",),
-        ("same.jsonl", "line 1"),
-        ("same.jsonl", "line 3"),
-        ("mbox", "mail 1"),
-        ("mbox", "mail 2"),
-        ("one.mbox",),
-        ("mails.csv", "row 2"),
-        ("mails.json", "row 1"),
-        ("mails.json", "row 2"),
-        ("wide.eml",),
-        ("-",),
+        ("mail.eml", None, None, None),
+        ("mail.txt", None, None, None),
+        ("same.jsonl", 1, None, None),
+        ("same.jsonl", 3, None, None),
+        ("mbox", None, None, 1),
+        ("mbox", None, None, 2),
+        ("one.mbox", None, None, None),
+        ("mails.csv", None, 2, None),
+        ("mails.json", None, 1, None),
+        ("mails.json", None, 2, None),
+        ("wide.eml", None, None, None),
+        ("-", None, None, None),
     ]
     assert len({row["probability"] for row in same}) == 1, "all are the same mail"
     assert {row["label"] for row in [*same, text]} <= {"ham", "spam"}

@@ -127,7 +127,7 @@ def test_accept_needs_a_yes_for_a_group_and_none_for_ids(quarantine):
         error = error_of(threestage("accept", name))
         assert error == f"error: {what} would be accepted; name each row by its ID, or add --yes"
     assert ids_of(quarantine) == ids
-    assert threestage("accept", ids[0], ids[1], ids[2]).stdout.startswith("3 rows accepted\n")
+    assert threestage("accept", *ids[:3]).stdout.startswith("3 rows accepted\n")
 
 
 def test_show_has_whole_texts_and_the_first_wording_is_learned(quarantine):

@@ -1,6 +1,8 @@
 """Questions to the shared server by OpenAI's official client."""
 
-HELLO = [{"role": "user", "content": "hello how are you ?"}]
+from tests.app.conftest import talk
+
+HELLO = talk(["hello how are you ?"])
 
 
 def ask(client, messages=HELLO, **options):
@@ -8,4 +10,4 @@ def ask(client, messages=HELLO, **options):
 
 
 def say(client, text, **options):
-    return ask(client, [{"role": "user", "content": text}], **options).choices[0].message.content
+    return ask(client, talk([text]), **options).choices[0].message.content
