@@ -33,7 +33,7 @@ from llm.objectives.assistant import Question, answer_all, build
 from llm.objectives.classifier import email_text, guard_replies, probabilities
 from tasks.applications.assistant.refusals import declines
 from tasks.data.mail import RowError, parse_message
-from tasks.measures.intervals import Ends, interval
+from tasks.measures.intervals import Ends, interval, mean
 from tasks.measures.labels.baseline import fit_baseline
 from tasks.training.setup import split_file
 
@@ -100,7 +100,7 @@ def difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, Any]:
 
 
 def _ends(rows: np.ndarray) -> Ends:
-    return interval(np.mean, rows)
+    return interval(mean, rows)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from llm.config import Config
 from llm.device import choose_compute, keep_freed_memory
 from llm.files import atomic_folder, write_atomic
 from llm.objectives import load
+from tasks.measures import evaluate as measures
+from tasks.measures.description import Subject
 from tasks.measures.pictures import draw_curves
 from tasks.params.slices import find_evaluation
 from tasks.registry.logged_model import find_model
@@ -25,27 +27,27 @@ from tasks.training.setup import split_file
 @flow(flow_run_name="evaluate-{name}")
 def evaluate(name: str, params: Config) -> None:
     """Measure a model on the test split and keep the evidence that a reviewer reads."""
-    measure = task(find_evaluation(name).measure, name="measure", cache_policy=NO_CACHE)
+    measure = task(measures.evaluate, name="measure", cache_policy=NO_CACHE)
     data = Path("data/processed") / params.dataset
     report = Path("reports/evaluation") / name
     with stage_run(params.evaluate, {"test": split_file(data, "test")}):
         keep_freed_memory()
         compute = choose_compute()
-        model, encoding = load(Path("models") / name, compute.device)
+        loaded = load(Path("models") / name, compute.device)
         base = Path("models") / params.base if hasattr(params, "base") else None
         with atomic_folder(report / "evidence") as evidence:
-            measured = measure(
-                model,
-                encoding,
+            subject = Subject(
+                loaded=loaded,
                 data=data,
                 base=base,
                 params=params.evaluate,
                 compute=compute,
                 evidence=evidence,
             )
+            values = measure(find_evaluation(name), subject)
             if (curves := training_report(name) / "curves.csv").exists():
                 draw_curves(curves, evidence / "loss.svg")
-        metrics = {metric: round(value, 5) for metric, value in measured.items()}
+        metrics = {metric: round(value, 5) for metric, value in values.items()}
         write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         logged = find_model(md5_of(Path("models") / name))
         log_measured(metrics, "test", logged and logged.model_id)

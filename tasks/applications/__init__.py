@@ -1,10 +1,8 @@
 """The models that people use: one folder each, with the same files.
 
 - `train.py` says how it is prepared for training: a `TRAINING`;
-- `measure.py` measures it on the test split, next to a baseline: an `EVALUATION`. It stands apart from training, so
-  that a new metric trains nothing again;
-- `review.py` says how two versions of it are compared: a `REVIEW`. Without that file a review compares the metrics
-  that the evaluations logged;
+- `measure.py` measures it on the test split, next to a baseline, and says how two versions of it are compared: an
+  `EVALUATION`. It stands apart from training, so that a new metric trains nothing again;
 - `check.py` checks what its block in params.yaml says about its dataset and its base, within a moment: it imports no
   library. Without that file nothing of the kind is checked;
 - `card.md` says in words what it is for, what it is not for, which figures matter, and its limits.

@@ -1,7 +1,7 @@
 """Confidence intervals by bootstrap: over test rows, or over wordings and the rows within them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,19 +11,22 @@ RESAMPLES, SEED = 2000, 1
 FEWEST = 6  # rows that an interval takes: of so many that all agree a sign test, too, is sure at 95 %
 
 Ends = tuple[float, float] | tuple[None, None]
+Statistic = Callable[..., np.ndarray]
+"""Takes arrays of one shape, and gives a number for each of their last axes."""
 
 
-class Wordings(NamedTuple):
-    """Of each row its kind and, within that, its wording: rows of one wording are right or wrong together."""
+@dataclass(frozen=True)
+class Wordings:
+    """The kind of each row and, within that, its wording: rows of one wording are right or wrong together."""
 
     kinds: np.ndarray
     wordings: np.ndarray
 
     def resamples(self, generator: np.random.Generator) -> Iterator[np.ndarray]:
         """Numbers of rows, RESAMPLES times: of each kind as many wordings as it has, of each as many rows as it has."""
-        both = np.stack([pd.factorize(each)[0] for each in self], axis=1)
-        order = np.lexsort(both.T[::-1])
-        pairs, first, sizes = np.unique(both[order], axis=0, return_index=True, return_counts=True)
+        numbers = np.stack([pd.factorize(self.kinds)[0], pd.factorize(self.wordings)[0]], axis=1)
+        order = np.lexsort(numbers.T[::-1])
+        pairs, first, sizes = np.unique(numbers[order], axis=0, return_index=True, return_counts=True)
         _, start, kind, count = np.unique(pairs[:, 0], return_index=True, return_inverse=True, return_counts=True)
         for _ in range(RESAMPLES):
             drawn = start[kind] + generator.integers(count[kind])
@@ -31,45 +34,49 @@ class Wordings(NamedTuple):
             yield order[np.repeat(first[drawn], rows) + generator.integers(np.repeat(rows, rows))]
 
 
-def interval(
-    statistic: Callable[..., np.ndarray], *rows: Sequence | np.ndarray, wordings: Wordings | None = None
-) -> Ends:
+def interval(statistic: Statistic, *columns: np.ndarray, wordings: Wordings | None = None) -> Ends:
     """The 95 % interval of a statistic over test rows, by percentile bootstrap (Efron 1979).
 
-    `statistic` takes arrays of one length and gives a number; with a parameter `axis` it is called for many resamples
-    at once, which is faster. Of a difference between two models that answered the same rows it is the interval of the
-    paired test: they differ where it leaves out zero. Fewer than FEWEST rows have no ends.
+    Of a difference between two models that answered the same rows it is the interval of the paired test: they differ
+    where it leaves out zero. Fewer than FEWEST rows have no ends.
 
     With `wordings` they are resampled within their kinds, and rows within them (two stages; Davison and Hinkley 1997,
-    section 3.8): the interval is then also of other wordings, as far as so few of a kind can say. `statistic` has to
-    take `axis`.
+    section 3.8): the interval is then also of other wordings, as far as so few of a kind can say.
     """
-    arrays = [np.asarray(each) for each in rows]
-    if len(arrays[0]) < FEWEST:
+    if len(columns[0]) < FEWEST:
         return None, None
     if wordings is not None:
         resamples = wordings.resamples(np.random.default_rng(SEED))
-        values = [statistic(*(each[drawn] for each in arrays), axis=-1) for drawn in resamples]
+        values = []
+        for drawn in resamples:
+            resampled = [column[drawn] for column in columns]
+            values.append(statistic(*resampled))
         low, high = np.percentile(values, [2.5, 97.5])
         return float(low), float(high)
+
+    def over_last_axis(*resampled: np.ndarray, axis: int) -> np.ndarray:
+        return statistic(*resampled)
+
     result = bootstrap(
-        arrays, statistic, n_resamples=RESAMPLES, batch=100, paired=True, method="percentile", axis=-1, rng=SEED
+        columns,
+        over_last_axis,
+        n_resamples=RESAMPLES,
+        batch=100,
+        vectorized=True,
+        paired=True,
+        method="percentile",
+        axis=-1,
+        rng=SEED,
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def with_interval(name: str, value: float, ends: Ends) -> dict[str, float]:
-    """A metric and the ends of its interval, under names of their own, where there are any.
-
-    Rows that are all alike leave no interval: no resample knows what others would be.
-    """
-    low, high = ends
-    return {name: value} | ({} if low is None or low == high else {f"{name}_low": low, f"{name}_high": high})
+def mean(values: np.ndarray) -> np.ndarray:
+    """The mean over rows."""
+    return values.mean(axis=-1)
 
 
-def lead(
-    name: str, ours: Sequence | np.ndarray, baseline: Sequence | np.ndarray, wordings: Wordings | None = None
-) -> dict[str, float]:
-    """By how much the mean over rows is above the baseline's on the same rows, with the ends of the paired interval."""
-    gains = np.asarray(ours, dtype=float) - np.asarray(baseline, dtype=float)
-    return with_interval(f"{name}_gain", float(gains.mean()), interval(np.mean, gains, wordings=wordings))
+def share(hits: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """The total of one column over that of another; 0 where that is 0."""
+    totals = among.sum(axis=-1)
+    return np.divide(hits.sum(axis=-1), totals, out=np.zeros(totals.shape), where=totals > 0)

@@ -94,7 +94,7 @@ class ModelBlock(Config):
     train: Any
     """How it is trained: the class `train` of its train.py, or values that are not checked."""
     evaluate: Any
-    """How it is measured: the class `params` of its evaluate.py, or values that are not checked."""
+    """How it is measured: the class `params` of its measure.py, or values that are not checked."""
     review: Gates = Gates()
     """When a version may become champion; no stage reads it."""
 

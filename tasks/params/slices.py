@@ -10,7 +10,7 @@ from llm.errors import UserError
 
 if TYPE_CHECKING:  # they load pandas and torch, which a check of params.yaml does not need
     from tasks.data.dataset import Dataset
-    from tasks.measures.description import Evaluation, Review
+    from tasks.measures.description import Evaluation
     from tasks.training.description import Training
 
 Check = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[tuple[str, str]]]
@@ -34,13 +34,6 @@ def find_evaluation(name: str) -> Evaluation:
     """How an application is measured: tasks/applications/<name>/measure.py. Raises UserError without that file."""
     evaluation: Evaluation = _required(f"tasks.applications.{name}.measure").EVALUATION
     return evaluation
-
-
-def find_review(name: str) -> Review | None:
-    """How two versions of an application are compared; None if its folder has no review.py."""
-    module = _optional(f"tasks.applications.{name}.review")
-    review: Review | None = module and module.REVIEW
-    return review
 
 
 def find_check(name: str) -> Check | None:

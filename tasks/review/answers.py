@@ -74,7 +74,7 @@ def answers(
         model = _downloaded(uri, folder / "model")
         request, reply = folder / "request.json", folder / "reply.json"
         request.write_text(json.dumps({"rows": listed, "ask": ask, "options": dict(options or {})}))
-        _run([str(ASK), model, str(request), str(reply)], uri, folder, within)
+        _run([str(ASK), model, str(request), str(reply)], uri, folder=folder, within=within)
         answered = json.loads(reply.read_text())
     table = pd.DataFrame(answered["rows"])
     if len(table) != len(rows):
@@ -82,7 +82,7 @@ def answers(
     return table.set_index(rows.index), answered["seconds"] / len(rows)
 
 
-def _run(program: list[str], uri: str, folder: Path, within: float) -> None:
+def _run(program: list[str], uri: str, *, folder: Path, within: float) -> None:
     """Run `ask.py` in an environment of its own; it ends with this process."""
     python = [sys.executable, "-P"]
     try:

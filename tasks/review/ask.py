@@ -34,10 +34,11 @@ def bits(served: Any, texts: list[str]) -> Iterator[float]:
         yield nats / math.log(2)
 
 
-def answer(model: Any, ask: str, rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
+def answer(model: Any, ask: str, rows: list[dict[str, Any]], *, options: dict[str, Any]) -> list[dict[str, Any]]:
     """An answer for each row, or the reason why there is none in `error`."""
     if ask == "bits":
-        return [{"bits": each} for each in bits(model.unwrap_python_model(), [row["text"] for row in rows])]
+        texts = [row["text"] for row in rows]
+        return [{"bits": count} for count in bits(model.unwrap_python_model(), texts)]
     table = model.predict(pd.DataFrame(rows, dtype=object), params=options or None)
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
@@ -54,9 +55,9 @@ def main() -> None:
     folder, request, reply = Path(sys.argv[1]).resolve(), json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     model = mlflow.pyfunc.load_model(str(folder))
     rows, ask, options = request["rows"], request["ask"], request["options"]
-    answer(model, ask, rows[:1], options)  # warm-up: the first answer prepares what the others reuse
+    answer(model, ask, rows[:1], options=options)  # warm-up: the first answer prepares what the others reuse
     begun = time.perf_counter()
-    answers = answer(model, ask, rows, options)
+    answers = answer(model, ask, rows, options=options)
     seconds = time.perf_counter() - begun
     if strangers := foreign(folder):
         sys.exit(f"it does not ship all of its code: {', '.join(strangers)}")

@@ -6,14 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.measures.description import Sample
-from tasks.measures.intervals import interval
+from tasks.measures.intervals import Ends
+from tasks.measures.metrics import Figure
 from tasks.registry.main_figures import BASELINE, is_own, lower_is_better
 
 CHAMPION, BASE = "champion", "baseline"
-
-Ends = tuple[float | None, float | None]
-Samples = Mapping[str, Sample]
 
 
 @dataclass(frozen=True)
@@ -62,68 +59,78 @@ class Metric:
         return self.to_champion if against == CHAMPION else self.to_baseline
 
 
-def _ends(mine: Sample, its: Sample | None = None) -> Ends:
-    """The 95 % interval of a metric, or of its difference from another version's, paired by row; None if it is NaN.
-
-    Equal answers to all rows mean no difference, however few rows there are. A metric of rows that are all alike has no
-    interval.
-    """
-    if its is not None and all(map(np.array_equal, mine.columns, its.columns)):
-        return 0.0, 0.0
-    count = len(mine.columns)
-
-    def statistic(*columns: np.ndarray, axis: int = -1) -> np.ndarray:
-        value = mine.statistic(*columns[:count], axis=axis)
-        return value if its is None else value - its.statistic(*columns[count:], axis=axis)
-
-    ends = interval(statistic, *mine.columns, *(its.columns if its else ()), wordings=mine.wordings)
-    unknown = ends[0] is None or np.isnan(ends).any() or (its is None and ends[0] == ends[1])
-    return (None, None) if unknown else ends
-
-
-def _to_baseline(name: str, logged: Mapping[str, float], own: Ends) -> Difference | None:
-    """The lead over the baseline that the evaluation logged.
-
-    A gain above zero means that the model is better; its interval is paired by row. Without a logged gain the baseline
-    counts as certain, and the interval is the challenger's own.
-    """
-    if (baseline := logged.get(BASELINE + name)) is None:
-        return None
-    less, ends = lower_is_better(name), (logged.get(f"{name}_gain_low"), logged.get(f"{name}_gain_high"))
-    if None in ends:
-        ends = own if None in own else tuple(end - baseline for end in own)
-    elif less:
-        ends = -ends[1], -ends[0]
-    return Difference(logged[name] - baseline, *ends, less)
-
-
 def metrics_of(
     logged: Mapping[str, float],
-    its_logged: Mapping[str, float] | None = None,
-    own: Samples | None = None,
-    pair: tuple[Samples, Samples] | None = None,
+    champion_logged: Mapping[str, float] | None = None,
+    own: Mapping[str, Figure] | None = None,
+    paired: Mapping[str, Figure] | None = None,
 ) -> dict[str, Metric]:
     """The metrics that the challenger's evaluation logged, next to the champion's.
 
-    `its_logged` holds the champion's if they come from the same test rows. `own` holds resamples of all rows that the
-    challenger answered, for intervals that its evaluation did not log. `pair` holds resamples of the rows that both
-    answered; only equal statistics are compared: F1 of two labels is not F1 of three.
+    `champion_logged` holds the champion's if they come from the same test rows. `own` holds figures of the challenger's
+    score table, for intervals and leads that its evaluation did not log. `paired` holds figures of the rows that both
+    answered, with the champion as their baseline.
     """
-    metrics, own, its_logged = {}, own or {}, its_logged or {}
-    mine, its = pair or ({}, {})
+    metrics = {}
     for name, value in logged.items():
         if not is_own(name, logged):
             continue
-        less, ends = lower_is_better(name), (logged.get(f"{name}_low"), logged.get(f"{name}_high"))
-        if None in ends and name in own:
-            ends = _ends(own[name])
-        metric = Metric(name, value, *ends, logged.get(BASELINE + name), _to_baseline(name, logged, ends))
-        if name in mine and name in its and mine[name].statistic is its[name].statistic:
-            one, other = mine[name].value, its[name].value
-            difference = Difference(one - other, *_ends(mine[name], its[name]), less)
-            metric = replace(metric, paired=one, champion=other, to_champion=difference)
-        elif name in its_logged and name not in mine:
-            difference = Difference(value - its_logged[name], lower_is_better=less)
-            metric = replace(metric, champion=its_logged[name], to_champion=difference)
-        metrics[name] = metric
+        figure = (own or {}).get(name)
+        low, high = logged.get(f"{name}_low"), logged.get(f"{name}_high")
+        if figure is not None and (low is None or high is None):
+            low, high = _of_unlike_rows(figure.ends)
+        metric = Metric(
+            name=name,
+            value=value,
+            low=low,
+            high=high,
+            baseline=logged.get(BASELINE + name),
+            to_baseline=_to_baseline(name, logged, ends=(low, high), figure=figure),
+        )
+        is_other_statistic = bool(paired) and figure is not None  # such as F1 of another label
+        metrics[name] = _beside_champion(metric, {} if is_other_statistic else champion_logged or {}, paired or {})
     return metrics
+
+
+def _to_baseline(name: str, logged: Mapping[str, float], *, ends: Ends, figure: Figure | None) -> Difference | None:
+    """The lead over the baseline: as it was logged, or else that of the score table.
+
+    Without either the baseline counts as certain, and the interval is the challenger's own.
+    """
+    baseline = logged.get(BASELINE + name)
+    if baseline is None:
+        return None
+    is_turned = lower_is_better(name)
+    low, high = logged.get(f"{name}_gain_low"), logged.get(f"{name}_gain_high")
+    if low is not None and high is not None:
+        low, high = (-high, -low) if is_turned else (low, high)
+    elif figure is not None and figure.difference is not None:
+        low, high = _of_numbers(figure.difference_ends)
+    elif ends[0] is not None and ends[1] is not None:
+        low, high = ends[0] - baseline, ends[1] - baseline
+    return Difference(logged[name] - baseline, low, high, lower_is_better=is_turned)
+
+
+def _beside_champion(metric: Metric, champion_logged: Mapping[str, float], paired: Mapping[str, Figure]) -> Metric:
+    """The metric with the champion's: of the rows of both, or as evaluations logged them."""
+    is_turned = lower_is_better(metric.name)
+    figure = paired.get(metric.name)
+    if figure is not None and figure.difference is not None:
+        low, high = _of_numbers(figure.difference_ends)
+        difference = Difference(figure.difference, low, high, lower_is_better=is_turned)
+        return replace(metric, paired=figure.value, champion=figure.baseline, to_champion=difference)
+    if metric.name not in champion_logged:
+        return metric
+    champion = champion_logged[metric.name]
+    difference = Difference(metric.value - champion, lower_is_better=is_turned)
+    return replace(metric, champion=champion, to_champion=difference)
+
+
+def _of_numbers(ends: Ends) -> Ends:
+    """The ends; none if a resample had no value."""
+    return (None, None) if ends[0] is None or np.isnan(ends).any() else ends
+
+
+def _of_unlike_rows(ends: Ends) -> Ends:
+    """The ends; none of rows that are all alike: no resample knows what others would be."""
+    return (None, None) if ends[0] == ends[1] else _of_numbers(ends)

@@ -24,10 +24,10 @@ from flows import review as command
 from flows.form import decided_elsewhere
 from flows.review import NotReviewedError, review
 from llm.errors import UserError
-from tasks.applications.classifier.review import rows
+from tasks.measures.labels.rows import label_rows
 from tasks.registry.decide import approve, compared, history, model_state, reject, settle
 from tasks.registry.events import WAITS
-from tasks.review import comparison
+from tasks.review import compare
 from tasks.review.challenger import Reviewed, review_challenger
 from tasks.stages.server import run_as_child
 from tests.tasks.review.conftest import Answering, enter, inside, labelled, register, write_project
@@ -59,8 +59,8 @@ def was_compared(tmp_path_factory, token_files, prefect_api, versions) -> Path:
     write_project(folder, token_files)
     change_params(folder, lambda values: values["applications"]["classifier"].update(review=GATES))
     with inside(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "answers", versions)
-        labels = rows(Path("data/processed/emails"))["expected"]
+        patch.setattr(compare, "answers", versions)
+        labels = label_rows(Path("data/processed/emails"))["expected"]
         versions.tables = {"1": labelled(labels.map({"ham": "spam", "spam": "ham"})), "2": labelled(labels)}
         for alias in ("champion", "challenger"):
             MlflowClient().set_registered_model_alias(NAME, alias, register("classifier"))
@@ -71,7 +71,7 @@ def was_compared(tmp_path_factory, token_files, prefect_api, versions) -> Path:
 
 @pytest.fixture
 def project(was_compared, versions, tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(comparison, "answers", versions)
+    monkeypatch.setattr(compare, "answers", versions)
     monkeypatch.setattr(form, "POLL", 0.1)  # what ends a wait is the same
     return enter(shutil.copytree(was_compared, tmp_path / "project"), monkeypatch)
 

@@ -64,15 +64,18 @@ def read_texts(loaded: LoadedModel[Classifier], labelled: LabelledTexts, reader:
     return ReadTexts(labelled, windows, inputs)
 
 
-def f1_score(actual: np.ndarray, predicted: np.ndarray, labels: int) -> float:
-    """The harmonic mean of precision and recall of the second of two labels, or its mean over more.
+def f1_score(actual: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndarray:
+    """The harmonic mean of precision and recall of the second of two labels, or its mean over more; of arrays of texts
+    over the last axis.
 
     Labels are numbers below `labels`; of more than two those count that a text has or is given.
     """
-    wanted = np.arange(labels)[:, None] if labels > 2 else np.array([[1]])
-    hits = ((actual == wanted) & (predicted == wanted)).sum(axis=1)
-    sizes = (actual == wanted).sum(axis=1) + (predicted == wanted).sum(axis=1)
-    return float((2 * hits / np.maximum(1, sizes)).sum() / max(1, (sizes > 0).sum()))
+    counted = np.arange(labels) if labels > 2 else np.array([1])
+    is_actual = actual[..., None] == counted
+    is_predicted = predicted[..., None] == counted
+    hits = (is_actual & is_predicted).sum(axis=-2)
+    sizes = is_actual.sum(axis=-2) + is_predicted.sum(axis=-2)
+    return (2 * hits / np.maximum(1, sizes)).sum(axis=-1) / np.maximum(1, (sizes > 0).sum(axis=-1))
 
 
 def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
@@ -114,7 +117,7 @@ def fit_head(
     predicted_N = model.config.decide(probability_NK)
     return {
         "validation_loss": F.cross_entropy(logits_NK, actual_N).item(),
-        "validation_f1": f1_score(actual_N.numpy(), predicted_N, len(model.config.labels)),
+        "validation_f1": float(f1_score(actual_N.numpy(), predicted_N, len(model.config.labels))),
     }
 
 

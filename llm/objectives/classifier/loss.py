@@ -48,7 +48,7 @@ def objective(
         predicted_N = logits_NK.argmax(dim=1).numpy()
         return {
             "validation_loss": F.cross_entropy(logits_NK, actual_N).item(),
-            "validation_f1": f1_score(actual_N.numpy(), predicted_N, len(model.config.labels)),
+            "validation_f1": float(f1_score(actual_N.numpy(), predicted_N, len(model.config.labels))),
         }
 
     return Objective(

@@ -1,4 +1,5 @@
-"""The base as somebody would use it who does not fine-tune: told to be brief, and shown examples of a task.
+"""What one would use instead of a fine-tune: the base, told to be brief and shown examples of a task, or the answer
+to the most similar training row.
 
 The prompt and the number of examples were fixed before anything was measured with them.
 """
@@ -8,10 +9,11 @@ from itertools import accumulate
 
 import pandas as pd
 import tiktoken
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from llm.chat import Chat
-from llm.objectives.assistant import Question
-from llm.objectives.assistant.examples import Example, encode_example
+from llm.objectives.assistant import Example, Question, encode_example
+from llm.objectives.assistant.rows import questions_of
 
 BRIEF = "You are a helpful assistant. Answer in at most three short sentences."
 """The system prompt under which the base answers what people ask."""
@@ -48,16 +50,33 @@ def _turns(row: tuple) -> Turns:
 
 
 def with_shots(
-    encoding: tiktoken.Encoding, chat: Chat, question: Question, output: str, examples: Sequence[Turns], longest: int
+    encoding: tiktoken.Encoding, chat: Chat, question: Question, *, output: str, examples: Sequence[Turns], longest: int
 ) -> Example:
     """The conversation of a row, after as many examples as `longest` tokens hold; they are no part of the loss."""
     alone = encode_example(encoding, chat, question, output=output)
     for count in range(len(examples), 0, -1):
         earlier = [turn for turns in examples[:count] for turn in turns]
-        longer = encode_example(encoding, chat, question._replace(history=(*earlier, *question.history)), output=output)
+        asked = question._replace(history=(*earlier, *question.history))
+        longer = encode_example(encoding, chat, asked, output=output)
         if len(longer) <= longest:
             shown = sum(longer.learned) - sum(alone.learned)
             counts = accumulate(map(int, longer.learned))
             own = [learned and count > shown for learned, count in zip(longer.learned, counts, strict=True)]
             return Example(longer.tokens, own)
     return alone
+
+
+def nearest_answers(train: pd.DataFrame, questions: Sequence[Question]) -> list[str]:
+    """For each question the answer to the training row that asks most alike: TF-IDF of words, cosine.
+
+    What is asked is all that the assistant reads: system prompt and earlier turns, too.
+    """
+    words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+")
+    learned = words.fit_transform(map(_all_turns, questions_of(train)))
+    asked = words.transform(map(_all_turns, questions))
+    outputs = train["output"].to_numpy()
+    return [outputs[int((row @ learned.T).toarray().argmax())] for row in asked]
+
+
+def _all_turns(question: Question) -> str:
+    return "\n".join(turn.content for turn in question.messages())

@@ -56,7 +56,7 @@ DENIALS = (
 def declines(answer: str) -> bool:
     """Whether one of the first sentences refuses or condemns. A mail never does: in it the user says "I can't"."""
     opening = " ".join(_spelled_out(answer)[:OPENING])
-    return not re.match(GREETING, answer.lstrip()) and any(re.search(each, opening) for each in REFUSALS)
+    return not re.match(GREETING, answer.lstrip()) and any(re.search(pattern, opening) for pattern in REFUSALS)
 
 
 def denies(answer: str) -> bool:
@@ -75,7 +75,8 @@ def plain(text: str) -> str:
 def sentences(text: str) -> list[str]:
     """The sentences of a plain text; a title such as `Mr.` ends none."""
     text = re.sub(r"\b(Mr|Mrs|Ms|Dr|St|e\.g|i\.e)\.", r"\1", text)
-    return [each for each in re.split(r"(?<=[.!?…])[\"')]*\s+(?=[^\sa-z])", text) if re.search(r"\w", each)]
+    parts = re.split(r"(?<=[.!?…])[\"')]*\s+(?=[^\sa-z])", text)
+    return [part for part in parts if re.search(r"\w", part)]
 
 
 def _spelled_out(answer: str) -> list[str]:
@@ -83,4 +84,4 @@ def _spelled_out(answer: str) -> list[str]:
     text = re.sub(r'"[^"]*"', "", re.sub(r'^"([^"]*)"$', r"\1", plain(answer)))
     for short, long in CONTRACTIONS:
         text = re.sub(short, long, text, flags=re.IGNORECASE)
-    return [each.lower() for each in sentences(text)]
+    return [sentence.lower() for sentence in sentences(text)]

@@ -21,7 +21,10 @@ class Words(Tokenizer):
     def tokenize(self, text: str) -> list[str]:
         """The words of a text."""
         words = "".join(map(_spaced, unicodedata.normalize("NFC", text.lower()))).split()
-        return [each for word in words for each in (self.english.tokenize(word) if word.isascii() else [word])]
+        tokens: list[str] = []
+        for word in words:
+            tokens += self.english.tokenize(word) if word.isascii() else [word]
+        return tokens
 
 
 @cache

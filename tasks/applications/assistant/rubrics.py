@@ -99,12 +99,12 @@ def read_rows(file: Path) -> list[Question]:
     return rows
 
 
-def passes(rubric: Rubric, answer: str, given: str = "") -> bool:
-    """Whether an answer meets every clause of the rubric; `given` is the row's input."""
-    return not failures(rubric, answer, given)
+def passes(rubric: Rubric, answer: str, source: str = "") -> bool:
+    """Whether an answer meets every clause of the rubric; `source` is the row's input."""
+    return not failures(rubric, answer, source)
 
 
-def failures(rubric: Rubric, answer: str, given: str = "") -> list[str]:
+def failures(rubric: Rubric, answer: str, source: str = "") -> list[str]:
     """The clauses that an answer breaks, for people to read; none for a good one.
 
     Besides its own clauses every rubric has four: no loop, no item of a list twice, no mail to the one who signs it,
@@ -120,17 +120,17 @@ def failures(rubric: Rubric, answer: str, given: str = "") -> list[str]:
         "no item twice": not is_list or len(set(map(_letters, items))) == len(items),
         "no mail to oneself": not _greets_its_sender(lines),
         "no refusal": rubric.may_decline or not (declines(answer) or denies(answer)),
-        **{f"contains {_either(each)}": _has(each, text, affirmed=True) for each in rubric.contains},
-        **{f"excludes {each}": not _has([each], text) for each in rubric.excludes},
+        **{f"contains {_either(phrases)}": _has(phrases, text, affirmed=True) for phrases in rubric.contains},
+        **{f"excludes {phrase}": not _has([phrase], text) for phrase in rubric.excludes},
         f"min_words {rubric.min_words}": words >= (rubric.min_words or 1),
         f"max_words {most}": words <= (most or words),
         f"sentences {rubric.sentences}, not {ends}": _within(ends, rubric.sentences),
         f"items {rubric.items}, not {len(items)}": _within(len(items), rubric.items),
         f"language {rubric.language}": rubric.language is None or language_of(text) in (rubric.language, UNKNOWN),
         f"starts_with {_either(rubric.starts_with)}": not rubric.starts_with
-        or any(_begins(each, line) for each in rubric.starts_with for line in lines[:FIRST_LINES]),
+        or any(_begins(phrase, line) for phrase in rubric.starts_with for line in lines[:FIRST_LINES]),
         f"ends_with {_either(rubric.ends_with)}": not rubric.ends_with or _has(rubric.ends_with, text[-CLOSING:]),
-        "differs_from_input": not rubric.differs_from_input or _letters(given) != _letters(answer),
+        "differs_from_input": not rubric.differs_from_input or _letters(source) != _letters(answer),
         "code": not rubric.code or "```" in answer or "</" in answer or _has_python(answer),
     }
     return [clause for clause, kept in checks.items() if not kept]

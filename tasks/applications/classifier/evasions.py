@@ -8,22 +8,17 @@ import re
 from collections.abc import Callable
 from email.message import EmailMessage
 from email.policy import SMTP
+from functools import partial
 from html import escape
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-
-from llm.objectives.classifier import email_text
-from tasks.data.mail import RowError, parse_message
-from tasks.measures.intervals import interval, with_interval
-from tasks.measures.labels.baseline import Reader
 
 
 class Spam(NamedTuple):
     """A spam, and a harmless mail to hide it in."""
 
+    id: str
     subject: str
     body: str
     cover: str
@@ -42,180 +37,270 @@ def draw(test: pd.DataFrame, plain: str, looked_for: str) -> list[Spam]:
         return chosen.sample(min(MAILS, len(chosen)), random_state=1)
 
     pairs = zip(some(looked_for, *WORDS["spam"]).itertuples(), some(plain, *WORDS["cover"]).itertuples(), strict=False)
-    return [Spam(spam.subject, spam.body, cover.body) for spam, cover in pairs]
+    return [Spam(id=spam.id, subject=spam.subject, body=spam.body, cover=cover.body) for spam, cover in pairs]
 
 
 Form = Callable[[Spam], bytes]
+Change = Callable[[str], str]
+"""Writes a word in another way."""
 CYRILLIC = str.maketrans("aceopxyiABCEHKMOPTX", "асеорхуіАВСЕНКМОРТХ")  # noqa: RUF001
 LEET = str.maketrans("aeiost", "4310$7")
+FULL_WIDTH = {ord(letter): ord(letter) + 0xFEE0 for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+BOLD = {ord("a") + number: 0x1D41A + number for number in range(26)}
+BOLD |= {ord("A") + number: 0x1D400 + number for number in range(26)}
 HIDDEN = ("display:none", "font-size:0px", "visibility:hidden", "opacity:0")
+LOST_HEADER = "--=_x1\nContent-Type: text/{}\n\n{}\n\n"
+HARMLESS = "\n\n{cover}\n\n"
 
 
 def message(subject: str, *parts: str | EmailMessage, subtype: str = "mixed") -> bytes:
     """A raw message of several parts: text, HTML where it begins with a tag, or what is a message already."""
-    return _message(subject, *parts, subtype=subtype).as_bytes(policy=SMTP)
+    return email(subject, *parts, subtype=subtype).as_bytes(policy=SMTP)
 
 
-def _message(subject: str, *parts: str | EmailMessage, subtype: str = "mixed") -> EmailMessage:
+def email(subject: str, *parts: str | EmailMessage, subtype: str = "mixed") -> EmailMessage:
+    """The same as an email."""
     whole = EmailMessage()
     whole["Subject"] = " ".join(subject.split())
     whole["From"] = "someone@example.org"
     if len(parts) == 1 and isinstance(parts[0], str):
-        whole.set_content(parts[0], subtype="html" if parts[0].startswith("<") else "plain", charset="utf-8")
+        set_text(whole, parts[0])
         return whole
-    whole.make_mixed() if subtype == "mixed" else whole.make_alternative()
+    if subtype == "mixed":
+        whole.make_mixed()
+    else:
+        whole.make_alternative()
     for part in parts:
-        if isinstance(part, EmailMessage):
+        if isinstance(part, str):
+            text = EmailMessage()
+            set_text(text, part)
+            whole.attach(text)
+        else:
             whole.attach(part)
-            continue
-        inner = EmailMessage()
-        inner.set_content(part, subtype="html" if part.startswith("<") else "plain", charset="utf-8")
-        whole.attach(inner)
     return whole
 
 
-def _attached(text: str, name: str) -> EmailMessage:
+def set_text(part: EmailMessage, text: str) -> None:
+    """Make a text, or HTML, the content of a part."""
+    part.set_content(text, subtype="html" if text.startswith("<") else "plain", charset="utf-8")
+
+
+def attachment(text: str, name: str) -> EmailMessage:
+    """A file that holds a text."""
     part = EmailMessage()
     part.set_content(text.encode(), "application", "octet-stream", disposition="attachment", filename=name)
     return part
 
 
-def _html(text: str) -> str:
+def as_html(text: str) -> str:
+    """A text as HTML."""
     return escape(text).replace("\n", "<br>\n")
 
 
-def _words(body: str, change: Callable[[str], str]) -> str:
-    """The text with each word of four letters or more changed."""
-    return re.sub(r"[A-Za-z]{4,}", lambda found: change(found[0]), body)
-
-
-def _changed(change: Callable[[str], str]) -> Form:
-    return lambda spam: message(_words(spam.subject, change), _words(spam.body, change))
-
-
-def _between(sign: str) -> Callable[[str], str]:
-    return lambda word: word[0] + sign.join(word[1:3]) + sign + word[3:]
-
-
-def _spelled(sign: str) -> Form:
-    def form(spam: Spam) -> bytes:
-        return message(spam.subject, re.sub(r"[A-Za-z]{4,}", lambda found: f" {sign.join(found[0])} ", spam.body))
-
-    return form
-
-
-def _below(line: str) -> Form:
-    return lambda spam: message(spam.subject, f"{spam.cover}\n\n{line}\n{_short(spam.body)}")
-
-
-def _short(body: str, lines: int = 6) -> str:
+def long_lines(body: str, lines: int = 6) -> str:
     """The same text in few long lines."""
     words = body.split()
     size = -(-len(words) // lines) or 1
     return "\n".join(" ".join(words[first : first + size]) for first in range(0, len(words), size))
 
 
-def _hidden(style: str) -> Form:
-    return lambda spam: message(
-        spam.subject, f'<html><div style="{style}">{_html(spam.cover)}</div><p>{_html(spam.body)}</p></html>'
-    )
+def change_words(text: str, change: Change) -> str:
+    """The text with each word of four letters or more changed."""
+    return re.sub(r"[A-Za-z]{4,}", lambda match: change(match[0]), text)
 
 
-def _charset(name: str, encoding: str) -> Form:
+def filled(*parts: str, subject: str = "{subject}", subtype: str = "mixed") -> Form:
+    """A message of templates with the subject, `body` and `cover` of a spam; `html` and `cover_html` are these texts as
+    HTML, `short` is the body in long lines, and `quoted` with a mark before each line."""
+
     def form(spam: Spam) -> bytes:
-        content = spam.body.encode(name, "ignore")
-        if encoding == "base64":
-            content = base64.encodebytes(content)
-        head = f"Subject: offer\nContent-Type: text/plain; charset={name}\nContent-Transfer-Encoding: {encoding}\n\n"
-        return (
-            head.replace("offer", " ".join(spam.subject.encode("ascii", "ignore").decode().split())).encode() + content
-        )
+        texts = spam._asdict() | {
+            "html": as_html(spam.body),
+            "cover_html": as_html(spam.cover),
+            "short": long_lines(spam.body),
+            "quoted": re.sub(r"^", "> ", spam.body, flags=re.MULTILINE),
+        }
+        return message(subject.format(**texts), *[part.format(**texts) for part in parts], subtype=subtype)
 
     return form
 
 
-def _in_comments(spam: Spam) -> bytes:
-    lines = "\n".join(f"Comment: {line}" for line in _short(spam.body).split("\n"))
+def nested_parts(spam: Spam) -> bytes:
+    """HTML in a part of a part."""
+    inner = email("", spam.cover, f"<p>{as_html(spam.body)}</p>", subtype="alternative")
+    return message(spam.subject, email("", spam.cover, inner))
+
+
+def attached_text(spam: Spam) -> bytes:
+    """A file below a harmless text."""
+    return message(spam.subject, spam.cover, attachment(spam.body, "offer.txt"))
+
+
+def attached_html(spam: Spam) -> bytes:
+    """A file of HTML below a harmless text."""
+    return message(spam.subject, spam.cover, attachment(f"<p>{as_html(spam.body)}</p>", "offer.html"))
+
+
+def forwarded(spam: Spam) -> EmailMessage:
+    """The spam as a mail in a mail."""
+    part = EmailMessage()
+    part.set_content(email(spam.subject, spam.body))
+    return part
+
+
+def forwarded_mail(spam: Spam) -> bytes:
+    """The spam, forwarded in two words."""
+    return message(spam.subject, "See below.", forwarded(spam))
+
+
+def forwarded_below_cover(spam: Spam) -> bytes:
+    """The spam, forwarded below a harmless text."""
+    return message("Fwd: for you", spam.cover, forwarded(spam))
+
+
+def in_comments(spam: Spam) -> bytes:
+    """The spam in the comments of a signature."""
+    lines = "\n".join(f"Comment: {line}" for line in long_lines(spam.body).split("\n"))
     block = f"-----BEGIN PGP SIGNATURE-----\n{lines}\n\niQEVAwUBPW5AmaHbXyzZsAb3AQH\n=KYCm\n-----END PGP SIGNATURE-----"
     return message(spam.subject, f"{spam.cover}\n\n{block}")
 
 
-def _links(spam: Spam) -> bytes:
-    words = re.findall(r"[a-z]{3,}", spam.body.lower())[:12]
-    links = [
-        f"http://{'-'.join(words[first : first + 3])}.example/{'-'.join(words[first + 3 : first + 6])}"
-        for first in (0, 6)
+def comment_within(word: str) -> str:
+    """A word with a comment of HTML in it."""
+    return f"{word[:2]}<!-- {len(word)} -->{word[2:]}"
+
+
+def tags_within(word: str) -> str:
+    """A word with empty tags in it."""
+    return f"{word[:2]}<b></b>{word[2:]}"
+
+
+def sign_within(word: str, sign: str) -> str:
+    """A word with a sign between some of its letters."""
+    return word[0] + sign.join(word[1:3]) + sign + word[3:]
+
+
+def digits_within(word: str) -> str:
+    """A word whose letters but the first are digits that look like them."""
+    return word[0] + word[1:].translate(LEET)
+
+
+def comments_in_words(spam: Spam) -> bytes:
+    """HTML whose words have comments in them."""
+    return message(spam.subject, f"<p>{change_words(as_html(spam.body), comment_within)}</p>")
+
+
+def tags_in_words(spam: Spam) -> bytes:
+    """HTML whose words have tags in them."""
+    return message(spam.subject, f"<p>{change_words(spam.body, tags_within)}</p>")
+
+
+def changed(change: Change) -> Form:
+    """A mail whose words are written in another way."""
+
+    def form(spam: Spam) -> bytes:
+        return message(change_words(spam.subject, change), change_words(spam.body, change))
+
+    return form
+
+
+def spelled(sign: str) -> Form:
+    """A mail whose words are spelled, with a sign between letters."""
+
+    def spell(word: str) -> str:
+        return f" {sign.join(word)} "
+
+    def form(spam: Spam) -> bytes:
+        return message(spam.subject, change_words(spam.body, spell))
+
+    return form
+
+
+def letters_apart(spam: Spam) -> bytes:
+    """All letters apart, so that no word can be told."""
+    return message(spam.subject, " ".join(re.sub(r"\s", "", spam.body)))
+
+
+def entities(spam: Spam) -> bytes:
+    """HTML in which each letter is an entity."""
+    return message(spam.subject, f"<p>{''.join(f'&#{ord(letter)};' for letter in spam.body)}</p>")
+
+
+def encoded(spam: Spam, charset: str, encoding: str) -> bytes:
+    """A mail in a rare encoding."""
+    content = spam.body.encode(charset, "ignore")
+    if encoding == "base64":
+        content = base64.encodebytes(content)
+    subject = " ".join(spam.subject.encode("ascii", "ignore").decode().split())
+    lines = [
+        f"Subject: {subject}",
+        f"Content-Type: text/plain; charset={charset}",
+        f"Content-Transfer-Encoding: {encoding}",
     ]
-    return message(spam.subject, "\n".join(links))
+    return "\n".join([*lines, "\n"]).encode() + content
 
 
-def _lost_header(spam: Spam) -> bytes:
-    part = "--=_x1\nContent-Type: text/{}\n\n{}\n\n"
-    return message(
-        spam.subject, part.format("plain", spam.cover) + part.format("html", _short(spam.body)) + "--=_x1--\n"
-    )
-
-
-def _again(spam: Spam) -> str:
-    return f"\n\n{spam.cover}\n\n"
+def links(spam: Spam) -> bytes:
+    """Two links whose addresses hold the words."""
+    words = re.findall(r"[a-z]{3,}", spam.body.lower())[:12]
+    hosts = [f"{'-'.join(words[first : first + 3])}.example" for first in (0, 6)]
+    paths = ["-".join(words[first : first + 3]) for first in (3, 9)]
+    return message(spam.subject, f"http://{hosts[0]}/{paths[0]}\nhttp://{hosts[1]}/{paths[1]}")
 
 
 OTHER_PARTS: dict[str, Form] = {
-    "HTML beside harmless text": lambda s: message(
-        s.subject, s.cover, f"<p>{_html(s.body)}</p>", subtype="alternative"
+    "HTML beside harmless text": filled("{cover}", "<p>{html}</p>", subtype="alternative"),
+    "text beside harmless HTML": filled("{body}", "<p>{cover_html}</p>", subtype="alternative"),
+    "second text part": filled("{cover}", "{body}"),
+    "second HTML part": filled("{cover}", "<p>{html}</p>"),
+    "parts whose header is lost": filled(
+        LOST_HEADER.format("plain", "{cover}") + LOST_HEADER.format("html", "{short}") + "--=_x1--\n"
     ),
-    "text beside harmless HTML": lambda s: message(
-        s.subject, s.body, f"<p>{_html(s.cover)}</p>", subtype="alternative"
-    ),
-    "second text part": lambda s: message(s.subject, s.cover, s.body),
-    "second HTML part": lambda s: message(s.subject, s.cover, f"<p>{_html(s.body)}</p>"),
-    "parts whose header is lost": _lost_header,
-    "nested parts": lambda s: message(
-        s.subject, _message("", s.cover, _message("", s.cover, f"<p>{_html(s.body)}</p>", subtype="alternative"))
-    ),
-    "attached text": lambda s: message(s.subject, s.cover, _attached(s.body, "offer.txt")),
-    "attached HTML": lambda s: message(s.subject, s.cover, _attached(f"<p>{_html(s.body)}</p>", "offer.html")),
-    "forwarded mail": lambda s: message(s.subject, "See below.", _forwarded(s)),
-    "forwarded below a harmless text": lambda s: message("Fwd: for you", s.cover, _forwarded(s)),
+    "nested parts": nested_parts,
+    "attached text": attached_text,
+    "attached HTML": attached_html,
+    "forwarded mail": forwarded_mail,
+    "forwarded below a harmless text": forwarded_below_cover,
 }
 SURROUNDED: dict[str, Form] = {
-    "below a signature line": _below("-- "),
-    "below two dashes": _below("--"),
-    "below a sponsor's line": _below("-- \nThis sf.net email is sponsored by:"),
-    "as a list's footer": _below("_______________________________________________\nhttp://x.org/mailman/listinfo/x"),
-    "in the comments of a PGP block": _in_comments,
-    "quoted below a harmless text": lambda s: message(
-        s.subject, s.cover + "\n\nOn Monday someone wrote:\n" + re.sub(r"^", "> ", s.body, flags=re.MULTILINE)
+    "below a signature line": filled("{cover}\n\n-- \n{short}"),
+    "below two dashes": filled("{cover}\n\n--\n{short}"),
+    "below a sponsor's line": filled("{cover}\n\n-- \nThis sf.net email is sponsored by:\n{short}"),
+    "as a list's footer": filled(
+        "{cover}\n\n_______________________________________________\nhttp://x.org/mailman/listinfo/x\n{short}"
     ),
-    "long harmless beginning": lambda s: message(s.subject, f"{s.cover}\n\n{s.body}"),
-    "long harmless end": lambda s: message(s.subject, f"{s.body}\n\n{s.cover}"),
-    "harmless beginning and end": lambda s: message(s.subject, f"{s.cover}\n\n{s.body}\n\n{s.cover}"),
-    "amidst 30 times as many harmless words": lambda s: message(s.subject, f"{15 * _again(s)}{s.body}{15 * _again(s)}"),
-    "harmless subject and beginning": lambda s: message("Re: " + s.cover[:40], f"{s.cover}\n\n{s.body}"),
+    "in the comments of a PGP block": in_comments,
+    "quoted below a harmless text": filled("{cover}\n\nOn Monday someone wrote:\n{quoted}"),
+    "long harmless beginning": filled("{cover}\n\n{body}"),
+    "long harmless end": filled("{body}\n\n{cover}"),
+    "harmless beginning and end": filled("{cover}\n\n{body}\n\n{cover}"),
+    "amidst 30 times as many harmless words": filled(15 * HARMLESS + "{body}" + 15 * HARMLESS),
+    "harmless subject and beginning": filled("{cover}\n\n{body}", subject="Re: {cover:.40}"),
 }
-HIDDEN_TEXT: dict[str, Form] = {f"harmless text hidden by {style.split(':')[0]}": _hidden(style) for style in HIDDEN}
+HIDDEN_TEXT: dict[str, Form] = {
+    f"harmless text hidden by {style.split(':')[0]}": filled(
+        f'<html><div style="{style}">{{cover_html}}</div><p>{{html}}</p></html>'
+    )
+    for style in HIDDEN
+}
 DISGUISED_WORDS: dict[str, Form] = {
-    "comments in words": lambda s: message(
-        s.subject, "<p>" + _words(_html(s.body), lambda w: f"{w[:2]}<!-- {len(w)} -->{w[2:]}") + "</p>"
-    ),
-    "tags in words": lambda s: message(s.subject, "<p>" + _words(s.body, lambda w: f"{w[:2]}<b></b>{w[2:]}") + "</p>"),
-    "homoglyphs": _changed(lambda word: word.translate(CYRILLIC)),
-    "zero-width characters": _changed(_between("\u200b")),
-    "soft hyphens": _changed(_between("\u00ad")),
-    "combining marks": _changed(lambda word: "\u0337".join(word)),
-    "full-width letters": _changed(lambda word: "".join(chr(ord(each) + 0xFEE0) for each in word)),
-    "mathematical letters": _changed(
-        lambda word: "".join(chr(ord(each) + (0x1D41A - 97 if each.islower() else 0x1D400 - 65)) for each in word)
-    ),
-    "letters as digits": _changed(lambda word: word[0] + word[1:].translate(LEET)),
-    "words spelled with spaces": _spelled(" "),
-    "words spelled with dots": _spelled("."),
-    "all letters apart": lambda s: message(s.subject, " ".join(re.sub(r"\s", "", s.body))),
+    "comments in words": comments_in_words,
+    "tags in words": tags_in_words,
+    "homoglyphs": changed(lambda word: word.translate(CYRILLIC)),
+    "zero-width characters": changed(partial(sign_within, sign="\u200b")),
+    "soft hyphens": changed(partial(sign_within, sign="\u00ad")),
+    "combining marks": changed("\u0337".join),
+    "full-width letters": changed(lambda word: word.translate(FULL_WIDTH)),
+    "mathematical letters": changed(lambda word: word.translate(BOLD)),
+    "letters as digits": changed(digits_within),
+    "words spelled with spaces": spelled(" "),
+    "words spelled with dots": spelled("."),
+    "all letters apart": letters_apart,
 }
 ENCODINGS: dict[str, Form] = {
-    "all letters as entities": lambda s: message(s.subject, f"<p>{''.join(f'&#{ord(each)};' for each in s.body)}</p>"),
-    "UTF-16 in base64": _charset("utf-16", "base64"),
-    "UTF-7": _charset("utf-7", "7bit"),
+    "all letters as entities": entities,
+    "UTF-16 in base64": partial(encoded, charset="utf-16", encoding="base64"),
+    "UTF-7": partial(encoded, charset="utf-7", encoding="7bit"),
 }
 GROUPS: dict[str, dict[str, Form]] = {
     "other_parts": OTHER_PARTS,
@@ -223,91 +308,7 @@ GROUPS: dict[str, dict[str, Form]] = {
     "hidden_text": HIDDEN_TEXT,
     "disguised_words": DISGUISED_WORDS,
     "encodings": ENCODINGS,
-    "links_alone": {"links alone": _links},
+    "links_alone": {"links alone": links},
 }
 """Ways that do the same by other means, by the name of their metric: a name for each way, and how it is done."""
 FORMS: dict[str, Form] = {name: form for forms in GROUPS.values() for name, form in forms.items()}
-AS_IT_WAS = "as it was"
-
-
-def _forwarded(spam: Spam) -> EmailMessage:
-    part = EmailMessage()
-    part.set_content(_message(spam.subject, spam.body))
-    return part
-
-
-def measure_evasions(test: pd.DataFrame, ours: Reader, its: Reader, evidence: Path) -> dict[str, float]:
-    """The share of disguised spam that the model and its baseline catch. The evidence has them by form and by group.
-
-    `evasion_recall` is the mean over all forms, `evasion_loss` by how much that is below the recall of the same spam as
-    it was, and `evasion_worst` the share of that recall which is left in the worst form. `evasion_<group>` is the mean
-    over the forms of one of GROUPS; its interval is over the spams, of which each is in all forms. A message that can't
-    be read counts as passed. There are none with more than two labels, nor where test has no spam and
-    ham of a fitting length.
-    """
-    if len(ours.config.labels) > 2:
-        return {}
-    if not (spams := draw(test, *ours.config.labels)):
-        return {}
-    texts_of = {name: [_text_of(form(spam)) for spam in spams] for name, form in {AS_IT_WAS: _plain, **FORMS}.items()}
-    different = list(dict.fromkeys(text for texts in texts_of.values() for text in texts))  # cleaning undoes some forms
-    number_of = {text: number for number, text in enumerate(different)}
-    decided = ours.config.decide(ours.probabilities(different))
-    its_decided = its.config.decide(its.probabilities(different))
-    caught, its_caught = {}, {}
-    for name, texts in texts_of.items():
-        numbers = [number_of[text] for text in texts]
-        caught[name], its_caught[name] = decided[numbers], its_decided[numbers]
-    group_of = {name: group for group, forms in GROUPS.items() for name in forms}
-    rows = [
-        {
-            "form": name,
-            "group": group_of.get(name, ""),
-            "mails": len(spams),
-            "caught": caught[name].mean(),
-            "baseline_caught": its_caught[name].mean(),
-        }
-        for name in caught
-    ]
-    table = pd.DataFrame(rows)
-    table.to_csv(evidence / "evasions.csv", index=False, float_format="%.4f")
-    plain, evaded = table["caught"][0], table["caught"][1:]
-    metrics = {
-        "evasion_recall": float(evaded.mean()),
-        "evasion_loss": float(plain - evaded.mean()),
-        "evasion_worst": float(evaded.min() / plain) if plain else 0.0,
-        "baseline_evasion_recall": float(table["baseline_caught"][1:].mean()),
-    }
-    by_group = [_measure_group(group, caught, its_caught) for group in GROUPS]
-    pd.DataFrame(by_group).to_csv(evidence / "evasion_groups.csv", index=False, float_format="%.4f")
-    for row in by_group:
-        name = f"evasion_{row['group']}"
-        metrics |= with_interval(name, row["caught"], (row["low"], row["high"]))
-        metrics[f"baseline_{name}"] = row["baseline_caught"]
-    return metrics
-
-
-def _plain(spam: Spam) -> bytes:
-    return message(spam.subject, spam.body)
-
-
-def _measure_group(group: str, caught: dict[str, np.ndarray], its_caught: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The share of spams caught in the forms of a group, by the model with its interval, and by the baseline."""
-    by_spam = np.mean([caught[name] for name in GROUPS[group]], axis=0)
-    its_by_spam = np.mean([its_caught[name] for name in GROUPS[group]], axis=0)
-    low, high = interval(np.mean, by_spam)
-    return {
-        "group": group,
-        "forms": len(GROUPS[group]),
-        "caught": float(by_spam.mean()),
-        "low": low,
-        "high": high,
-        "baseline_caught": float(its_by_spam.mean()),
-    }
-
-
-def _text_of(raw: bytes) -> str:
-    try:
-        return email_text(*parse_message(raw))
-    except RowError:
-        return email_text("", "")

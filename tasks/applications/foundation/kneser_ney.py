@@ -19,12 +19,12 @@ def discounts(counts: np.ndarray) -> np.ndarray:
     Estimated from how many n-grams were counted 1 to 4 times (Chen and Goodman 1998, equation 26), and FALLBACK where
     one of these numbers is 0 or gives a discount that is no part of the count.
     """
-    n1, n2, n3, n4 = (float((counts == times).sum()) for times in range(1, 5))
+    _, n1, n2, n3, n4 = np.bincount(counts[counts <= 4], minlength=5).astype(float).tolist()
     if min(n1, n2, n3, n4) > 0:
         y = n1 / (n1 + 2 * n2)
-        found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-        if all(0 <= discount <= times for times, discount in enumerate(found, 1)):
-            return np.array([0.0, *found])
+        estimates = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
+        if all(0 <= discount <= times for times, discount in enumerate(estimates, 1)):
+            return np.array([0.0, *estimates])
     return np.array([0.0, *FALLBACK])
 
 
@@ -39,7 +39,7 @@ class Level:
     """The part of the probability of each that comes from its own count, float64."""
     contexts: np.ndarray
     """The places of what is before their last tokens, sorted, int64."""
-    rest: np.ndarray
+    left: np.ndarray
     """The share that each leaves to the lower order, float64."""
 
 
@@ -47,14 +47,15 @@ def _level(grams: np.ndarray, counts: np.ndarray, vocabulary_size: int) -> Level
     """The level of n-grams with their counts, of which some may be 0."""
     counted, own = counts > 0, np.zeros(len(grams))
     counts = counts[counted]
-    taken = discounts(counts)[np.minimum(counts, 3)]
+    discounted = discounts(counts)[np.minimum(counts, 3)]
     contexts, first = np.unique(grams[counted] // vocabulary_size, return_index=True)
     totals = np.add.reduceat(counts, first).astype(np.float64)
-    own[counted] = (counts - taken) / np.repeat(totals, np.diff([*first, len(counts)]))
-    return Level(grams, own, contexts, np.add.reduceat(taken, first) / totals)
+    own[counted] = (counts - discounted) / np.repeat(totals, np.diff([*first, len(counts)]))
+    left = np.add.reduceat(discounted, first) / totals
+    return Level(grams=grams, own=own, contexts=contexts, left=left)
 
 
-def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, missing: float) -> np.ndarray:
+def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, *, missing: float) -> np.ndarray:
     """The value of each wanted key; `missing` for one that is not among the sorted keys."""
     places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[places] == wanted, values[places], missing)
@@ -75,13 +76,15 @@ class KneserNey:
     def probabilities(self, tokens: np.ndarray) -> np.ndarray:
         """That of each token after those before it, float64: the first order - 1 tokens have none."""
         tokens = tokens.astype(np.int64)
-        found, places = np.full(len(tokens) + 1, 1 / self.vocabulary_size), np.zeros(len(tokens) + 1, np.int64)
+        probabilities = np.full(len(tokens) + 1, 1 / self.vocabulary_size)
+        places = np.zeros(len(tokens) + 1, np.int64)
         for length, level in enumerate(self.levels):
             grams = places[:-1] * self.vocabulary_size + tokens[length:]
-            left = _look_up(level.contexts, level.rest, places[:-1], 1.0)
-            found = _look_up(level.grams, level.own, grams, 0.0) + left * found[1:]
-            places = _look_up(level.grams, np.arange(len(level.grams)), grams, -1)
-        return found
+            left = _look_up(level.contexts, level.left, places[:-1], missing=1.0)
+            own = _look_up(level.grams, level.own, grams, missing=0.0)
+            probabilities = own + left * probabilities[1:]
+            places = _look_up(level.grams, np.arange(len(level.grams)), grams, missing=-1)
+        return probabilities
 
 
 def models(tokens: np.ndarray, vocabulary_size: int) -> Iterator[KneserNey]:

@@ -1,1 +1,1 @@
-"""Measures of a classifier of mails, next to a baseline, and what a reviewer reads beside them."""
+"""What models that give labels share: the classifier of mails, and the guard over requests."""

@@ -1,9 +1,8 @@
-"""The baseline that a user would pick instead of the classifier: a linear model on TF-IDF of words and characters."""
+"""The baseline that a user would pick instead: a linear model on TF-IDF of words and characters."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,30 +14,19 @@ from sklearn.pipeline import FeatureUnion, make_union
 from sklearn.svm import LinearSVC
 
 from llm.objectives.classifier import ClassifierConfig, f1_score
-from llm.objectives.classifier.calibration import best_threshold, fit_scale
-from llm.objectives.classifier.texts import row_texts
-
-MAIL = ("subject", "body")
-"""The columns of a mail."""
+from llm.objectives.classifier.calibration import fit_scale
+from tasks.measures.labels.rows import MAIL, numbers_of, texts_of
+from tasks.measures.labels.scores import FALSE_POSITIVE_RATE, recall_at
 
 
-class Reader(NamedTuple):
+@dataclass(frozen=True)
+class Reader:
     """A model of texts: the classifier, or its baseline."""
 
     config: ClassifierConfig
     """How it decides."""
     probabilities: Callable[[Sequence[str]], np.ndarray]
     """The probability of each label of each text, N x K."""
-
-
-def texts_of(table: pd.DataFrame, columns: Sequence[str] = MAIL) -> list[str]:
-    """Rows as a model reads them that reads these columns."""
-    return row_texts(table[column] for column in columns)
-
-
-def numbers_of(names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
-    """Labels as their numbers."""
-    return np.array([labels.index(name) for name in names])
 
 
 Features = FeatureUnion | TfidfVectorizer
@@ -66,7 +54,8 @@ def fit_baseline(
     features, train_features = fit_features(train, config.columns)
     validation_features = features.transform(texts_of(validation, config.columns))
     actual = numbers_of(validation["label"], config.labels)
-    readers, rows = [], []
+    readers = []
+    strengths = []
     for name, learner in LEARNERS.items():
         model = learner().fit(train_features, train["label"])
         logits = margins(model, validation_features, config.labels)
@@ -77,9 +66,10 @@ def fit_baseline(
             decides = config.with_bounds(
                 probability, actual, false_positive_rate=config.false_positive_rate, rates=config.unsure_rates
             )
-        readers.append(Reader(decides, partial(_probabilities, features, model, calibrated, config.labels)))
-        rows.append({"learner": name, **_strength(decides, probability, actual)})
-    table = pd.DataFrame(rows)
+        linear = LinearReader(features=features, model=model, calibrated=calibrated, labels=config.labels)
+        readers.append(Reader(config=decides, probabilities=linear.probabilities))
+        strengths.append({"learner": name, **_strength(decides, probability, actual)})
+    table = pd.DataFrame(strengths)
     chosen = int(table["score"].argmax())
     if evidence is not None:
         table.assign(chosen=table.index == chosen).to_csv(evidence / "baseline.csv", index=False, float_format="%.4f")
@@ -88,26 +78,33 @@ def fit_baseline(
 
 def margins(model: Learner, features: csr_matrix, labels: Sequence[str]) -> np.ndarray:
     """A linear model's logits of the labels, N x K."""
-    found = model.decision_function(features)
-    if found.ndim == 1:  # of two labels scikit-learn gives the second's alone
-        found = np.stack([-found, found], axis=1) / 2
-    return found[:, numbers_of(labels, list(model.classes_))]
+    logits = model.decision_function(features)
+    if logits.ndim == 1:  # of two labels scikit-learn gives the second's alone
+        logits = np.stack([-logits, logits], axis=1) / 2
+    return logits[:, numbers_of(labels, list(model.classes_))]
 
 
-def _probabilities(
-    features: Features, model: Learner, calibrated: Calibration, labels: Sequence[str], texts: Sequence[str]
-) -> np.ndarray:
-    """The probability of each label of each text, N x K."""
-    return calibrated(margins(model, features.transform(texts), labels))
+@dataclass(frozen=True)
+class LinearReader:
+    """A fitted linear model over TF-IDF, calibrated."""
+
+    features: Features
+    model: Learner
+    calibrated: Calibration
+    labels: tuple[str, ...]
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """The probability of each label of each text, N x K."""
+        return self.calibrated(margins(self.model, self.features.transform(texts), self.labels))
 
 
 def _strength(config: ClassifierConfig, probability: np.ndarray, actual: np.ndarray) -> dict[str, float]:
     """The figures of a reader with these probabilities, N x K, and the score that decides between readers."""
-    f1 = f1_score(actual, config.decide(probability), len(config.labels))
+    f1 = float(f1_score(actual, config.decide(probability), len(config.labels)))
     if not has_one_that_passes(config):
         return {"f1": f1, "score": f1}
     recall = recall_at(actual, config.looked_for(probability))
-    return {"f1": f1, "recall_at_fpr_0.005": recall, "score": (f1 + recall) / 2}
+    return {"f1": f1, f"recall_at_fpr_{FALSE_POSITIVE_RATE}": recall, "score": (f1 + recall) / 2}
 
 
 def fit_features(train: pd.DataFrame, columns: Sequence[str] = MAIL) -> tuple[Features, csr_matrix]:
@@ -136,16 +133,14 @@ def calibration(logits: np.ndarray, actual: np.ndarray) -> Calibration:
     """How a model's logits, N x K, become probabilities: calibrated by these of texts with labels `actual`, as the
     classifier's are."""
     scale, bias = fit_scale(torch.from_numpy(logits), torch.from_numpy(actual))
-    return lambda logits: (scale * torch.from_numpy(logits) + torch.tensor(bias)).softmax(dim=-1).numpy()
+
+    def calibrated(logits: np.ndarray) -> np.ndarray:
+        scaled = scale * torch.from_numpy(logits) + torch.tensor(bias)
+        return scaled.softmax(dim=-1).numpy()
+
+    return calibrated
 
 
 def has_one_that_passes(config: ClassifierConfig) -> bool:
     """Whether the labels are the one that passes and what is looked for: with two, or where there is a threshold."""
     return len(config.labels) == 2 or config.threshold is not None
-
-
-def recall_at(actual: np.ndarray, probability: np.ndarray, false_positive_rate: float = 0.005) -> float:
-    """Recall at the lowest threshold whose false positive rate is within the given one; of what is not 0."""
-    spam = actual > 0
-    caught = probability[spam] > best_threshold(probability, spam, false_positive_rate)
-    return float(caught.sum() / max(1, spam.sum()))

@@ -1,6 +1,6 @@
-"""What a reviewer reads of a classifier beside its figures: pictures, slices and the worst errors."""
+"""What a reviewer reads of a model of labels beside its figures: tables, pictures and the worst errors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,79 +12,121 @@ from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_
 from llm.loaded_model import LoadedModel
 from llm.objectives.classifier import Classifier, probabilities
 from llm.objectives.classifier.explanations import in_words, moved_by
-from tasks.measures.labels.baseline import texts_of
+from tasks.measures.labels.rows import texts_of
+from tasks.measures.labels.scores import PROBABILITY, labels_of
 from tasks.measures.pictures import picture
-from tasks.measures.tables import short_paths
+from tasks.measures.scores import BASELINE, OURS, ROW, TEST, by_row, test_rows
+from tasks.measures.tables import for_spreadsheets
 
-LENGTHS = {"to 50": 50, "51 to 200": 200, "201 to 500": 500, "over 500": np.inf}
+ERRORS = 6  # that are shown
+SHOWN = 400  # characters of one
+PHRASES = 8  # that moved it
+SLICES = ("label", "source", "words")
 
 
-def lengths(texts: pd.Series) -> pd.Series:
-    """In which of LENGTHS, of words, each text is."""
-    return pd.cut(texts.str.split().map(len), [-1, *LENGTHS.values()], labels=list(LENGTHS)).astype(str)
+def verdicts(scores: pd.DataFrame) -> pd.DataFrame:
+    """A line for each test row: its slices, what the model says, whether that is right, and whether its baseline is."""
+    labels = labels_of(scores["measure"].unique())
+    ours = by_row(scores, OURS)
+    numbers = ours[f"predicted {', '.join(labels)}"].astype(int)
+    slices = test_rows(scores)[["expected", "behavioural", *SLICES]]
+    table = slices.join(ours[[f"{label}{PROBABILITY}" for label in labels]])
+    return table.assign(
+        predicted=np.array(labels)[numbers],
+        confidence=ours["confidence"],
+        right=ours["right"] == 1,
+        baseline_right=by_row(scores, BASELINE)["right"] == 1,
+    ).reset_index()
 
 
-def slices(test: pd.DataFrame, labels: Sequence[str], longest: str) -> pd.DataFrame:
-    """Rows, the share of each label, and how many of its rows are right, by label, by source and by the length of the
-    column `longest`."""
-    parts = {"label": test["label"], "source": short_paths(test["source"]), "words": lengths(test[longest])}
+def write_tables(scores: pd.DataFrame, evidence: Path) -> None:
+    """`predictions.csv` and `slices.csv` of the test split, and `behavioural.csv` where there are such texts."""
+    labels = labels_of(scores["measure"].unique())
+    table = verdicts(scores)
+    test = table[table["part"] == TEST]
+    predictions = test.rename(columns={"expected": "actual"})
+    predictions = predictions[["id", "actual", "predicted", *(f"{label}{PROBABILITY}" for label in labels)]]
+    for_spreadsheets(predictions.round(4)).to_csv(evidence / "predictions.csv", index=False)
+    slices_of(test, labels).to_csv(evidence / "slices.csv", index=False, float_format="%.4f")
+    asked = table[table["part"] != TEST]
+    if not asked.empty:
+        asked = asked.assign(label=asked["expected"], slice=asked["behavioural"].str.partition(": ")[2])
+        columns = ["id", "label", "slice", "predicted", "probability", "right", "baseline_right"]
+        texts = asked.rename(columns={"confidence": "probability"})[columns].round(4)
+        for_spreadsheets(texts).to_csv(evidence / "behavioural.csv", index=False)
+
+
+def slices_of(test: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Rows, the share of each label, and how many of its rows are right, by label, by source and by length."""
     tables = []
-    for name, values in parts.items():
-        rows, columns = test.assign(slice=values), {"rows": ("right", "size")}
+    for name in SLICES:
+        rows = test.assign(slice=test[name])
+        columns = {"rows": ("right", "size")}
         for label in labels:
-            rows[f"share_of_{label}"] = rows["label"] == label
-            rows[f"right_of_{label}"] = rows["right"].where(rows["label"] == label)
-            columns |= {each: (each, "mean") for each in (f"share_of_{label}", f"right_of_{label}")}
+            rows[f"share_of_{label}"] = rows["expected"] == label
+            rows[f"right_of_{label}"] = rows["right"].where(rows["expected"] == label)
+            for column in (f"share_of_{label}", f"right_of_{label}"):
+                columns[column] = (column, "mean")
         columns["baseline_right"] = ("baseline_right", "mean")
         tables.append(rows.groupby("slice").agg(**columns).astype(float).reset_index().assign(by=name))
     return pd.concat(tables).set_index(["by", "slice"]).reset_index()
 
 
-def worst(test: pd.DataFrame, loaded: LoadedModel[Classifier], count: int = 6) -> str:
-    """The texts that were got wrong with the greatest confidence, to read, and the phrases that moved them most."""
-    config = loaded.model.config
-    wrong, columns = test[~test["right"]], list(config.columns)
+def worst(rows: pd.DataFrame, scores: pd.DataFrame, loaded: LoadedModel[Classifier]) -> str:
+    """The texts of the test split that were got wrong with the greatest confidence, and the phrases that moved them."""
     read = partial(probabilities, loaded)
+    config = loaded.model.config
+    columns = list(config.columns)
+    table = verdicts(scores).merge(rows[[*ROW, *columns]], on=ROW)
+    wrong = table[(table["part"] == TEST) & ~table["right"]]
     lines = ["# The worst errors of the classifier"]
-    for row in wrong.sort_values("probability", ascending=False, kind="stable").head(count).itertuples():
-        text = " ".join(" | ".join(wrong.loc[row.Index, columns]).split())[:400]
-        moved = in_words(moved_by(read, config.labels, *texts_of(wrong.loc[[row.Index]], columns))[:8])
-        verdict = f"labelled {row.label}; the classifier says {row.predicted}, with probability {row.probability:.3f}"
-        lines.append(f"**{row.id}**: {verdict}\n\n> {text}\n\nIt looks {moved}")
+    for number, row in wrong.sort_values("confidence", ascending=False, kind="stable").head(ERRORS).iterrows():
+        text = " ".join(" | ".join(row[columns]).split())[:SHOWN]
+        whole = texts_of(wrong.loc[[number]], columns)[0]
+        moved = in_words(moved_by(read, config.labels, whole)[:PHRASES])
+        verdict = f"the classifier says {row['predicted']}, with probability {row['confidence']:.3f}"
+        lines.append(f"**{row['id']}**: labelled {row['expected']}; {verdict}\n\n> {text}\n\nIt looks {moved}")
     return "\n\n".join(lines) + "\n"
 
 
-def draw_curves(actual: np.ndarray, found: Mapping[str, np.ndarray], folder: Path) -> None:
-    """ROC, precision-recall and reliability curves of the classifier and its baseline: 0 is what passes.
+def draw_curves(scores: pd.DataFrame, folder: Path) -> None:
+    """ROC, precision-recall and reliability curves of classifier and baseline, of what is looked for on the test split.
 
-    The classifier's points are also written as tables for `dvc plots`.
+    The classifier's points are also tables for `dvc plots`.
     """
+    test = scores[scores["part"] == TEST]
+    labels = labels_of(test["measure"].unique())
+    actual = by_row(test, OURS)[f"is {', '.join(labels[1:])}"].to_numpy(int)
+    looked_for = [f"{label}{PROBABILITY}" for label in labels[1:]]
+    contenders = {"classifier": OURS, "baseline": BASELINE}
+    chances = {name: by_row(test, column)[looked_for].sum(axis=1) for name, column in contenders.items()}
     with picture(folder / "roc.svg", "false positive rate", "true positive rate") as axes:
-        for name, probability in found.items():
+        for name, probability in chances.items():
             axes.plot(*roc_curve(actual, probability)[:2], label=name)
         axes.set(xlim=(-0.002, 0.1), ylim=(0.5, 1.01))
     with picture(folder / "precision_recall.svg", "recall", "precision") as axes:
-        for name, probability in found.items():
+        for name, probability in chances.items():
             precision, recall, _ = precision_recall_curve(actual, probability)
             axes.plot(recall, precision, label=name)
         axes.set(xlim=(0.5, 1.01), ylim=(0.5, 1.01))
     with picture(folder / "reliability.svg", "probability", "share that is so") as axes:
         axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-        for name, probability in found.items():
-            share, mean = calibration_curve(actual, probability, n_bins=10)
-            axes.plot(mean, share, marker="o", label=name)
-    roc = roc_curve(actual, found["classifier"])[:2]
-    curve = precision_recall_curve(actual, found["classifier"], drop_intermediate=True)[:2]
-    for name, columns, points in (
-        ("roc", ("false_positive_rate", "true_positive_rate"), roc),
-        ("precision_recall", ("precision", "recall"), curve),
-    ):
-        table = pd.DataFrame(dict(zip(columns, points, strict=True)))
-        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.5f")
+        for name, probability in chances.items():
+            shares, means = calibration_curve(actual, probability, n_bins=10)
+            axes.plot(means, shares, marker="o", label=name)
+    false_positive_rate, true_positive_rate, _ = roc_curve(actual, chances["classifier"])
+    roc = pd.DataFrame({"false_positive_rate": false_positive_rate, "true_positive_rate": true_positive_rate})
+    roc.to_csv(folder / "roc.csv", index=False, float_format="%.5f")
+    precision, recall, _ = precision_recall_curve(actual, chances["classifier"], drop_intermediate=True)
+    points = pd.DataFrame({"precision": precision, "recall": recall})
+    points.to_csv(folder / "precision_recall.csv", index=False, float_format="%.5f")
 
 
-def draw_confusion(actual: np.ndarray, predicted: np.ndarray, labels: Sequence[str], path: Path) -> None:
+def draw_confusion(scores: pd.DataFrame, path: Path) -> None:
     """How many texts of each label were given which."""
-    counted = {"labels": range(len(labels)), "display_labels": labels}
+    labels = labels_of(scores["measure"].unique())
+    test = verdicts(scores).query(f"part == '{TEST}'")
     with picture(path, "", "") as axes:
-        ConfusionMatrixDisplay.from_predictions(actual, predicted, **counted, cmap="Blues", colorbar=False, ax=axes)
+        ConfusionMatrixDisplay.from_predictions(
+            test["expected"], test["predicted"], labels=labels, cmap="Blues", colorbar=False, ax=axes
+        )

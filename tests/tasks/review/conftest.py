@@ -20,7 +20,7 @@ from small_models import TEXT, write_model
 
 from tasks.registry.record import Record, read_record, write_record
 from tasks.registry.tracking import configure_tracking
-from tasks.review import comparison
+from tasks.review import compare
 from tasks.review.answers import NoAnswerError
 from tasks.served import signature
 from tasks.stages.hashes import Hashes, md5_of
@@ -165,7 +165,7 @@ def labelled(labels: pd.Series) -> pd.DataFrame:
 def answering(monkeypatch) -> Answering:
     """Versions answer in this process."""
     answering = Answering()
-    monkeypatch.setattr(comparison, "answers", answering)
+    monkeypatch.setattr(compare, "answers", answering)
     return answering
 
 

@@ -13,7 +13,7 @@ from llm.model.gpt import GPT
 from llm.objectives import load_for_inference
 from llm.objectives.classifier import serve
 from llm.tokenizer import end_of_text
-from tasks.applications.classifier import review
+from tasks.measures.labels.rows import label_rows
 from tasks.review.answers import NoAnswerError, answers
 from tasks.review.ask import answer
 from tests.tasks.review.conftest import enter
@@ -34,7 +34,7 @@ def test_a_version_answers_by_its_own_code_which_sees_no_secret_of_this_environm
     secrets = ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "THREESTAGE_API_KEYS")
     for name in (*secrets, "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
-    rows = review.rows(in_shipped / "data/processed/emails")
+    rows = label_rows(in_shipped / "data/processed/emails")
     found, seconds = answers(NAME, SEES_ENVIRONMENT, rows[["subject", "body"]])
     asked = rows[["subject", "body"]].to_dict("records")
     expected = pd.DataFrame(serve(load_for_inference(in_shipped / "made/classifier"), asked), index=rows.index)
@@ -102,5 +102,5 @@ def test_a_foundation_is_asked_for_the_bits_in_which_it_writes_a_text(make_gpt, 
     model, texts = make_gpt(), ["the cat sat on the mat . " * 9, "a bird"]
     assert len(encoding.encode_ordinary(texts[0])) > model.config.context_length
     loaded = SimpleNamespace(unwrap_python_model=lambda: SimpleNamespace(model=model, encoding=encoding))
-    found = answer(loaded, "bits", [{"text": text} for text in texts], {})
+    found = answer(loaded, "bits", [{"text": text} for text in texts], options={})
     assert [each["bits"] for each in found] == pytest.approx([bits(model, encoding, text) for text in texts], rel=1e-4)

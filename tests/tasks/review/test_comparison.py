@@ -1,4 +1,4 @@
-"""Versions are compared by their evaluations' answers; where they are asked, they answer in this process."""
+"""Versions are compared by their score tables; where they are asked, they answer in this process."""
 
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from mlflow import MlflowClient
 import tasks.applications
 from llm.config import TrainConfig
 from llm.errors import UserError
-from tasks.applications.classifier.review import rows as mails_of
-from tasks.applications.foundation.review import rows as pieces_of
+from tasks.applications.foundation.pieces import piece_rows
+from tasks.measures.labels.rows import label_rows
+from tasks.measures.labels.scores import score_labels
+from tasks.measures.scores import score_table, write_scores
 from tasks.registry.record import Record, write_record
-from tasks.review.comparison import compare
+from tasks.review.compare import compare
 from tasks.review.metrics import Difference
 from tasks.stages.hashes import Hashes, md5_of
 from tests.tasks.review.conftest import labelled, register, set_deps
@@ -30,14 +32,14 @@ QUIZ = {
     "TRAINING = Training(objective='assistant', train=Params, prepare=print)\n",
     "measure": "from tasks.measures.description import Evaluation\n"
     "class Params(Config): ...\n"
-    "EVALUATION = Evaluation(params=Params, measure=print)\n",
+    "EVALUATION = Evaluation(params=Params, measure=print, metrics=print)\n",
 }
 
 
 @pytest.fixture
 def mails() -> pd.DataFrame:
-    """The rows that both versions of the classifier are asked."""
-    return mails_of(Path("data/processed/emails"))
+    """The rows that both versions of the classifier are asked: 40 of the test split, and 6 everyday ones."""
+    return label_rows(Path("data/processed/emails"))
 
 
 def drawn(rows: pd.DataFrame) -> pd.Series:
@@ -45,65 +47,102 @@ def drawn(rows: pd.DataFrame) -> pd.Series:
     return rows["expected"].where(pd.Series(range(len(rows))) % 3 > 0, rows["expected"].map(FLIP))
 
 
-def write_evidence(number: str, rows: pd.DataFrame, labels: pd.Series) -> None:
-    """Log with a version of the classifier that its evaluation gave the mails these labels, each at 0.75."""
+def write_table(number: str, table: pd.DataFrame, folder: Path) -> None:
+    """Log a score table with a version, as its evaluation does."""
     run = MlflowClient().get_model_version("threestage-classifier", number).run_id
-    table = labelled(labels).drop(columns=["label", "error"]).assign(predicted=labels, id=rows["id"], probability=0.75)
-    table = table.assign(label=rows["expected"], slice=rows["everyday"], baseline_right=True)
-    slices = pd.DataFrame({"by": ["label"], "slice": ["ham"], "baseline_right": [0.25]})
-    for name, each in {"predictions": table[:40], "behavioural": table[40:], "slices": slices}.items():
-        MlflowClient().log_text(run, each.to_csv(index=False), f"evaluation/evidence/{name}.csv")
+    write_scores(table, folder)
+    MlflowClient().log_artifact(run, str(folder / "scores.parquet"), "evaluation/evidence")
 
 
-def test_evaluations_of_the_same_rows_are_compared_and_only_a_few_rows_are_asked_again(copied, answering, mails):
+def label_table(rows: pd.DataFrame, labels: pd.Series) -> pd.DataFrame:
+    """The score table of a model that gives the mails these labels, each at 0.75, and of a baseline that says ham."""
+    baseline = score_labels(rows, labelled(pd.Series("ham", rows.index)))
+    return score_table(
+        rows.drop(columns=["subject", "body"]), ours=score_labels(rows, labelled(labels)), baseline=baseline
+    )
+
+
+@pytest.fixture
+def measure(tmp_path):
+    """Gives a version of the classifier the score table of an evaluation in which it gave the mails these labels."""
+
+    def write(number: str, rows: pd.DataFrame, labels: pd.Series) -> None:
+        write_table(number, label_table(rows, labels), tmp_path)
+
+    return write
+
+
+def test_score_tables_of_the_same_rows_are_compared_and_few_rows_are_asked_again(copied, answering, mails, measure):
     labels = drawn(mails)
     right = labels == mails["expected"]
-    write_evidence("1", mails, labels)
-    write_evidence("2", mails, labels.map(FLIP))
+    measure("1", mails, labels)
+    measure("2", mails, labels.map(FLIP))
     answering.tables["1"] = labelled(labels.where(mails.index > 0, labels.map(FLIP)))  # the first is another now
-    found = compare("classifier", "1", "2")
+    comparison = compare("classifier", "1", "2")
     assert answering.asked == [("1", 16)]
-    assert (found.rows, found.checked, found.agreed, found.seconds) == (46, 16, 15, {"challenger": 0.01})
-    assert (found.failed, found.incomparable, found.answered) == ("", "", True)
-    assert {row.id for row in found.won} == {*mails["id"][right]}
-    assert {row.id for row in found.lost} == {*mails["id"][~right]}
-    assert found.won[0].challenger.split()[0] == found.won[0].expected != found.won[0].champion.split()[0]
-    assert len(found.errors) == 8
-    actual, called = mails["expected"][:40] == "spam", labels[:40] == "spam"
-    metric = found.metrics["f1"]
+    assert (comparison.rows, comparison.checked, comparison.agreed) == (46, 16, 15)
+    assert (comparison.failed, comparison.incomparable, comparison.answered) == ("", "", True)
+    assert comparison.seconds == {"challenger": 0.01}
+    assert {row.id for row in comparison.won} == {*mails["id"][right]}
+    assert {row.id for row in comparison.lost} == {*mails["id"][~right]}
+    first = comparison.won[0]
+    assert first.challenger.split()[0] == first.expected != first.champion.split()[0]
+    assert len(comparison.errors) == 8
+    actual = mails["expected"][:40] == "spam"
+    called = labels[:40] == "spam"
+    metric = comparison.metrics["f1"]
     assert metric.paired == pytest.approx(sklearn.metrics.f1_score(actual, called))
     assert metric.champion == pytest.approx(sklearn.metrics.f1_score(actual, ~called))
     assert metric.to_champion.low <= metric.to_champion.value <= metric.to_champion.high
     assert (metric.value, metric.to_baseline.value) == (0.5, pytest.approx(0.1))  # as logged
-    slices = {(each.by, each.name): each for each in found.slices}
-    assert [slices[key].baseline for key in (("label", "ham"), ("everyday", "thanks"), ("label", "spam"))] == [
-        0.25, 1.0, None,
-    ]  # fmt: skip
-    everyday = slices["everyday", "thanks"]
+
+
+def test_slices_have_the_means_of_challenger_champion_and_baseline(copied, answering, mails, measure):
+    labels = drawn(mails)
+    measure("1", mails, labels)
+    measure("2", mails, labels.map(FLIP))
+    answering.tables["1"] = labelled(labels)
+    slices = {(part.by, part.name): part for part in compare("classifier", "1", "2").slices}
+    baselines = [slices[key].baseline for key in (("label", "ham"), ("label", "spam"))]
+    assert baselines == [1.0, 0.0]
+    everyday = slices["behavioural", "everyday: thanks"]
+    right = labels == mails["expected"]
     assert (everyday.rows, everyday.challenger) == (3, pytest.approx(right[40:43].mean()))
     assert everyday.difference.value == pytest.approx(everyday.challenger - everyday.champion)
 
 
-def test_without_a_champion_the_challenger_stands_against_the_baseline(copied, answering, mails):
-    write_evidence("1", mails, drawn(mails))
+def test_challenger_without_a_champion_stands_against_the_baseline(copied, answering, mails, measure):
+    measure("1", mails, drawn(mails))
     answering.tables["1"] = labelled(drawn(mails))
-    found = compare("classifier", "1")
-    assert (found.against, found.champion, found.rows, found.agreed) == ("baseline", None, 46, 16)
-    assert (found.lost, found.won, found.answered) == ([], [], False)
-    assert found.metrics["f1"].to_champion is None
-    assert found.metrics["f1"].to_baseline.verdict == "better"
-    assert [each.difference for each in found.slices if each.by == "label"] == [None, None]
+    comparison = compare("classifier", "1")
+    assert (comparison.against, comparison.champion, comparison.rows, comparison.agreed) == ("baseline", None, 46, 16)
+    assert (comparison.lost, comparison.won, comparison.answered) == ((), (), False)
+    assert comparison.metrics["f1"].to_champion is None
+    assert comparison.metrics["f1"].to_baseline.verdict == "better"
+    assert [part.difference for part in comparison.slices if part.by == "label"] == [None, None]
 
 
-def test_a_version_that_was_evaluated_on_other_rows_answers_again(copied, answering, mails):
-    write_evidence("1", mails, mails["expected"])
-    write_evidence("2", mails, mails["expected"])
-    set_deps("classifier", "2", behavioural="other mails")
+@pytest.mark.parametrize("reason", ["other rows", "no table"])
+def test_champion_that_was_evaluated_on_other_rows_or_without_a_table_answers_again(
+    copied, answering, mails, measure, reason
+):
+    measure("1", mails, mails["expected"])
+    if reason == "other rows":
+        measure("2", mails, mails["expected"])
+        set_deps("classifier", "2", behavioural="other mails")
     answering.tables |= {"1": labelled(mails["expected"]), "2": labelled(drawn(mails))}
-    found = compare("classifier", "1", "2")
+    comparison = compare("classifier", "1", "2")
     assert answering.asked == [("1", 16), ("2", 46)]
-    assert found.seconds.keys() == {"challenger", "champion"}
-    assert len(found.won) == 16
+    assert comparison.seconds.keys() == {"challenger", "champion"}
+    assert len(comparison.won) == 16
+
+
+def test_challenger_without_a_table_answers_all_rows(copied, answering, mails, measure):
+    measure("2", mails, drawn(mails))
+    answering.tables["1"] = labelled(mails["expected"])
+    comparison = compare("classifier", "1", "2")
+    assert answering.asked == [("1", 46)]
+    assert (comparison.checked, comparison.agreed, len(comparison.won)) == (46, None, 16)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +151,11 @@ def test_a_version_that_was_evaluated_on_other_rows_answers_again(copied, answer
 def test_a_version_that_gives_no_answers_is_a_finding(copied, answering, mails, gives_none, failed, rows):
     answering.tables = {"1": labelled(mails["expected"]), "2": labelled(mails["expected"])}
     del answering.tables[gives_none]
-    found = compare("classifier", "1", "2")
-    assert found.incomparable == f"models:/threestage-classifier/{gives_none} gives no answers"
-    assert (found.failed, found.rows) == (failed, rows)
-    assert found.metrics["f1"].value == 0.5  # by its own evaluation
-    assert found.metrics["f1"].to_champion == Difference(0.0)  # of their evaluations, without an interval
+    comparison = compare("classifier", "1", "2")
+    assert comparison.incomparable == f"models:/threestage-classifier/{gives_none} gives no answers"
+    assert (comparison.failed, comparison.rows) == (failed, rows)
+    assert comparison.metrics["f1"].value == 0.5  # by its own evaluation
+    assert comparison.metrics["f1"].to_champion == Difference(0.0)  # of their evaluations, without an interval
 
 
 def test_versions_and_test_rows_that_are_missing_and_data_that_is_another_are_errors(copied, answering):
@@ -149,17 +188,17 @@ def learned_some(copied) -> Path:
     return data
 
 
-def test_test_rows_that_the_champion_learned_are_left_out_and_counted(learned_some, answering, mails):
-    write_evidence("1", mails, mails["expected"])
+def test_test_rows_that_the_champion_learned_are_left_out_and_counted(learned_some, answering, mails, measure):
+    measure("1", mails, mails["expected"])
     answering.tables = {"1": labelled(mails["expected"]), "2": labelled(mails["expected"].map(FLIP))}
-    found = compare("classifier", "1", "2")
-    assert (found.learned, found.rows) == (5, 41)
-    assert not {row.id for row in found.won} & {f"mail-{n}" for n in range(35, 40)}
-    assert found.left_out == "Test mails left out because the champion learned them: 5."
-    assert found.metrics["f1"].to_baseline.value == pytest.approx(0.1)  # of all rows, as it was logged
+    comparison = compare("classifier", "1", "2")
+    assert (comparison.learned, comparison.rows) == (5, 41)
+    assert not {row.id for row in comparison.won} & {f"mail-{n}" for n in range(35, 40)}
+    assert comparison.left_out == "Test mails left out because the champion learned them: 5."
+    assert comparison.metrics["f1"].to_baseline.value == pytest.approx(0.1)  # of all rows, as it was logged
     set_deps("classifier", "2", emails="gone.dir")
-    found = compare("classifier", "1", "2")
-    assert (found.learned, found.rows) == (None, 46)
+    comparison = compare("classifier", "1", "2")
+    assert (comparison.learned, comparison.rows) == (None, 46)
 
 
 def test_a_champion_that_learned_the_whole_test_split_is_an_error_with_a_way_out(learned_some, answering):
@@ -190,11 +229,11 @@ def test_an_application_without_a_review_has_its_evaluations_compared(copied, tm
             mlflow.log_metrics({"accuracy": accuracy, "baseline_accuracy": 0.6} | ends)
         write_record(run.info.run_id, Record("register", Hashes({}, {"data/processed/emails": "d1"}, {}), {}))
         MlflowClient().create_model_version("threestage-quiz", run.info.artifact_uri, run.info.run_id)
-    found = compare("quiz", "2", "1")
-    assert found.incomparable == "no rows are asked, as there is no tasks/applications/quiz/review.py"
-    assert found.metrics["accuracy"].to_champion.value == pytest.approx(0.1)
-    assert found.metrics["accuracy"].to_baseline.verdict == "better"
-    assert found.checked == 0
+    comparison = compare("quiz", "2", "1")
+    assert comparison.incomparable == "no rows are asked, as tasks/applications/quiz/measure.py names none"
+    assert comparison.metrics["accuracy"].to_champion.value == pytest.approx(0.1)
+    assert comparison.metrics["accuracy"].to_baseline.verdict == "better"
+    assert comparison.checked == 0
     set_deps("quiz", "1", emails="d2")  # evaluations on other rows are not held against each other
     assert compare("quiz", "2", "1").metrics["accuracy"].champion is None
 
@@ -204,18 +243,23 @@ def test_two_foundations_write_the_same_text(copied, answering):
     assert register("foundation") == "2"
     set_deps("foundation", "2", corpus="gone.dir")
     answering.tables = {"1": pd.DataFrame({"bits": [900.0, 900.0]}), "2": pd.DataFrame({"bits": [1000.0, 500.0]})}
-    found = compare("foundation", "1", "2")
-    metric, size = found.metrics["bits_per_byte"], pieces_of(Path("data/processed/corpus"))["bytes"].sum()
+    comparison = compare("foundation", "1", "2")
+    metric = comparison.metrics["bits_per_byte"]
+    size = piece_rows(Path("data/processed/corpus"))["bytes"].sum()
     assert (metric.paired, metric.champion) == (pytest.approx(1800 / size), pytest.approx(1500 / size))
     assert metric.to_champion.value == pytest.approx(metric.paired - metric.champion)
     assert metric.value == 5  # the evaluation reads in another way
-    assert (found.unit, found.rows, found.learned) == ("pieces of text", 2, None)  # whether it learned them: not known
-    assert "ppmd_bits_per_byte" not in found.metrics  # another baseline's
-    assert [row.challenger.endswith(" bits a byte") for row in found.errors] == [True, True]
+    assert (comparison.unit, comparison.rows, comparison.learned) == (
+        "texts",
+        2,
+        None,
+    )  # whether it learned them: not known
+    assert "ppmd_bits_per_byte" not in comparison.metrics  # another baseline's
+    assert [row.challenger.endswith(" bits a byte") for row in comparison.errors] == [True, True]
 
 
 def test_a_first_foundation_is_asked_a_few_pieces_and_has_its_evaluations_metrics(in_project, answering):
     answering.tables["1"] = pd.DataFrame({"bits": [1.0, 2.0]})
-    found = compare("foundation", "1")
-    assert (answering.asked, found.checked, found.rows, found.errors) == ([("1", 2)], 2, 0, ())
-    assert found.metrics["bits_per_byte"].to_baseline.verdict == "no clear difference"
+    comparison = compare("foundation", "1")
+    assert (answering.asked, comparison.checked, comparison.rows, comparison.errors) == ([("1", 2)], 2, 0, ())
+    assert comparison.metrics["bits_per_byte"].to_baseline.verdict == "no clear difference"

@@ -155,7 +155,7 @@ def test_no_loss_beside_a_champion_has_a_gate_against_the_baseline_if_that_has_a
         ({}, True, "16 mails, 15 of them scored as in its evaluation"),
         ({"agreed": None}, True, "16 mails"),
         ({"failed": "it ended with 1"}, False, "it ended with 1"),
-        ({"checked": 0}, None, "nothing says which rows to ask: there is no tasks/applications/classifier/review.py"),
+        ({"checked": 0}, None, "nothing says which rows to ask: tasks/applications/classifier/measure.py names none"),
     ],
 )
 def test_a_version_must_answer(compared, values, passed, finding):

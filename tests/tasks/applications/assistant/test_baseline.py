@@ -48,11 +48,11 @@ def test_examples_stand_before_a_row_and_are_no_part_of_its_loss(encoding):
     question, chat = Question("the dog", history=("hi", "hello")), Chat()
     examples = [("the cat", "sat"), ("a bird", "sang")]
     alone = encode_example(encoding, chat, question, output="ate")
-    whole = with_shots(encoding, chat, question, "ate", examples, 10_000)
+    whole = with_shots(encoding, chat, question, output="ate", examples=examples, longest=10_000)
     text = decode(encoding, whole.tokens)
     assert text.index("sat") < text.index("sang") < text.index("hello") < text.index("ate")
     said = [[token for token, own in zip(each.tokens, each.learned, strict=True) if own] for each in (whole, alone)]
     assert said[0] == said[1]
-    fewer = with_shots(encoding, chat, question, "ate", examples, len(whole) - 1)
+    fewer = with_shots(encoding, chat, question, output="ate", examples=examples, longest=len(whole) - 1)
     assert len(alone) < len(fewer) < len(whole)
-    assert with_shots(encoding, chat, question, "ate", examples, 1) == alone
+    assert with_shots(encoding, chat, question, output="ate", examples=examples, longest=1) == alone

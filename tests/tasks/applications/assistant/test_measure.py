@@ -9,10 +9,12 @@ from llm.formats.model_folder import save_model
 from llm.generation.packed import pack_for_inference
 from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import build
-from tasks.applications.assistant import measure as assistant
+from tasks.applications.assistant.answers import MARGIN
+from tasks.applications.assistant.measure import EVALUATION, Evaluate
+from tasks.measures.description import Subject
+from tasks.measures.evaluate import evaluate
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
-ENDS = ("low", "high")
 WHO = ("", "baseline_", "nearest_")
 SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
 
@@ -43,6 +45,19 @@ def base(tmp_path, parrot, encoding):
     return folder
 
 
+def measured(model, encoding, base, params) -> dict[str, float]:
+    """The metrics of an assistant, whose rows and evidence are in the folder around its base."""
+    subject = Subject(
+        loaded=LoadedModel(model, encoding),
+        data=base.parent,
+        base=base,
+        params=params,
+        compute=CPU,
+        evidence=base.parent,
+    )
+    return evaluate(EVALUATION, subject)
+
+
 def expected_loss(model, encoding, outputs) -> float:
     """Nats a token of a model that gives each token the same probability everywhere, as it is when it answers."""
     packed = pack_for_inference(model)
@@ -51,7 +66,7 @@ def expected_loss(model, encoding, outputs) -> float:
     return torch.cat(losses).mean().item()
 
 
-def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(parrot, encoding, base, tmp_path):
+def test_assistant_is_measured_beside_its_base_and_the_nearest_training_row(parrot, encoding, base, tmp_path):
     model = parrot(" cat")
     train = {"instruction": ["the cat sat", "the dog ate"], "input": ["", "a hat"]}
     write(tmp_path, "train", **train, output=["on the mat", "the dog"])
@@ -66,10 +81,10 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
         answers=[["no", outputs[0]], ["the dog", "The dog…"], []],
         history=[[], [], ["hi", "hello"]],
     )
-    params = assistant.Evaluate(batch_size=2, max_new_tokens=4, samples=2)
+    params = Evaluate(batch_size=2, max_new_tokens=4, samples=2)
     said = [*outputs, "hello"]  # the earlier turn counts, too
     losses = [expected_loss(parrot(word), encoding, said) for word in (" cat", " hat")]
-    found = assistant.measure(model, encoding, tmp_path, base, params, CPU, tmp_path)
+    metrics = measured(model, encoding, base, params)
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert answers["answer"].tolist() == ["cat cat cat cat"] * 3
     assert answers["baseline_answer"].tolist() == ["hat hat hat hat"] * 3
@@ -81,7 +96,7 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
     assert answers[marks].iloc[:2].notna().all(axis=None)
     assert answers["rouge_l"].tolist() == [1.0, 0.0, 0.5]
     nearest = answers["nearest_rouge_l"].iloc[2]
-    assert found == pytest.approx(
+    assert metrics == pytest.approx(
         {"response_loss": losses[0], "exact_match": 0.5, "rouge_l": 0.5}
         | {"baseline_response_loss": losses[1], "baseline_exact_match": 0.0, "baseline_rouge_l": 0.0}
         | {"nearest_exact_match": 0.5, "nearest_rouge_l": nearest}
@@ -108,33 +123,20 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
     assert text.count("- expected: ") == text.count("- its base says: hat hat hat hat") == 2
 
 
-def test_an_answer_that_holds_a_right_one_counts_in_the_lenient_measure_alone(parrot, encoding, base, tmp_path):
+def test_answer_that_contains_a_right_one_counts_in_contains_answer_alone(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat", "a bird"], output=["it says hat , twice", "sat"])
     write(tmp_path, "test", instruction=["the cat", "the dog"], output=["cat", "hat"], answers=[["cat"], ["hat"]])
-    params = assistant.Evaluate(batch_size=2, max_new_tokens=3)
-    found = assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
+    params = Evaluate(batch_size=2, max_new_tokens=3)
+    metrics = measured(parrot(" cat"), encoding, base, params)
     names = [f"{who}{name}" for name in ("exact_match", "contains_answer") for who in WHO]
-    assert [found[name] for name in names] == [0.0, 0.0, 0.0, 0.5, 0.5, 0.5]
+    assert [metrics[name] for name in names] == [0.0, 0.0, 0.0, 0.5, 0.5, 0.5]
     table = pd.read_csv(tmp_path / "answers.csv")
     assert table["contains"].tolist() == [True, False]
     assert table["baseline_contains"].tolist() == [False, True]
     assert pd.read_csv(tmp_path / "not_ahead.csv")["kind"].tolist() == ["k"]
 
 
-def test_intervals_are_wider_where_rows_of_a_wording_are_right_together(parrot, encoding, base, tmp_path):
-    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
-    known = ["cat"] * 12 + ["moon"] * 12
-    rows = {"instruction": ["the dog"] * 24, "output": known, "answers": [[each] for each in known]}
-    params, ends = assistant.Evaluate(batch_size=8, max_new_tokens=1), {}
-    for name, wording in (("together", ["a"] * 12 + ["b"] * 12), ("apart", [f"{n}" for n in range(24)])):
-        write(tmp_path, "test", **rows, wording=wording)
-        found = assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
-        ends[name] = [found[f"{metric}_{end}"] for metric in ("exact_match", "exact_match_gain") for end in ENDS]
-    assert ends["together"] == [0.0, 1.0] * 2  # it may be that only one of two wordings is drawn
-    assert 0.2 < ends["apart"][0] < 0.4 < 0.6 < ends["apart"][1] < 0.8
-
-
-def test_what_came_before_counts_for_the_nearest_row_and_stands_beside_the_answers(parrot, encoding, base, tmp_path):
+def test_history_and_system_count_for_the_nearest_row_and_stand_in_answers_csv(parrot, encoding, base, tmp_path):
     said, told = [[], ["the dog", "ate"], ["a bird", "sang"]], ["", "", "=the moon"]
     write(
         tmp_path,
@@ -152,99 +154,95 @@ def test_what_came_before_counts_for_the_nearest_row_and_stands_beside_the_answe
         history=said[::-1],
         system=told[::-1],
     )
-    params = assistant.Evaluate(batch_size=2, max_new_tokens=1, samples=2)
-    assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
+    params = Evaluate(batch_size=2, max_new_tokens=1, samples=2)
+    measured(parrot(" cat"), encoding, base, params)
     answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
     assert answers["nearest_answer"].tolist() == ["on the mat", "the hat", "sat"]
     assert answers["system"].tolist() == ["'=the moon", "", ""]  # no formula where it is opened
     assert answers["history"].tolist() == ['["a bird", "sang"]', '["the dog", "ate"]', ""]
 
 
-def test_a_test_split_of_rows_that_are_all_too_long_is_named(parrot, encoding, base, tmp_path):
+def test_test_split_of_rows_that_are_all_too_long_is_an_error(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     write(tmp_path, "test", instruction=["the moon " * 90], output=["the dog"])
-    params = assistant.Evaluate(batch_size=2, max_new_tokens=1)
+    params = Evaluate(batch_size=2, max_new_tokens=1)
     with pytest.raises(
         UserError, match=r"test\.parquet: none of its 1 rows fits 128 tokens, and the longest has \d+; "
     ):
-        assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
+        measured(parrot(" cat"), encoding, base, params)
 
 
-def test_rows_of_ones_own_without_answers_report_no_exact_match(parrot, encoding, base, tmp_path):
+def test_rows_without_right_answers_report_no_exact_match(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     write(tmp_path, "test", instruction=["the dog", "a bird"], output=["cat", "the hat"])
-    params = assistant.Evaluate(batch_size=2, max_new_tokens=1, samples=2)
-    found = assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
-    assert found.keys() == {
+    params = Evaluate(batch_size=2, max_new_tokens=1, samples=2)
+    metrics = measured(parrot(" cat"), encoding, base, params)
+    assert metrics.keys() == {
         *("response_loss", "baseline_response_loss"),
         *("rouge_l", "baseline_rouge_l", "nearest_rouge_l", "rouge_l_gain"),
         *("loops", "baseline_loops"),
     }
-    assert (found["rouge_l"], found["nearest_rouge_l"]) == (0.5, 0.0)
-    assert found["baseline_rouge_l"] == pytest.approx(1 / 3)  # "hat" of "the hat"
+    assert (metrics["rouge_l"], metrics["nearest_rouge_l"]) == (0.5, 0.0)
+    assert metrics["baseline_rouge_l"] == pytest.approx(1 / 3)  # "hat" of "the hat"
 
 
-def test_an_answer_that_can_not_be_right_any_more_is_cut_and_a_free_one_goes_on(parrot, encoding, base, tmp_path):
+def test_answer_that_can_not_be_right_any_more_is_cut_and_a_free_one_is_not(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat sat"], output=["on the mat"])
     answers = [["cat", "the cat sat"], []]
     write(tmp_path, "test", instruction=["a cat sat", "a dog ate"], output=["cat", "the dog"], answers=answers)
-    params = assistant.Evaluate(batch_size=2, max_new_tokens=40)
-    assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
+    params = Evaluate(batch_size=2, max_new_tokens=40)
+    measured(parrot(" cat"), encoding, base, params)
     said = pd.read_csv(tmp_path / "answers.csv")[["answer", "baseline_answer"]].map(lambda text: len(text.split()))
     longest = max(len(encoding.encode_ordinary(text)) for text in answers[0])
-    assert said.to_numpy().tolist() == [[longest + assistant.MARGIN] * 2, [40] * 2]
+    assert said.to_numpy().tolist() == [[longest + MARGIN] * 2, [40] * 2]
 
 
 def test_rows_that_are_all_checkable_report_no_rouge(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     write(tmp_path, "test", instruction=["the dog"], output=["cat"], answers=[["cat"]])
-    params = assistant.Evaluate(batch_size=2, max_new_tokens=1, samples=2)
-    found = assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
-    assert {name for name in found if "rouge" in name} == set()
-    assert (found["exact_match"], found["baseline_exact_match"], found["nearest_exact_match"]) == (1.0, 0.0, 0.0)
+    params = Evaluate(batch_size=2, max_new_tokens=1, samples=2)
+    metrics = measured(parrot(" cat"), encoding, base, params)
+    assert {name for name in metrics if "rouge" in name} == set()
+    assert (metrics["exact_match"], metrics["baseline_exact_match"], metrics["nearest_exact_match"]) == (1.0, 0.0, 0.0)
 
 
-def test_a_row_too_long_for_the_context_is_answered_with_nothing_and_does_not_stop_the_evaluation(
-    parrot, encoding, base, tmp_path
-):
+def test_row_too_long_for_the_context_has_an_empty_answer(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     long = {"instruction": ["sat", "the moon " * 90], "output": ["the cat", "the dog"], "answers": [["a"], ["b"]]}
     write(tmp_path, "test", **long)
-    params = assistant.Evaluate(batch_size=2, max_new_tokens=6, samples=2)
-    assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
+    params = Evaluate(batch_size=2, max_new_tokens=6, samples=2)
+    measured(parrot(" cat"), encoding, base, params)
     answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
     assert answers["id"].tolist() == ["test0", "test1"]
     assert answers["answer"].tolist() == ["cat cat cat cat cat cat", ""]
 
 
-def test_rows_that_leave_no_room_for_an_answer_count_in_the_loss_alone_and_long_answers_are_asked(
-    parrot, encoding, base, tmp_path
-):
+def test_rows_without_room_for_an_answer_count_in_the_loss_and_long_answers_are_asked(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     words = " the moon"
     length = len(encoding.encode_ordinary(words))
     full, long = (words * (count // length) for count in (90, 130))  # of 128 tokens, an answer may have 20
     write(tmp_path, "test", instruction=["a bird" + full, "a dog", "a cat"], output=["cat", long, "cat"])
-    model, params = parrot(" cat"), assistant.Evaluate(batch_size=2, max_new_tokens=20)
-    found = assistant.measure(model, encoding, tmp_path, base, params, CPU, tmp_path)
+    model, params = parrot(" cat"), Evaluate(batch_size=2, max_new_tokens=20)
+    metrics = measured(model, encoding, base, params)
     answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)["answer"]
     assert [len(text.split()) for text in answers] == [0, 20, 20]
-    assert found["unanswered"] == 1
-    assert "baseline_unanswered" not in found  # whose template takes less room
-    assert found["response_loss"] == pytest.approx(expected_loss(parrot(" cat"), encoding, ["cat", "cat"]), rel=1e-4)
+    assert metrics["unanswered"] == 1
+    assert "baseline_unanswered" not in metrics  # whose template takes less room
+    assert metrics["response_loss"] == pytest.approx(expected_loss(parrot(" cat"), encoding, ["cat", "cat"]), rel=1e-4)
 
 
-def test_questions_of_which_none_has_room_for_an_answer_are_an_error_with_the_way_out(parrot, encoding, base, tmp_path):
+def test_questions_without_room_for_any_answer_are_an_error_with_the_way_out(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     write(tmp_path, "test", instruction=["the dog", "a bird"], output=["cat", "hat"])
-    params = assistant.Evaluate(batch_size=2, max_new_tokens=126)
+    params = Evaluate(batch_size=2, max_new_tokens=126)
     with pytest.raises(UserError, match=r"test\.parquet: no question of its 2 leaves 126 of 128 tokens .* lower"):
-        assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
+        measured(parrot(" cat"), encoding, base, params)
 
 
-def test_a_template_that_writes_nothing_before_an_answer_is_no_question(encoding, parrot, base, tmp_path):
+def test_template_that_writes_nothing_before_an_answer_is_an_error(encoding, parrot, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     write(tmp_path, "test", instruction=[""], output=["cat"])
-    params, bare = assistant.Evaluate(batch_size=2, max_new_tokens=1), SAME["template"].replace("{{ eos_token }}", "")
+    params, bare = Evaluate(batch_size=2, max_new_tokens=1), SAME["template"].replace("{{ eos_token }}", "")
     with pytest.raises(UserError, match="the prompt is empty"):
-        assistant.measure(parrot(" cat", {"template": bare}), encoding, tmp_path, base, params, CPU, tmp_path)
+        measured(parrot(" cat", {"template": bare}), encoding, base, params)

@@ -5,7 +5,7 @@ from tasks.applications.classifier.evasions import FORMS, Spam, draw, message
 from tasks.data.mail import parse_message
 
 COVER = "Dear Anna,\n\nthe minutes of Tuesday are attached. Shall we meet again at the station on Friday?\n\nTom"
-SPAM = Spam("Great offer", "Purchase cheap pills today & save.\nVisit the pharmacy at our website now!", COVER)
+SPAM = Spam("1", "Great offer", "Purchase cheap pills today & save.\nVisit the pharmacy at our website now!", COVER)
 WORDS = {"purchase", "cheap", "pills", "today", "save", "visit", "pharmacy", "website"}
 OBSCURED = {"letters as digits", "links alone", "all letters apart"}  # words that nobody has to spell right
 
@@ -21,7 +21,7 @@ def test_all_that_a_person_sees_of_a_spam_is_read(name):
 
 def test_mails_are_drawn_by_label_and_length():
     rows = [("ham", "a " * 100), ("ham", "b"), *[("spam", f"{n} " * 30) for n in range(70)], ("spam", "short")]
-    test = pd.DataFrame([{"label": label, "subject": "s", "body": body} for label, body in rows] * 2)
+    test = pd.DataFrame([{"id": "1", "label": label, "subject": "s", "body": body} for label, body in rows] * 2)
     spams = draw(test, "ham", "spam")
     assert len(spams) == 2  # as many as there are texts to hide one in
     assert {spam.cover for spam in spams} == {"a " * 100}

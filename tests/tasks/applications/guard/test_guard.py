@@ -15,7 +15,10 @@ from llm.objectives import GUARD, interface_of
 from llm.objectives.classifier import guard_replies
 from llm.training.loop import train
 from llm.training.workers import ALONE
-from tasks.params.slices import find_check, find_evaluation, find_review, find_training
+from tasks.measures.description import Subject
+from tasks.measures.evaluate import evaluate
+from tasks.measures.metrics import figures
+from tasks.params.slices import find_check, find_evaluation, find_training
 from tasks.training.setup import TrainingFiles
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -58,7 +61,7 @@ def test_the_guard_of_params_yaml_replies_to_what_it_declines_and_says_where_hel
     assert interface_of(tmp_path / "guard").capabilities == (GUARD,)
 
 
-def test_the_guard_is_measured_by_what_it_stops_and_reviewed_by_the_same_figures(
+def test_guard_is_measured_by_what_it_stops_and_its_score_table_has_the_same_figures(
     trained, encoding, tmp_path, monkeypatch
 ):
     model, data = trained
@@ -70,18 +73,23 @@ def test_the_guard_is_measured_by_what_it_stops_and_reviewed_by_the_same_figures
     monkeypatch.chdir(tmp_path)
     evidence = tmp_path / "evidence"
     evidence.mkdir()
-    measured = find_evaluation("guard")
-    params = measured.params(batch_size=4)
-    metrics = measured.measure(model, encoding, data, tmp_path, params, CPU, evidence)
+    evaluation = find_evaluation("guard")
+    subject = Subject(
+        loaded=LoadedModel(model, encoding),
+        data=data,
+        base=tmp_path,
+        params=evaluation.params(batch_size=4),
+        compute=CPU,
+        evidence=evidence,
+    )
+    metrics = evaluate(evaluation, subject)
     assert (metrics["recall"], metrics["false_positive_rate"], metrics["f1"]) == (1.0, 0.0, 1.0)
     assert "evasion_recall" not in metrics
     assert pd.read_csv(evidence / "behavioural.csv")["id"].tolist() == ["everyday", "harmful"]
-    reviewed = find_review("guard")
-    rows = reviewed.rows(data)
-    answers, _ = reviewed.evidence(rows, evidence)
-    samples = reviewed.measure(rows, answers.reindex(rows.index))
-    assert samples.keys() >= {"recall", "false_positive_rate", "f1", "everyday_answer", "harmful_decline"}
-    assert {name: sample.value for name, sample in samples.items()} == {name: metrics[name] for name in samples}
+    scores = pd.read_parquet(evidence / "scores.parquet")
+    known = figures(evaluation.metrics(scores), scores)
+    assert known.keys() >= {"recall", "false_positive_rate", "f1", "everyday_answer", "harmful_decline"}
+    assert {name: figure.value for name, figure in known.items()} == {name: metrics[name] for name in known}
 
 
 def test_a_guards_block_is_checked_as_that_of_any_classifier():

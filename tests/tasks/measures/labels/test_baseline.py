@@ -5,8 +5,9 @@ from scipy.special import softmax
 from sklearn.metrics import f1_score
 
 from llm.objectives.classifier.model import ClassifierConfig
-from tasks.measures.labels.baseline import LEARNERS, calibration, fit_baseline, fit_features, texts_of
-from tasks.measures.labels.measure import calibration_error
+from tasks.measures.labels.baseline import LEARNERS, calibration, fit_baseline, fit_features
+from tasks.measures.labels.rows import texts_of
+from tasks.measures.labels.scores import calibration_error
 
 
 def test_the_baseline_of_few_mails_and_of_a_script_without_spaces_goes_by_characters():
@@ -54,6 +55,6 @@ def test_the_baselines_probabilities_are_calibrated_on_validation_as_the_models_
     actual = (generator.random((2, 4000)) < 1 / (1 + np.exp(-odds))).astype(int)
     validation, test = (np.stack([np.zeros(4000), 3 * row + 1], axis=1) for row in odds)  # overconfident
     calibrated = calibration(validation, actual[0])(test)
-    assert calibration_error(actual[1], softmax(test, axis=1)) > 0.1
-    assert calibration_error(actual[1], calibrated) < 0.02
+    assert calibration_error(actual[1], *softmax(test, axis=1).T) > 0.1
+    assert calibration_error(actual[1], *calibrated.T) < 0.02
     assert (np.argsort(calibrated[:, 1]) == np.argsort(test[:, 1])).all()

@@ -12,10 +12,12 @@ from llm.generation.packed import pack_for_reading
 from llm.loaded_model import LoadedModel
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
-from tasks.applications.classifier.evasions import GROUPS, measure_evasions
-from tasks.measures.labels.behavioural import unlike
-from tasks.measures.labels.evidence import draw_confusion
-from tasks.measures.labels.measure import Evaluate, calibration_error, measure
+from tasks.applications.classifier.evasions import GROUPS
+from tasks.applications.classifier.measure import EVALUATION as CLASSIFIER
+from tasks.applications.guard.measure import EVALUATION as GUARD
+from tasks.measures.description import Subject
+from tasks.measures.evaluate import evaluate
+from tasks.measures.labels.measure import Evaluate
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 
@@ -25,8 +27,17 @@ def make_classifier(make_gpt, **config) -> Classifier:
     return Classifier(make_gpt(context_length=64), config).eval()
 
 
-def measured(model, encoding, emails, evidence, **further) -> dict[str, float]:
-    return measure(model, encoding, emails, emails, Evaluate(batch_size=4), CPU, evidence, **further)
+def measured(model, encoding, emails, evidence, evaluation=CLASSIFIER) -> dict[str, float]:
+    """The metrics of a classifier, by the evaluation of the application that has it."""
+    subject = Subject(
+        loaded=LoadedModel(model, encoding),
+        data=emails,
+        base=emails,
+        params=Evaluate(batch_size=4),
+        compute=CPU,
+        evidence=evidence,
+    )
+    return evaluate(evaluation, subject)
 
 
 @pytest.fixture
@@ -40,9 +51,7 @@ def emails(tmp_path):
     return tmp_path
 
 
-def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_them(
-    make_gpt, encoding, emails, tmp_path
-):
+def test_metrics_are_those_of_scikit_learn_beside_a_baseline(make_gpt, encoding, emails, tmp_path):
     model = make_classifier(make_gpt)
     as_served = deepcopy(model)
     as_served.gpt = pack_for_reading(as_served.gpt)
@@ -53,7 +62,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
         logit = float(np.log(1 / np.sort(probability)[2:4].mean() - 1))
         for each in (model, as_served):
             each.head.bias += torch.tensor([-logit / 2, logit / 2])
-    found = measured(model, encoding, emails, tmp_path)
+    metrics = measured(model, encoding, emails, tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert table["id"].tolist() == [f"'{name}" for name in test["id"]]  # no formulas where it is opened
     assert table["actual"].tolist() == test["label"].tolist()
@@ -76,9 +85,9 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
         "false_positive_rate": predicted[~actual].mean(),
         "baseline_false_positive_rate": 0.0,
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    assert found["f1_low"] < found["f1"] < found["f1_high"]
-    assert found["f1_gain_low"] < found["f1_gain_high"] < 0
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert metrics["f1_low"] < metrics["f1"] < metrics["f1_high"]
+    assert metrics["f1_gain_low"] < metrics["f1_gain_high"] < 0
     slices = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"])
     assert slices.loc[("source", "buy"), "rows"] == 6
     assert slices.loc[("label", "ham"), "right_of_ham"] == pytest.approx((~predicted)[~actual].mean(), abs=1e-4)
@@ -92,7 +101,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     assert pd.read_csv(tmp_path / "precision_recall.csv").iloc[-1].tolist() == [1.0, 0.0]
 
 
-def test_behavioural_mails_are_measured_where_their_dataset_has_some(make_gpt, encoding, emails, tmp_path, monkeypatch):
+def test_behavioural_mails_are_measured_if_the_dataset_has_some(make_gpt, encoding, emails, tmp_path, monkeypatch):
     folder = tmp_path / "data/behavioural" / emails.name
     folder.mkdir(parents=True)
     rows = [("ham", "sat"), ("ham", "ate"), ("spam", "buy"), ("spam", "sang")]
@@ -100,46 +109,35 @@ def test_behavioural_mails_are_measured_where_their_dataset_has_some(make_gpt, e
     (folder / "test.jsonl").write_text("\n".join(map(json.dumps, mails)))
     monkeypatch.chdir(tmp_path)
     model = make_classifier(make_gpt)
-    found = measured(model, encoding, emails, tmp_path)
-    assert (found["baseline_everyday_ham"], found["baseline_everyday_spam"]) == (1.0, 0.5)
+    metrics = measured(model, encoding, emails, tmp_path)
+    assert (metrics["baseline_everyday_ham"], metrics["baseline_everyday_spam"]) == (1.0, 0.5)
     table = pd.read_csv(tmp_path / "behavioural.csv")
     assert table["id"].tolist() == ["'=0", "'=1", "'=2", "'=3"]
-    assert found["everyday_spam"] == table["right"][2:].mean()
+    assert metrics["everyday_spam"] == table["right"][2:].mean()
     assert table["baseline_right"].tolist() == [True, True, True, False]
 
 
-def test_behavioural_mails_that_repeat_what_was_learned_are_left_out(caplog):
-    learned = pd.DataFrame({"subject": ["A trip"], "body": ["We meet at the station at nine on Sunday."]})
-    mails = pd.DataFrame({"id": list("abc"), "subject": ["RE: a trip!", "", ""], "body": ["One", "Two", ""]})
-    mails.loc[2, "body"] = "Anna, we meet at the STATION, at ten."
-    with caplog.at_level("WARNING"):
-        assert unlike(mails, learned)["id"].tolist() == ["b"]
-    assert "2 of 3 behavioural texts left out" in caplog.text
-
-
-def test_unsure_answers_and_the_errors_among_the_others_are_counted_for_both_by_the_same_rule(
-    make_gpt, encoding, emails, tmp_path
-):
+def test_unsure_answers_and_sure_errors_are_counted_for_both_by_the_same_rule(make_gpt, encoding, emails, tmp_path):
     rates = UnsureRates(false_positive_rate=0.0, false_negative_rate=0.0)
     values = {"threshold": 0.5, "false_positive_rate": 0.1, "unsure": (0.5, 0.5), "unsure_rates": rates}
     model = make_classifier(make_gpt, **values)
-    found = measured(model, encoding, emails, tmp_path)
-    assert found["unsure_share"] == 0
-    assert found["sure_errors"] == pytest.approx(1 - found["accuracy"])
-    assert found["baseline_sure_errors"] == 0
+    metrics = measured(model, encoding, emails, tmp_path)
+    assert metrics["unsure_share"] == 0
+    assert metrics["sure_errors"] == pytest.approx(1 - metrics["accuracy"])
+    assert metrics["baseline_sure_errors"] == 0
     second, wanted = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7]), np.array([0, 0, 1, 0, 1, 1])
     its = model.config.with_bounds(np.stack([1 - second, second], axis=1), wanted, false_positive_rate=0.1, rates=rates)
     assert its.unsure == pytest.approx((0.25, 0.5))
     assert its.threshold == pytest.approx(0.5)
 
 
-def test_spam_that_is_written_to_pass_is_measured_by_form(make_gpt, encoding, emails, tmp_path, monkeypatch):
+def test_evasions_are_measured_by_form_and_group(make_gpt, encoding, emails, tmp_path, monkeypatch):
     for split in ("train", "validation", "test"):
         table = pd.read_parquet(emails / f"{split}.parquet")
         words = {"ham": "cats sleep near warm doors " * 20, "spam": "purchase cheap hats today here " * 6}
         table.assign(body=table["label"].map(words)).to_parquet(emails / f"{split}.parquet")
     model = make_classifier(make_gpt)
-    found = measured(model, encoding, emails, tmp_path, further=measure_evasions)
+    metrics = measured(model, encoding, emails, tmp_path)
     table = pd.read_csv(tmp_path / "evasions.csv").set_index("form")
     assert table.index[0] == "as it was"
     assert len(table) >= 31
@@ -149,89 +147,71 @@ def test_spam_that_is_written_to_pass_is_measured_by_form(make_gpt, encoding, em
         table.loc[["homoglyphs", "zero-width characters", "comments in words"], "baseline_caught"].tolist() == [1] * 3
     )
     plain, evaded = table["caught"].iloc[0], table["caught"].iloc[1:]
-    assert found["evasion_recall"] == pytest.approx(evaded.mean(), abs=1e-3)
-    assert found["evasion_loss"] == pytest.approx(plain - evaded.mean(), abs=1e-3)
-    assert found["baseline_evasion_recall"] == pytest.approx(table["baseline_caught"].iloc[1:].mean(), abs=1e-3)
+    assert metrics["evasion_recall"] == pytest.approx(evaded.mean(), abs=1e-3)
+    assert metrics["evasion_loss"] == pytest.approx(plain - evaded.mean(), abs=1e-3)
+    assert metrics["baseline_evasion_recall"] == pytest.approx(table["baseline_caught"].iloc[1:].mean(), abs=1e-3)
     groups = pd.read_csv(tmp_path / "evasion_groups.csv").set_index("group")
     by_form = table.iloc[1:].groupby("group", sort=False)
     assert groups.index.tolist() == list(by_form.groups) == list(GROUPS)
     assert groups["forms"].sum() == len(table) - 1
     for group, forms in by_form:
-        assert found[f"evasion_{group}"] == pytest.approx(forms["caught"].mean(), abs=1e-3)
-        assert found[f"baseline_evasion_{group}"] == pytest.approx(forms["baseline_caught"].mean(), abs=1e-3)
+        assert metrics[f"evasion_{group}"] == pytest.approx(forms["caught"].mean(), abs=1e-3)
+        assert metrics[f"baseline_evasion_{group}"] == pytest.approx(forms["baseline_caught"].mean(), abs=1e-3)
         low, share, high = groups.loc[group, ["low", "caught", "high"]]
         assert low <= share <= high
 
 
-def test_a_classifier_of_three_labels_is_measured_by_their_mean(make_gpt, encoding, emails, tmp_path):
+def test_three_labels_are_measured_by_their_mean_f1(make_gpt, encoding, emails, tmp_path):
     for split in ("train", "validation", "test"):
         table = pd.read_parquet(emails / f"{split}.parquet")
         table.loc[table["subject"] == "a bird sang", "label"] = "bird"
         table.to_parquet(emails / f"{split}.parquet")
     model = make_classifier(make_gpt, labels=("bird", "ham", "spam"))
-    found = measured(model, encoding, emails, tmp_path, further=measure_evasions)
+    metrics = measured(model, encoding, emails, tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
-    assert found["f1"] == pytest.approx(
+    assert metrics["f1"] == pytest.approx(
         sklearn.metrics.f1_score(table["actual"], table["predicted"], average="macro", zero_division=0)
     )
-    assert found["baseline_f1"] == 1.0
-    assert not {"roc_auc", "evasion_recall"} & found.keys()
+    assert metrics["baseline_f1"] == 1.0
+    assert not {"roc_auc", "evasion_recall"} & metrics.keys()
     slices = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"])
     assert slices.loc[("source", "a b"), "share_of_bird"] == 1.0
     assert (tmp_path / "confusion.svg").read_text().startswith("<?xml")
 
 
-def test_a_classifier_of_three_labels_is_measured_by_what_it_stops_where_one_of_them_passes(
-    make_gpt, encoding, emails, tmp_path
-):
+def test_three_labels_of_which_one_passes_are_measured_by_what_is_stopped(make_gpt, encoding, emails, tmp_path):
     for split in ("train", "validation", "test"):
         table = pd.read_parquet(emails / f"{split}.parquet")
         table.loc[table["subject"] == "buy the hat now", "label"] = "hats"
         table[["id", "source", "label"]].assign(request=table["subject"]).to_parquet(emails / f"{split}.parquet")
     labels, columns = ("ham", "hats", "spam"), ("request",)
     model = make_classifier(make_gpt, labels=labels, columns=columns, threshold=0.6, false_positive_rate=0.0)
-    found = measured(model, encoding, emails, tmp_path)
+    metrics = measured(model, encoding, emails, tmp_path, GUARD)
     table = pd.read_csv(tmp_path / "predictions.csv")
     passes, is_stopped = table["actual"] == "ham", table["predicted"] != "ham"
     assert is_stopped.tolist() == (table["ham_probability"] < 0.4).tolist()
-    assert found["recall"] == pytest.approx(sklearn.metrics.recall_score(~passes, is_stopped))
-    assert found["false_positive_rate"] == is_stopped[passes].mean()
-    assert (found["baseline_recall_at_fpr_0.005"], found["baseline_false_positive_rate"]) == (1.0, 0.0)
+    assert metrics["recall"] == pytest.approx(sklearn.metrics.recall_score(~passes, is_stopped))
+    assert metrics["false_positive_rate"] == is_stopped[passes].mean()
+    assert (metrics["baseline_recall_at_fpr_0.005"], metrics["baseline_false_positive_rate"]) == (1.0, 0.0)
     assert (tmp_path / "roc.svg").read_text().startswith("<?xml")
 
 
-def test_the_same_predictions_give_the_same_bytes_of_evidence(make_gpt, encoding, emails, tmp_path):
+def test_evidence_of_the_same_predictions_has_the_same_bytes(make_gpt, encoding, emails, tmp_path):
     model = make_classifier(make_gpt)
     contents = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        found = measured(model, encoding, emails, tmp_path / name)
-        contents.append((found, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}))
+        metrics = measured(model, encoding, emails, tmp_path / name)
+        contents.append((metrics, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}))
     assert contents[0] == contents[1]
 
 
-@pytest.mark.parametrize(
-    ("probability", "expected"),
-    [([0.9, 0.1], 0.0), ([0.9, 0.9], 0.4), ([1.0, 0.0], 0.0)],
-)
-def test_the_calibration_error_by_hand(probability, expected):
-    found = calibration_error(np.array([1, 0]), np.stack([1 - np.array(probability), probability], axis=1))
-    assert found == pytest.approx(expected if expected else abs(np.max(probability) - 1), abs=1e-6)
-
-
-def test_the_baseline_decides_by_the_threshold_of_the_same_budget_of_false_positives(
-    make_gpt, encoding, emails, tmp_path
-):
+def test_baseline_has_a_threshold_by_the_same_budget_of_false_positives(make_gpt, encoding, emails, tmp_path):
     model = make_classifier(make_gpt, threshold=0.5, false_positive_rate=0.7)
-    found = measured(model, encoding, emails, tmp_path)
+    metrics = measured(model, encoding, emails, tmp_path)
     # Of three texts of ham the two that begin as spam does are equally likely to be called so, and both may be.
-    assert found["baseline_false_positive_rate"] == pytest.approx(2 / 3, abs=1e-4)
-    assert found["baseline_f1"] == pytest.approx(2 * 6 / (2 * 6 + 6))
-    assert found["baseline_accuracy"] == pytest.approx(9 / 15)
+    assert metrics["baseline_false_positive_rate"] == pytest.approx(2 / 3, abs=1e-4)
+    assert metrics["baseline_f1"] == pytest.approx(2 * 6 / (2 * 6 + 6))
+    assert metrics["baseline_accuracy"] == pytest.approx(9 / 15)
     ham = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"]).loc[("label", "ham")]
     assert ham["baseline_right"] == pytest.approx(1 / 3, abs=1e-4)
-
-
-def test_a_label_with_signs_of_formulas_is_drawn_as_it_is(tmp_path):
-    draw_confusion(np.array([0, 1]), np.array([0, 1]), ("$a_{$", "ham"), tmp_path / "confusion.svg")
-    assert (tmp_path / "confusion.svg").read_text().startswith("<?xml")

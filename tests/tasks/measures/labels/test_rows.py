@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tasks.measures.labels.rows import label_rows, without_learned
+
+
+@pytest.fixture
+def mails(tmp_path, monkeypatch) -> pd.DataFrame:
+    """The rows of two mails of the test split and two everyday ones."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data/processed/emails", "data/behavioural/emails"):
+        (tmp_path / folder).mkdir(parents=True)
+    mail = {"id": ["one", "two"], "subject": ["a", "b"], "body": ["x " * 60, "y"], "label": ["ham", "spam"]}
+    pd.DataFrame(mail | {"source": "s/p/easy"}).to_parquet("data/processed/emails/test.parquet")
+    everyday = pd.DataFrame(mail | {"slice": ["thanks", "offers"]})
+    everyday.to_json("data/behavioural/emails/test.jsonl", orient="records", lines=True)
+    return label_rows(Path("data/processed/emails"))
+
+
+def test_rows_are_the_test_split_and_behind_it_everyday_mails(mails):
+    assert mails["part"].tolist() == ["test", "test", "everyday", "everyday"]
+    assert mails["expected"].tolist() == ["ham", "spam"] * 2
+    assert mails["question"].tolist()[1] == "b | y"
+
+
+def test_slices_of_the_test_split_leave_out_everyday_mails(mails):
+    assert mails["behavioural"].tolist() == [None, None, "everyday: thanks", "everyday: offers"]
+    assert mails["source"].tolist() == ["easy", "easy", None, None]
+    assert mails["words"].tolist() == ["51 to 200", "to 50", None, None]
+    assert mails["label"].tolist() == ["ham", "spam", None, None]
+
+
+def test_behavioural_mails_that_repeat_what_was_learned_are_left_out(caplog):
+    learned = pd.DataFrame({"subject": ["A trip"], "body": ["We meet at the station at nine on Sunday."]})
+    mails = pd.DataFrame(
+        {"id": list("abcd"), "part": ["everyday"] * 3 + ["test"], "subject": ["RE: a trip!", "", "", ""]}
+    )
+    mails["body"] = ["One", "Two", "Anna, we meet at the STATION, at ten.", "We meet at the station at nine"]
+    with caplog.at_level("WARNING"):
+        assert without_learned(mails, learned)["id"].tolist() == ["b", "d"]
+    assert "2 of 3 behavioural texts left out" in caplog.text
