@@ -23,6 +23,7 @@ from small_models import write_model
 from typer.testing import CliRunner, Result
 
 from app.api.server import create_app, http_config
+from app.names import RegisteredVersion, VersionName
 from app.page.mount import mount_page
 from app.quarantine import Quarantine
 from app.settings import Settings
@@ -85,6 +86,18 @@ def registry(tmp_path_factory) -> Path:
         register(write_model(folder / "classifier-1/classifier", "classifier", 3), "classifier", "challenger")
         register(write_model(folder / "foundation-1/foundation", "foundation", 4), "foundation", "challenger")
     return folder
+
+
+def listed_version(name: str, *capabilities: str, is_default: bool = True) -> RegisteredVersion:
+    """A version as a list of the registry has it, from a name such as `classifier/1`."""
+    return RegisteredVersion(
+        name=VersionName(*name.split("/")),
+        aliases=(),
+        created=0,
+        description="",
+        capabilities=capabilities,
+        is_default=is_default,
+    )
 
 
 @pytest.fixture

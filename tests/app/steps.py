@@ -16,7 +16,9 @@ class Steps:
     """The forward passes of all models of this process."""
 
     def __init__(self) -> None:
-        self._free, self._open, self._error = threading.Semaphore(0), False, None
+        self._free = threading.Semaphore(0)
+        self._open = False
+        self._error = None
 
     def let(self, count: int) -> None:
         """So many may go on."""

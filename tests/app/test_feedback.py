@@ -60,12 +60,14 @@ def test_answer_feedback_waits_as_rows_of_the_dataset(server, quarantine):
     assert send(server, long | {"good": False}).json()["kept"]
     better = ANSWER | asks("and now?") | {"good": False, "better": "Then."}
     assert send(server, better).json()["dataset"] == "instructions"
-    values = itemgetter(*["instruction", "output", "system", "history", "verdict", "version"])
-    assert [list(values(row)) for row in feedback_rows(quarantine, "instructions")[-3:]] == [
-        ["hello", "Hi.", "", [], "good", "threestage-assistant/1"],
-        ["three", "Hi.", "Be brief.", ["one", "two"], "bad", "threestage-assistant/1"],
-        ["and now?", "Then.", "", [], "good", "threestage-assistant/1"],
+    values = itemgetter(*["instruction", "output", "system", "history", "verdict"])
+    rows = feedback_rows(quarantine, "instructions")[-3:]
+    assert [values(row) for row in rows] == [
+        ("hello", "Hi.", "", [], "good"),
+        ("three", "Hi.", "Be brief.", ["one", "two"], "bad"),
+        ("and now?", "Then.", "", [], "good"),
     ]
+    assert {row["version"] for row in rows} == {"threestage-assistant/1"}
 
 
 def test_duplicate_feedback_is_kept_once_and_unicode_stays_as_sent(server, quarantine):
@@ -137,7 +139,7 @@ def test_feedback_limit_of_a_client_is_429_with_the_time_to_retry(registry, tmp_
     ],
     ids=["switched off", "no place to write"],
 )
-def test_feedback_that_can_not_be_kept_is_503(registry, tmp_path, monkeypatch, settings, status, code):
+def test_feedback_that_can_not_be_kept_is_an_error_with_its_code(registry, tmp_path, monkeypatch, settings, status, code):
     monkeypatch.chdir(tmp_path)
     with tracked(registry), TestClient(create_app(settings), "http://localhost") as client:
         answer = client.post("/feedback", json=ANSWER)

@@ -33,10 +33,9 @@ def predictions(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "reports/evaluation/classifier/evidence/predictions.csv")
 
 
-def labels(after: pd.DataFrame, before: pd.DataFrame) -> list[np.ndarray]:
-    """What each mail is, what it is called now and what it was called before; 1 for spam."""
-    columns = (after["actual"], after["predicted"], before["predicted"])
-    return [(column == "spam").to_numpy(int) for column in columns]
+def is_spam(labels: pd.Series) -> np.ndarray:
+    """1 for spam, 0 for ham."""
+    return (labels == "spam").to_numpy(int)
 
 
 def lead_in_f1(actual: np.ndarray, predicted: np.ndarray, guessed: np.ndarray) -> float:
@@ -62,11 +61,11 @@ def test_accepted_feedback_is_learned_by_the_next_version(copied: Path, prefect_
         first, verdicts = classify(address, mails)
         assert first == "threestage-classifier/1"
         decided = zip(verdicts, mails, strict=True)
-        one, *others = [mail for verdict, mail in decided if verdict["label"] != mail["label"]]
-        body = {"about": "email", **{name: one[name] for name in ("subject", "body", "label")}}
+        learned, *others = [mail for verdict, mail in decided if verdict["label"] != mail["label"]]
+        body = {"about": "email", **{name: learned[name] for name in ("subject", "body", "label")}}
         kept = post(address, "/feedback", body)
         assert kept.json() == {"kept": True, "dataset": "emails", "model": first}
-        accepted = run(copied, "cli", "feedback", "accept", "all", "--yes")
+        accepted = run(copied, *["cli", "feedback", "accept", "all", "--yes"])
         assert accepted.stdout.splitlines()[0] == "1 rows accepted", accepted.stderr
         (copied / "data/inbox/emails/mine.jsonl").write_text("".join(f"{json.dumps(mail)}\n" for mail in others))
 
@@ -80,7 +79,7 @@ def test_accepted_feedback_is_learned_by_the_next_version(copied: Path, prefect_
         assert (copied / "data/inbox/emails/mine.jsonl.dvc").exists()
 
         def is_replaced() -> bool:
-            return classify(address, [one])[0] != first
+            return classify(address, [learned])[0] != first
 
         wait_until(is_replaced, 300)
         second, says = classify(address, others)
@@ -95,5 +94,5 @@ def test_accepted_feedback_is_learned_by_the_next_version(copied: Path, prefect_
     assert [hashes[split] for split in SPLITS[1:]] == [drawn[split] for split in SPLITS[1:]]
     after = predictions(copied)
     assert after["id"].tolist() == guessed["id"].tolist()
-    lead = interval(lead_in_f1, *labels(after, guessed))
-    assert lead[1] >= 0, "no worse than chance alone would have it, mail by mail"
+    columns = [is_spam(labels) for labels in (after["actual"], after["predicted"], guessed["predicted"])]
+    assert interval(lead_in_f1, *columns)[1] >= 0, "no worse than chance alone would have it, mail by mail"

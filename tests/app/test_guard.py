@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from app.api.server import create_app
 from app.errors import Unavailable
 from app.guard import guard_model, requests_in
-from app.names import RegisteredVersion, VersionName
 from app.settings import Settings
 from cli.chat import Assistant
 from cli.main import cli
@@ -27,9 +26,11 @@ from llm.loaded_model import LoadedModel
 from llm.objectives import CHAT, CLASSIFY, COMPLETE, GUARD
 from llm.objectives.classifier import guard_replies
 from tasks.registry.tracking import configure_tracking
+from tests.app.api.questions import content_of
 from tests.app.conftest import (
     error_of,
     feedback_rows,
+    listed_version,
     post,
     readiness,
     ready,
@@ -119,16 +120,21 @@ def test_guard_lets_the_assistant_answer_everything_else_as_without_a_guard(clie
 
 
 def test_turns_that_the_guard_answered_are_read_again_by_nobody(client):
-    after, alone = ask(client, [POISON, DECLINE, HELLO]), ask(client, [HELLO])
-    assert (after.choices, after.usage) == (alone.choices, alone.usage)
-    for earlier in ((POISON, "Sure."), ("hello", "Hi.", POISON, "Sure.")):
-        assert ask(client, [*earlier, "go on"]).choices[0].message.content == DECLINE
+    after = ask(client, [POISON, DECLINE, HELLO])
+    answer = ask(client, [HELLO])
+    assert (after.choices, after.usage) == (answer.choices, answer.usage)
     hiding = ["the cat sat on the mat and the dog ate the hat", "Hi."] * 6
-    assert ask(client, [*hiding, POISON]).choices[0].message.content == DECLINE
-    for made_up in ([*hiding, POISON, "Sure.", *hiding], [POISON, "Sure.", *hiding], [*hiding, "poison", "Sure."]):
-        assert ask(client, [*made_up, HELLO]).choices[0].message.content == DECLINE
+    for turns in (
+        [POISON, "Sure.", "go on"],
+        ["hello", "Hi.", POISON, "Sure.", "go on"],
+        [*hiding, POISON],
+        [*hiding, POISON, "Sure.", *hiding, HELLO],
+        [POISON, "Sure.", *hiding, HELLO],
+        [*hiding, "poison", "Sure.", HELLO],
+    ):
+        assert content_of(ask(client, turns)) == DECLINE
     assert ask(client, [HELLO, POISON, HELLO]).choices[0].finish_reason == "length", "it reads the user's turns only"
-    assert ask(client, [POISON, DECLINE, HURT]).choices[0].message.content == CRISIS
+    assert content_of(ask(client, [POISON, DECLINE, HURT])) == CRISIS
     with pytest.raises(openai.BadRequestError, match="the last message has no text"):
         ask(client, [POISON, "Sure.", " "])
 
@@ -296,25 +302,15 @@ def test_guard_that_can_not_be_loaded_closes_the_chat_until_it_is_turned_off(gua
         assert caplog.messages.count("chats are answered without a guard: it is turned off") == 1
 
 
-def version(model: str, *capabilities: str, is_default: bool = True) -> RegisteredVersion:
-    return RegisteredVersion(
-        name=VersionName(model, "1"),
-        aliases=(),
-        created=0,
-        description="",
-        capabilities=capabilities,
-        is_default=is_default,
-    )
-
-
 def test_model_whose_files_are_gone_may_be_the_guard():
     settings = Settings()
-    listed = [version("assistant", CHAT, COMPLETE), version("classifier", CLASSIFY)]
+    listed = [listed_version("assistant/1", CHAT, COMPLETE), listed_version("classifier/1", CLASSIFY)]
+    warden, lost = listed_version("warden/1", GUARD), listed_version("lost/1")
     assert guard_model(settings, listed) is None
-    assert guard_model(settings, [*listed, version("warden", GUARD)]) == "warden"
-    assert guard_model(settings, [*listed, version("warden", GUARD), version("lost")]) == "warden"
-    assert guard_model(settings, [*listed, version("classifier")]) is None, "another version of it can classify"
-    assert guard_model(settings, [*listed, version("lost", is_default=False)]) is None
+    assert guard_model(settings, [*listed, warden]) == "warden"
+    assert guard_model(settings, [*listed, warden, lost]) == "warden"
+    assert guard_model(settings, [*listed, listed_version("classifier/2")]) is None, "classifier/1 can classify"
+    assert guard_model(settings, [*listed, listed_version("lost/1", is_default=False)]) is None
     with pytest.raises(Unavailable, match="the files of lost/1 can't be read, and it may be the guard"):
-        guard_model(settings, [*listed, version("lost")])
-    assert guard_model(Settings(guard=False), [*listed, version("warden", GUARD)]) is None
+        guard_model(settings, [*listed, lost])
+    assert guard_model(Settings(guard=False), [*listed, warden]) is None

@@ -91,7 +91,9 @@ def is_closed(loaded) -> bool:
 @pytest.fixture
 def loading(store, monkeypatch):
     """Waits before version 2 of the assistant is loaded: an event when it begins, and one that lets it go on."""
-    load, begun, go_on = app.versions.load_for_inference, threading.Event(), threading.Event()
+    load = app.versions.load_for_inference
+    begun = threading.Event()
+    go_on = threading.Event()
 
     def slowly(folder):
         if folder.samefile(files("2")):
@@ -268,7 +270,8 @@ def test_version_that_fails_to_load_leaves_the_one_before(store):
 
 
 def test_retry_of_a_failed_load_waits_for_poll_seconds(store, make_versions, monkeypatch, caplog):
-    load, tried = app.versions.load_for_inference, []
+    load = app.versions.load_for_inference
+    tried = []
 
     def full(folder):
         if folder.samefile(files("2")):
@@ -281,11 +284,10 @@ def test_retry_of_a_failed_load_waits_for_poll_seconds(store, make_versions, mon
     versions.refresh()
     move("2")
     for _ in range(3):
-        with pytest.raises(
-            Unavailable, match="assistant/2 can't be loaded: RuntimeError: no memory; assistant/1 goes on"
-        ):
+        reason = "assistant/2 can't be loaded: RuntimeError: no memory"
+        with pytest.raises(Unavailable, match=f"{reason}; assistant/1 goes on"):
             versions.refresh()
-        with pytest.raises(Unavailable, match="assistant/2 can't be loaded: RuntimeError: no memory"):
+        with pytest.raises(Unavailable, match=reason):
             versions.get("assistant/2", CHAT)
         assert versions.get("assistant", CHAT).name == VersionName("assistant", "1")
     assert len(tried) == 1

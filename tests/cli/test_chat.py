@@ -27,7 +27,7 @@ HANGS = 600  # seconds
 
 
 def test_question_is_answered_by_the_named_version_and_repeats_with_its_seed(threestage):
-    result = threestage("chat", "hello", "there", "--max-tokens", "9")
+    result = threestage(*["chat", "hello", "there", "--max-tokens=9"])
     assert (result.exit_code, result.stderr) == (0, "")
     assert len(result.stdout.strip()) > 5
     words = ["chat", "hello there", "--json", "--max-tokens", "9"]
@@ -36,13 +36,13 @@ def test_question_is_answered_by_the_named_version_and_repeats_with_its_seed(thr
     assert (champion["model"], champion["finish"]) == ("threestage-assistant/1", "length")
     (challenger,) = rows_of(threestage(*words, "--model", "assistant@challenger").stdout)
     assert challenger["model"] == "threestage-assistant/2"
-    drawn = [threestage("chat", "hello", "--temperature", "2", "--seed", seed).stdout for seed in ("1", "1", "2")]
+    drawn = [threestage("chat", "hello", *["--temperature=2", f"--seed={seed}"]).stdout for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_lines_of_a_pipe_are_questions_of_their_own(threestage):
     lines = f"hello\n\n how are you ?\n{'cat ' * 900}\nhello\n"
-    result = threestage("chat", "--json", "--max-tokens", "9", stdin=lines)
+    result = threestage("chat", "--json", "--max-tokens=9", stdin=lines)
     first, second, long, again = rows_of(result.stdout)
     assert (first["question"], second["question"]) == ("hello", "how are you ?")
     assert first == again, "no answer depends on the ones before"

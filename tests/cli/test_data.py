@@ -58,6 +58,7 @@ def test_docs_lines_are_sources():
     ("name", "content", "summary"),
     [
         ("a.txt", STORY, "as corpus: 1 rows"),
+        ("a.csv", "id,title,text\n1,Mill,Once\n2,Bread,Twice\n", "as corpus: 2 rows"),
         ("a [old].csv", f"label,subject,body\n{MAILS}", "as emails: 9 rows (6 ham, 3 spam)"),
         ("a.jsonl", TALK, "as instructions: 1 rows"),
         ("a.json", '[{"instruction": "a", "input": null, "output": "b", "text": "a b"}]', "as instructions: 1 rows"),
@@ -78,11 +79,6 @@ def test_check_finds_the_dataset_that_files_are_for(name, content, summary):
             ["as corpus: 0 rows", "a/a.txt, row 1: byte 0xfc is not UTF-8", "as emails: 0 rows", "no file or folder"],
         ),
         (
-            "a.csv",
-            "label,text\nham,Grüße\n".encode("latin-1"),
-            ["as any dataset: 0 rows", "a/a.csv, row 2: byte 0xfc is not UTF-8; save the file as UTF-8, or give"],
-        ),
-        (
             "program",
             b"\x7fELF\0\0",
             [
@@ -94,7 +90,7 @@ def test_check_finds_the_dataset_that_files_are_for(name, content, summary):
         ("a.pdf", b"%PDF-1.4\n1 0 obj\n", ["as any dataset: 0 rows", "a/a.pdf: a PDF; save its text as .txt"]),
         ("a.csv", b"\n", ["a.csv: empty, 1 bytes", "as any dataset: 0 rows"]),
     ],
-    ids=["unlabelled mailbox", "text in Latin-1", "table in Latin-1", "program", "PDF", "empty file"],
+    ids=["unlabelled mailbox", "text in Latin-1", "program", "PDF", "empty file"],
 )
 def test_files_that_no_dataset_reads_have_their_own_reason(name, content, reasons):
     Path(name).write_bytes(content)
@@ -143,12 +139,6 @@ def test_column_of_labels_that_is_unusual_makes_no_corpus_of_mails(options):
     assert "\nas emails: 30 rows (20 ham, 10 spam)\n" in output
     assert '\nand below datasets.emails.preprocess: columns: {"label": "folder"}\n' in output
     assert "\nas corpus: 30 rows\n" in check("own mails.csv", "--as", "corpus")
-
-
-def test_table_of_articles_is_a_corpus():
-    rows = "".join(f"{n},Title {n},Text {n}\n" for n in range(9))
-    Path("articles.csv").write_text(f"id,title,text\n{rows}")
-    assert "\nas corpus: 9 rows\n" in check("articles.csv")
 
 
 def test_problem_of_many_rows_is_printed_once_with_their_number():
@@ -219,7 +209,7 @@ def test_printed_block_pins_a_file_and_a_folder(tmp_path):
     for name in ("notes/a.md", "notes/b/c.md"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(name)
-    source = paste("corpus", check("notes", "--files", "*.md", "--as", "corpus"))
+    source = paste("corpus", check("notes", "--files=*.md", "--as=corpus"))
     assert (source.source, source.files) == ("notes", "*.md")
     Path("notes/b/c.md").write_text("changed")
     (tmp_path / "raw").mkdir()

@@ -89,7 +89,8 @@ def test_list_has_the_change_of_each_text_and_no_control_character(quarantine):
 )
 def test_drop_chooses_rows_by_id_network_dataset_or_all(quarantine, words, chosen):
     ids = ids_of(quarantine)
-    dropped = threestage("drop", "--yes", *(word.format(*ids) for word in words))
+    names = [word.format(*ids) for word in words]
+    dropped = threestage("drop", "--yes", *names)
     assert dropped.stdout == f"{len(chosen)} rows dropped\n"
     assert ids_of(quarantine) == [id_ for number, id_ in enumerate(ids) if number not in chosen]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from decisions import ME, NAME, compare, register, set_tags
 from dvc.repo import Repo
 from mlflow import MlflowClient
 from projects import ROOT, environment, free_ports
@@ -20,9 +21,9 @@ from typer.testing import CliRunner
 from cli.main import cli
 from llm.training.checkpoint import Checkpoints
 from tasks.params.set_params import set_params
-from tasks.registry.decide import approve, compared
+from tasks.registry.decide import approve
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.versions import STATE, SUPERSEDED
+from tasks.registry.versions import SUPERSEDED
 from tasks.stages.dvc_process import reproduce
 from tests.app.conftest import (
     UNAPPROVED,
@@ -211,12 +212,11 @@ def test_status_has_versions_with_their_aliases_and_interrupted_trainings(pipeli
 
 def test_status_has_states_of_versions_and_failed_gates_of_an_approved_one(pipeline, mlflow_store):
     configure_tracking()
-    MlflowClient().create_registered_model("threestage-classifier")
-    for _ in range(2):
-        MlflowClient().create_model_version("threestage-classifier", str(Path.cwd() / "mlartifacts"))
-    MlflowClient().set_model_version_tag("threestage-classifier", "2", STATE, SUPERSEDED)
-    compared("classifier", "1", champion=None, failed=["f1", "drift"])
-    approve("classifier", "1", by="reviewer-1", reason="we need one", despite_gates=True)
+    register("classifier", versions=2)
+    MlflowClient().delete_registered_model_alias(NAME, "challenger")
+    set_tags(MlflowClient(), "2", state=SUPERSEDED)
+    compare("1", "f1", "drift")
+    approve("classifier", "1", **ME, despite_gates=True)
     assert re.search(r"^  classifier/1 .*  champion, approved despite f1 and drift$", status(), re.MULTILINE)
     assert re.search(r"^  classifier/2  \S+ \S+  superseded$", status(), re.MULTILINE)
 

@@ -102,9 +102,7 @@ def test_bad_row_has_its_reason_among_good_ones(server, served):
     assert all(verdict["probabilities"] is None for verdict in answers if verdict["error"])
 
 
-@pytest.mark.parametrize(
-    "rows", [[], [{"subject": 5}], [{"subject": "x", "sender": "y"}], "x", [[]], [{"body": ["x"]}]]
-)
+@pytest.mark.parametrize("rows", [[], [{"subject": 5}], [{"subject": "x", "sender": "y"}]], ids=str)
 def test_body_that_is_no_list_of_mails_is_refused_as_a_whole(server, rows):
     answer = classify(server, rows)
     assert answer.status_code == 422

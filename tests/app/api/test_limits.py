@@ -136,7 +136,7 @@ def test_invalid_request_is_refused_with_a_short_reason(server, body):
         assert len(answer.content) < 3000
 
 
-def test_many_mistakes_are_reported_as_fast_as_one(server):
+def test_invalid_parts_by_the_thousand_are_reported_as_fast_as_one(server):
     """As processor time of the server's one thread is not to be had from here: by the errors that are made of them."""
     for model, body in (
         (CompletionRequest, {"prompt": [-1] * 100_000}),
@@ -309,7 +309,7 @@ def test_cross_site_request_is_refused_without_a_key(origin):
     [("127.0.0.1:8000", "http://127.0.0.1:8000"), ("localhost:80", "http://LOCALHOST:80"),
      ("127.0.0.1:8000", f"https://{NAMED}"), (f"{NAMED}:443", f"https://{NAMED}")],
 )  # fmt: skip
-def test_own_page_and_allowed_sites_may_ask(host, origin):
+def test_cross_site_rule_lets_the_own_page_and_allowed_sites_ask(host, origin):
     assert ask(behind(NAMED), host, origin=origin).text == "yes"
 
 

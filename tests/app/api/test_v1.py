@@ -7,7 +7,7 @@ from llm.chat import Message, prompt_tokens
 from llm.generation.greedy import generate_greedily
 from llm.objectives.assistant import Question, answer_all
 from llm.tokenizer import decode
-from tests.app.api.questions import HELLO, ask, say
+from tests.app.api.questions import HELLO, ask, content_of, content_of_stream, say
 from tests.app.conftest import talk
 
 
@@ -63,37 +63,39 @@ def test_stop_string_ends_a_text_also_across_tokens(client, assistant):
     assert len(assistant.encoding.encode_ordinary(stop)) > 1
     options = {"max_tokens": 40, "stop": ["never", stop]}
     answer = ask(client, talk(["hello"]), **options)
-    assert answer.choices[0].message.content == text[: text.find(stop)]
-    assert say(client, "hello", max_tokens=40, stop=stop) == text[: text.find(stop)]
+    before = text[: text.find(stop)]
+    assert content_of(answer) == say(client, "hello", max_tokens=40, stop=stop) == before
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.completion_tokens < 40
     chunks = list(ask(client, talk(["hello"]), stream=True, **options))
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text[: text.find(stop)]
+    assert content_of_stream(chunks) == before
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
 def test_choices_differ_and_repeat_with_their_seed(client):
     def texts(**options):
-        return [
-            choice.message.content for choice in ask(client, n=4, temperature=1.0, max_tokens=30, **options).choices
-        ]
+        answer = ask(client, n=4, temperature=1.0, max_tokens=30, **options)
+        return [choice.message.content for choice in answer.choices]
 
     written = [text for text in texts() if text]  # one may end before its first word
     assert len(set(written)) == len(written) > 1
-    assert texts(seed=3) == texts(seed=3)
-    assert len({*texts(seed=3), *texts(seed=-6)}) == 8
+    seeded = texts(seed=3)
+    assert seeded == texts(seed=3)
+    assert len({*seeded, *texts(seed=-6)}) == 8
     assert ask(client, n=4, max_tokens=5).usage.completion_tokens == 20
 
 
 def test_sampling_options_change_the_answer(client):
-    greedy = say(client, "hello", max_tokens=30)
-    drawn = say(client, "hello", max_tokens=30, temperature=1.5, seed=1)
-    assert drawn != greedy
-    for alone in ({"top_p": 0}, {"top_p": 1e-9}, {"extra_body": {"top_k": 1}}, {"extra_body": {"min_p": 1}}):
-        assert say(client, "hello", max_tokens=30, temperature=1.5, seed=1, **alone) == greedy
-    for extra in ({"repetition_penalty": 5}, {"text_penalty": 5}):
-        assert say(client, "hello", max_tokens=30, extra_body=extra) != greedy
-    assert say(client, "hello", max_tokens=30, temperature=0) == greedy
+    def draw(**options):
+        return say(client, "hello", max_tokens=30, extra_body=options)
+
+    greedy = draw()
+    assert draw(temperature=0) == greedy
+    assert draw(temperature=1.5, seed=1) != greedy
+    for bound in ({"top_p": 0}, {"top_p": 1e-9}, {"top_k": 1}, {"min_p": 1}):
+        assert draw(temperature=1.5, seed=1, **bound) == greedy
+    assert draw(repetition_penalty=5) != greedy
+    assert draw(text_penalty=5) != greedy
 
 
 def test_logprobs_have_the_bytes_of_the_answer_whole_and_in_a_stream(client):
@@ -102,7 +104,7 @@ def test_logprobs_have_the_bytes_of_the_answer_whole_and_in_a_stream(client):
     content = answer.choices[0].logprobs.content
     assert len(content) == answer.usage.completion_tokens > 2
     written = b"".join(bytes(entry.bytes) for entry in content)
-    assert written.decode(errors="replace") == answer.choices[0].message.content
+    assert written.decode(errors="replace") == content_of(answer)
     for entry in content:
         assert entry.token == bytes(entry.bytes).decode(errors="replace")
         assert len(entry.top_logprobs) == 4
@@ -144,15 +146,15 @@ def test_prompt_has_earlier_turns_and_the_system_prompt(client, assistant):
     assert ask(client, [system, *HELLO]).usage.prompt_tokens != ask(client).usage.prompt_tokens
     question = Question("the moon ?", history=["hello how are you ?", "well"])
     answers = answer_all(assistant, [question], max_new_tokens=12)
-    assert [ask(client, turns).choices[0].message.content.strip()] == answers
+    assert [content_of(ask(client, turns)).strip()] == answers
 
 
 def test_content_parts_are_one_text(client):
     parts = [{"type": "text", "text": "hello how "}, {"type": "text", "text": "are you ?"}]
-    assert ask(client, [{"role": "user", "content": parts}]).choices == ask(client).choices
+    assert ask(client, talk([parts])).choices == ask(client).choices
     picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
     with pytest.raises(openai.BadRequestError, match=r"messages.0.content.0: image_url is not supported"):
-        ask(client, [{"role": "user", "content": picture}])
+        ask(client, talk([picture]))
 
 
 @pytest.mark.parametrize(
@@ -168,8 +170,7 @@ def test_template_marks_are_plain_text_when_people_write_them(client, assistant,
 
 
 def test_answer_of_the_official_client_is_accepted_as_a_turn(client):
-    talk = [*HELLO, ask(client).choices[0].message, *HELLO]
-    written = [*HELLO, {"role": "assistant", "content": talk[1].content}, *HELLO]
-    assert ask(client, talk).choices == ask(client, written).choices
-    whole = [*HELLO, talk[1].model_dump(), *HELLO]  # with each part that is null
-    assert ask(client, whole).choices == ask(client, written).choices
+    message = ask(client).choices[0].message
+    expected = ask(client, talk([HELLO[0]["content"], message.content, HELLO[0]["content"]])).choices
+    assert ask(client, [*HELLO, message, *HELLO]).choices == expected
+    assert ask(client, [*HELLO, message.model_dump(), *HELLO]).choices == expected, "with each part that is null"
