@@ -24,6 +24,7 @@ FOLDERS = (
     "tests/llm/generation",
     "tests/llm/kernels",
     "tests/llm/model",
+    "tests/llm/objectives",
     "tests/llm/training",
     "tests/tasks/data",
     "tests/tasks/datasets",
