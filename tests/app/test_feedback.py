@@ -139,7 +139,7 @@ def test_feedback_limit_of_a_client_is_429_with_the_time_to_retry(registry, tmp_
     ],
     ids=["switched off", "no place to write"],
 )
-def test_feedback_that_can_not_be_kept_is_an_error_with_its_code(registry, tmp_path, monkeypatch, settings, status, code):
+def test_feedback_that_can_not_be_kept_is_an_error(registry, tmp_path, monkeypatch, settings, status, code):
     monkeypatch.chdir(tmp_path)
     with tracked(registry), TestClient(create_app(settings), "http://localhost") as client:
         answer = client.post("/feedback", json=ANSWER)
