@@ -107,11 +107,11 @@ def test_missing_registry_is_an_error_and_none_is_made(tmp_path, monkeypatch, co
     ("words", "reason"),
     [
         (["chat", "hello"], "foundation/1 can't chat; models that can: assistant"),
-        (["classify", "mail.eml"], "foundation/1 can't classify; models that can: classifier"),
+        (["classify", "-"], "foundation/1 can't classify; models that can: classifier"),
     ],
 )
 def test_unsuitable_model_is_an_error_with_those_that_can(threestage, words, reason):
-    assert error_of(threestage(*words, "--model", "foundation")) == f"error: {reason}"
+    assert error_of(threestage(*words, "--model", "foundation", stdin="hello")) == f"error: {reason}"
 
 
 LOADED = """
