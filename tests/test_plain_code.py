@@ -25,6 +25,7 @@ FOLDERS = (
     "tasks/stages",
     "tests/benchmarks",
     "tests/data",
+    "tests/flows",
     "tests/llm/formats",
     "tests/llm/generation",
     "tests/llm/kernels",

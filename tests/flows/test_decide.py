@@ -28,7 +28,7 @@ NOT_DESPITE_GATES = "version 2 failed f1 at least 1.1: --despite-gates approves 
 
 
 @pytest.fixture
-def project(mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def waiting_version(mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Version 1 of the classifier is champion, version 2 failed a gate and waits."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
@@ -40,9 +40,9 @@ def project(mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def threestage(command_line: CommandLine, project: Path) -> CommandLine:
+def threestage(command_line: CommandLine, waiting_version: Path) -> CommandLine:
     """The command line in this process: exit code and both outputs."""
-    return partial(command_line, project)
+    return partial(command_line, waiting_version)
 
 
 def newest_run() -> FlowRun:
@@ -51,7 +51,7 @@ def newest_run() -> FlowRun:
 
 
 def test_deployment_decide_approves_rejects_and_rolls_back_under_a_persons_name(
-    project: Path, prefect_api: str
+    waiting_version: Path, prefect_api: str
 ) -> None:
     with pytest.raises(UserError, match=NOT_DESPITE_GATES):
         run_as_child(decide, APPROVE)
@@ -71,7 +71,7 @@ def test_deployment_decide_approves_rejects_and_rolls_back_under_a_persons_name(
 
 @pytest.mark.parametrize("wrong", [{"reason": " "}, {"by": ""}, {"by": "x" * 201}, {"decision": "perhaps"}])
 def test_form_of_decide_refuses_a_value_that_does_not_fit(
-    project: Path, prefect_api: str, wrong: dict[str, str]
+    waiting_version: Path, prefect_api: str, wrong: dict[str, str]
 ) -> None:
     with pytest.raises(ParameterTypeError):
         run_as_child(decide, APPROVE | wrong)

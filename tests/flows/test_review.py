@@ -79,7 +79,7 @@ def was_compared(
 
 
 @pytest.fixture
-def project(was_compared: Path, versions: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def compared_project(was_compared: Path, versions: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(compare, "answers", versions)
     return enter(shutil.copytree(was_compared, tmp_path / "project"), monkeypatch)
 
@@ -129,9 +129,9 @@ def announcements(client: SyncPrefectClient, flow_run: object) -> list[Event]:
 
 
 def test_review_shows_its_verdict_and_the_ways_to_decide_on_the_terminal_in_mlflow_and_in_prefect(
-    project: Path, client: SyncPrefectClient
+    compared_project: Path, client: SyncPrefectClient
 ) -> None:
-    first, verdict, page, commands, tags, form = (project / "outcome").read_text().splitlines()
+    first, verdict, page, commands, tags, form = (compared_project / "outcome").read_text().splitlines()
     assert first == "version 2 waits for a decision"
     assert verdict.startswith("  Version 2 does not pass: of 7 gates 1 failed and 1 could not be computed. Not passed:")
     path = Path(page.removeprefix("  page: "))
@@ -169,10 +169,10 @@ def test_review_shows_its_verdict_and_the_ways_to_decide_on_the_terminal_in_mlfl
 
 
 def test_second_review_compares_and_announces_nothing_and_auto_lets_the_gates_reject(
-    project: Path, client: SyncPrefectClient, versions: Answering
+    compared_project: Path, client: SyncPrefectClient, versions: Answering
 ) -> None:
     before = len(versions.asked)
-    assert run_review()["classifier"].splitlines()[1] == (project / "outcome").read_text().splitlines()[1]
+    assert run_review()["classifier"].splitlines()[1] == (compared_project / "outcome").read_text().splitlines()[1]
     assert announcements(client, newest(client).id) == []
     outcome = run_review(auto=True)["classifier"]
     assert len(versions.asked) == before
@@ -186,16 +186,18 @@ def test_second_review_compares_and_announces_nothing_and_auto_lets_the_gates_re
 
 
 def test_gate_that_is_not_known_leaves_the_decision_to_a_person_with_auto(
-    project: Path, client: SyncPrefectClient
+    compared_project: Path, client: SyncPrefectClient
 ) -> None:
-    set_gates(project, at_least={"charm": 1})
+    set_gates(compared_project, at_least={"charm": 1})
     assert run_review(auto=True)["classifier"].startswith("version 2 waits for a decision\n")
     assert aliases() == ("1", None, "2")
     (event,) = announcements(client, newest(client).id)
     assert event.resource.name == f"{NAME} version 2"
 
 
-def test_remind_announces_a_waiting_version_again_a_day_later(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remind_announces_a_waiting_version_again_a_day_later(
+    compared_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reminders: list[tuple[str, str, str]] = []
 
     def record(model: str, version: str, verdict: str) -> None:
@@ -217,10 +219,10 @@ def test_remind_announces_a_waiting_version_again_a_day_later(project: Path, mon
 
 
 def test_two_reviews_at_once_without_a_champion_compare_with_the_baseline_once_and_the_gates_approve(
-    project: Path,
+    compared_project: Path,
 ) -> None:
     MlflowClient().delete_registered_model_alias(NAME, "champion")
-    set_gates(project)
+    set_gates(compared_project)
     reviews: list[Reviewed] = []
 
     def review_once() -> None:
@@ -245,33 +247,35 @@ def test_two_reviews_at_once_without_a_champion_compare_with_the_baseline_once_a
     assert aliases() == ("2", "1", None)  # a person took the champion's alias away
 
 
-def test_version_that_is_deleted_while_it_is_compared_ends_its_review(project: Path, versions: Answering) -> None:
-    set_gates(project)
+def test_version_that_is_deleted_while_it_is_compared_ends_its_review(
+    compared_project: Path, versions: Answering
+) -> None:
+    set_gates(compared_project)
     versions.acts.append(partial(MlflowClient().delete_model_version, NAME, "2"))
     assert review_challenger("classifier") == "version 2 was deleted meanwhile: its review ends"
     assert history("classifier")[-1].event == "withdrawn"
     assert review_challenger("classifier") == "no challenger; version 1 is champion"
 
 
-def test_comparison_that_fails_is_an_error_after_an_earlier_decision(project: Path) -> None:
+def test_comparison_that_fails_is_an_error_after_an_earlier_decision(compared_project: Path) -> None:
     approve("classifier", "2", **ME, despite_gates=True)
     MlflowClient().set_registered_model_alias(NAME, "champion", "1")
     MlflowClient().set_registered_model_alias(NAME, "challenger", "2")
     settle("classifier")
-    (project / "data/processed/emails/test.parquet").unlink()
+    (compared_project / "data/processed/emails/test.parquet").unlink()
     with pytest.raises(OSError, match="holds no test"):
         review_challenger("classifier")
 
 
 @pytest.mark.parametrize("auto", [True, False])
 def test_tag_that_a_person_sets_during_the_comparison_outweighs_the_gates(
-    project: Path, versions: Answering, auto: bool
+    compared_project: Path, versions: Answering, auto: bool
 ) -> None:
     def tag() -> None:
         for key, value in {"by": "reviewer-2", "why": "seen", "state": "approved"}.items():
             MlflowClient().set_model_version_tag(name=NAME, version="2", key=f"threestage.{key}", value=value)
 
-    set_gates(project, at_least={"f1": 1.05})
+    set_gates(compared_project, at_least={"f1": 1.05})
     versions.acts.append(tag)
     outcome = run_review(auto=auto)["classifier"]
     assert outcome.startswith(f"version 2 approved despite {OPEN_GATES} by reviewer-2, ")
@@ -292,9 +296,9 @@ def tag_as_rejected() -> None:
     [(move_champion, "approved", ("2", "1", None)), (tag_as_rejected, "rejected", ("1", None, None))],
 )
 def test_decision_in_mlflow_is_carried_out_during_the_comparison(
-    project: Path, versions: Answering, change: Callable[[], None], event: str, after: tuple[str | None, ...]
+    compared_project: Path, versions: Answering, change: Callable[[], None], event: str, after: tuple[str | None, ...]
 ) -> None:
-    set_gates(project)
+    set_gates(compared_project)
     versions.acts.append(change)
     outcome = review_challenger("classifier")
     last = history("classifier")[-1]
@@ -303,7 +307,7 @@ def test_decision_in_mlflow_is_carried_out_during_the_comparison(
     assert aliases() == after
 
 
-def test_version_that_was_compared_with_another_champion_must_be_reviewed_again(project: Path) -> None:
+def test_version_that_was_compared_with_another_champion_must_be_reviewed_again(compared_project: Path) -> None:
     mlflow = MlflowClient()
     mlflow.create_model_version(NAME, mlflow.get_model_version(NAME, "1").source)
     mlflow.set_registered_model_alias(NAME, "champion", "3")
@@ -312,10 +316,10 @@ def test_version_that_was_compared_with_another_champion_must_be_reviewed_again(
 
 
 def test_review_of_a_model_that_fails_leaves_the_reviews_of_others(
-    project: Path, client: SyncPrefectClient, command_line: Callable[..., tuple[int, str, str]]
+    compared_project: Path, client: SyncPrefectClient, command_line: Callable[..., tuple[int, str, str]]
 ) -> None:
-    (project / "dvc.yaml").touch()  # a command knows a project by it
-    (project / "data/processed/emails/test.parquet").unlink()
+    (compared_project / "dvc.yaml").touch()  # a command knows a project by it
+    (compared_project / "data/processed/emails/test.parquet").unlink()
     reject("classifier", "2", **ME)
     MlflowClient().set_registered_model_alias(NAME, "challenger", "2")  # a person has it reviewed again
     no_version = "no version yet: `make run` makes one"
@@ -323,7 +327,7 @@ def test_review_of_a_model_that_fails_leaves_the_reviews_of_others(
         run_review("classifier", "assistant")
     assert raised.value.outcomes == {"assistant": no_version}
     assert newest(client).state.name == "Failed"
-    code, output, error = command_line(project, "review", "classifier", "assistant")
+    code, output, error = command_line(compared_project, "review", "classifier", "assistant")
     assert (code, output) == (1, f"assistant: {no_version}\n")
     assert error.splitlines()[-1].startswith("error: classifier: ")
     assert model_state("classifier").state_of["2"] == "rejected"
