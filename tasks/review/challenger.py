@@ -31,7 +31,8 @@ from tasks.stages.lock import exclusive
 
 FOLDER = "review"
 """Among the artifacts of the version's run."""
-HTML, FINDINGS = (f"{FOLDER}/{name}" for name in ("review.html", "gates.json"))
+HTML = f"{FOLDER}/review.html"
+FINDINGS = f"{FOLDER}/gates.json"
 LABEL = "Review against"  # begins the first line of a description that links to a page
 
 
@@ -73,7 +74,8 @@ class Reviewed:
     @property
     def page(self) -> str:
         """Verdict and gates in Markdown."""
-        return summary(registered_name(self.model), self.version, self.champion, self.verdict, self.gates)
+        name = registered_name(self.model)
+        return summary(name, self.version, champion=self.champion, verdict=self.verdict, gates=self.gates)
 
     @property
     def reason(self) -> str:
@@ -144,11 +146,25 @@ def _review(model: str, number: str, champion: str | None, again: bool) -> Revie
     version = MlflowClient().get_model_version(registered_name(model), number)
     earlier = None if again else _earlier(version, pair)
     if earlier:
-        gates, judged = tuple(Gate(**gate) for gate in earlier["gates"]), earlier["verdict"]
-        return Reviewed(model, number, champion, gates, judged, _address(version))
+        return Reviewed(
+            model=model,
+            version=number,
+            champion=champion,
+            gates=tuple(Gate(**gate) for gate in earlier["gates"]),
+            verdict=earlier["verdict"],
+            address=_address(version),
+        )
     comparison = compare(model, number, champion)
     gates = tuple(check(comparison, bounds))
-    reviewed = Reviewed(model, number, champion, gates, verdict(comparison, gates), _address(version), new=True)
+    reviewed = Reviewed(
+        model=model,
+        version=number,
+        champion=champion,
+        gates=gates,
+        verdict=verdict(comparison, gates),
+        address=_address(version),
+        new=True,
+    )
     _publish(reviewed, comparison, pair)
     compared(model, number, champion, failed=reviewed.failed, unknown=reviewed.unknown)
     return reviewed
@@ -166,17 +182,18 @@ def _publish(reviewed: Reviewed, comparison: Comparison, pair: dict[str, Any]) -
     """Write the page to the artifacts of the version's run, and its verdict to the description's first line."""
     client, version = MlflowClient(), comparison.challenger
     with tempfile.TemporaryDirectory() as folder:
-        write_page(Path(folder), comparison, reviewed.gates, reviewed.ways)
+        write_page(Path(folder), comparison, gates=reviewed.gates, ways=reviewed.ways)
         findings = {**pair, "verdict": reviewed.verdict, "gates": [asdict(gate) for gate in reviewed.gates]}
         Path(folder, Path(FINDINGS).name).write_text(json.dumps(findings, indent=2) + "\n")
         client.log_artifacts(version.run_id, folder, FOLDER)
     version = client.get_model_version(version.name, version.version)  # a person may have edited it meanwhile
-    first, _, rest = (version.description or "").partition("\n")
-    kept = rest.lstrip("\n") if first.startswith(f"[{LABEL}") else version.description or ""
+    description = version.description or ""
+    if description.startswith(f"[{LABEL}"):  # an earlier review's line
+        description = description.partition("\n")[2].lstrip("\n")
     gates = "; ".join(f"{plain(gate.name)} {MARKS[gate.passed]}" for gate in reviewed.gates)
     baseline = f" The baseline is {comparison.baseline}." if comparison.baseline else ""
     head = f"[{LABEL} {comparison.opponent}]({_link(version)}): {reviewed.verdict} Gates: {gates}.{baseline}"
-    client.update_model_version(version.name, version.version, f"{head}\n\n{kept}".rstrip() + "\n")
+    client.update_model_version(version.name, version.version, f"{head}\n\n{description}".rstrip() + "\n")
 
 
 def _link(version: ModelVersion) -> str:

@@ -47,10 +47,12 @@ class Origin:
         hand-written mails.
         """
         data = {path: md5 for path, md5 in self.record.hashes.deps.items() if path.startswith("data/")}
-        other = {path: md5 for path, md5 in data.items() if not path.startswith("data/processed/")}
-        for each in self.run.inputs.dataset_inputs if self.run and self.run.inputs else ():
-            if "test" in (tag.value for tag in each.tags if tag.key == MLFLOW_DATASET_CONTEXT):
-                return each.dataset.digest, other
+        questions = {path: md5 for path, md5 in data.items() if not path.startswith("data/processed/")}
+        inputs = self.run.inputs.dataset_inputs if self.run and self.run.inputs else []
+        for dataset_input in inputs:
+            contexts = [tag.value for tag in dataset_input.tags if tag.key == MLFLOW_DATASET_CONTEXT]
+            if "test" in contexts:
+                return dataset_input.dataset.digest, questions
         return data or None
 
     @property
@@ -78,8 +80,9 @@ def changed_code(before: str, after: str) -> tuple[list[str], str]:
         return [], f"Not both commits are known: {before[:40]} and {after[:40]}."
     if before == after:
         return [], "The same commit."
-    log = git_text("log --format=%h%x20%s", f"{before}..{after}", "--")
-    files = git_text("diff --name-only", f"{before}..{after}", "--", *CODE)
+    commits = f"{before}..{after}"
+    log = git_text("log --format=%h%x20%s", commits, "--")
+    files = git_text(f"diff --name-only {commits} --", *CODE)
     if log is None or files is None:
         return [], f"This repository lacks {before[:10]} or {after[:10]}: run `{fetch_more()}`."
     count = len(files.splitlines())

@@ -40,8 +40,8 @@ def check(comparison: Comparison, gates: Gates) -> list[Gate]:
     model, version, champion = comparison.model, comparison.challenger, comparison.champion
     return [
         _answers(comparison),
-        *(_bound(comparison, name, "at least", bound) for name, bound in gates.at_least.items()),
-        *(_bound(comparison, name, "at most", bound) for name, bound in gates.at_most.items()),
+        *(_bound(comparison, name, side="at least", bound=bound) for name, bound in gates.at_least.items()),
+        *(_bound(comparison, name, side="at most", bound=bound) for name, bound in gates.at_most.items()),
         *(gate for name in gates.no_loss for gate in _no_losses(comparison, name)),
         *(_ahead(comparison, name) for name in gates.ahead),
         *([_drift(version, champion, gates.drift)] if gates.drift is not None and champion else []),
@@ -62,7 +62,7 @@ def _answers(comparison: Comparison) -> Gate:
     return Gate(name, True, f"{comparison.checked} {comparison.unit}{agreed}")
 
 
-def _bound(comparison: Comparison, metric: str, side: str, bound: float) -> Gate:
+def _bound(comparison: Comparison, metric: str, *, side: str, bound: float) -> Gate:
     name = f"{metric} {side} {bound:g}"
     measured = comparison.metrics.get(metric)
     if measured is None:
@@ -83,14 +83,16 @@ def _no_losses(comparison: Comparison, metric: str) -> list[Gate]:
 
 def _no_loss(comparison: Comparison, metric: str, against: str) -> Gate:
     name = f"no sure loss of {metric} against the {against}"
-    return _difference(comparison, metric, against, name, ("better", "no clear difference"))
+    passing = ("better", "no clear difference")
+    return _difference(comparison, metric, against=against, name=name, passing=passing)
 
 
 def _ahead(comparison: Comparison, metric: str) -> Gate:
-    return _difference(comparison, metric, BASE, f"a sure lead of {metric} over the baseline", ("better",))
+    name = f"a sure lead of {metric} over the baseline"
+    return _difference(comparison, metric, against=BASE, name=name, passing=("better",))
 
 
-def _difference(comparison: Comparison, metric: str, against: str, name: str, passing: Collection[str]) -> Gate:
+def _difference(comparison: Comparison, metric: str, *, against: str, name: str, passing: Collection[str]) -> Gate:
     """A gate on the verdict of a difference."""
     measured = comparison.metrics.get(metric)
     if measured is None:
@@ -109,21 +111,25 @@ def _difference(comparison: Comparison, metric: str, against: str, name: str, pa
 def _drift(challenger: ModelVersion, champion: ModelVersion, most: float) -> Gate:
     """Whether its training data is near enough to the champion's."""
     name = f"its data moved at most {most:g} from the champion's"
-    mine, its = data_of(challenger), data_of(champion)
-    if mine is None or its is None:
-        return Gate(name, None, f"the data of the {'champion' if mine else 'challenger'} is not known")
-    if mine == its:
-        return Gate(name, True, f"the same {mine.dataset}")
-    now, before = _train_rows(mine), _train_rows(its)
-    if now is None or before is None:
-        gone = f"the challenger's {mine.dataset} ({mine.md5})" if now is None else f"the champion's ({its.md5})"
+    new_data = data_of(challenger)
+    old_data = data_of(champion)
+    if new_data is None or old_data is None:
+        return Gate(name, None, f"the data of the {'champion' if new_data else 'challenger'} is not known")
+    if new_data == old_data:
+        return Gate(name, True, f"the same {new_data.dataset}")
+    now = _train_rows(new_data)
+    before = _train_rows(old_data)
+    if now is None:
+        gone = f"the challenger's {new_data.dataset} ({new_data.md5})"
         return Gate(name, None, f"the rows of {gone} are not in DVC's cache: {FETCH}")
+    if before is None:
+        return Gate(name, None, f"the rows of the champion's ({old_data.md5}) are not in DVC's cache: {FETCH}")
     if (count := min(len(now), len(before))) < FEWEST:
-        return Gate(name, None, f"{mine.dataset}: {count} rows are too few to tell, {FEWEST} are enough")
+        return Gate(name, None, f"{new_data.dataset}: {count} rows are too few to tell, {FEWEST} are enough")
     properties = sorted(moved(before, now), key=lambda move: -move.index)
     far = [move for move in properties if move.index > most]
     shown = ", ".join(f"{move.name} {number(move.index)}" for move in far or properties[:1])
-    return Gate(name, not far, f"{mine.dataset}: {shown}" + ("" if far else f", the most of {len(properties)}"))
+    return Gate(name, not far, f"{new_data.dataset}: {shown}" + ("" if far else f", the most of {len(properties)}"))
 
 
 def _train_rows(data: TrainedOn) -> pd.DataFrame | None:
@@ -152,12 +158,12 @@ def _lineage(model: str, version: ModelVersion) -> Gate:
     """Whether a commit and DVC hold everything that is needed to make it again."""
     made_from, dataset = origin(version), load_application(model).dataset
     hashes = made_from.record.hashes
-    known = {
+    is_recorded = {
         "the hash of its weights": f"models/{model}" in hashes.outs,
         "the hash of its data": f"data/processed/{dataset}" in hashes.deps,
         "the run that trained it": made_from.record.facts.get("run.training", "none") != "none",
     }
-    missing = ", ".join(what for what, is_known in known.items() if not is_known)
+    missing = ", ".join(part for part, is_there in is_recorded.items() if not is_there)
     gaps = [*filter(None, [made_from.uncommitted, missing and f"missing: {missing}"])]
     return Gate(
         "its lineage is complete", not gaps, "; ".join(gaps) or f"commit {made_from.commit[:10]}, and every hash"

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ class Train(FinetuneConfig):
     decides whether the answer declines or helps."""
 
 
+def _is_learned_twice(source: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(source, pattern) for pattern in patterns)
+
+
 def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup:
     """The base and the packed instructions that it is to answer. What LoRA freezes stays in the base's precision."""
     compute = choose_compute()
@@ -75,7 +80,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         add_lora(model, params.lora)
     paths = [split_file(files.dataset, split) for split in ("train", "validation")]
     tables = [pd.read_parquet(path) for path in paths]
-    again = tables[0]["source"].map(lambda source: any(fnmatch(source, each) for each in params.twice))
+    again = tables[0]["source"].map(partial(_is_learned_twice, patterns=params.twice))
     tables[0] = pd.concat([tables[0], tables[0][again]], ignore_index=True)
     tables = [table.sample(frac=1, random_state=params.seed) for table in tables]
     window = min(params.window or model.config.context_length, model.config.context_length)
@@ -85,17 +90,17 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         for table, path in zip(tables, paths, strict=True)
     ]
     left_out = [len(table) - len(kept) for table, kept in zip(tables, examples, strict=True)]
-    told = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
+    counts = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
     if answers := read_replay(files.rehearses):
         questions = [answer.question for answer in answers]
         replayed = encode_examples(
             encoding, model.chat, questions, outputs=[answer.output for answer in answers], longest=window
         )
         train = random.Random(params.seed).sample(train + replayed, len(train) + len(replayed))
-        told["replayed"] = len(replayed)
+        counts["replayed"] = len(replayed)
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
-    widths = [row_width(each) for each in windows]
+    widths = [row_width(window_rows) for window_rows in windows]
     compute = choose_backend(compute, model.config, forward * max(widths), lora=params.lora is not None)
     goal = objective(
         model,
@@ -111,7 +116,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     if params.lora:
         flops = flops * 2 // 3  # a frozen matrix has no gradient
     throughput = Throughput("tokens", tokens, flops)
-    return TrainingSetup(loaded, goal, compute=compute, throughput=throughput, finish=lambda: told)
+    return TrainingSetup(loaded, goal, compute=compute, throughput=throughput, finish=lambda: counts)
 
 
 def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:

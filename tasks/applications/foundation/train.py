@@ -106,7 +106,8 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     encoding = load_tokenizer(files.dataset / "tokenizer.json")
     model = start(params, encoding).to(compute.device)
     context_length = model.config.context_length
-    train, validation = (TokenWindows(files.dataset, split, context_length) for split in ("train", "validation"))
+    train = TokenWindows(files.dataset, "train", context_length)
+    validation = TokenWindows(files.dataset, "validation", context_length)
     tokens = params.batch_size * params.gradient_accumulation * context_length
     from_scratch = params.init_from == SCRATCH
     compute = choose_backend(compute, model.config, params.steps * tokens, from_scratch=from_scratch)
