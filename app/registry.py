@@ -21,7 +21,7 @@ from llm.objectives import interface_of
 from tasks.registry.history import had_champion
 from tasks.registry.record import FILE, RECORD, Record
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.registry.versions import CHALLENGER, CHAMPION, own_models, registered_name, versions
 
 AGAIN = 30.0

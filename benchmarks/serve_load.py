@@ -229,7 +229,7 @@ def register(published: Path, folder: Path, versions: int) -> None:
     import mlflow
     from mlflow import MlflowClient
 
-    from tasks.registry.tracking import configure_tracking
+    from tasks.registry.store import configure_tracking
 
     assistant = folder / "assistant"
     shutil.copytree(published, assistant)

@@ -25,8 +25,8 @@ def register(verbose: Verbose = False) -> None:
     """Register models as challengers, after `dvc repro`."""
     in_project()
     from flows.register import register as flow
+    from tasks.registry.store import configure_tracking
     from tasks.registry.summary import next_step
-    from tasks.registry.tracking import configure_tracking
     from tasks.stages.names import model_names
     from tasks.stages.server import prefect_server, run_as_child
 

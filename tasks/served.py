@@ -14,7 +14,7 @@ import mlflow
 import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from llm.formats.model_folder import read_config
 from llm.objectives import interface_of, load_for_inference, objective_package
@@ -31,7 +31,7 @@ def cleaning_module(folder: Path) -> Any:
 
 def _columns(types: Mapping[str, type | UnionType]) -> Schema:
     """Columns with their types; a column of type `T | None` is optional."""
-    columns = []
+    columns: list[ColSpec | TensorSpec] = []
     for name, kind in types.items():
         optional_types = get_args(kind)
         column_type: Any = optional_types[0] if optional_types else kind
@@ -45,11 +45,9 @@ def signature(folder: Path) -> ModelSignature:
     cleaning = cleaning_module(folder)
     options = [ParamSpec(name, TYPES[kind], default) for name, (kind, default) in interface.options.items()]
     answers = {name: kind | None for name, kind in interface.outputs.items()}
-    return ModelSignature(
-        _columns(cleaning.INPUTS if cleaning else interface.inputs),
-        _columns(answers | {ERROR: str | None}),
-        ParamSchema(options) if options else None,
-    )
+    inputs = _columns(cleaning.INPUTS if cleaning else interface.inputs)
+    outputs = _columns(answers | {ERROR: str | None})
+    return ModelSignature(inputs, outputs, ParamSchema(options)) if options else ModelSignature(inputs, outputs)
 
 
 def example(folder: Path) -> pd.DataFrame:
@@ -76,6 +74,7 @@ class ServedModel(PythonModel):
         self.loaded = load_for_inference(folder)
         self.model, self.encoding = self.loaded  # a review asks versions of any age for these names
 
+    # pyrefly: ignore[bad-override]  # MLflow annotates no result, which reads as None
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:

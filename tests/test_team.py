@@ -18,7 +18,7 @@ from projects import change_params, commit_all, environment, git
 from real_servers import Runs, wait_for
 from team import Team, block, blocks, read_env, servers, why_no_postgres
 
-from tasks.registry.tracking import namespace
+from tasks.registry.store import namespace
 from tasks.registry.versions import own_models, versions
 
 pytestmark = pytest.mark.slow

@@ -69,7 +69,7 @@ class DatasetOutline(Config):
 
     model_config = ConfigDict(extra="allow")
 
-    sources: list[Source] = Field(default=[], min_length=1)
+    sources: list[Source] = Field(default_factory=list, min_length=1)
     """The files that it is made from."""
     preprocess: TrainOnly = TrainOnly()
     """How they become rows."""

@@ -37,7 +37,7 @@ def model_blocks(values: Values) -> dict[str, Values]:
     return {name: block for name, block in blocks.items() if isinstance(block, Mapping)}
 
 
-def section_mistakes(values: Values) -> Iterator[str]:
+def section_mistakes(values: Mapping[Any, Any]) -> Iterator[str]:
     """Sections that are unknown, missing or no mapping, each as `key: reason`."""
     for name in values:
         if name not in SECTIONS:

@@ -67,5 +67,5 @@ def _model_at(model: type[BaseModel], location: Sequence[int | str]) -> type[Bas
         if field is None:  # an index of a list, or a name that a mapping chose
             continue
         annotations = get_args(field.annotation) or (field.annotation,)
-        model = next(annotation for annotation in annotations if hasattr(annotation, "model_fields"))
+        model = next(kind for kind in annotations if isinstance(kind, type) and issubclass(kind, BaseModel))
     return model

@@ -112,7 +112,7 @@ def _frame_markdown(rows: pd.DataFrame) -> Markup:
     numbers = [index for index, name in enumerate(rows) if is_numeric_dtype(rows[name])]
     counts = [name for name in rows.columns[numbers] if _is_count(rows[name])]
     values = rows.astype(dict.fromkeys(counts, "Int64")).astype(object)
-    cells = values.where(values.notna(), None).to_numpy().tolist()
+    cells = values.where(values.notna(), "").to_numpy().tolist()
     return table_markdown(list(rows.columns), cells, numbers)
 
 

@@ -21,7 +21,7 @@ next run completes one that was killed. In one folder a lock keeps writers apart
 there is none: of two decisions within a second the later one stands.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from mlflow import MlflowClient
@@ -54,8 +54,8 @@ from tasks.registry.outcomes import (
     rolled_back_event,
 )
 from tasks.registry.server import is_missing, server_errors
+from tasks.registry.store import configure_tracking
 from tasks.registry.superseding import is_requested, untouched
-from tasks.registry.tracking import configure_tracking
 from tasks.registry.versions import AT, BY, CHALLENGER, CHAMPION, PREVIOUS, REJECTED, STATE, SUPERSEDED, WHY
 from tasks.stages.lock import exclusive
 
@@ -63,7 +63,7 @@ LOCK = "register"  # the lock of registrations: they, too, move the challenger
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors() -> Generator[None]:
     """Raise UserError if a server goes away, or a version is deleted meanwhile."""
     configure_tracking()
     with server_errors():
@@ -211,7 +211,7 @@ def check_name(name: str) -> str:
 
 
 @contextmanager
-def _deciding(model: str) -> Iterator[ModelState]:
+def _deciding(model: str) -> Generator[ModelState]:
     with _errors(), exclusive(LOCK):
         yield _settle(model)
 

@@ -69,13 +69,17 @@ def emit(event: str, name: str, version: str, **details: str) -> None:
     from prefect.context import FlowRunContext
     from prefect.events import Event
 
-    context, title = FlowRunContext.get(), f"{name} version {version}"
-    payload, related = {"page": version_page(name, version)} | details, []
+    payload = {"page": version_page(name, version)} | details
+    related: list[dict[str, str]] = []
+    context = FlowRunContext.get()
     if context and context.flow_run:
         payload["run"] = prefect_page(str(context.flow_run.id))
         run = f"prefect.flow-run.{context.flow_run.id}"
         related = [{"prefect.resource.id": run, "prefect.resource.role": "flow-run"}]
-    resource = {"prefect.resource.id": f"{PREFIX}.version.{name}.{version}", "prefect.resource.name": title}
+    resource = {
+        "prefect.resource.id": f"{PREFIX}.version.{name}.{version}",
+        "prefect.resource.name": f"{name} version {version}",
+    }
     happened = Event(event=event, resource=resource, related=related, payload=payload)
     write_atomic(UNSENT / f"{happened.occurred:%Y%m%dT%H%M%S.%f}-{happened.id}.json", happened.model_dump_json())
     if event == WAITS:

@@ -18,6 +18,7 @@ from tasks.registry.versions import (
     PREVIOUS,
     REJECTED,
     SUPERSEDED,
+    number_of,
     registered_model,
     registered_name,
     state_of,
@@ -157,7 +158,7 @@ def read_state(model: str) -> ModelState:
     registered = registered_model(name)
     if registered is None:
         return ModelState(name)
-    present = {str(version.version): version for version in versions(MlflowClient(), name)}
+    present = {number_of(version): version for version in versions(MlflowClient(), name)}
     aliases = {alias: str(version) for alias, version in registered.aliases.items()}
     return ModelState(
         name=name,

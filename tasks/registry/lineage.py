@@ -20,9 +20,10 @@ from tasks.registry.decide import history
 from tasks.registry.html_page import html_page
 from tasks.registry.record import NONE, holds, read_record, uncommitted_parts
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import configure_tracking, made_by, namespace
+from tasks.registry.store import configure_tracking, namespace
+from tasks.registry.tracking import made_by
 from tasks.registry.tree import Node, as_json, as_markdown
-from tasks.registry.versions import BY, STATE, WHY, find_version, versions
+from tasks.registry.versions import BY, STATE, WHY, find_version, number_of, run_id_of, versions
 from tasks.stages.hashes import PREFIX, Hashes, as_hashes, flatten
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.names import PUBLISHED, evaluation_stage, training_stage
@@ -73,12 +74,13 @@ def log_lineage(name: str, version: str) -> None:
     client = MlflowClient()
     with server_errors():
         registered = client.get_model_version(name, version)
-        if not holds(registered.run_id, LINEAGE):
+        run_id = run_id_of(registered)
+        if not holds(run_id, LINEAGE):
             root = lineage_of(registered)
             markdown = as_markdown(root)
-            client.log_text(registered.run_id, markdown, "lineage/lineage.md")
-            client.log_text(registered.run_id, html_page(markdown), "lineage/lineage.html")
-            client.log_text(registered.run_id, json.dumps(as_json(root), indent=2) + "\n", LINEAGE)
+            client.log_text(run_id, markdown, "lineage/lineage.md")
+            client.log_text(run_id, html_page(markdown), "lineage/lineage.html")
+            client.log_text(run_id, json.dumps(as_json(root), indent=2) + "\n", LINEAGE)
 
 
 class _Builder:
@@ -212,7 +214,7 @@ def _decisions(version: ModelVersion, model: str) -> dict[str, Any]:
     """The state of a version and the decisions on it; its tags if no decision was carried out."""
     tags = version.tags
     is_own = version.name == f"{namespace()}-{model}"  # the history holds models of this namespace alone
-    number = str(version.version)
+    number = number_of(version)
     events = [str(event) for event in history(model) if event.version == number] if is_own else []
     if events:
         return {"review": tags.get(STATE), "decisions": events}

@@ -65,7 +65,10 @@ def list_versions() -> list[ListedVersion]:
 
 def _from_file(path: Path) -> list[ListedVersion]:
     prefix = local_prefix()
-    versions, aliases, states, events = [], defaultdict(list), {}, defaultdict(list)
+    versions: list[ListedVersion] = []
+    aliases: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    states: dict[tuple[str, int], str] = {}
+    events: defaultdict[str, list[str]] = defaultdict(list)
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as store:
         for name, version, alias in store.execute("SELECT name, version, alias FROM registered_model_aliases"):
             aliases[name, version].append(alias)
@@ -120,8 +123,8 @@ def _from_mlflow() -> list[ListedVersion]:
 
     from tasks.registry.decide import model_state
     from tasks.registry.server import server_errors
-    from tasks.registry.tracking import configure_tracking
-    from tasks.registry.versions import own_models, versions
+    from tasks.registry.store import configure_tracking
+    from tasks.registry.versions import number_of, own_models, versions
 
     listed = []
     with server_errors():
@@ -130,7 +133,7 @@ def _from_mlflow() -> list[ListedVersion]:
         for model, registered in own_models(client):
             state = model_state(model)
             for entry in versions(client, registered.name):
-                version = str(entry.version)
+                version = number_of(entry)
                 aliases = sorted(name for name, target in registered.aliases.items() if str(target) == version)
                 despite = list(state.despite(version))
                 listed.append(

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from packaging.version import Version
 
 from tasks.registry.server import is_missing
+from tasks.registry.tracking import active_run_id
 from tasks.stages.hashes import PREFIX, digest, md5_of
 
 BYTES, CODE = f"{PREFIX}.model", f"{PREFIX}.code"
@@ -52,7 +53,7 @@ def log_model(model: str) -> str:
     """
     from tasks.served import cleaning_module, example, signature
 
-    remove_models(mlflow.active_run().info.run_id)
+    remove_models(active_run_id())
     weights = Path("models", model)
     cleaning = cleaning_module(weights)
     needed = sorted((*REQUIREMENTS, *(cleaning.REQUIREMENTS if cleaning else ())))
@@ -102,7 +103,7 @@ def remove_models(run_id: str) -> None:
 
 
 @contextmanager
-def _code_paths(model: str) -> Iterator[list[str]]:
+def _code_paths(model: str) -> Generator[list[str]]:
     """Folders for MLflow to copy: `llm`, and a package `tasks` that holds only the text cleaning."""
     with tempfile.TemporaryDirectory() as folder:
         packages = set()

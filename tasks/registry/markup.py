@@ -138,6 +138,7 @@ def render_markdown(template: Path, **values: Any) -> str:
         finalize=_value,
         undefined=jinja2.StrictUndefined,
     )
+    # pyrefly: ignore[unsupported-operation]  # jinja2 has no annotation for what may be added
     environment.globals["table"] = table_markdown
     environment.filters |= {"signed": signed, "cut": cut, "code": _code, "markdown": _own_markdown}
     text = environment.get_template(template.name).render(**values)

@@ -1,7 +1,7 @@
 """The MLflow run of a retraining, the parent of all runs that it makes, and its end."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 import mlflow
@@ -10,7 +10,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from llm.errors import UserError
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import PARENT_RUN, close_open_runs, configure_tracking, is_stop, namespace
+from tasks.registry.store import configure_tracking
+from tasks.registry.tracking import PARENT_RUN, close_open_runs, is_stop
 from tasks.stages.hashes import PREFIX
 from tasks.stages.lock import workspace
 
@@ -19,16 +20,15 @@ PARENT_OF = f"{PREFIX}.parent_of"
 
 
 @contextmanager
-def parent_run(name: str, description: str) -> Iterator[None]:
+def parent_run(name: str, description: str) -> Generator[None]:
     """Start an MLflow run, the parent of all runs that this process and its children start inside the block.
 
     If the block raises, the run ends as FAILED; if it is interrupted or terminated, as KILLED.
     """
-    configure_tracking()
+    experiment = configure_tracking()
     client = MlflowClient()
     tags = {PARENT_OF: workspace(), MLFLOW_RUN_NOTE: description}
     with server_errors():
-        experiment = mlflow.get_experiment_by_name(namespace()).experiment_id
         run_id = client.create_run(experiment, run_name=name, tags=tags).info.run_id
     os.environ[PARENT_RUN] = run_id
     status = "FINISHED"

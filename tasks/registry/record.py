@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import mlflow
 from mlflow import MlflowClient
@@ -60,10 +61,11 @@ def find_run(run_id: str | None) -> Run | None:
     return if_there(MlflowClient().get_run, run_id)
 
 
-def holds(run_id: str | None, path: str) -> bool:
+def holds(run_id: str | None, path: str) -> TypeGuard[str]:
     """Whether a run exists and has this artifact."""
     folder = path.rpartition("/")[0] or None
-    files = MlflowClient().list_artifacts(run_id, folder) if find_run(run_id) else []
+    run = find_run(run_id)
+    files = MlflowClient().list_artifacts(run.info.run_id, folder) if run else []
     return path in [file.path for file in files]
 
 

@@ -26,9 +26,20 @@ from tasks.registry.description import description
 from tasks.registry.logged_model import BYTES, code_digest, find_model, is_whole, log_model, remove_models
 from tasks.registry.record import NONE, Record, current_facts, find_run, read_record, write_record
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import PARENT_RUN, configure_tracking, log_inputs, log_measured, made_by
+from tasks.registry.store import configure_tracking
+from tasks.registry.tracking import PARENT_RUN, log_inputs, log_measured, made_by
 from tasks.registry.uncommitted import uncommitted
-from tasks.registry.versions import KEY, REJECTED, SUPERSEDED, registered_model, registered_name, state_of, versions
+from tasks.registry.versions import (
+    KEY,
+    REJECTED,
+    SUPERSEDED,
+    number_of,
+    registered_model,
+    registered_name,
+    run_id_of,
+    state_of,
+    versions,
+)
 from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stages_behind, stale
 from tasks.stages.lock import exclusive, workspace
 from tasks.stages.names import evaluation_stage, training_report, training_stage
@@ -104,7 +115,7 @@ def register_model(model: str) -> str:
         name = registered_name(model)
         key = version_key(model)
         if version := _whole_version(name, key):
-            return str(version.version)
+            return number_of(version)
         if _was_deleted(name, key):
             logger.info(
                 "%s: its version was deleted in MLflow; delete the version's run, too, to register it again", name
@@ -112,7 +123,7 @@ def register_model(model: str) -> str:
             return DELETED
         version = _register(model, name, key)
         _make_challenger(version)
-        return str(version.version)
+        return number_of(version)
 
 
 def check_bytes(model: str) -> None:
@@ -243,17 +254,18 @@ def _make_challenger(version: ModelVersion) -> None:
     title = f"{version.name} version {version.version}"
     if any(state_of(same) == REJECTED for same in _versions(version.name, version.tags[KEY])):
         logger.info("%s was rejected, and stays so", title)
-    elif challenge(version.name.partition("-")[2], str(version.version)):
+    elif challenge(version.name.partition("-")[2], number_of(version)):
         logger.info("%s is the challenger", title)
     else:
         reason = "somebody chose another challenger in MLflow, which no review has compared yet"
         logger.warning("%s is not the challenger: %s", title, reason)
-    client.set_tag(version.run_id, REGISTERING, DONE)
+    client.set_tag(run_id_of(version), REGISTERING, DONE)
 
 
 def _link_to_weights(version: ModelVersion) -> None:
     """Add a version to the tag by which MLflow's page of the logged model links its versions."""
     client = MlflowClient()
+    assert version.source is not None  # `_register` gives each version its model's URI
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
     linked = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
     numbers = [int(link["version"]) for link in linked if link["name"] == version.name]

@@ -7,7 +7,7 @@ the pinned sources. The training itself always runs.
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,8 +21,9 @@ from tasks.registry.git import fetch_more, git, git_output
 from tasks.registry.lineage import Stages, recorded_stages
 from tasks.registry.record import NONE, current_facts, holds, not_in_git, read_record
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import configure_tracking, made_by
-from tasks.registry.versions import find_version
+from tasks.registry.store import configure_tracking
+from tasks.registry.tracking import made_by
+from tasks.registry.versions import find_version, run_id_of
 from tasks.registry.worktree import Worktree, checkout, holds_bytes
 from tasks.stages.hashes import LOCK, Hashes, as_hashes, flatten, locked_stages, write_lock
 from tasks.stages.libraries import LIBRARIES, installed
@@ -110,7 +111,7 @@ def registered(name: str) -> Registered:
         raise UserError(f"{uri}: this repository has no commit {commit}; {way_out}")
     return Registered(
         uri=uri,
-        run_id=version.run_id,
+        run_id=run_id_of(version),
         stage=stage,
         commit=commit,
         uncommitted=not_in_git(own),
@@ -120,7 +121,7 @@ def registered(name: str) -> Registered:
 
 
 @contextmanager
-def worktree(version: Registered) -> Iterator[Worktree]:
+def worktree(version: Registered) -> Generator[Worktree]:
     """Yield a worktree of a version: its commit, its uncommitted diff, and its record as dvc.lock.
 
     Raises UserError if that diff was not kept, or does not apply.

@@ -7,7 +7,7 @@ No branch is checked out and the index stays as it is. At its end the run puts i
 import platform
 import tempfile
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +95,7 @@ class Shared:
     failed: list[str] = field(default_factory=list)
 
     @contextmanager
-    def step(self, failure: str) -> Iterator[None]:
+    def step(self, failure: str) -> Generator[None]:
         """Note a UserError as a failed step."""
         try:
             yield

@@ -1,7 +1,7 @@
 """MLflow's store: its address, whether its server answers, and its errors on one line."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -69,7 +69,7 @@ def if_there(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T 
 
 
 @contextmanager
-def server_errors() -> Iterator[None]:
+def server_errors() -> Generator[None]:
     """Raise UserError, on one line, if a tracking server refuses, and ServerAwayError if it goes away."""
     try:
         yield
@@ -104,6 +104,7 @@ def check_server(uri: str) -> None:
     except MlflowException as error:
         reason = _line(error.__cause__ or error.__context__ or error, uri)
         raise ServerAwayError(f"{shown_address(uri)}: nobody answers ({reason}); start it, or unset it") from None
+    assert answer is not None  # MLflow has no annotation, and not all its branches return for Databricks
     if answer.status_code in (UNAUTHORIZED, FORBIDDEN):
         raise UserError(_refusal(uri, answer.status_code))
     if not answer.ok:

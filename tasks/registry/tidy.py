@@ -32,8 +32,8 @@ from tasks.registry.lineage import recorded_stages
 from tasks.registry.logged_model import BYTES
 from tasks.registry.record import find_run, read_record
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import configure_tracking
-from tasks.registry.versions import REJECTED, SUPERSEDED, own_models, versions
+from tasks.registry.store import configure_tracking
+from tasks.registry.versions import REJECTED, SUPERSEDED, number_of, own_models, versions
 from tasks.stages.hashes import LOCK, as_hashes, parse_stages
 
 DAY = 86_400
@@ -65,11 +65,11 @@ def old_versions(keep: int, days: float) -> list[Item]:
         runs = Counter(version.run_id for version in mlflow.search_model_versions())
         for model, registered in own_models(MlflowClient()):
             state_of = model_state(model).state_of
-            needed = {str(version.version) for version in _needed(model, registered.name)}
+            needed = {number_of(version) for version in _needed(model, registered.name)}
             for version in versions(MlflowClient(), registered.name)[max(keep, 0) :]:
                 is_shared = runs[version.run_id] > 1  # a person may have registered the same run once more
-                if not (is_shared or str(version.version) in needed or _is_locked(version, locks)):
-                    items.append(_version(version, state_of.get(str(version.version))))
+                if not (is_shared or number_of(version) in needed or _is_locked(version, locks)):
+                    items.append(_version(version, state_of.get(number_of(version))))
     return items
 
 
@@ -87,7 +87,7 @@ def training_weights(days: float) -> list[Item]:
         all_versions = mlflow.search_model_versions()
         served = {client.get_model_version_download_uri(version.name, version.version) for version in all_versions}
         items: list[Item] = []
-        needed_runs: set[str] = set()
+        needed_runs: set[str | None] = set()
         for model in mlflow.search_logged_models(output_format="list"):
             is_needed = model.artifact_location in served or model.tags.get(BYTES) in locked
             if is_needed or model.creation_timestamp > before:
@@ -141,7 +141,7 @@ def _needed(model: str, name: str) -> list[ModelVersion]:
     aliased = {str(version) for version in client.get_registered_model(name).aliases.values()}
     state = model_state(model)
     waiting = {version for version in state.state_of if state.waits(version)}
-    return [version for version in versions(client, name) if str(version.version) in aliased | waiting]
+    return [version for version in versions(client, name) if number_of(version) in aliased | waiting]
 
 
 def _is_locked(version: ModelVersion, locks: Sequence[Mapping[str, str]]) -> bool:

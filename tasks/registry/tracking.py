@@ -1,18 +1,13 @@
-"""MLflow: the store of runs, and the run that a stage logs to."""
+"""The MLflow run that a stage logs to, and what is logged there."""
 
 import hashlib
-import logging
 import os
-import re
-import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from getpass import getuser
 from pathlib import Path
-from platform import node
 
 import mlflow
 import pandas as pd
@@ -21,16 +16,15 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import DatasetInput, Metric, Run
-from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from llm.errors import UserError
 from tasks.registry.record import Record, current_facts, read_record, readable, write_record
-from tasks.registry.server import check_server, is_server, server_errors, shown_address, tracking_uri
+from tasks.registry.server import server_errors
+from tasks.registry.store import configure_tracking
 from tasks.stages.hashes import PREFIX, Hashes, current, digest, flatten, inputs
 from tasks.stages.libraries import LIBRARIES
-from tasks.stages.lock import exclusive, workspace
+from tasks.stages.lock import workspace
 
 OUTS = f"{PREFIX}.outs"
 """One digest over the outs that a run made."""
@@ -41,98 +35,7 @@ UNFINISHED = f"{PREFIX}.unfinished"
 STAGE, WORKSPACE = f"{PREFIX}.stage", f"{PREFIX}.workspace"
 """Tags of a stage's run: its name in dvc.yaml, and its machine and folder."""
 SPLITS = ("test", "train", "validation")
-LOCKED_FOR = 30  # seconds to wait for another writer of a SQLite store
-ARTIFACT_COLUMNS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
-"""Tables and columns of a SQLite store that hold paths of artifacts."""
-KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
-"""Tag of an experiment: MLflow then opens it as trainings, not as chats."""
-NO_NAMESPACE = r"[^A-Za-z0-9._]"
-
 Parameters = BaseModel | Sequence[BaseModel]
-
-
-def namespace() -> str:
-    """The name of the experiment, and the prefix, before a dash, of every registered model's name.
-
-    THREESTAGE_NAMESPACE, or `threestage` in a SQLite store. On a shared server it holds the names of user and machine,
-    so that nobody moves the aliases of the team's models by accident. Raises UserError for a dash in it:
-    `threestage-classifier` would belong to two namespaces.
-    """
-    if name := os.environ.get("THREESTAGE_NAMESPACE"):
-        if re.search(NO_NAMESPACE, name):
-            raise UserError(f"THREESTAGE_NAMESPACE={name}: only letters, digits, . and _, such as {PREFIX}_2")
-        return name
-    if tracking_uri().startswith("sqlite:"):
-        return PREFIX
-    try:
-        user = getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        raise UserError("nobody knows who you are: set THREESTAGE_NAMESPACE, such as threestage") from None
-    machine = node().partition(".")[0]
-    return ".".join([PREFIX, re.sub(NO_NAMESPACE, "_", user), re.sub(NO_NAMESPACE, "_", machine)])
-
-
-def configure_tracking() -> None:
-    """Point MLflow at its store and choose the project's experiment.
-
-    A SQLite store keeps its artifacts in mlartifacts/ next to it, also after the folder has moved; a server keeps them
-    elsewhere. Raises UserError for a server that doesn't answer or refuses, and for a file that is no store.
-    """
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # half a minute; MLflow's default is minutes
-    mlflow.telemetry.set_telemetry_client()
-    uri = tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    if is_server(uri):
-        check_server(uri)
-    with exclusive("mlflow"):  # two processes that create the schema at once fail
-        artifacts = _move_artifacts(Path(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else None
-        try:
-            with server_errors():
-                client = MlflowClient()
-                name = namespace()
-                if client.get_experiment_by_name(name) is None:
-                    with suppress(MlflowException):  # another machine created it meanwhile, or the next line raises
-                        client.create_experiment(name, artifact_location=artifacts)
-                experiment = mlflow.set_experiment(name)
-                if KIND not in experiment.tags:
-                    client.set_experiment_tag(experiment.experiment_id, KIND, MODEL_TRAINING)
-        except MlflowException as error:  # a deleted experiment, for example
-            raise UserError(f"{shown_address(uri)}: {' '.join(str(error).split())}") from error
-
-
-def _move_artifacts(database: Path) -> str:
-    """Update the absolute paths of a store that was moved or copied with its artifacts. Returns the artifacts' folder.
-
-    They moved if the artifacts of this experiment were in another folder `mlartifacts`. Only paths in that one change.
-    """
-    artifacts = database.absolute().with_name("mlartifacts")
-    if not database.exists():
-        return str(artifacts)
-    try:
-        with closing(sqlite3.connect(database, timeout=LOCKED_FOR)) as store, store:
-            has_schema = store.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
-            if not has_schema or not artifacts.is_dir():
-                return str(artifacts)
-            query = "SELECT artifact_location FROM experiments WHERE name = ?"
-            (before,) = store.execute(query, (namespace(),)).fetchone() or ("",)
-            if before != str(artifacts) and before.startswith("/") and before.endswith(f"/{artifacts.name}"):
-                length = len(before) + 1
-                for table, column in ARTIFACT_COLUMNS:
-                    is_inside = f"substr({column} || '/', 1, ?) = ?"
-                    update = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {is_inside}"
-                    store.execute(update, (str(artifacts), length, length, f"{before}/"))
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"{database}: {error}; is it a store of MLflow's, to which nobody else writes now?") from None
-    return str(artifacts)
 
 
 def _log_dataset(path: Path, context: str) -> None:
@@ -175,9 +78,16 @@ def _write(run_id: str, record: Record) -> None:
     mlflow.set_tags({f"{PREFIX}.{name}": value for name, value in readable(record).items()})
 
 
+def active_run_id() -> str:
+    """The id of the active run, which `stage_run` or a registration began."""
+    run = mlflow.active_run()
+    assert run is not None
+    return run.info.run_id
+
+
 def add_facts(**facts: str) -> None:
     """Add facts to the record of the active run, which `stage_run` began."""
-    run_id = mlflow.active_run().info.run_id
+    run_id = active_run_id()
     record = _own_record(run_id)
     _write(run_id, replace(record, facts=record.facts | facts))
 
@@ -191,10 +101,12 @@ def _own_record(run_id: str) -> Record:
 
 def log_measured(metrics: Mapping[str, float], split: str, model_id: str | None = None) -> None:
     """Log metrics to the active run, linked to its dataset of one split, and to a logged model if there is one."""
-    run = MlflowClient().get_run(mlflow.active_run().info.run_id)
-    datasets = [logged.dataset for logged in run.inputs.dataset_inputs if _is_of_split(logged, split)]
+    run_id = active_run_id()
+    run_inputs = MlflowClient().get_run(run_id).inputs
+    dataset_inputs = run_inputs.dataset_inputs if run_inputs else []
+    datasets = [logged.dataset for logged in dataset_inputs if _is_of_split(logged, split)]
     dataset = datasets[0] if datasets else None
-    mlflow.log_metrics(dict(metrics), run_id=run.info.run_id, model_id=model_id, dataset=dataset)
+    mlflow.log_metrics(dict(metrics), run_id=run_id, model_id=model_id, dataset=dataset)
 
 
 def _is_of_split(logged: DatasetInput, split: str) -> bool:
@@ -223,7 +135,7 @@ def stage_run(
     fingerprint: str | None = None,
     *,
     resume: bool = True,
-) -> Iterator[ActiveRun]:
+) -> Generator[ActiveRun]:
     """The MLflow run of the DVC stage that this process runs, for `mlflow.log_*` inside the block.
 
     It holds the parameters, the lineage, the machine's load and, for each context (`train`, `validation`, `test`), the
@@ -242,7 +154,7 @@ def stage_run(
         if stage:  # this process has the stage's lock in this folder
             close_open_runs(f"tags.`{STAGE}` = '{stage}' AND tags.`{WORKSPACE}` = '{workspace()}'")
         with mlflow.start_run(
-            before and before.info.run_id,
+            before.info.run_id if before else None,
             run_name=stage,
             parent_run_id=os.environ.get(PARENT_RUN),
             description=_flow_description(),

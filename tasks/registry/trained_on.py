@@ -105,7 +105,7 @@ def _rows(files: dict[str, Path]) -> pd.DataFrame:
     spans, size = 1, len(tokens)
     if size > SPANS * SPAN:
         spans, size = SPANS, SPAN
-    texts = []
+    texts: list[str] = []
     for start in np.linspace(0, len(tokens) - size, spans).astype(np.int64):
         span = np.asarray(tokens[start : start + size])
         ends = np.flatnonzero(span == end_of_text(encoding))

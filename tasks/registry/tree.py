@@ -78,8 +78,8 @@ def _node_json(node: Node) -> dict[str, Any]:
 def as_mermaid(root: Node) -> str:
     """The tree as a flow chart in Mermaid's language, from the sources on the left to the version on the right."""
     ids = {node.key: f"n{number}" for number, node in enumerate(root.all())}
-    labels = []
-    arrows = []
+    labels: list[str] = []
+    arrows: list[str] = []
     for node in root.all():
         labels.append(f'  {ids[node.key]}["{_label(node)}"]')
         arrows += [f"  {ids[origin.key]} --> {ids[node.key]}" for origin in node.made_from]

@@ -8,7 +8,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 from llm.errors import UserError
 from tasks.registry.server import if_there
-from tasks.registry.tracking import namespace
+from tasks.registry.store import namespace
 from tasks.stages.hashes import PREFIX
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
@@ -47,6 +47,18 @@ def versions(client: MlflowClient, name: str, having: str = "") -> list[ModelVer
     return sorted(matching, key=_descending)
 
 
+def number_of(version: ModelVersion) -> str:
+    """The number of a version as text; a SQLite store gives an int, whatever MLflow's annotation says."""
+    return f"{version.version}"
+
+
+def run_id_of(version: ModelVersion) -> str:
+    """The id of the run that holds a version's evidence. Raises UserError for a version without a run."""
+    if version.run_id is None:
+        raise UserError(f"models:/{version.name}/{version.version}: it has no run, so no stage of this project made it")
+    return version.run_id
+
+
 def _descending(version: ModelVersion) -> int:
     return -int(version.version)
 
@@ -66,7 +78,7 @@ def find_version(name: str) -> ModelVersion:
         names = ", ".join(registered.name for registered in mlflow.search_registered_models(max_results=20))
         there = f"there are: {names}" if names else "there are none yet: run `threestage run`"
         raise UserError(f"{name}: there is no such registered model; {there}")
-    numbers = [str(version.version) for version in reversed(versions(MlflowClient(), model.name))]
+    numbers = [number_of(version) for version in reversed(versions(MlflowClient(), model.name))]
     aliases = {alias: str(version) for alias, version in model.aliases.items()}
     if at:
         number = aliases.get(alias, "")

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ def holds_bytes(path: Path, md5: str) -> bool:
 
 
 @contextmanager
-def checkout(commit: str) -> Iterator[Worktree]:
+def checkout(commit: str) -> Generator[Worktree]:
     """Yield a commit in a temporary folder, which is removed afterwards.
 
     Raises UserError if there is no such commit.

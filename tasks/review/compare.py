@@ -23,7 +23,7 @@ from tasks.params.load import load_application
 from tasks.params.slices import find_evaluation
 from tasks.registry.main_figures import main_figures
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.registry.trained_on import current_md5, data_of, learned_units
 from tasks.registry.versions import registered_name
 from tasks.review.answers import WITHIN, NoAnswerError, answers

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ class BusyError(UserError):
 
 
 @contextmanager
-def dvc_errors() -> Iterator[None]:
+def dvc_errors() -> Generator[None]:
     """Raise BusyError if another dvc holds a lock, and UserError, on one line, for DVC's other errors."""
     try:
         yield

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def _signal_all(processes: list[psutil.Process], number: signal.Signals) -> None
 
 
 @contextmanager
-def _stopped_on_error(dvc: psutil.Process) -> Iterator[None]:
+def _stopped_on_error(dvc: psutil.Process) -> Generator[None]:
     """If the block raises, stop dvc."""
     try:
         yield
@@ -107,7 +107,7 @@ def _stopped_on_error(dvc: psutil.Process) -> Iterator[None]:
 
 
 @contextmanager
-def _outs_kept(stage: str) -> Iterator[None]:
+def _outs_kept(stage: str) -> Generator[None]:
     """If the block raises, restore the stage's outs, which DVC removes before a run: cached outs from the cache, as
     dvc.lock names them; the others, which are small, from a copy."""
     with Repo() as repo:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
@@ -159,7 +159,7 @@ def end_lost(flow_run: UUID, state: State) -> None:
 
 
 @contextmanager
-def no_child_open(task_run: UUID) -> Iterator[None]:
+def no_child_open(task_run: UUID) -> Generator[None]:
     """If the block raises UserError, end the flow runs below a task run that are open: a killed stage can't.
 
     Without a server they stay open, until the next run calls `end_lost`.

@@ -19,7 +19,7 @@ RAN, RESTORED, UP_TO_DATE = "ran", "restored", "up to date"
 LOAD_PUBLISHED, REPLAY = "load_published", "replay@"  # stages that run only if another needs their outs
 
 
-def _graph(repo: Repo) -> nx.DiGraph:
+def _graph(repo: Repo) -> "nx.DiGraph[str]":
     """The names of the needed stages, with an edge from each to those that depend on it."""
     stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]  # without pointers to data
     names = {stage: stage.name for stage in stages}
@@ -84,7 +84,8 @@ def plan() -> Plan:
     with dvc_errors(), Repo() as repo, repo.lock:
         graph = _graph(repo)
         names = list(nx.lexicographical_topological_sort(graph))
-        stage_named = {stage.addressing: stage for stage in repo.index.stages}
+        stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
+        stage_named = {stage.addressing: stage for stage in stages}
         reasons = {name: _reasons(stage_named[name]) for name in names}
     why = {name: lines for name, lines in reasons.items() if lines}
     behind = set(why)
@@ -118,7 +119,7 @@ def expected(stage: str) -> str:
 def _is_cached(repo: Repo, stage: PipelineStage) -> bool:
     """Whether DVC's cache has the outs of the present parameters and deps: from an earlier run, or as dvc.lock says."""
     if not stage.changed_stage() and stage.deps_cached():
-        return bool(stage.outs_cached())
+        return stage.outs_cached()
     if not (stage.deps and stage.outs):  # DVC's run cache has no such stage
         return False
     try:
@@ -126,7 +127,7 @@ def _is_cached(repo: Repo, stage: PipelineStage) -> bool:
     except DvcException:  # a dep is missing; DVC says so when the stage runs
         return False
     cache = repo.stage_cache._load(stage)
-    return bool(cache) and bool(repo.stage_cache._create_stage(cache, stage.wdir).outs_cached())
+    return bool(cache) and repo.stage_cache._create_stage(cache, stage.wdir).outs_cached()
 
 
 def _reasons(stage: PipelineStage) -> list[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,7 +23,7 @@ LOCK = Path("dvc.lock")
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings and lists as one level: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
-    if not isinstance(values, dict | list):
+    if not isinstance(values, (dict, list)):
         return {prefix.removesuffix("."): values}
     flat: dict[str, Any] = {}
     for key, value in values.items() if isinstance(values, dict) else enumerate(values):
@@ -54,7 +54,7 @@ def _changed(values: Mapping[str, Any], recorded: Mapping[str, Any]) -> set[str]
 
 
 @contextmanager
-def _repo() -> Iterator["Repo"]:
+def _repo() -> Generator["Repo"]:
     """The DVC project around the working folder, without its lock: while a stage runs `dvc repro` holds it.
 
     Raises UserError for a dvc.yaml or dvc.lock that DVC can't read.
@@ -70,7 +70,7 @@ def _repo() -> Iterator["Repo"]:
 
 
 def _name(output: "Output") -> str:
-    return str(output.def_path).rstrip("/")
+    return output.def_path.rstrip("/")
 
 
 def _workspace_hash(output: "Output") -> str | None:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def workspace() -> str:
 
 
 @contextmanager
-def exclusive(name: str, patience: float | None = None) -> Iterator[None]:
+def exclusive(name: str, patience: float | None = None) -> Generator[None]:
     """Hold the lock `.threestage/<name>/lock`.
 
     Raises UserError, naming the process that holds it, after `patience` seconds; without `patience` it waits as long as

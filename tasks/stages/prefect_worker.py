@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def in_turn(name: str, flow_run: UUID | None, seconds: float | None = None) -> Iterator[None]:
+def in_turn(name: str, flow_run: UUID | None, seconds: float | None = None) -> Generator[None]:
     """Hold the lock of that name; while another run in this folder holds it, this run's name in Prefect says so.
 
     Raises UserError if the other run takes longer than `seconds`.
@@ -51,7 +51,7 @@ def in_turn(name: str, flow_run: UUID | None, seconds: float | None = None) -> I
 
 
 @contextmanager
-def alone(name: str, flow_run: UUID, seconds: float) -> Iterator[None]:
+def alone(name: str, flow_run: UUID, seconds: float) -> Generator[None]:
     """Wait until no other run of that name is in this folder, and close what the run before left open in Prefect.
 
     A run whose process is gone is marked as crashed. Raises UserError if the other run takes longer than `seconds`.

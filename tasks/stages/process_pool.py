@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,7 +20,7 @@ Submit = Callable[[Callable[[Any], Any], Any], Future[Any]]
 
 
 @contextmanager
-def pool(processes: int) -> Iterator[Submit]:
+def pool(processes: int) -> Generator[Submit]:
     """Yield a function that submits `function(argument)`, both picklable, and returns a future.
 
     The future raises what the call raises, or ChildProcessError if its process dies.

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -60,7 +60,7 @@ class Cluster:
         )
 
     @contextmanager
-    def connected(self) -> Iterator[Any]:
+    def connected(self) -> Generator[Any]:
         """Yield the module `ray`, connected to the cluster.
 
         Raises UserError if Ray is not installed or nobody answers.
@@ -92,17 +92,12 @@ class Cluster:
             ray.shutdown()
 
 
-def _in_folder(folder: Path, function: Callable[[Item], Result], item: Item) -> Result:
-    os.chdir(folder)  # a Ray task may start in any folder; errors name files by their paths here
-    return function(item)
-
-
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
-def same_processes() -> Iterator[None]:
+def same_processes() -> Generator[None]:
     """Keep one pool for all calls of `map_in_order` inside: the imports of its processes take a second."""
     with pool(_cores()) as submit:
         token = _kept.set(submit)
@@ -137,7 +132,10 @@ def _map_in_ray(ray: Any, function: Callable[[Item], Result], items: Iterable[It
     from ray.exceptions import RayTaskError
 
     folder = Path.cwd()
-    task = ray.remote(lambda item: _in_folder(folder, function, item))  # Ray takes no partial
+
+    def in_folder(item: Item) -> Result:  # a function, since Ray takes no partial
+        os.chdir(folder)  # a Ray task may start in any folder; errors name files by their paths here
+        return function(item)
 
     def result(reference: Any) -> Result:
         try:
@@ -147,7 +145,7 @@ def _map_in_ray(ray: Any, function: Callable[[Item], Result], items: Iterable[It
         return answer
 
     cores = int(ray.cluster_resources().get("CPU", 1))
-    yield from _map_ahead(task.remote, result, items, cores=cores)
+    yield from _map_ahead(ray.remote(in_folder).remote, result, items, cores=cores)
 
 
 def _map_ahead(

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from typing import Any, TypeVar
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def free_port() -> Iterator[int]:
+def free_port() -> Generator[int]:
     """Yield a free port and, on Linux, reserve it.
 
     It is bound with SO_REUSEADDR: on Linux a server that sets this option can listen on it, and no other program gets
@@ -62,7 +62,7 @@ def free_port() -> Iterator[int]:
 
 
 @contextmanager
-def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
+def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Generator[str]:
     """Yield the address of the Prefect API: the configured one, or a temporary server's.
 
     `meanwhile` is called while that starts, which takes seconds.

@@ -138,10 +138,7 @@ def _with_other_value(text: str, location: _Location, value: Any) -> str:
 def _with_new_key(text: str, location: _Location, value: Any) -> str:
     """The text with the missing parts of a key before the first key of a mapping."""
     node = location.node
-    first, *inner_parts = location.missing
-    for part in reversed(inner_parts):
-        value = {part: value}
-    entry = _spelled({first: value})[1:-1]
+    entry = _spelled(_replaced({}, location.missing, value))[1:-1]
     if not _is_block(node):
         begin = node.start_mark.index + 1
         separator = ", " if node.value else ""

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -23,11 +23,13 @@ from small_models import write_model
 from typer.testing import CliRunner, Result
 
 from app.api.server import create_app, http_config
+from app.names import RegisteredVersion, VersionName
 from app.page.mount import mount_page
+from app.quarantine import Quarantine
 from app.settings import Settings
 from cli.main import cli
 from tasks.registry.record import Record, write_record
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.stages.hashes import Hashes
 
 CHARSETS = {
@@ -86,6 +88,18 @@ def registry(tmp_path_factory) -> Path:
     return folder
 
 
+def listed_version(name: str, *capabilities: str, is_default: bool = True) -> RegisteredVersion:
+    """A version as a list of the registry has it, from a name such as `classifier/1`."""
+    return RegisteredVersion(
+        name=VersionName(*name.split("/")),
+        aliases=(),
+        created=0,
+        description="",
+        capabilities=capabilities,
+        is_default=is_default,
+    )
+
+
 @pytest.fixture
 def store(registry, tmp_path):
     """A copy of the shared registry, in which the assistant's version 1 is champion and 2 challenger."""
@@ -109,7 +123,7 @@ def running(settings: Settings, *, page: bool = False) -> Iterator[str]:
 def ready(app: FastAPI) -> Iterator[str]:
     """An application of ours on a port of its own; its address, when default versions are loaded."""
     with listening(http_config(app, "127.0.0.1", 0, log_level="warning")) as address:
-        wait_until(lambda: httpx.get(f"{address}/readyz", timeout=120).status_code == 200, 120)
+        wait_until(lambda: is_ready(address), 120)
         yield address
 
 
@@ -126,6 +140,26 @@ def listening(config: uvicorn.Config) -> Iterator[str]:
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive()
+
+
+def get(address: str, path: str) -> httpx.Response:
+    return httpx.get(f"{address}{path}", timeout=300)
+
+
+def post(address: str, path: str, body: dict, **headers: str) -> httpx.Response:
+    return httpx.post(f"{address}{path}", json=body, headers=headers, timeout=300)
+
+
+def readiness(address: str) -> dict:
+    """The answer of /readyz."""
+    return get(address, "/readyz").json()
+
+
+def is_ready(address: str) -> bool:
+    """Whether a server has its default versions; one that does not listen yet has none."""
+    with suppress(httpx.TransportError):
+        return get(address, "/readyz").status_code == 200
+    return False
 
 
 def wait_until(what: Callable[[], bool], seconds: float) -> None:
@@ -195,7 +229,19 @@ def error_of(result: Result, code: int = 1) -> str:
 
 
 def rows_of(text: str) -> list[dict]:
-    return [json.loads(line) for line in text.splitlines()]
+    """JSON lines; only \\n ends one, as a string in them may have U+2028."""
+    return [json.loads(line) for line in text.encode().splitlines()]
+
+
+def talk(turns: Iterable[str]) -> list[dict[str, str]]:
+    """The messages of a conversation, whose first turn is the user's."""
+    return [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
+
+
+def feedback_rows(folder: Path, dataset: str) -> list[dict]:
+    """The rows of a dataset that wait in a quarantine."""
+    waiting = Quarantine(Settings(quarantine=folder)).waiting()
+    return [dict(feedback.row) for feedback in waiting if feedback.dataset == dataset]
 
 
 def children(pid: int) -> list[int]:

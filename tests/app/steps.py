@@ -4,19 +4,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llm.kernels.serving.decode import Decoder
 from llm.model.gpt import GPT
+from tests.app.conftest import get
 
 
 class Steps:
     """The forward passes of all models of this process."""
 
     def __init__(self) -> None:
-        self._free, self._open, self._error = threading.Semaphore(0), False, None
+        self._free = threading.Semaphore(0)
+        self._open = False
+        self._error = None
 
     def let(self, count: int) -> None:
         """So many may go on."""
@@ -63,12 +65,16 @@ def stepwise() -> Iterator[Steps]:
 
 def samples(address: str) -> dict[tuple[str, ...], float]:
     """What /metrics says, by name and labels."""
-    text = httpx.get(f"{address}/metrics", timeout=60).raise_for_status().text
+    text = get(address, "/metrics").raise_for_status().text
     return {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def is_idle(address: str) -> bool:
+    return running_texts(address) == 0
 
 
 def running_texts(address: str) -> float:

@@ -34,8 +34,8 @@ def test_assistant_under_another_name_chats_on_server_page_and_command_line(help
             return client.get("/readyz").json()["versions"] == {"helper": "helper/1, champion"}
 
         wait_until(is_loaded, 120)
-        for asked in ({}, {"model": "helper"}):
-            answer = client.post("/v1/chat/completions", json=HELLO | asked)
+        for model in ({}, {"model": "helper"}):
+            answer = client.post("/v1/chat/completions", json=HELLO | model)
             assert answer.json()["model"] == "threestage-helper/1"
         assert client.post("/v1/completions", json={"prompt": "hello"}).json()["model"] == "threestage-helper/1"
         refused = client.post("/classify", json={"emails": [{"body": "hello"}]})

@@ -17,20 +17,15 @@ from app.api.server import create_app
 from app.errors import Busy, Unavailable
 from app.quarantine import Quarantine
 from app.settings import Settings
-from tests.app.conftest import running, tracked
+from tests.app.conftest import feedback_rows, post, talk, tracked
 
 EMAIL = {"about": "email", "subject": "Lunch", "body": "at noon", "label": "ham"}
 ANSWER = {"about": "answer", "messages": [{"role": "user", "content": "hello"}], "answer": "Hi.", "good": True}
 ODD = "naïve \u2028 \x85 \u202e 'quote\" \\n \\ud800 🙂 {x} <|endoftext|> e\u0301"
 
 
-def post(address: str, body: dict, **headers: str) -> httpx.Response:
-    return httpx.post(f"{address}/feedback", json=body, headers=headers, timeout=120)
-
-
-def rows(quarantine: Path, dataset: str) -> list[dict]:
-    waiting = Quarantine(Settings(quarantine=quarantine)).waiting()
-    return [dict(feedback.row) for feedback in waiting if feedback.dataset == dataset]
+def send(address: str, body: dict) -> httpx.Response:
+    return post(address, "/feedback", body)
 
 
 def error(response: httpx.Response) -> dict:
@@ -39,49 +34,54 @@ def error(response: httpx.Response) -> dict:
 
 def asks(*contents: str) -> dict:
     """The messages of a conversation that ends with a question."""
-    turns = enumerate(contents)
-    return {"messages": [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in turns]}
+    return {"messages": talk(contents)}
 
 
 def test_email_feedback_waits_as_a_row_of_the_dataset(server, quarantine):
     body = EMAIL | {"subject": "To  read", "body": "<html><p>one</p><p>two &amp; three</p></html>", "label": "spam"}
-    answer = post(server, body)
+    answer = send(server, body)
     assert answer.status_code == 200, answer.text
     assert answer.json() == {"kept": True, "dataset": "emails", "model": "threestage-classifier/1"}
-    row = rows(quarantine, "emails")[-1]
+    row = feedback_rows(quarantine, "emails")[-1]
     names = ("label", "subject", "body", "version")
     assert [row[name] for name in names] == ["spam", "To read", "one\ntwo & three", "threestage-classifier/1"]
     assert abs(datetime.now(UTC) - datetime.fromisoformat(row["time"])) < timedelta(hours=1)
     assert len(row["client"]) == 12
     raw = "From: a@b.example\nSubject: =?utf-8?q?Caf=C3=A9?=\n\nAt the caf\u00e9 at noon?\n"
-    assert post(server, {"about": "email", "message": raw, "label": "ham"}).json()["kept"]
-    row = rows(quarantine, "emails")[-1]
+    assert send(server, {"about": "email", "message": raw, "label": "ham"}).json()["kept"]
+    row = feedback_rows(quarantine, "emails")[-1]
     assert (row["subject"], row["body"]) == ("Café", "At the café at noon?")
 
 
 def test_answer_feedback_waits_as_rows_of_the_dataset(server, quarantine):
     long = ANSWER | asks("one", "two", "three")
     long["messages"].insert(0, {"role": "system", "content": "Be brief."})
-    assert post(server, ANSWER).json()["kept"]
-    assert post(server, long | {"good": False}).json()["kept"]
+    assert send(server, ANSWER).json()["kept"]
+    assert send(server, long | {"good": False}).json()["kept"]
     better = ANSWER | asks("and now?") | {"good": False, "better": "Then."}
-    assert post(server, better).json()["dataset"] == "instructions"
-    values = itemgetter(*["instruction", "output", "system", "history", "verdict", "version"])
-    assert [list(values(row)) for row in rows(quarantine, "instructions")[-3:]] == [
-        ["hello", "Hi.", "", [], "good", "threestage-assistant/1"],
-        ["three", "Hi.", "Be brief.", ["one", "two"], "bad", "threestage-assistant/1"],
-        ["and now?", "Then.", "", [], "good", "threestage-assistant/1"],
+    assert send(server, better).json()["dataset"] == "instructions"
+    values = itemgetter(*["instruction", "output", "system", "history", "verdict"])
+    rows = feedback_rows(quarantine, "instructions")[-3:]
+    assert [values(row) for row in rows] == [
+        ("hello", "Hi.", "", [], "good"),
+        ("three", "Hi.", "Be brief.", ["one", "two"], "bad"),
+        ("and now?", "Then.", "", [], "good"),
     ]
+    assert {row["version"] for row in rows} == {"threestage-assistant/1"}
 
 
 def test_duplicate_feedback_is_kept_once_and_unicode_stays_as_sent(server, quarantine):
     sent = [EMAIL | {"body": "dedupe", "label": label} for label in ("ham", "ham", "spam", "ham")]
     sent.insert(1, EMAIL | {"body": "De-dupe!"})
-    assert [post(server, feedback).json()["kept"] for feedback in sent] == [True, False, False, True, True]
-    assert [row["label"] for row in rows(quarantine, "emails") if row["body"] == "dedupe"] == ["ham", "spam", "ham"]
+    assert [send(server, feedback).json()["kept"] for feedback in sent] == [True, False, False, True, True]
+    assert [row["label"] for row in feedback_rows(quarantine, "emails") if row["body"] == "dedupe"] == [
+        "ham",
+        "spam",
+        "ham",
+    ]
     odd = ANSWER | asks(f"what is {ODD}") | {"answer": ODD}
-    assert [post(server, odd).json()["kept"] for _ in range(2)] == [True, False]
-    row = rows(quarantine, "instructions")[-1]
+    assert [send(server, odd).json()["kept"] for _ in range(2)] == [True, False]
+    row = feedback_rows(quarantine, "instructions")[-1]
     assert (row["instruction"], row["output"]) == (f"what is {ODD}", ODD)
 
 
@@ -110,26 +110,25 @@ def test_duplicate_feedback_is_kept_once_and_unicode_stays_as_sent(server, quara
     ],
 )
 def test_feedback_that_no_training_could_read_is_refused(server, quarantine, body, status, param, message):
-    before = [rows(quarantine, dataset) for dataset in ("emails", "instructions")]
+    before = Quarantine(Settings(quarantine=quarantine)).waiting()
     content, headers = json.dumps(body), {"Content-Type": "application/json"}
     answer = httpx.post(f"{server}/feedback", content=content, headers=headers, timeout=120)
     assert answer.status_code == status, answer.text
     assert message in error(answer)["message"]
     assert param is ... or error(answer)["param"] == param
-    assert [rows(quarantine, dataset) for dataset in ("emails", "instructions")] == before
+    assert Quarantine(Settings(quarantine=quarantine)).waiting() == before
 
 
-def test_feedback_limit_of_a_client_holds_whatever_address_it_claims(registry, tmp_path):
+def test_feedback_limit_of_a_client_is_429_with_the_time_to_retry(registry, tmp_path):
+    mails = [EMAIL | {"body": body} for body in "abcb"]
     settings = Settings(quarantine=tmp_path / "feedback", feedback_a_client=3)
-    with tracked(registry), running(settings) as own:
-        assert [post(own, EMAIL | {"body": body}).status_code for body in "ab"] == [200, 200]
-        assert post(own, ANSWER).status_code == 200
-        answer = post(own, EMAIL | {"body": "c"}, **{"X-Forwarded-For": "10.0.0.7", "Forwarded": "for=10.0.0.8"})
-        assert answer.status_code == 429
-        assert error(answer)["message"] == "you sent 3 rows of feedback in a day, which is the limit"
-        assert 86_400 - 3_600 < int(answer.headers["Retry-After"]) <= 86_400
-        assert not post(own, EMAIL | {"body": "b"}).json()["kept"], "an equal row needs no room"
-    assert [row["body"] for row in rows(tmp_path / "feedback", "emails")] == ["a", "b"]
+    with tracked(registry), TestClient(create_app(settings), "http://localhost") as client:
+        answers = [client.post("/feedback", json=body) for body in (*mails[:2], ANSWER, *mails[2:])]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 200]
+    assert error(answers[3])["message"] == "you sent 3 rows of feedback in a day, which is the limit"
+    assert 86_400 - 3_600 < int(answers[3].headers["Retry-After"]) <= 86_400
+    assert not answers[4].json()["kept"], "an equal row needs no room"
+    assert [row["body"] for row in feedback_rows(tmp_path / "feedback", "emails")] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_feedback_limit_of_a_client_holds_whatever_address_it_claims(registry, t
     ],
     ids=["switched off", "no place to write"],
 )
-def test_feedback_that_can_not_be_kept_is_503(registry, tmp_path, monkeypatch, settings, status, code):
+def test_feedback_that_can_not_be_kept_is_an_error(registry, tmp_path, monkeypatch, settings, status, code):
     monkeypatch.chdir(tmp_path)
     with tracked(registry), TestClient(create_app(settings), "http://localhost") as client:
         answer = client.post("/feedback", json=ANSWER)

@@ -8,6 +8,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -23,7 +24,6 @@ from app.quarantine import Quarantine
 from app.settings import Settings
 from cli.main import cli
 from tasks.data.inbox import open_inbox
-from tasks.data.splits import SPLITS
 from tasks.data.steps import Preprocessing, add_inbox, read_inbox
 from tasks.datasets.emails import thread
 from tasks.params.slices import find_dataset
@@ -39,7 +39,8 @@ Sent = tuple[str, str, str, str]
 
 def mails() -> pd.DataFrame:
     """A split dataset of mails as `preprocess` has it before the inbox joins."""
-    draw, rows = random.Random(4), []
+    draw = random.Random(4)
+    rows = []
     for number in range(TRAIN + 40):
         body = " ".join(draw.choices(WORDS, k=14)) + f" of number {number}"
         rows.append((f"mine.csv#{number}", "mine.csv", f"Mail {number}", body, ("ham", "spam")[number % 2]))
@@ -47,7 +48,7 @@ def mails() -> pd.DataFrame:
     return table.assign(group=thread(table).astype(str), split=["train"] * TRAIN + ["validation"] * 20 + ["test"] * 20)
 
 
-def other(label: str) -> str:
+def opposite(label: str) -> str:
     return "spam" if label == "ham" else "ham"
 
 
@@ -60,7 +61,7 @@ def flood() -> Iterator[Sent]:
 def flips() -> Iterator[Sent]:
     """Mails that anybody can read, one "!" added, with the other label."""
     for _, mail in mails()[:40].iterrows():
-        yield "192.0.2.1", other(mail["label"]), mail["subject"], mail["body"] + "!"
+        yield "192.0.2.1", opposite(mail["label"]), mail["subject"], mail["body"] + "!"
 
 
 def sybils() -> Iterator[Sent]:
@@ -68,7 +69,7 @@ def sybils() -> Iterator[Sent]:
     for number, (_, mail) in enumerate(mails()[:40].iterrows()):
         for voice in range(4):
             address = f"2001:db8:0:{number * 4 + voice:x}::1"
-            yield address, other(mail["label"]), mail["subject"], mail["body"] + "!" * (voice + 1)
+            yield address, opposite(mail["label"]), mail["subject"], mail["body"] + "!" * (voice + 1)
 
 
 @pytest.fixture
@@ -83,11 +84,15 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def is_started(client: TestClient) -> bool:
+    return client.get("/readyz").status_code == 200
+
+
 @pytest.fixture(scope="module")
 def app(registry) -> Iterator[TestClient]:
     """The app over the shared registry, whose classifier learned from emails."""
     with tracked(registry), TestClient(create_app(Settings()), "http://localhost") as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200, 120)
+        wait_until(lambda: is_started(client), 120)
         yield client
 
 
@@ -121,10 +126,21 @@ def threestage(*words: str) -> str:
     return done.stdout
 
 
-ATTACKS = {  # rows that wait, texts by change; accepted: rows in train, texts among them, rows of train that went
-    flood: (200, {"new": 200}, 5, 5, 0),
-    flips: (40, {"contradicts": 40}, 0, 0, 0),
-    sybils: (160, {"contradicts": 40}, 19, 19, 19),
+@dataclass
+class Effect:
+    """The effect of an attack: rows that wait and their changes, and what is in train once all is accepted."""
+
+    waiting: int
+    changes: dict[str, int]
+    rows: int
+    texts: int
+    replaced: int
+
+
+ATTACKS = {
+    flood: Effect(waiting=200, changes={"new": 200}, rows=5, texts=5, replaced=0),
+    flips: Effect(waiting=40, changes={"contradicts": 40}, rows=0, texts=0, replaced=0),
+    sybils: Effect(waiting=160, changes={"contradicts": 40}, rows=19, texts=19, replaced=19),
 }
 
 
@@ -133,25 +149,23 @@ def test_attack_by_feedback_moves_little(attack, app, project):
     app.app.state.feedback = Quarantine(Settings())
     sent = list(attack())
     statuses = send(app, sent)
-    wait, changes, in_train, different, gone = ATTACKS[attack]
-    assert (statuses.count(200), statuses.count(429)) == (wait, len(sent) - wait)
+    effect = ATTACKS[attack]
+    assert (statuses.count(200), statuses.count(429)) == (effect.waiting, len(sent) - effect.waiting)
 
     untouched = joined()
     pd.testing.assert_frame_equal(untouched, mails())
 
     listed = json.loads(threestage("--json"))
-    assert Counter(text["change"] for text in listed["texts"]) == changes
-    assert sum(len(text["rows"]) for text in listed["texts"]) == wait
-    assert sum(sum(changes.values()) for changes in listed["networks"].values()) == wait
-    assert threestage("accept", "all", "--yes").startswith(f"{wait} rows accepted\n")
+    assert Counter(text["change"] for text in listed["texts"]) == effect.changes
+    assert sum(len(text["rows"]) for text in listed["texts"]) == effect.waiting
+    assert sum(sum(changes.values()) for changes in listed["networks"].values()) == effect.waiting
+    assert threestage("accept", "all", "--yes").startswith(f"{effect.waiting} rows accepted\n")
 
     table = joined()
-    for split in SPLITS[1:]:
-        pd.testing.assert_frame_equal(
-            table[table["split"] == split].reset_index(drop=True),
-            untouched[untouched["split"] == split].reset_index(drop=True),
-        )
+    held_out = [rows[rows["split"] != "train"].reset_index(drop=True) for rows in (table, untouched)]
+    pd.testing.assert_frame_equal(*held_out)
     feedback = table[table["id"].str.startswith("inbox/")]
     replaced = set(untouched["id"]) - set(table["id"])
-    assert (len(feedback), feedback["body"].nunique(), len(replaced)) == (in_train, different, gone)
+    assert (len(feedback), feedback["body"].nunique()) == (effect.rows, effect.texts)
+    assert len(replaced) == effect.replaced
     assert len(feedback) <= 0.02 * (table["split"] == "train").sum()

@@ -6,7 +6,6 @@ import re
 import shutil
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +15,7 @@ from projects import ROOT, run
 from app.settings import Settings
 from llm.objectives.classifier import f1_score
 from tasks.measures.intervals import interval
-from tests.app.conftest import running, tracked, wait_until
+from tests.app.conftest import post, running, tracked, wait_until
 
 SPLITS = ("train", "validation", "test")
 
@@ -24,7 +23,7 @@ SPLITS = ("train", "validation", "test")
 def classify(address: str, mails: list[dict]) -> tuple[str, list[dict]]:
     """The version that answers, and its verdicts."""
     emails = [{"subject": mail["subject"], "body": mail["body"]} for mail in mails]
-    answer = httpx.post(f"{address}/classify", json={"emails": emails}, timeout=300)
+    answer = post(address, "/classify", {"emails": emails})
     assert answer.status_code == 200, answer.text
     return answer.json()["model"], answer.json()["verdicts"]
 
@@ -34,10 +33,9 @@ def predictions(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "reports/evaluation/classifier/evidence/predictions.csv")
 
 
-def labels(after: pd.DataFrame, before: pd.DataFrame) -> list[np.ndarray]:
-    """What each mail is, what it is called now and what it was called before; 1 for spam."""
-    columns = (after["actual"], after["predicted"], before["predicted"])
-    return [(column == "spam").to_numpy(int) for column in columns]
+def is_spam(labels: pd.Series) -> np.ndarray:
+    """1 for spam, 0 for ham."""
+    return (labels == "spam").to_numpy(int)
 
 
 def lead_in_f1(actual: np.ndarray, predicted: np.ndarray, guessed: np.ndarray) -> float:
@@ -63,9 +61,9 @@ def test_accepted_feedback_is_learned_by_the_next_version(copied: Path, prefect_
         first, verdicts = classify(address, mails)
         assert first == "threestage-classifier/1"
         decided = zip(verdicts, mails, strict=True)
-        one, *others = [mail for verdict, mail in decided if verdict["label"] != mail["label"]]
-        body = {"about": "email", **{name: one[name] for name in ("subject", "body", "label")}}
-        kept = httpx.post(f"{address}/feedback", json=body, timeout=120)
+        learned, *others = [mail for verdict, mail in decided if verdict["label"] != mail["label"]]
+        body = {"about": "email", **{name: learned[name] for name in ("subject", "body", "label")}}
+        kept = post(address, "/feedback", body)
         assert kept.json() == {"kept": True, "dataset": "emails", "model": first}
         accepted = run(copied, *["cli", "feedback", "accept", "all", "--yes"])
         assert accepted.stdout.splitlines()[0] == "1 rows accepted", accepted.stderr
@@ -80,7 +78,10 @@ def test_accepted_feedback_is_learned_by_the_next_version(copied: Path, prefect_
         assert train["id"].str.startswith("inbox/mine.jsonl#").sum() > 0.9 * len(others)
         assert (copied / "data/inbox/emails/mine.jsonl.dvc").exists()
 
-        wait_until(lambda: classify(address, [one])[0] != first, 300)
+        def is_replaced() -> bool:
+            return classify(address, [learned])[0] != first
+
+        wait_until(is_replaced, 300)
         second, says = classify(address, others)
         assert second == "threestage-classifier/2"
         right = [verdict["label"] == mail["label"] for verdict, mail in zip(says, others, strict=True)]
@@ -93,5 +94,5 @@ def test_accepted_feedback_is_learned_by_the_next_version(copied: Path, prefect_
     assert [hashes[split] for split in SPLITS[1:]] == [drawn[split] for split in SPLITS[1:]]
     after = predictions(copied)
     assert after["id"].tolist() == guessed["id"].tolist()
-    lead = interval(lead_in_f1, *labels(after, guessed))
-    assert lead[1] >= 0, "no worse than chance alone would have it, mail by mail"
+    columns = [is_spam(labels) for labels in (after["actual"], after["predicted"], guessed["predicted"])]
+    assert interval(lead_in_f1, *columns)[1] >= 0, "no worse than chance alone would have it, mail by mail"

@@ -7,7 +7,6 @@ import signal
 import sys
 from pathlib import Path
 
-import httpx
 import mlflow
 import openai
 import pytest
@@ -17,8 +16,6 @@ from typer.testing import CliRunner
 from app.api.server import create_app
 from app.errors import Unavailable
 from app.guard import guard_model, requests_in
-from app.names import RegisteredVersion, VersionName
-from app.quarantine import Quarantine
 from app.settings import Settings
 from cli.chat import Assistant
 from cli.main import cli
@@ -28,8 +25,21 @@ from llm.generation.sampling import GREEDY
 from llm.loaded_model import LoadedModel
 from llm.objectives import CHAT, CLASSIFY, COMPLETE, GUARD
 from llm.objectives.classifier import guard_replies
-from tasks.registry.tracking import configure_tracking
-from tests.app.conftest import error_of, ready, register, rows_of, tracked, wait_until
+from tasks.registry.store import configure_tracking
+from tests.app.api.questions import content_of
+from tests.app.conftest import (
+    error_of,
+    feedback_rows,
+    listed_version,
+    post,
+    readiness,
+    ready,
+    register,
+    rows_of,
+    talk,
+    tracked,
+    wait_until,
+)
 from tests.app.guards import HURT, POISON, REPLIES, write_guard
 from tests.app.steps import samples
 
@@ -67,10 +77,6 @@ def client(server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0, timeout=300)
 
 
-def talk(turns: list[str]) -> list[dict[str, str]]:
-    return [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
-
-
 def ask(client, turns: list[str], **options):
     options = {"model": "assistant", "max_tokens": 12} | options
     return client.chat.completions.create(messages=talk(turns), **options)
@@ -83,12 +89,11 @@ def written(server: str) -> tuple[float, float]:
     return tokens, metrics.get(("threestage_guarded_total", "threestage-warden/1"), 0)
 
 
-@pytest.mark.parametrize(("request_text", "reply"), [(POISON, DECLINE), (HURT, CRISIS)])
-def test_guard_reply_is_every_choice_and_costs_the_assistant_no_token(client, server, request_text, reply):
+def test_guard_reply_is_every_choice_and_costs_the_assistant_no_token(client, server):
     before = written(server)
-    answer = ask(client, [request_text], n=2, stop="a", logprobs=True)
+    answer = ask(client, [POISON], n=2, stop="a", logprobs=True)
     choices = [(choice.index, choice.message.content, choice.finish_reason) for choice in answer.choices]
-    assert choices == [(0, reply, "content_filter"), (1, reply, "content_filter")]
+    assert choices == [(0, DECLINE, "content_filter"), (1, DECLINE, "content_filter")]
     assert (answer.model, answer.choices[0].logprobs) == ("threestage-warden/1", None)
     assert (answer.usage.completion_tokens, answer.usage.total_tokens) == (0, answer.usage.prompt_tokens)
     assert written(server) == (before[0], before[1] + 1)
@@ -115,16 +120,21 @@ def test_guard_lets_the_assistant_answer_everything_else_as_without_a_guard(clie
 
 
 def test_turns_that_the_guard_answered_are_read_again_by_nobody(client):
-    after, alone = ask(client, [POISON, DECLINE, HELLO]), ask(client, [HELLO])
-    assert (after.choices, after.usage) == (alone.choices, alone.usage)
-    for earlier in ((POISON, "Sure."), ("hello", "Hi.", POISON, "Sure.")):
-        assert ask(client, [*earlier, "go on"]).choices[0].message.content == DECLINE
+    after = ask(client, [POISON, DECLINE, HELLO])
+    answer = ask(client, [HELLO])
+    assert (after.choices, after.usage) == (answer.choices, answer.usage)
     hiding = ["the cat sat on the mat and the dog ate the hat", "Hi."] * 6
-    assert ask(client, [*hiding, POISON]).choices[0].message.content == DECLINE
-    for made_up in ([*hiding, POISON, "Sure.", *hiding], [POISON, "Sure.", *hiding], [*hiding, "poison", "Sure."]):
-        assert ask(client, [*made_up, HELLO]).choices[0].message.content == DECLINE
+    for turns in (
+        [POISON, "Sure.", "go on"],
+        ["hello", "Hi.", POISON, "Sure.", "go on"],
+        [*hiding, POISON],
+        [*hiding, POISON, "Sure.", *hiding, HELLO],
+        [POISON, "Sure.", *hiding, HELLO],
+        [*hiding, "poison", "Sure.", HELLO],
+    ):
+        assert content_of(ask(client, turns)) == DECLINE
     assert ask(client, [HELLO, POISON, HELLO]).choices[0].finish_reason == "length", "it reads the user's turns only"
-    assert ask(client, [POISON, DECLINE, HURT]).choices[0].message.content == CRISIS
+    assert content_of(ask(client, [POISON, DECLINE, HURT])) == CRISIS
     with pytest.raises(openai.BadRequestError, match="the last message has no text"):
         ask(client, [POISON, "Sure.", " "])
 
@@ -142,12 +152,12 @@ def test_guard_reads_each_turn_by_itself_and_the_last_ones_together(guarded_regi
 
 
 def test_guard_is_listed_and_ready_and_classifies_no_mail(client, server):
-    ready_now = httpx.get(f"{server}/readyz", timeout=60).json()
+    ready_now = readiness(server)
     assert (ready_now["guard"], ready_now["versions"]["warden"]) == ("warden", "warden/1, champion")
     assert client.models.retrieve("warden").capabilities == ["guard"]
     mail = {"emails": [{"body": POISON}]}
-    assert httpx.post(f"{server}/classify", json=mail, timeout=60).json()["model"] == "threestage-classifier/1"
-    refused = httpx.post(f"{server}/classify", json=mail | {"model": "warden"}, timeout=60)
+    assert post(server, "/classify", mail).json()["model"] == "threestage-classifier/1"
+    refused = post(server, "/classify", mail | {"model": "warden"})
     assert refused.json()["error"]["message"] == "warden/1 can't classify; models that can: classifier"
     with pytest.raises(openai.BadRequestError, match="warden/1 can't chat; models that can: assistant"):
         ask(client, HELLO, model="warden")
@@ -177,16 +187,16 @@ def test_guard_that_fails_at_a_text_is_500_and_nobody_answers(client, monkeypatc
 
 
 def test_feedback_on_a_guards_reply_is_refused_and_none_teaches_its_turns(server, app):
-    def post(turns: list[str]):
+    def send(turns: list[str]):
         *messages, last = talk(turns)
         body = {"about": "answer", "messages": messages, "answer": last["content"], "good": True}
-        return httpx.post(f"{server}/feedback", json=body, timeout=60)
+        return post(server, "/feedback", body)
 
-    refused = post([POISON, DECLINE])
+    refused = send([POISON, DECLINE])
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "answer")
     assert "the assistant does not learn from it" in refused.json()["error"]["message"]
-    assert post([POISON, DECLINE, HELLO, "Fine."]).json()["kept"]
-    (row,) = [waiting.row for waiting in Quarantine(app.state.settings).waiting()]
+    assert send([POISON, DECLINE, HELLO, "Fine."]).json()["kept"]
+    (row,) = feedback_rows(app.state.settings.quarantine, "instructions")
     assert (row["instruction"], row["output"], row["history"]) == (HELLO, "Fine.", [])
 
 
@@ -282,31 +292,25 @@ def test_guard_that_can_not_be_loaded_closes_the_chat_until_it_is_turned_off(gua
         assert "warden/1 can't be loaded" in error_of(run("chat", HELLO))
         off = create_app(Settings(rows=1, guard=False, poll_seconds=0.1))
         with TestClient(off, "http://localhost") as client:
-            wait_until(lambda: client.get("/readyz").status_code == 200, 120)
+
+            def has_started() -> bool:
+                return client.get("/readyz").status_code == 200
+
+            wait_until(has_started, 120)
             assert client.get("/readyz").json()["guard"] is None
             assert client.post("/v1/chat/completions", json=chat).status_code == 200
         assert caplog.messages.count("chats are answered without a guard: it is turned off") == 1
 
 
-def version(model: str, *capabilities: str, is_default: bool = True) -> RegisteredVersion:
-    return RegisteredVersion(
-        name=VersionName(model, "1"),
-        aliases=(),
-        created=0,
-        description="",
-        capabilities=capabilities,
-        is_default=is_default,
-    )
-
-
 def test_model_whose_files_are_gone_may_be_the_guard():
     settings = Settings()
-    listed = [version("assistant", CHAT, COMPLETE), version("classifier", CLASSIFY)]
+    listed = [listed_version("assistant/1", CHAT, COMPLETE), listed_version("classifier/1", CLASSIFY)]
+    warden, lost = listed_version("warden/1", GUARD), listed_version("lost/1")
     assert guard_model(settings, listed) is None
-    assert guard_model(settings, [*listed, version("warden", GUARD)]) == "warden"
-    assert guard_model(settings, [*listed, version("warden", GUARD), version("lost")]) == "warden"
-    assert guard_model(settings, [*listed, version("classifier")]) is None, "another version of it can classify"
-    assert guard_model(settings, [*listed, version("lost", is_default=False)]) is None
+    assert guard_model(settings, [*listed, warden]) == "warden"
+    assert guard_model(settings, [*listed, warden, lost]) == "warden"
+    assert guard_model(settings, [*listed, listed_version("classifier/2")]) is None, "classifier/1 can classify"
+    assert guard_model(settings, [*listed, listed_version("lost/1", is_default=False)]) is None
     with pytest.raises(Unavailable, match="the files of lost/1 can't be read, and it may be the guard"):
-        guard_model(settings, [*listed, version("lost")])
-    assert guard_model(Settings(guard=False), [*listed, version("warden", GUARD)]) is None
+        guard_model(settings, [*listed, lost])
+    assert guard_model(Settings(guard=False), [*listed, warden]) is None

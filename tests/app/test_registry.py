@@ -8,16 +8,16 @@ import pytest
 from mlflow import MlflowClient
 
 from app.errors import NotFound, RequestError, Unavailable
-from app.names import RegisteredVersion, VersionName, models_with
+from app.names import models_with
 from app.page.shared import version_choices
 from app.registry import Registry
 from app.settings import Settings
 from app.versions import Versions
 from llm.objectives import CHAT, CLASSIFY, COMPLETE
 from tasks.registry.decide import settle
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.registry.versions import STATE, own_models
-from tests.app.conftest import tracked
+from tests.app.conftest import listed_version, tracked
 
 
 def test_name_means_its_champion_an_alias_or_a_version(registry):
@@ -42,59 +42,38 @@ def test_name_means_its_champion_an_alias_or_a_version(registry):
             "x": "those are: assistant, classifier, foundation",
             "classifier@champion": "classifier' has no champion; its versions are: 1 challenger",
             "assistant/3": "has no 3",
-            "assistant/-1": "not registered",
-            "assistant@": "not registered",
-            "a/b/c": "not registered",
-            "": "not registered",
-            "../../etc": "not registered",
+            **dict.fromkeys(["assistant/-1", "assistant@", "a/b/c", "", "../../etc"], "not registered"),
         }.items():
             with pytest.raises(NotFound, match=reason):
                 store.find(name)
 
 
 def test_models_with_a_capability_begin_with_those_whose_main_one_it_is():
-    def version(model: str, number: int, capabilities: tuple[str, ...], is_default: bool = True) -> RegisteredVersion:
-        return RegisteredVersion(
-            name=VersionName(model, str(number)),
-            aliases=(),
-            created=0,
-            description="",
-            capabilities=capabilities,
-            is_default=is_default,
-        )
-
     listed = [
-        version("assistant", 1, (CHAT, COMPLETE)),
-        version("foundation", 2, ()),
-        version("foundation", 1, (COMPLETE,), is_default=False),
-        version("mail", 1, (CLASSIFY,)),
-        version("helper", 1, (CHAT, COMPLETE)),
-        version("before", 1, (CHAT,), is_default=False),
+        listed_version("assistant/1", CHAT, COMPLETE),
+        listed_version("foundation/2"),
+        listed_version("foundation/1", COMPLETE, is_default=False),
+        listed_version("mail/1", CLASSIFY),
+        listed_version("helper/1", CHAT, COMPLETE),
+        listed_version("before/1", CHAT, is_default=False),
     ]
     assert models_with(listed, CHAT) == ["assistant", "helper", "before"]
     assert models_with(listed, COMPLETE) == ["foundation", "assistant", "helper"]
     assert models_with(listed, CHAT, CLASSIFY) == ["assistant", "helper", "mail", "before"]
 
 
-@pytest.mark.parametrize("how", ["alias", "version", "rejected"])
-def test_model_whose_champion_is_gone_has_no_default_version(store, how):
+@pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "rejected"])
+def test_model_whose_champion_is_gone_has_no_default_version(store, is_deleted):
     settle("assistant")
-    client, name = MlflowClient(), "threestage-assistant"
-    match how:
-        case "alias":
-            client.delete_registered_model_alias(name, "champion")
-        case "version":
-            client.delete_model_version(name, "1")
-        case "rejected":
-            client.set_model_version_tag(name, "1", key=STATE, value="rejected")
-            settle("assistant")  # the next review carries it out
+    if is_deleted:
+        MlflowClient().delete_model_version("threestage-assistant", "1")
+    else:
+        MlflowClient().set_model_version_tag("threestage-assistant", "1", key=STATE, value="rejected")
+        settle("assistant")  # the next review carries it out
     names = Registry()
-    for wanted in ({"name": "assistant"}, {"name": None, "capability": CHAT}):
-        with pytest.raises(
-            NotFound,
-            match="model 'assistant' has no champion: approve one with `threestage review approve`, or name a version",
-        ):
-            names.find(**wanted)
+    for name in ("assistant", None):
+        with pytest.raises(NotFound, match="model 'assistant' has no champion: approve one"):
+            names.find(name, CHAT)
     assert str(names.find("assistant@challenger", CHAT)) == "assistant/2"
     assert version_choices(Versions(Settings()), CHAT)[1][:2] == [None, "assistant/2"]
 
@@ -132,11 +111,12 @@ def test_unknown_names_read_the_registry_once_for_concurrent_requests(registry, 
 
 
 def test_registry_that_does_not_answer_keeps_one_thread_waiting_alone(tmp_path, clock, monkeypatch):
-    trying, may = threading.Event(), threading.Event()
+    trying = threading.Event()
+    may_go_on = threading.Event()
 
     def slowly():
         trying.set()
-        assert may.wait(120)
+        assert may_go_on.wait(120)
         configure_tracking()
 
     with tracked(tmp_path):
@@ -154,6 +134,6 @@ def test_registry_that_does_not_answer_keeps_one_thread_waiting_alone(tmp_path, 
             with pytest.raises(Unavailable, match="nobody answers"):
                 registry.find("assistant")
             assert not first.done()
-            may.set()
+            may_go_on.set()
             with pytest.raises(Unavailable, match="nobody answers"):
                 first.result()

@@ -26,25 +26,23 @@ pytestmark = pytest.mark.slow
 HANGS = 600  # seconds
 
 
-def test_a_question_is_answered_by_the_version_of_a_name_and_each_time_in_the_same_way(threestage):
-    result = threestage("chat", "hello", "there", "--max-tokens", "9")
+def test_question_is_answered_by_the_named_version_and_repeats_with_its_seed(threestage):
+    result = threestage(*["chat", "hello", "there", "--max-tokens=9"])
     assert (result.exit_code, result.stderr) == (0, "")
     assert len(result.stdout.strip()) > 5
     words = ["chat", "hello there", "--json", "--max-tokens", "9"]
     (champion,) = rows_of(threestage(*words).stdout)
     assert champion["answer"] == result.stdout.strip()
     assert (champion["model"], champion["finish"]) == ("threestage-assistant/1", "length")
-    (by_alias,) = rows_of(threestage(*words, "--model", "assistant@challenger").stdout)
-    (by_number,) = rows_of(threestage(*words, "--model", "assistant/2").stdout)
-    assert by_alias == by_number
-    assert by_number["model"] == "threestage-assistant/2"
-    drawn = [threestage("chat", "hello", "--temperature", "2", "--seed", seed).stdout for seed in ("1", "1", "2")]
+    (challenger,) = rows_of(threestage(*words, "--model", "assistant@challenger").stdout)
+    assert challenger["model"] == "threestage-assistant/2"
+    drawn = [threestage("chat", "hello", *["--temperature=2", f"--seed={seed}"]).stdout for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_the_lines_of_a_pipe_are_questions_of_their_own(threestage):
+def test_lines_of_a_pipe_are_questions_of_their_own(threestage):
     lines = f"hello\n\n how are you ?\n{'cat ' * 900}\nhello\n"
-    result = threestage("chat", "--json", "--max-tokens", "9", stdin=lines)
+    result = threestage("chat", "--json", "--max-tokens=9", stdin=lines)
     first, second, long, again = rows_of(result.stdout)
     assert (first["question"], second["question"]) == ("hello", "how are you ?")
     assert first == again, "no answer depends on the ones before"
@@ -54,12 +52,7 @@ def test_the_lines_of_a_pipe_are_questions_of_their_own(threestage):
     assert error_of(threestage("chat", stdin=b"hello \xff\n")).startswith("error: stdin, line 1: no UTF-8 text")
 
 
-def test_a_model_that_knows_no_conversation_is_an_error(threestage):
-    error = error_of(threestage("chat", "hello", "--model", "foundation"))
-    assert error == "error: foundation/1 can't chat; models that can: assistant"
-
-
-def test_a_conversation_that_grows_too_long_loses_its_first_turns_but_not_the_system_prompt(registry):
+def test_conversation_that_is_too_long_loses_its_first_turns_but_not_the_system_prompt(registry):
     system = Message("system", "hello")
     turns = [Message(role, f"{number} the cat sat") for number in range(60) for role in ("user", "assistant")]
     with tracked(registry), loaded_version("assistant", CHAT) as loaded:
@@ -73,7 +66,7 @@ def test_a_conversation_that_grows_too_long_loses_its_first_turns_but_not_the_sy
             assert talk[1].role == "user"
 
 
-def test_a_models_own_penalty_holds_in_a_chat_unless_a_request_lifts_it(registry):
+def test_penalty_of_a_model_holds_in_a_chat_unless_a_request_lifts_it(registry):
     with tracked(registry), loaded_version("assistant", CHAT) as loaded:
 
         def say(sampling: Sampling) -> str:
@@ -106,7 +99,7 @@ def a_person(registry: Path, acts: Callable[[Steps, io.StringIO], None]) -> Iter
             person.join()
 
 
-def test_ctrl_c_ends_an_answer_with_130_and_nothing_but_a_line(registry, capsys):
+def test_ctrl_c_ends_a_single_answer_with_130_and_one_line(registry, capsys):
     def interrupts(steps: Steps, printed: io.StringIO) -> None:
         def has_printed() -> bool:
             steps.let(1)  # a model makes steps while it is loaded, too
@@ -120,7 +113,7 @@ def test_ctrl_c_ends_an_answer_with_130_and_nothing_but_a_line(registry, capsys)
     assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
-def test_on_a_terminal_ctrl_c_stops_the_answer_and_an_empty_line_the_conversation(registry, capsys, monkeypatch):
+def test_ctrl_c_on_a_terminal_stops_the_answer_and_an_empty_line_the_conversation(registry, capsys, monkeypatch):
     keyboard, stdin = pty.openpty()
     monkeypatch.setattr(sys, "stdin", os.fdopen(stdin))
     os.write(keyboard, b"hello\nhello\n\n")
@@ -130,13 +123,13 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_an_empty_line_the_conversatio
             steps.let(1)
             return bool(printed.getvalue().split("[stopped]\n")[-1])
 
-        def stopped_answers() -> int:
-            return printed.getvalue().count(" [stopped]\n")
+        def has_stopped() -> bool:
+            return printed.getvalue().endswith(" [stopped]\n")
 
-        for number in range(2):
+        for _ in range(2):
             wait_until(has_begun, HANGS)
             os.kill(os.getpid(), signal.SIGINT)
-            wait_until(lambda number=number: stopped_answers() > number, HANGS)
+            wait_until(has_stopped, HANGS)
 
     with a_person(registry, stops_each_answer) as printed, pytest.raises(SystemExit) as end:
         cli(["chat"])

@@ -19,7 +19,7 @@ from tasks.data.inbox import open_inbox
 from tasks.params.slices import find_dataset
 from tasks.stages.graph import LOCK_FILE
 from tasks.stages.lock import exclusive
-from tests.app.conftest import error_of
+from tests.app.conftest import error_of, rows_of
 
 CURATED = "the minutes of the meeting on Tuesday are attached to this mail for you to read"
 KEY = "a reviewer's key"
@@ -37,28 +37,30 @@ def quarantine(tmp_path, monkeypatch) -> Quarantine:
     Path("data/processed/emails").mkdir(parents=True)
     train = pd.DataFrame({"id": ["a#1"], "subject": ["Minutes"], "body": [CURATED], "label": ["ham"]})
     train.to_parquet("data/processed/emails/train.parquet")
-    found = Quarantine(Settings())
+    quarantine = Quarantine(Settings())
     for label, subject, body, client in (
         ("spam", "Minutes", CURATED + "!\u2028", "network 1"),
         ("spam", "Won", "a cruise for two\x1b\u202e", "network 1"),
         ("spam", "WON", "A cruise, for two", "network 2"),
     ):
-        found.add("emails", {"label": label, "subject": subject, "body": body}, client=client, version="m/1")
+        quarantine.add("emails", {"label": label, "subject": subject, "body": body}, client=client, version="m/1")
     answer = {"instruction": "Who?", "output": "Me.", "system": "", "history": []}
-    found.add("instructions", answer | {"verdict": "good"}, client="network 2", version="a/1")
-    found.add("instructions", answer | {"instruction": "What?", "verdict": "bad"}, client="network 1", version="a/1")
-    return found
+    quarantine.add("instructions", answer | {"verdict": "good"}, client="network 2", version="a/1")
+    quarantine.add(
+        "instructions", answer | {"instruction": "What?", "verdict": "bad"}, client="network 1", version="a/1"
+    )
+    return quarantine
 
 
 def ids_of(quarantine: Quarantine) -> list[str]:
-    return [each.id for each in quarantine.waiting()]
+    return [feedback.id for feedback in quarantine.waiting()]
 
 
 def threestage(*words: str) -> Result:
     return CliRunner().invoke(cli, ["feedback", *words])
 
 
-def test_the_list_shows_what_each_text_would_change_and_no_character_that_moves_a_terminal(quarantine):
+def test_list_has_the_change_of_each_text_and_no_control_character(quarantine):
     ids = ids_of(quarantine)
     assert threestage().stdout.splitlines() == [
         "5 rows wait: 4 texts of 2 networks",
@@ -69,8 +71,9 @@ def test_the_list_shows_what_each_text_would_change_and_no_character_that_moves_
         f"{ids[4]}  instructions  bad answer  Me.  What?  network 1 x1  a/1",
         f"{ids[3]}  instructions  not known  Me.  Who?  network 2 x1  a/1",
     ]
-    (found,) = [each for each in json.loads(threestage("--json").stdout)["texts"] if each["change"] == "new"]
-    assert found["rows"] == {ids[1]: "network 1", ids[2]: "network 2"}
+    texts = json.loads(threestage("--json").stdout)["texts"]
+    (new,) = [text for text in texts if text["change"] == "new"]
+    assert new["rows"] == {ids[1]: "network 1", ids[2]: "network 2"}
 
 
 @pytest.mark.parametrize(
@@ -84,33 +87,34 @@ def test_the_list_shows_what_each_text_would_change_and_no_character_that_moves_
         (["all"], [0, 1, 2, 3, 4]),
     ],
 )
-def test_rows_are_dropped_by_id_network_dataset_or_all(quarantine, words, chosen):
+def test_drop_chooses_rows_by_id_network_dataset_or_all(quarantine, words, chosen):
     ids = ids_of(quarantine)
-    dropped = threestage("drop", "--yes", *(word.format(*ids) for word in words))
+    names = [word.format(*ids) for word in words]
+    dropped = threestage("drop", "--yes", *names)
     assert dropped.stdout == f"{len(chosen)} rows dropped\n"
-    assert ids_of(quarantine) == [each for number, each in enumerate(ids) if number not in chosen]
+    assert ids_of(quarantine) == [id_ for number, id_ in enumerate(ids) if number not in chosen]
 
 
-def test_accepted_rows_are_in_their_inboxes_once_as_they_came_and_dvc_holds_them(quarantine):
-    rows = [dict(each.row) for each in quarantine.waiting()]
+def test_accept_puts_rows_as_they_came_into_inboxes_of_dvc_once(quarantine):
+    rows = [dict(feedback.row) for feedback in quarantine.waiting()]
     inbox = Path("data/inbox/emails/feedback.jsonl")
     assert threestage("accept", "--yes", "emails").stdout.splitlines() == [
         "3 rows accepted",
         f"for git and DVC's remote: git add {inbox}.dvc && dvc push",
     ]
-    assert [*map(json.loads, inbox.read_bytes().splitlines())] == rows[:3]
+    assert rows_of(inbox.read_text()) == rows[:3]
     before = Path(f"{inbox}.dvc").read_text()
     quarantine.add("emails", rows[0] | {"subject": "More"}, client="network 3", version="m/1")
     assert threestage("accept", "--yes", "all").stdout.startswith("3 rows accepted\n")
-    assert [*map(json.loads, inbox.read_bytes().splitlines())][:3] == rows[:3]
+    assert rows_of(inbox.read_text())[:3] == rows[:3]
     assert Path(f"{inbox}.dvc").read_text() != before
     assert quarantine.waiting() == []
     assert threestage("accept", "--yes", "all").stdout.startswith("0 rows accepted\n")
 
 
-def test_rows_that_can_not_be_accepted_go_on_waiting(quarantine):
-    said = "error: no feedback 'cafe' waits; `threestage feedback` lists what does"
-    assert error_of(threestage("accept", "cafe")) == error_of(threestage("show", "cafe")) == said
+def test_accept_that_fails_leaves_rows_waiting(quarantine):
+    reason = "error: no feedback 'cafe' waits; `threestage feedback` lists what does"
+    assert error_of(threestage("accept", "cafe")) == error_of(threestage("show", "cafe")) == reason
     with exclusive(LOCK_FILE):
         assert "which still runs" in error_of(threestage("accept", "--yes", "all"))
     Path("dvc.yaml").unlink()
@@ -118,16 +122,16 @@ def test_rows_that_can_not_be_accepted_go_on_waiting(quarantine):
     assert len(ids_of(quarantine)) == 5
 
 
-def test_a_group_of_rows_needs_a_yes_and_rows_by_their_ids_need_none(quarantine):
+def test_accept_needs_a_yes_for_a_group_and_none_for_ids(quarantine):
     ids = ids_of(quarantine)
     for name, what in (("all", "5 rows in 4 texts"), ("network 2", "2 rows in 2 texts"), (ids[1], "2 rows in 1 texts")):
-        said = error_of(threestage("accept", name))
-        assert said == f"error: {what} would be accepted; name each row by its ID, or add --yes"
+        error = error_of(threestage("accept", name))
+        assert error == f"error: {what} would be accepted; name each row by its ID, or add --yes"
     assert ids_of(quarantine) == ids
-    assert threestage("accept", ids[0], ids[1], ids[2]).stdout.startswith("3 rows accepted\n")
+    assert threestage("accept", *ids[:3]).stdout.startswith("3 rows accepted\n")
 
 
-def test_a_text_is_shown_whole_and_its_first_wording_is_learned(quarantine):
+def test_show_has_whole_texts_and_the_first_wording_is_learned(quarantine):
     first = " ".join(f"word{n}" for n in range(200))
     second = f"{first} {' '.join(f'trigger{n}' for n in range(20))}"
     for body in (first, second):
@@ -156,7 +160,7 @@ def test_a_text_is_shown_whole_and_its_first_wording_is_learned(quarantine):
     assert [body.splitlines()[0] for body in learned["body"]] == [first]
 
 
-def test_on_the_page_only_a_reviewers_key_decides_and_only_on_the_rows_that_it_showed(quarantine):
+def test_permission_to_decide_on_the_page_is_a_reviewers_key_for_the_rows_that_it_showed(quarantine):
     state = SimpleNamespace(feedback=quarantine, settings=Settings(api_keys=("a key",), reviewer_keys=(KEY,)))
     for key in ("", "a key", f"{KEY}s"):
         with pytest.raises(RequestError, match="this is no reviewer's key"):
@@ -166,10 +170,10 @@ def test_on_the_page_only_a_reviewers_key_decides_and_only_on_the_rows_that_it_s
     with pytest.raises(RequestError):
         waiting(SimpleNamespace(feedback=quarantine, settings=Settings()), "")
     shown = waiting(state, f" {KEY}")
-    assert [each.change for each in shown] == ["contradicts", "new", "bad answer", "not known"]
+    assert [text.change for text in shown] == ["contradicts", "new", "bad answer", "not known"]
     late = {"label": "spam", "subject": "Won", "body": "a cruise for two!"}
     quarantine.add("emails", late, client="network 3", version="m/1")
     assert decide(state, KEY, shown=shown, which=f"{shown[0].id} instructions", decision="dropped") == 3
     assert decide(state, KEY, shown=shown, which="all", decision="accepted") == 2
     assert decide(state, KEY, shown=shown, which="all", decision="accepted") == 0
-    assert [each.client for each in quarantine.waiting()] == ["network 3"]
+    assert [feedback.client for feedback in quarantine.waiting()] == ["network 3"]

@@ -7,13 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
 import yaml
+from decisions import ME, NAME, compare, register, set_tags
 from dvc.repo import Repo
 from mlflow import MlflowClient
 from projects import ROOT, environment, free_ports
@@ -22,11 +21,22 @@ from typer.testing import CliRunner
 from cli.main import cli
 from llm.training.checkpoint import Checkpoints
 from tasks.params.set_params import set_params
-from tasks.registry.decide import approve, compared
-from tasks.registry.tracking import configure_tracking
-from tasks.registry.versions import STATE, SUPERSEDED
+from tasks.registry.decide import approve
+from tasks.registry.store import configure_tracking
+from tasks.registry.versions import SUPERSEDED
 from tasks.stages.dvc_process import reproduce
-from tests.app.conftest import UNAPPROVED, alive, children, error_of, shell, tracked, wait_until
+from tests.app.conftest import (
+    UNAPPROVED,
+    any_alive,
+    children,
+    error_of,
+    get,
+    is_ready,
+    post,
+    shell,
+    tracked,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slow
 COMMANDS = (
@@ -62,7 +72,7 @@ IN_PROJECT = (
 # ---- any command
 
 
-def test_help_names_each_command_and_the_exit_codes_and_fits_a_terminal(threestage):
+def test_help_has_each_command_and_the_exit_codes_and_fits_a_terminal(threestage):
     text = threestage("--help").stdout
     assert set(re.findall(r"^  ([a-z][a-z-]+)  ", text, re.MULTILINE)) == set(COMMANDS)
     assert "..." not in text.partition("\n\n")[2], "no summary of a command is cut off"
@@ -75,28 +85,33 @@ def test_help_names_each_command_and_the_exit_codes_and_fits_a_terminal(threesta
     assert re.fullmatch(r"threestage \d+\.\d+\.\d+\n", threestage("--version").stdout)
 
 
-@pytest.mark.parametrize("wrong", WRONG_OPTIONS)
-def test_a_wrong_option_ends_with_2(threestage, wrong):
-    assert threestage(*wrong).exit_code == 2
+@pytest.mark.parametrize("words", WRONG_OPTIONS, ids=" ".join)
+def test_invalid_option_ends_with_2(threestage, words):
+    assert threestage(*words).exit_code == 2
 
 
 @pytest.mark.parametrize("words", IN_PROJECT, ids=" ".join)
-def test_outside_a_project_the_error_names_the_folder(threestage, tmp_path, words):
+def test_missing_project_is_an_error_with_the_folder(threestage, tmp_path, words):
     assert error_of(threestage(*words)) == f"error: there is no dvc.yaml in {tmp_path}: go to the project's folder"
 
 
 @pytest.mark.parametrize("command", [["chat", "hello"], ["classify", "mail.eml"], ["serve", "--port", "0"]])
-def test_without_a_registry_the_error_says_so_and_none_is_made(tmp_path, monkeypatch, command):
+def test_missing_registry_is_an_error_and_none_is_made(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     error = error_of(CliRunner().invoke(cli, command))
     assert error.startswith(f"error: {tmp_path / 'mlflow.db'}: there is no registry")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", [["chat", "hello"], ["classify", "mail.eml"]])
-def test_the_error_for_an_unknown_model_names_the_others(threestage, command):
-    error = error_of(threestage(*command, "--model", "oracle"))
-    assert error == "error: model 'oracle' is not registered; those are: assistant, classifier, foundation"
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["chat", "hello"], "foundation/1 can't chat; models that can: assistant"),
+        (["classify", "-"], "foundation/1 can't classify; models that can: classifier"),
+    ],
+)
+def test_unsuitable_model_is_an_error_with_those_that_can(threestage, words, reason):
+    assert error_of(threestage(*words, "--model", "foundation", stdin="hello")) == f"error: {reason}"
 
 
 LOADED = """
@@ -122,7 +137,7 @@ finally:
         (["status"], 0, "", "dvc"),
     ],
 )
-def test_a_quick_answer_loads_no_heavy_library(pipeline, mlflow_store, command, code, reason, loaded):
+def test_import_of_heavy_libraries_waits_until_they_are_needed(pipeline, mlflow_store, command, code, reason, loaded):
     configure_tracking()
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *command], env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True
@@ -160,7 +175,7 @@ def status(*options: str) -> str:
     return result.stdout
 
 
-def test_status_says_why_a_stage_is_stale(pipeline, monkeypatch):
+def test_status_has_the_reasons_of_each_stale_stage(pipeline, monkeypatch):
     never = {"clean": ["it never ran"], "train": ["it never ran"]}
     assert json.loads(status("--json")) == {"stale": never, "versions": [], "interrupted": []}
     lines = ["  clean  it never ran", "  train  it never ran", "the registry is empty"]
@@ -178,7 +193,7 @@ def test_status_says_why_a_stage_is_stale(pipeline, monkeypatch):
     }
 
 
-def test_status_names_versions_with_their_aliases_and_interrupted_trainings(pipeline, registry):
+def test_status_has_versions_with_their_aliases_and_interrupted_trainings(pipeline, registry):
     folder = Path(".threestage/stages/train/abc")
     Checkpoints(folder).save(40, {"model": {"weight": torch.ones(2)}}, {})
     with tracked(registry):
@@ -195,19 +210,18 @@ def test_status_names_versions_with_their_aliases_and_interrupted_trainings(pipe
     assert "interrupted: train at step 40" in text
 
 
-def test_status_names_the_states_of_versions_and_the_gates_despite_which_one_was_approved(pipeline, mlflow_store):
+def test_status_has_states_of_versions_and_failed_gates_of_an_approved_one(pipeline, mlflow_store):
     configure_tracking()
-    MlflowClient().create_registered_model("threestage-classifier")
-    for _ in range(2):
-        MlflowClient().create_model_version("threestage-classifier", str(Path.cwd() / "mlartifacts"))
-    MlflowClient().set_model_version_tag("threestage-classifier", "2", STATE, SUPERSEDED)
-    compared("classifier", "1", champion=None, failed=["f1", "drift"])
-    approve("classifier", "1", by="reviewer-1", reason="we need one", despite_gates=True)
+    register("classifier", versions=2)
+    MlflowClient().delete_registered_model_alias(NAME, "challenger")
+    set_tags(MlflowClient(), "2", state=SUPERSEDED)
+    compare("1", "f1", "drift")
+    approve("classifier", "1", **ME, despite_gates=True)
     assert re.search(r"^  classifier/1 .*  champion, approved despite f1 and drift$", status(), re.MULTILINE)
     assert re.search(r"^  classifier/2  \S+ \S+  superseded$", status(), re.MULTILINE)
 
 
-def test_a_missing_foundation_is_an_error_in_our_words_and_not_in_those_of_dvc(pipeline):
+def test_missing_block_of_parameters_is_our_error_and_not_that_of_dvc(pipeline):
     shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     del values["foundation"]
@@ -218,21 +232,18 @@ def test_a_missing_foundation_is_an_error_in_our_words_and_not_in_those_of_dvc(p
 # ---- processes
 
 
-def test_a_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path, registry):
+def test_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path, registry):
     row = json.dumps({"body": "the cat sat on the mat"})
     (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text(f"{row}\n" * 1500)  # a name that is not UTF-8 is no error
     reader = shell("PYTHONIOENCODING=utf-8:strict threestage classify --json caf*.jsonl | head -1", tmp_path, registry)
     (port,) = free_ports(1)
-    address, key = f"http://127.0.0.1:{port}", {"Authorization": "Bearer two"}
+    address = f"http://127.0.0.1:{port}"
     line = f"THREESTAGE_API_KEYS='one, two' exec {sys.executable} -m cli serve --no-page --port {port}"
     server = shell(line, tmp_path, registry)
     try:
         wait_until(lambda: is_ready(address), 300)
-        assert httpx.get(f"{address}/v1/models", timeout=60).status_code == 401
-        models = httpx.get(f"{address}/v1/models", headers=key, timeout=60).json()["data"]
-        assert "assistant@champion" in [model["id"] for model in models]
-        mails = {"emails": [{"body": "the cat"}]}
-        answer = httpx.post(f"{address}/classify", json=mails, headers=key, timeout=300)
+        assert get(address, "/v1/models").status_code == 401
+        answer = post(address, "/classify", {"emails": [{"body": "the cat"}]}, Authorization="Bearer two")
         assert answer.json()["verdicts"][0]["label"] in ("ham", "unsure", "spam")
         helpers = children(server.pid)
         assert helpers  # the process that cleans mails
@@ -243,15 +254,9 @@ def test_a_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path
     assert errors.endswith("interrupted\n")
     assert "threestage-assistant/1 is loaded" in errors
     assert "terminate called" not in errors
-    wait_until(lambda: not any(map(alive, helpers)), 60)
+    wait_until(lambda: not any_alive(helpers), 60)
 
     output, errors = reader.communicate()
     assert (reader.returncode, errors) == (0, UNAPPROVED)
     row = json.loads(output)
     assert (row["line"], row["file"]) == (1, "caf\udce9.jsonl")
-
-
-def is_ready(address: str) -> bool:
-    with suppress(httpx.TransportError):
-        return httpx.get(f"{address}/readyz", timeout=60).status_code == 200
-    return False

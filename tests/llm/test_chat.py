@@ -23,42 +23,37 @@ def chatml(encoding):
     return make_encoding(encoding._pat_str, ranks, special)
 
 
-def said(encoding, parts, learned=True):
-    return [encoding.decode(part.tokens) for part in parts if part.learned is learned and part.tokens]
+def learned_texts(encoding, parts) -> list[str]:
+    return [encoding.decode(part.tokens) for part in parts if part.learned and part.tokens]
 
 
-def test_the_tokens_are_those_of_transformers(chatml, tmp_path):
+LOOP = """{% for message in messages %}{% if message.role == 'system' %}
+{{ bos_token }}{{ message.content }}{% continue %}{% endif %}
+<|im_start|>{{ message.content }}<|im_end|>{% if loop.index > 9 %}{% break %}{% endif %}
+{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"""
+
+
+@pytest.mark.parametrize("template", [CHATML, LOOP])
+def test_prompt_tokens_are_those_of_transformers(chatml, tmp_path, template):
     from transformers import PreTrainedTokenizerFast
 
-    save_tokenizer(chatml, tmp_path / "tokenizer.json")
-    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), chat_template=CHATML)
+    path = tmp_path / "tokenizer.json"
+    save_tokenizer(chatml, path)
+    options = {"chat_template": template, "bos_token": "<|im_start|>"}
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(path), **options)
     talk = [Message(role, content.replace("<|im_end|>", "mat")) for role, content in TALK]
-    expected = theirs.apply_chat_template(
-        [message._asdict() for message in talk], add_generation_prompt=True, return_dict=False
-    )
-    assert prompt_tokens(chatml, Chat(template=CHATML), talk) == expected
+    messages = [message._asdict() for message in talk]
+    expected = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert prompt_tokens(chatml, Chat(template=template), talk) == expected
 
 
-def test_a_marker_that_a_person_types_is_text(chatml):
+def test_marker_that_a_person_types_is_text(chatml):
     tokens = prompt_tokens(chatml, Chat(template=CHATML), TALK)
     assert tokens.count(chatml.encode_single_token("<|im_end|>")) == len(TALK)
     assert "<|im_end|> the" in chatml.decode(tokens)
 
 
-def test_only_what_the_assistant_says_is_learned_and_that_its_turn_ends(chatml):
-    talk = [*TALK, Message("assistant", "mat")]
-    parts = encode_chat(chatml, Chat(template=CHATML), talk)
-    assert said(chatml, parts) == ["sat", "<|im_end|>", "mat", "<|im_end|>"]
-
-
-def test_our_own_template_is_the_books(encoding):
-    parts = encode_chat(encoding, Chat(), [Message("user", "Add.\n\n1, 2"), Message("assistant", "3")])
-    assert said(encoding, parts) == ["3", END_OF_TEXT]
-    asked = encoding.decode(prompt_tokens(encoding, Chat(), [Message("user", "Add.\n\n1, 2")]))
-    assert asked == "### Instruction:\nAdd.\n\n1, 2\n\n### Response:\n"
-
-
-def test_the_default_system_prompt_comes_first_unless_a_conversation_has_its_own(chatml):
+def test_default_system_prompt_comes_first_unless_a_conversation_has_its_own(chatml):
     chat = Chat(template=CHATML, system="the mat .")
     default = prompt_tokens(chatml, chat, [Message("user", "cat")])
     assert chatml.decode(default).startswith("<|im_start|>system\nthe mat .<|im_end|>\n<|im_start|>user\ncat")
@@ -68,7 +63,7 @@ def test_the_default_system_prompt_comes_first_unless_a_conversation_has_its_own
 
 
 HEADERS = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
-SPOKEN = {  # templates of each kind, and what is learned of ASKED
+LEARNED = {  # templates of each kind, and what is learned of ASKED and an answer
     "ChatML": (CHATML, ["sat", "<|im_end|>", "mat", "<|im_end|>"]),
     "ours": (Chat().template, ["sat", END_OF_TEXT, "mat", END_OF_TEXT]),
     "a header that add_generation_prompt does not ask for": (HEADERS, ["sat", "<|end|>", "mat", "<|end|>"]),
@@ -104,47 +99,29 @@ def marked(encoding):
     return make_encoding(encoding._pat_str, encoding._mergeable_ranks, special)
 
 
-@pytest.mark.parametrize(("template", "learned"), SPOKEN.values(), ids=SPOKEN)
-def test_each_turn_is_asked_for_as_it_is_learned_and_its_end_stops_it(marked, template, learned):
+@pytest.mark.parametrize(("template", "learned"), LEARNED.values(), ids=LEARNED)
+def test_template_asks_for_each_turn_as_it_is_learned_and_its_end_stops_it(marked, template, learned):
     chat = Chat(template=template)
-    talk = [*ASKED, Message("assistant", "mat")]
-    parts = encode_chat(marked, chat, talk)
-    assert said(marked, parts) == learned
+    parts = encode_chat(marked, chat, [*ASKED, Message("assistant", "mat")])
+    assert learned_texts(marked, parts) == learned
     before: list[int] = []
-    asked_for, asking = [], prompt_tokens(marked, chat, ASKED[:1])
+    prompts = []
     for part in parts:
         if part.learned and marked.decode(part.tokens) in ("sat", "mat"):
-            asked_for.append(before.copy())
+            prompts.append(before.copy())
         before += part.tokens
-    assert asked_for == [asking, prompt_tokens(marked, chat, ASKED)][-len(asked_for) :]
+    expected = [prompt_tokens(marked, chat, ASKED[:1]), prompt_tokens(marked, chat, ASKED)]
+    assert prompts == expected[-len(prompts) :]
     ends = {marked.encode_single_token(text.strip()) for text in learned if text not in ("sat", "mat")}
-    assert ends <= turn_ends(marked, chat)
-    assert turn_ends(marked, chat) <= ends | {marked.encode_single_token(name) for name in (END_OF_TEXT, "<|im_end|>")}
+    usual_ends = {marked.encode_single_token(name) for name in (END_OF_TEXT, "<|im_end|>")}
+    assert ends <= turn_ends(marked, chat) <= ends | usual_ends
 
 
-def test_a_template_of_one_turn_alone_says_what_ends_it(marked):
+def test_turn_ends_of_a_template_of_one_turn_alone(marked):
     once = "{{ messages[0].content }}<|assistant|>{{ messages[1].content }}<|end|>"
     assert marked.encode_single_token("<|end|>") in turn_ends(marked, Chat(template=once))
     refuses = "{{ raise_exception('no') }}"
     assert turn_ends(marked, Chat(template=refuses)) == stop_tokens(marked)
-
-
-def test_a_loop_of_a_template_may_break_and_continue_as_in_transformers(chatml, tmp_path):
-    from transformers import PreTrainedTokenizerFast
-
-    template = """{% for message in messages %}{% if message.role == 'system' %}
-{{ bos_token }}{{ message.content }}{% continue %}{% endif %}
-<|im_start|>{{ message.content }}<|im_end|>{% if loop.index > 9 %}{% break %}{% endif %}
-{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"""
-    save_tokenizer(chatml, tmp_path / "tokenizer.json")
-    theirs = PreTrainedTokenizerFast(
-        tokenizer_file=str(tmp_path / "tokenizer.json"), chat_template=template, bos_token="<|im_start|>"
-    )
-    talk = [Message(role, content.replace("<|im_end|>", "mat")) for role, content in TALK]
-    expected = theirs.apply_chat_template(
-        [message._asdict() for message in talk], add_generation_prompt=True, return_dict=False
-    )
-    assert prompt_tokens(chatml, Chat(template=template), talk) == expected
 
 
 @pytest.mark.parametrize(
@@ -160,12 +137,12 @@ def test_a_loop_of_a_template_may_break_and_continue_as_in_transformers(chatml, 
         ("{% for n in range(999999999) %}{% endfor %}", "can't say"),
     ],
 )
-def test_a_template_that_leaves_turns_out_or_reaches_out_of_its_sandbox_is_an_error(chatml, template, reason):
+def test_template_that_leaves_turns_out_or_reaches_out_of_its_sandbox_is_an_error(chatml, template, reason):
     with pytest.raises(UserError, match=reason):
         prompt_tokens(chatml, Chat(template=template), TALK)
 
 
 @pytest.mark.parametrize("template", ["{% for %}", "x" * 20_001])
-def test_what_is_no_template_is_refused_where_it_is_read(template):
+def test_chat_refuses_an_invalid_template(template):
     with pytest.raises(ValidationError, match="template"):
         Chat(template=template)

@@ -35,40 +35,38 @@ class Every(Config):
         ("share", "Input should be a valid number"),
     ],
 )
-def test_a_boolean_is_no_number(name, reason, value):
+def test_config_rejects_a_boolean_as_a_number(name, reason, value):
     with pytest.raises(ValidationError) as caught:
         Every(**{name: value})
     (error,) = caught.value.errors()
-    assert (error["loc"], error["msg"], error["input"]) == ((name,), f"Value error, {reason}", value)
+    assert error["loc"] == (name,)
+    assert error["msg"] == f"Value error, {reason}"
+    assert error["input"] is value
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("name", ["number", "rate", "share"])
-def test_infinity_and_nan_are_no_numbers(name, value):
+def test_config_rejects_infinity_and_nan(name, value):
     with pytest.raises(ValidationError) as caught:
         Every(**{name: value})
     assert caught.value.errors()[0]["loc"] == (name,)
     assert "Input should be a finite number" in [error["msg"] for error in caught.value.errors()]
 
 
-def test_what_is_a_number_or_may_be_a_boolean_is_taken():
-    made = Every(whole="3", maybe=None, number=2, rate="0.5", share=None, flag=1, either=True, text="x")
-    assert (made.whole, made.number, made.rate, made.flag, made.either) == (3, 2.0, 0.5, True, True)
-    assert Every.model_validate_json(made.model_dump_json()) == made
+def test_config_takes_numbers_and_booleans_where_they_may_stand():
+    config = Every(whole="3", maybe=None, number=2, rate="0.5", share=None, flag=1, either=True, text="x")
+    expected = {"whole": 3, "number": 2.0, "rate": 0.5, "flag": True, "either": True, "text": "x"}
+    assert config.model_dump(exclude_none=True) == expected
+    assert Every.model_validate_json(config.model_dump_json()) == config
 
 
 @pytest.mark.parametrize(
     ("config", "values", "name", "value"),
     [
         (TrainConfig, RUN, "steps", True),
-        (TrainConfig, RUN, "patience", True),
         (TrainConfig, RUN, "learning_rate", math.inf),
-        (TrainConfig, RUN, "warmup", False),
-        (GPTShape, SHAPE, "n_layer", True),
         (GPTShape, SHAPE, "rotary_base", math.nan),
         (LoRAConfig, {"rank": 2}, "alpha", True),
-        (Sampling, {}, "top_k", True),
-        (Sampling, {}, "temperature", math.inf),
         (Sampling, {}, "top_p", math.nan),
     ],
 )
@@ -76,7 +74,8 @@ def test_every_config_rejects_numbers_that_are_none(config, values, name, value)
     with pytest.raises(ValidationError) as caught:
         config(**values | {name: value})
     (error,) = [error for error in caught.value.errors() if "Input should be a" in error["msg"]]
-    assert (error["loc"], error["input"]) == ((name,), pytest.approx(value, nan_ok=True))
+    assert error["loc"] == (name,)
+    assert error["input"] == pytest.approx(value, nan_ok=True)
 
 
 def test_muon_learning_rate_is_for_muon_alone():
@@ -88,8 +87,8 @@ def test_muon_learning_rate_is_for_muon_alone():
 
 
 def test_configs_survive_json():
-    for made in (TrainConfig(**RUN), GPTShape(**SHAPE), LoRAConfig(rank=2, alpha=1), LIVELY):
-        assert type(made)(**json.loads(json.dumps(made.model_dump()))) == made
+    for config in (TrainConfig(**RUN), GPTShape(**SHAPE), LoRAConfig(rank=2, alpha=1), LIVELY):
+        assert type(config)(**json.loads(json.dumps(config.model_dump()))) == config
 
 
 def test_fields_of_published_models_are_written_only_where_they_are_set():

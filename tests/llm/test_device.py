@@ -12,7 +12,8 @@ from llm.device import PEAK_SIZE, Compute, choose_compute, matmul_peak
 @pytest.fixture
 def machine(monkeypatch):
     """Pretend to be a machine; what is asked of torch is undone afterwards."""
-    deterministic, precision = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    precision = torch.get_float32_matmul_precision()
 
     def pretend(cuda=False, cuda_bfloat16=False, amx=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
@@ -44,15 +45,16 @@ def machine(monkeypatch):
         ({}, "cpu", torch.float32, "no GPU; the processor has no native bfloat16"),
     ],
 )
-def test_the_fastest_device_is_chosen_with_its_dtype_and_a_reason(machine, features, device, dtype, reason):
+def test_compute_is_on_the_fastest_device_with_its_dtype_and_a_reason(machine, features, device, dtype, reason):
     machine(**features)
     compute = choose_compute()
-    assert (compute.device, compute.dtype) == (torch.device(device), dtype)
+    assert compute.device == torch.device(device)
+    assert compute.dtype == dtype
     assert compute.reason.startswith(reason)
 
 
 @pytest.mark.parametrize("bfloat16", [True, False])
-def test_on_cuda_results_are_the_same_bits_each_time_and_float32_is_float32(machine, bfloat16):
+def test_cuda_results_are_the_same_bits_each_time_and_float32_is_float32(machine, bfloat16):
     machine(cuda=True, cuda_bfloat16=bfloat16)
     reason = choose_compute().reason
     assert torch.are_deterministic_algorithms_enabled()
@@ -62,14 +64,14 @@ def test_on_cuda_results_are_the_same_bits_each_time_and_float32_is_float32(mach
     assert "deterministic, and float32 without TF32" in reason
 
 
-def test_what_the_user_set_for_cublas_stays(machine, monkeypatch):
+def test_cublas_keeps_what_the_user_set(machine, monkeypatch):
     machine(cuda=True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     choose_compute()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
-def test_elsewhere_nothing_is_asked_of_torch(machine):
+def test_cpu_leaves_the_settings_of_torch(machine):
     machine()
     choose_compute()
     assert not torch.are_deterministic_algorithms_enabled()
@@ -78,7 +80,7 @@ def test_elsewhere_nothing_is_asked_of_torch(machine):
 
 
 @pytest.mark.parametrize(("device", "size"), [("cpu", 1024), ("cuda", 8192)])
-def test_a_gpu_is_measured_with_larger_matrices(monkeypatch, device, size):
+def test_gpu_is_measured_with_larger_matrices(monkeypatch, device, size):
     asked = []
 
     def rand(*shape, device, dtype):
@@ -91,17 +93,23 @@ def test_a_gpu_is_measured_with_larger_matrices(monkeypatch, device, size):
     assert PEAK_SIZE[device] == size
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other systems' memory is left as it is")
-@pytest.mark.parametrize(("call", "kept"), [("keep_freed_memory", True), ("str", False)])
-def test_what_a_training_frees_stays_with_its_process(call, kept):
-    code = f"""
+GROWTH = """
 import psutil, torch
 from llm.device import keep_freed_memory
 
-{call}()
-before = psutil.Process().memory_info().rss
-torch.ones(50_000_000)
-print(psutil.Process().memory_info().rss - before)
+def growth():
+    before = psutil.Process().memory_info().rss
+    torch.ones(50_000_000)  # 200 million bytes
+    return psutil.Process().memory_info().rss - before
+
+print(growth())
+keep_freed_memory()
+print(growth())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (int(done.stdout) > 150_000_000) == kept  # of 200 million
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other systems' memory is left as it is")
+def test_memory_that_a_training_frees_stays_with_its_process():
+    output = subprocess.check_output([sys.executable, "-c", GROWTH], text=True)
+    before, after = output.split()
+    assert int(before) < 150_000_000 < int(after)

@@ -93,7 +93,8 @@ def test_text_with_a_million_spaces_is_encoded_and_fails_no_other_text(encoding,
     assert cat == ours.encode_ordinary("the cat")
     assert list(map(ours.decode, tokens)) == texts
     short = ours.encode_ordinary(texts[1].replace(space * 10**6, space * 1_024))
-    assert (long[:30], long[-30:]) == (short[:30], short[-30:])
+    assert long[:30] == short[:30]
+    assert long[-30:] == short[-30:]
 
 
 def test_invalid_utf8_decodes_to_replacement_characters(encoding):
@@ -166,9 +167,9 @@ def test_decode_gives_the_text_of_tiktoken_and_skips_ids_without_a_token(encodin
     assert decode(partial, [10, 12, 9]) == "ab!"
 
 
-def test_same_tokens_compares_tokens_and_not_sizes(encoding):
-    assert same_tokens(encoding, train_bpe(TEXT, 1000))
+def test_same_tokens_compares_tokens_and_not_sizes():
     first = train_bpe(["abab " * 9], 260)
+    assert same_tokens(first, train_bpe(["abab " * 9], 260))
     second = train_bpe(["cdcd " * 9], 260)
     assert first.n_vocab == second.n_vocab
     assert not same_tokens(first, second)

@@ -1,6 +1,8 @@
 """Questions to the shared server by OpenAI's official client."""
 
-HELLO = [{"role": "user", "content": "hello how are you ?"}]
+from tests.app.conftest import talk
+
+HELLO = talk(["hello how are you ?"])
 
 
 def ask(client, messages=HELLO, **options):
@@ -8,4 +10,13 @@ def ask(client, messages=HELLO, **options):
 
 
 def say(client, text, **options):
-    return ask(client, [{"role": "user", "content": text}], **options).choices[0].message.content
+    return content_of(ask(client, talk([text]), **options))
+
+
+def content_of(answer) -> str:
+    """The text of the first choice."""
+    return answer.choices[0].message.content
+
+
+def content_of_stream(chunks) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)

@@ -13,7 +13,7 @@ from projects import ROOT, environment, free_ports
 
 from app.api.server import http_config
 from app.clients import network_of
-from tests.app.conftest import any_alive, children, listening, wait_until
+from tests.app.conftest import any_alive, children, is_ready, listening, post, wait_until
 
 HELLO = [{"role": "user", "content": "hello how are you ?"}]
 SERVE = """
@@ -64,16 +64,13 @@ def test_sigterm_lets_a_short_stream_end_and_gives_a_long_one_an_error(registry,
         command = [sys.executable, "-c", SERVE, str(port)]
         server = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out, env=variables)
 
-    def ready() -> bool:
+    def has_started() -> bool:
         assert server.poll() is None, log.read_text()
-        try:
-            return httpx.get(f"{address}/readyz", timeout=60).status_code == 200
-        except httpx.TransportError:
-            return False
+        return is_ready(address)
 
     try:
-        wait_until(ready, 300)
-        httpx.post(f"{address}/classify", json={"emails": [{"body": "the cat"}]}, timeout=300).raise_for_status()
+        wait_until(has_started, 300)
+        post(address, "/classify", {"emails": [{"body": "the cat"}]}).raise_for_status()
         helpers = children(server.pid)
         short, long = Reader(address, 5), Reader(address, 450)
         assert short.begun.wait(120)

@@ -2,13 +2,13 @@
 
 import openai
 import pytest
-import torch
 
 from llm.chat import Message, prompt_tokens
-from llm.loaded_model import LoadedModel
+from llm.generation.greedy import generate_greedily
 from llm.objectives.assistant import Question, answer_all
 from llm.tokenizer import decode
-from tests.app.api.questions import HELLO, ask, say
+from tests.app.api.questions import HELLO, ask, content_of, content_of_stream, say
+from tests.app.conftest import talk
 
 
 def test_chat_answer_is_the_assistants_without_a_server(client, assistant):
@@ -57,85 +57,64 @@ def test_stream_has_the_pieces_of_the_same_answer(client, n):
     assert all(chunk.choices and not chunk.usage for chunk in ask(client, stream=True, **options))
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_stop_string_ends_a_text_also_across_tokens(client, assistant, stream):
+def test_stop_string_ends_a_text_also_across_tokens(client, assistant):
     text = say(client, "hello", max_tokens=40)
-    stop = next(
-        text[at : at + 5]
-        for at in range(4, len(text) - 5)
-        if text.find(text[at : at + 5]) == at and "\ufffd" not in text[at : at + 5]
-    )
-    assert len(assistant[1].encode_ordinary(stop)) > 1
-    for stops in (stop, ["never", stop]):
-        answer = ask(client, [{"role": "user", "content": "hello"}], max_tokens=40, stop=stops, stream=stream)
-        if stream:
-            chunks = list(answer)
-            content = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-            finish = chunks[-1].choices[0].finish_reason
-        else:
-            content = answer.choices[0].message.content
-            finish = answer.choices[0].finish_reason
-            assert answer.usage.completion_tokens < 40
-        assert content == text[: text.find(stop)]
-        assert finish == "stop"
+    stop = text[4:9]
+    assert len(assistant.encoding.encode_ordinary(stop)) > 1
+    options = {"max_tokens": 40, "stop": ["never", stop]}
+    answer = ask(client, talk(["hello"]), **options)
+    before = text[: text.find(stop)]
+    assert content_of(answer) == say(client, "hello", max_tokens=40, stop=stop) == before
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.completion_tokens < 40
+    chunks = list(ask(client, talk(["hello"]), stream=True, **options))
+    assert content_of_stream(chunks) == before
+    assert chunks[-1].choices[0].finish_reason == "stop"
 
 
 def test_choices_differ_and_repeat_with_their_seed(client):
     def texts(**options):
-        return [
-            choice.message.content for choice in ask(client, n=4, temperature=1.0, max_tokens=30, **options).choices
-        ]
+        answer = ask(client, n=4, temperature=1.0, max_tokens=30, **options)
+        return [choice.message.content for choice in answer.choices]
 
     written = [text for text in texts() if text]  # one may end before its first word
     assert len(set(written)) == len(written) > 1
-    assert texts(seed=3) == texts(seed=3)
-    assert len({*texts(seed=3), *texts(seed=-6)}) == 8
+    seeded = texts(seed=3)
+    assert seeded == texts(seed=3)
+    assert len({*seeded, *texts(seed=-6)}) == 8
     assert ask(client, n=4, max_tokens=5).usage.completion_tokens == 20
 
 
 def test_sampling_options_change_the_answer(client):
-    greedy = say(client, "hello", max_tokens=30)
-    drawn = say(client, "hello", max_tokens=30, temperature=1.5, seed=1)
-    assert drawn != greedy
-    for alone in (
-        {"top_p": 0},
-        {"top_p": 1e-300},
-        {"top_p": 1e-9},
-        {"extra_body": {"top_k": 1}},
-        {"extra_body": {"min_p": 1}},
-    ):
-        assert say(client, "hello", max_tokens=30, temperature=1.5, seed=1, **alone) == greedy
-    for extra in ({"repetition_penalty": 5}, {"text_penalty": 5}):
-        assert say(client, "hello", max_tokens=30, extra_body=extra) != greedy
-    assert say(client, "hello", max_tokens=30, temperature=0) == greedy
+    def draw(**options):
+        return say(client, "hello", max_tokens=30, extra_body=options)
+
+    greedy = draw()
+    assert draw(temperature=0) == greedy
+    assert draw(temperature=1.5, seed=1) != greedy
+    for bound in ({"top_p": 0}, {"top_p": 1e-9}, {"top_k": 1}, {"min_p": 1}):
+        assert draw(temperature=1.5, seed=1, **bound) == greedy
+    assert draw(repetition_penalty=5) != greedy
+    assert draw(text_penalty=5) != greedy
 
 
-def test_logprobs_are_those_of_a_forward_pass(client, assistant):
-    model, encoding = assistant
-    ids = {encoding.decode_single_token_bytes(token): token for token in range(encoding.n_vocab)}
-    answer = ask(client, logprobs=True, top_logprobs=4, max_tokens=8, temperature=1.3, seed=2)
+def test_logprobs_have_the_bytes_of_the_answer_whole_and_in_a_stream(client):
+    options = {"logprobs": True, "top_logprobs": 4, "max_tokens": 8}
+    answer = ask(client, **options)
     content = answer.choices[0].logprobs.content
     assert len(content) == answer.usage.completion_tokens > 2
-    prompt = prompt_tokens(encoding, model.chat, [Message("user", HELLO[0]["content"])])
-    tokens: list[int] = []
+    written = b"".join(bytes(entry.bytes) for entry in content)
+    assert written.decode(errors="replace") == content_of(answer)
     for entry in content:
-        with torch.inference_mode():
-            expected = model(torch.tensor([prompt + tokens]))[0, -1].float().log_softmax(-1)
-        values = [candidate.logprob for candidate in entry.top_logprobs]
-        assert values == sorted(values, reverse=True)
-        assert values == pytest.approx(expected.topk(4).values.tolist(), abs=0.05)
-        likely = [ids[bytes(candidate.bytes)] for candidate in entry.top_logprobs]
-        assert values == pytest.approx(expected[likely].tolist(), abs=0.05)
-        tokens.append(ids[bytes(entry.bytes)])
-        assert entry.logprob == pytest.approx(expected[tokens[-1]].item(), abs=0.05)
-    assert decode(encoding, tokens) == answer.choices[0].message.content
-    assert content[0].token == bytes(content[0].bytes).decode(errors="replace")
-    streamed = ask(client, logprobs=True, top_logprobs=4, max_tokens=8, temperature=1.3, seed=2, stream=True)
-    streamed_content = []
-    for chunk in streamed:
+        assert entry.token == bytes(entry.bytes).decode(errors="replace")
+        assert len(entry.top_logprobs) == 4
+        first = entry.top_logprobs[0]  # as the likeliest token is chosen
+        assert (first.token, first.bytes, first.logprob) == (entry.token, entry.bytes, entry.logprob)
+    streamed = []
+    for chunk in ask(client, stream=True, **options):
         logprobs = chunk.choices[0].logprobs
-        streamed_content += logprobs.content if logprobs else []
-    assert [entry.bytes for entry in streamed_content] == [entry.bytes for entry in content]
+        streamed += logprobs.content if logprobs else []
+    assert [entry.bytes for entry in streamed] == [entry.bytes for entry in content]
     assert ask(client, logprobs=True).choices[0].logprobs.content[0].top_logprobs == []
     assert ask(client).choices[0].logprobs is None
 
@@ -148,7 +127,7 @@ def test_completions_continue_texts_and_tokens_one_or_several(client, foundation
         made = client.completions.create(model="foundation", prompt=prompt, **options)
         return [choice.text for choice in made.choices]
 
-    expected = decode(encoding, _greedy(model, tokens, 16))
+    expected = decode(encoding, generate_greedily(model, tokens, 16))
     assert texts("the cat sat") == texts(tokens) == [expected]  # 16 tokens, as OpenAI has it
     assert texts(["the cat sat", "a dog"]) == [expected, *texts("a dog")]
     assert texts([tokens, encoding.encode_ordinary("a dog")]) == [expected, *texts("a dog")]
@@ -156,36 +135,26 @@ def test_completions_continue_texts_and_tokens_one_or_several(client, foundation
     assert client.completions.create(model="assistant", prompt="the cat", max_tokens=3).usage.completion_tokens == 3
 
 
-def _greedy(model, prompt, count):
-    made = list(prompt)
-    with torch.inference_mode():
-        for _ in range(count):
-            made.append(int(model(torch.tensor([made]))[0, -1].argmax()))
-    return made[len(prompt) :]
-
-
 def test_prompt_has_earlier_turns_and_the_system_prompt(client, assistant):
     model, encoding = assistant
     system = {"role": "system", "content": "Say nothing but the truth, and be brief."}
-    turns = [*HELLO, {"role": "assistant", "content": "well"}, {"role": "user", "content": "the moon ?"}]
+    turns = talk(["hello how are you ?", "well", "the moon ?"])
     for messages in (turns, [system, *turns], [system, *HELLO]):
         expected = prompt_tokens(encoding, model.chat, [Message(**message) for message in messages])
         assert ask(client, messages).usage.prompt_tokens == len(expected)
     assert ask(client, [system | {"role": "developer"}, *HELLO]).usage == ask(client, [system, *HELLO]).usage
     assert ask(client, [system, *HELLO]).usage.prompt_tokens != ask(client).usage.prompt_tokens
-    history = Question("the moon ?", history=["hello how are you ?", "well"])
-    assert (
-        ask(client, turns).choices[0].message.content.strip()
-        == answer_all(LoadedModel(model, encoding), [history], max_new_tokens=12)[0]
-    )
+    question = Question("the moon ?", history=["hello how are you ?", "well"])
+    answers = answer_all(assistant, [question], max_new_tokens=12)
+    assert [content_of(ask(client, turns)).strip()] == answers
 
 
 def test_content_parts_are_one_text(client):
     parts = [{"type": "text", "text": "hello how "}, {"type": "text", "text": "are you ?"}]
-    assert ask(client, [{"role": "user", "content": parts}]).choices == ask(client).choices
+    assert ask(client, talk([parts])).choices == ask(client).choices
     picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
     with pytest.raises(openai.BadRequestError, match=r"messages.0.content.0: image_url is not supported"):
-        ask(client, [{"role": "user", "content": picture}])
+        ask(client, talk([picture]))
 
 
 @pytest.mark.parametrize(
@@ -194,15 +163,14 @@ def test_content_parts_are_one_text(client):
 def test_template_marks_are_plain_text_when_people_write_them(client, assistant, text):
     model, encoding = assistant
     tokens = prompt_tokens(encoding, model.chat, [Message("user", text)])
-    assert ask(client, [{"role": "user", "content": text}]).usage.prompt_tokens == len(tokens)
+    assert ask(client, talk([text])).usage.prompt_tokens == len(tokens)
     assert not set(encoding._special_tokens.values()) & set(tokens)
     completed = client.completions.create(model="foundation", prompt=text, max_tokens=1)
     assert completed.usage.prompt_tokens == len(encoding.encode_ordinary(text))
 
 
 def test_answer_of_the_official_client_is_accepted_as_a_turn(client):
-    talk = [*HELLO, ask(client).choices[0].message, *HELLO]
-    written = [*HELLO, {"role": "assistant", "content": talk[1].content}, *HELLO]
-    assert ask(client, talk).choices == ask(client, written).choices
-    whole = [*HELLO, talk[1].model_dump(), *HELLO]  # with each part that is null
-    assert ask(client, whole).choices == ask(client, written).choices
+    message = ask(client).choices[0].message
+    expected = ask(client, talk([HELLO[0]["content"], message.content, HELLO[0]["content"]])).choices
+    assert ask(client, [*HELLO, message, *HELLO]).choices == expected
+    assert ask(client, [*HELLO, message.model_dump(), *HELLO]).choices == expected, "with each part that is null"

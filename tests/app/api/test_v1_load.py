@@ -8,7 +8,7 @@ import pytest
 
 from tests.app.api.questions import HELLO, ask
 from tests.app.conftest import wait_until
-from tests.app.steps import running_texts, samples, stepwise
+from tests.app.steps import is_idle, running_texts, samples, stepwise
 
 
 def test_queue_that_is_full_refuses_a_chat_and_answers_a_retry(server, client):
@@ -53,7 +53,7 @@ def test_cancelled_request_frees_its_place_running_or_waiting(server, client, st
         assert samples(server)["threestage_tokens_total", "threestage-assistant/1"] - written < 400
         steps.open()
         assert all(map(list, streams_ahead))
-    wait_until(lambda: running_texts(server) == 0, 120)
+    wait_until(lambda: is_idle(server), 120)
     assert ask(client).choices
 
 
@@ -66,7 +66,7 @@ def test_timeout_of_an_answer_is_504_or_an_event(server, client, change_settings
     assert raised.value.response.headers["x-should-retry"] == "false"
     with pytest.raises(openai.APIError, match="took longer"):
         list(ask(client, stream=True, max_tokens=400))
-    wait_until(lambda: running_texts(server) == 0, 120)
+    wait_until(lambda: is_idle(server), 120)
 
 
 def test_failed_model_is_500_or_an_event_and_answers_the_next_request(server, client):
@@ -80,7 +80,7 @@ def test_failed_model_is_500_or_an_event_and_answers_the_next_request(server, cl
         with pytest.raises(openai.APIError, match="the model failed at this text"):
             list(ask(client, stream=True))
         assert ask(client).usage.completion_tokens == 12
-    wait_until(lambda: running_texts(server) == 0, 60)
+    wait_until(lambda: is_idle(server), 60)
 
 
 def test_metrics_count_requests_tokens_and_times(server, client):

@@ -2,14 +2,10 @@
 
 import re
 import time
-from pathlib import Path
 
-import httpx
 from playwright.sync_api import Locator, Page, Request, expect
 
-from app.quarantine import Quarantine
-from app.settings import Settings
-from tests.app.conftest import CHARSETS, wait_until
+from tests.app.conftest import CHARSETS, post, talk, wait_until
 
 RUN = "document.title='run'"
 BAD = f'**Loud** <b>words</b> <img src=x onerror="{RUN}"><script>{RUN}</script> end here.'
@@ -83,23 +79,39 @@ def words(text: str) -> str:
 
 def by_api(address: str, turns: list[str], **options) -> str:
     """The answer of /v1."""
-    messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(turns)]
-    body = {"messages": options.pop("before", []) + messages, "model": "assistant"} | options
-    answer = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=120).raise_for_status().json()
+    body = {"messages": options.pop("before", []) + talk(turns), "model": "assistant"} | options
+    answer = post(address, "/v1/chat/completions", body).raise_for_status().json()
     return answer["choices"][0]["message"]["content"]
 
 
-def rows(folder: Path, dataset: str) -> list[dict]:
-    waiting = Quarantine(Settings(quarantine=folder)).waiting()
-    return [feedback.row for feedback in waiting if feedback.dataset == dataset]
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name).click()
+
+
+def like(page: Page) -> None:
+    page.get_by_role("button", name="Like", exact=True).click()
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def expect_text(page: Page, text: str) -> None:
+    expect(page.get_by_text(text)).to_be_visible()
+
+
+def compare(page: Page, question: str) -> None:
+    """Ask both versions of the tab Compare."""
+    fill(page.locator("#compared-question textarea"), question)
+    press(page, "Ask both")
 
 
 def check(page: Page, subject: str, body: str) -> None:
-    page.get_by_role("tab", name="Email").click()
+    open_tab(page, "Email")
     fill(page.get_by_label("Subject"), subject)
     fill(page.get_by_label("Body"), body)
     settled(page)
-    page.get_by_role("button", name="Check this mail").click()
+    press(page, "Check this mail")
 
 
 def choose(page: Page, label: str, version: str) -> None:

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -19,7 +18,7 @@ from llm.formats.model_folder import save_model
 from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import Assistant
 from llm.tokenizer import end_of_text, train_bpe
-from tests.app.conftest import register, running, tracked, wait_until, write_model
+from tests.app.conftest import readiness, register, running, tracked, wait_until, write_model
 from tests.app.guards import write_guard
 from tests.app.page.browser import BAD, LONG, STREAMS, opened
 
@@ -134,13 +133,16 @@ def page(context, store, address) -> Iterator[Page]:
 def guard(store, address) -> Iterator[None]:
     """A guard in the registry for one test; ask for it before `page`, as Playwright sees nothing while this waits."""
 
-    def asked() -> str | None:
-        return httpx.get(f"{address}/readyz", timeout=60).json()["guard"]
+    def is_there() -> bool:
+        return readiness(address)["guard"] == "guard"
+
+    def is_gone() -> bool:
+        return readiness(address)["guard"] is None
 
     with tracked(store):
         register(write_guard(store / "guard-1/guard"), "guard", "champion")
-        wait_until(lambda: asked() == "guard", 120)
+        wait_until(is_there, 120)
     yield
     with tracked(store):
         MlflowClient().delete_registered_model("threestage-guard")
-        wait_until(lambda: asked() is None, 120)
+        wait_until(is_gone, 120)

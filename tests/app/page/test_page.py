@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tasks.data.mail import parse_message
-from tests.app.conftest import wait_until
+from tests.app.conftest import feedback_rows, post, wait_until
 from tests.app.guards import POISON, REPLIES
 from tests.app.page.browser import (
     BAD,
@@ -22,15 +22,19 @@ from tests.app.page.browser import (
     by_api,
     check,
     choose,
+    compare,
+    expect_text,
     fill,
     finished,
-    rows,
+    like,
+    open_tab,
+    press,
     send,
     setting,
     settled,
     words,
 )
-from tests.app.steps import running_texts, stepwise
+from tests.app.steps import is_idle, running_texts, stepwise
 
 pytestmark = pytest.mark.slow
 PHONE = {"width": 390, "height": 844}
@@ -42,7 +46,7 @@ def test_chat_tab_answers_and_shows_card_and_settings(page, address):
     ask(page, BAD)
     assert page.title() == "Threestage", "no script of an answer or a question ran"
     assert page.locator("#chat script, #chat [onerror]").count() == 0
-    page.get_by_role("button", name="About this version").click()
+    press(page, "About this version")
     expect(page.locator("#card")).to_contain_text("It says one thing.")
     assert page.locator("#card img").count() == 0
 
@@ -53,7 +57,7 @@ def test_chat_tab_answers_and_shows_card_and_settings(page, address):
     choose(page, "Version", "assistant/1, in use")
     expect(page.get_by_test_id("bot")).to_have_count(0)
     choose(page, "Version", "assistant/2, not yet approved")
-    page.get_by_role("button", name="Settings").click()
+    press(page, "Settings")
     assert page.get_by_label("Seed").input_value() == ""
     setting(page, "number input for Longest answer", "9")
     short = {"model": "assistant/2", "max_tokens": 9}
@@ -64,7 +68,7 @@ def test_chat_tab_answers_and_shows_card_and_settings(page, address):
     setting(page, "number input for Temperature", "1")
     setting(page, "number input for Top p", "0.9")
     setting(page, "Seed", "7")
-    page.get_by_role("button", name="Retry").click()
+    press(page, "Retry")
     drawn = short | {"temperature": 1, "top_p": 0.9, "seed": 7, "before": [{"role": "system", "content": "Be brief."}]}
     again = by_api(address, ["hello", first, "and then?"], **drawn)
     expect(page.locator("[data-testid=bot] .md").last).to_have_text(words(again))
@@ -81,7 +85,7 @@ def test_streamed_answer_frees_its_place_after_stop_or_when_the_reader_leaves(pa
         assert running_texts(address) == 1
         page.get_by_role("button", name="Stop").first.click()
         steps.let(1)  # it ends at its next step
-        wait_until(lambda: running_texts(address) == 0, 60)
+        wait_until(lambda: is_idle(address), 60)
         expect(page.get_by_role("button", name="Send")).to_be_visible()
         assert "end here" not in answer.inner_text()
         send(page, "hello")
@@ -92,7 +96,7 @@ def test_streamed_answer_frees_its_place_after_stop_or_when_the_reader_leaves(pa
 
         def ends_soon() -> bool:
             """The server sees that nobody listens when it has something to send."""
-            return any(page.wait_for_timeout(50) or running_texts(address) == 0 for _ in range(20))
+            return any(page.wait_for_timeout(50) or is_idle(address) for _ in range(20))
 
         assert any(steps.let(1) or ends_soon() for _ in range(19))  # the answer has more steps
 
@@ -100,47 +104,50 @@ def test_streamed_answer_frees_its_place_after_stop_or_when_the_reader_leaves(pa
 def test_errors_are_sentences_on_the_page(page, address):
     body = {"messages": [{"role": "user", "content": "hello"}], "n": 2, "max_tokens": 2}
     with ThreadPoolExecutor() as threads, stepwise():
-        others = threads.submit(httpx.post, f"{address}/v1/chat/completions", json=body, timeout=120)
-        wait_until(lambda: running_texts(address) == 2, 60)
+        others = threads.submit(httpx.post, f"{address}/v1/chat/completions", json=body, timeout=300)
+
+        def are_running() -> bool:
+            return running_texts(address) == 2
+
+        wait_until(are_running, 60)
         send(page, "hello")
-        expect(page.get_by_text("2 requests run or wait already, and at most 2 may; try again in")).to_be_visible()
+        expect_text(page, "2 requests run or wait already, and at most 2 may; try again in")
     assert others.result().status_code == 200
     send(page, "the cat <b> " * 90)
-    expect(page.get_by_text("does not fit the context of 256")).to_be_visible()
+    expect_text(page, "does not fit the context of 256")
     ask(page, "hello")
     check(page, "", " ")
-    expect(page.get_by_text("There is no text to classify.")).to_be_visible()
+    expect_text(page, "There is no text to classify.")
 
 
 def test_thumbs_and_better_answers_are_kept(page, kept):
     expect(page.locator(".consent").first).to_contain_text("A training learns from it once a person has accepted it")
     assert page.get_by_role("tab", name="Feedback").count() == 0
     ask(page, "hello")
-    page.get_by_role("button", name="Like", exact=True).click()
-    expect(page.get_by_text("Thank you, it is kept.")).to_be_visible()
+    like(page)
+    expect_text(page, "Thank you, it is kept.")
     good = {"instruction": "hello", "output": BAD, "system": "", "history": [], "verdict": "good"}
-    (row,) = rows(kept, "instructions")
+    good["version"] = "threestage-assistant/1"
+    (row,) = feedback_rows(kept, "instructions")
     assert good.items() <= row.items()
-    assert row["version"] == "threestage-assistant/1"
     settled(page)
-    page.get_by_role("button", name="Dislike").click()
+    press(page, "Dislike")
     better = page.get_by_label("What should the answer have been?")
     fill(better, "Hello! How can I help?")
     settled(page)
     better.press("Enter")
 
     def are_kept() -> bool:
-        return len(rows(kept, "instructions")) == 3
+        return len(feedback_rows(kept, "instructions")) == 3
 
     wait_until(are_kept, 60)
-    bad, corrected = rows(kept, "instructions")[1:]
-    assert (bad["verdict"], bad["output"]) == ("bad", BAD)
-    assert (corrected["verdict"], corrected["output"]) == ("good", "Hello! How can I help?")
+    rows = feedback_rows(kept, "instructions")[1:]
+    assert [(row["verdict"], row["output"]) for row in rows] == [("bad", BAD), ("good", "Hello! How can I help?")]
     expect(better).to_be_hidden()
 
 
 def test_email_tab_classifies_explains_and_labels_mails_and_keeps_no_file(page, address, tmp_path, kept):
-    api = httpx.post(f"{address}/classify", json={"emails": [MAIL], "explain": 6}, timeout=120).json()["verdicts"][0]
+    api = post(address, "/classify", {"emails": [MAIL], "explain": 6}).json()["verdicts"][0]
     check(page, **MAIL)
     verdict = page.locator("#verdict")
     share = round(100 * api["probabilities"]["spam"])
@@ -152,9 +159,9 @@ def test_email_tab_classifies_explains_and_labels_mails_and_keeps_no_file(page, 
     assert verdict.locator("a, b, script").count() == 0
     assert page.title() == "Threestage"
     settled(page)
-    page.get_by_role("button", name="Real mail").click()
-    expect(page.get_by_text("Thank you, it is kept.")).to_be_visible()
-    (row,) = rows(kept, "emails")
+    press(page, "Real mail")
+    expect_text(page, "Thank you, it is kept.")
+    (row,) = feedback_rows(kept, "emails")
     assert (row["label"], row["version"], row["subject"]) == ("ham", "threestage-classifier/1", MAIL["subject"])
 
     (tmp_path / "lunch.eml").write_bytes(EML)
@@ -165,32 +172,36 @@ def test_email_tab_classifies_explains_and_labels_mails_and_keeps_no_file(page, 
     subject, body = parse_message(EML)
     expect(page.get_by_label("Subject")).to_have_value(subject)
     settled(page)
-    page.get_by_role("button", name="Real mail").click()
-    wait_until(lambda: rows(kept, "emails")[-1]["subject"] == subject, 60)
-    assert (rows(kept, "emails")[-1]["label"], rows(kept, "emails")[-1]["body"]) == ("ham", body)
+    press(page, "Real mail")
+
+    def is_kept() -> bool:
+        return len(feedback_rows(kept, "emails")) == 2
+
+    wait_until(is_kept, 60)
+    row = feedback_rows(kept, "emails")[-1]
+    assert (row["label"], row["subject"], row["body"]) == ("ham", subject, body)
     (tmp_path / "picture.eml").write_bytes(bytes(range(256)) * 9)
     upload.set_input_files(tmp_path / "picture.eml")
-    expect(page.get_by_text("It is no text.")).to_be_visible()
+    expect_text(page, "It is no text.")
     uploads = Path(os.environ["GRADIO_TEMP_DIR"])
     assert [*uploads.rglob("*.eml")] == []
 
 
 def test_compare_tab_asks_two_versions_and_all_tabs_fit_a_phone(page, address):
-    page.get_by_role("tab", name="Compare").click()
+    open_tab(page, "Compare")
     for side, version in (("Left", "assistant/1"), ("Right", "assistant/2")):  # they come after the page
         expect(page.get_by_label(f"{side} version")).to_have_value(re.compile(version))
-    fill(page.locator("#compared-question textarea"), "hello")
-    page.get_by_role("button", name="Ask both").click()
+    compare(page, "hello")
     for side, version in (("left", "assistant/1"), ("right", "assistant/2")):
         expect(page.locator(f"#answer-{side} .md")).to_have_text(words(by_api(address, ["hello"], model=version)))
     choose(page, "Right version", "assistant/1, in use")
-    page.get_by_role("button", name="Ask both").click()
-    expect(page.get_by_text("Choose two different versions.")).to_be_visible()
+    press(page, "Ask both")
+    expect_text(page, "Choose two different versions.")
 
     tabs, widths = ("Chat", "Email", "Compare"), set()
     for size, tab in product((page.viewport_size, PHONE), tabs):
         page.set_viewport_size(size)
-        page.get_by_role("tab", name=tab).click()
+        open_tab(page, tab)
         expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
         widths.add((size["width"], page.locator(".gradio-container main").bounding_box()["width"]))
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
@@ -198,14 +209,13 @@ def test_compare_tab_asks_two_versions_and_all_tabs_fit_a_phone(page, address):
 
 
 def test_guard_replies_are_marked_teach_nobody_and_stand_under_both_compared_versions(guard, page, kept):
-    before, mark = rows(kept, "instructions"), "Answered by guard/1, not by the assistant"
+    before, mark = feedback_rows(kept, "instructions"), "Answered by guard/1, not by the assistant"
     assert ask(page, POISON) == f"{REPLIES['decline']} {mark}"
-    page.get_by_role("button", name="Like", exact=True).click()
-    expect(page.get_by_text("The guard gave this answer, and the assistant does not learn from it.")).to_be_visible()
-    assert rows(kept, "instructions") == before
+    like(page)
+    expect_text(page, "The guard gave this answer, and the assistant does not learn from it.")
+    assert feedback_rows(kept, "instructions") == before
     assert ask(page, "hello") == SHOWN, "the assistant is asked as if nothing had been before"
-    page.get_by_role("tab", name="Compare").click()
-    fill(page.locator("#compared-question textarea"), POISON)
-    page.get_by_role("button", name="Ask both").click()
+    open_tab(page, "Compare")
+    compare(page, POISON)
     for side in ("left", "right"):
         expect(page.locator(f"#answer-{side} .md p")).to_have_text([REPLIES["decline"], mark])

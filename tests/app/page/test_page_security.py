@@ -12,8 +12,8 @@ from playwright.sync_api import Error, expect
 from app.page.mount import policy
 from app.quarantine import Quarantine
 from app.settings import Settings
-from tests.app.conftest import running, tracked
-from tests.app.page.browser import EML, LONG, MAIL, SHOWN, ask, check, fill
+from tests.app.conftest import get, post, running, tracked
+from tests.app.page.browser import EML, LONG, MAIL, SHOWN, ask, check, expect_text, fill, open_tab, press
 
 pytestmark = pytest.mark.slow
 KEY, REVIEWER = "a key of this server", "a reviewer's key"
@@ -28,7 +28,7 @@ def test_page_asks_no_other_host_and_its_policy_blocks_nothing_of_it(page, addre
     seen["errors"].clear()  # such as that of a script in an answer
     page.reload()
     for tab in ("Email", "Compare", "Chat"):
-        page.get_by_role("tab", name=tab).click()
+        open_tab(page, tab)
     sent = httpx.get(address, timeout=60, headers={"accept-encoding": "br"})
     assert all(url.startswith((address, "data:", "blob:", "about:")) for url in seen["asked"])
     assert len(seen["asked"]) > 50
@@ -50,19 +50,18 @@ def test_permission_keys_lock_the_page_and_reviewers_decide_on_feedback(browser,
         context_length=256,
     )
     waiting = Quarantine(settings)
-    waiting.add(
-        "emails", {"label": "ham", "subject": "<b>Lunch</b>", "body": "at noon"}, client="a network", version="m/1"
-    )
+    mail = {"label": "ham", "subject": "<b>Lunch</b>", "body": "at noon"}
+    waiting.add("emails", mail, client="a network", version="m/1")
     with tracked(store), running(settings, page=True) as address, browser.new_context() as context:
-        assert httpx.post(f"{address}/gradio_api/queue/join", json={"data": []}, timeout=60).status_code == 401
-        assert httpx.get(f"{address}/config", timeout=60).status_code == 401
+        assert post(address, "/gradio_api/queue/join", {"data": []}).status_code == 401
+        assert get(address, "/config").status_code == 401
         assert httpx.post(f"{address}/login", data={"username": "me", "password": "a"}, timeout=60).status_code == 400
         page = context.new_page()
         page.set_default_timeout(LONG)
         page.goto(address)
         fill(page.get_by_label("username"), "me")
         fill(page.get_by_label("password"), KEY)
-        page.get_by_role("button", name="Login").click()
+        press(page, "Login")
         expect(page.get_by_label("Version").first).to_have_value("assistant/1, in use")
         assert ask(page, "hello") == SHOWN
         assert page.get_by_role("button", name="Like", exact=True).count() == 0
@@ -71,28 +70,28 @@ def test_permission_keys_lock_the_page_and_reviewers_decide_on_feedback(browser,
         assert page.get_by_role("button", name="Real mail").count() == 0
         assert page.locator(".consent").count() == 0
 
-        page.get_by_role("tab", name="Feedback").click()
+        open_tab(page, "Feedback")
         line = page.locator("#waiting").get_by_role("gridcell", name="<b>Lunch</b> at noon")
         for key, shown in ((KEY, page.get_by_text("This is no reviewer's key.")), (REVIEWER, line)):
             fill(page.get_by_label("Reviewer's key"), key)
-            page.get_by_role("button", name="Show").click()
+            press(page, "Show")
             expect(shown.first).to_be_visible()
             assert (line.count() > 0) == (key == REVIEWER)
         line.first.click()
         expect(page.get_by_label("Whole text")).to_have_value(re.compile("<b>Lunch</b>\n    at noon"))
         expect(page.get_by_label("Rows")).to_have_value(waiting.waiting()[0].id)
-        page.get_by_role("button", name="Drop").click()
-        expect(page.get_by_text("1 rows dropped.")).to_be_visible()
+        press(page, "Drop")
+        expect_text(page, "1 rows dropped.")
         expect(line).to_have_count(0)
         assert waiting.waiting() == []
         page.close()
 
 
 def test_gradio_answers_the_paths_that_the_page_needs_alone(address):
-    missing = httpx.get(f"{address}/v1/nothing", timeout=60)
+    missing = get(address, "/v1/nothing")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
-    assert httpx.get(f"{address}/v1/chat/completions", timeout=60).status_code == 405
-    assert httpx.get(f"{address}/healthz", timeout=60).json() == {"status": "ok"}
+    assert get(address, "/v1/chat/completions").status_code == 405
+    assert get(address, "/healthz").json() == {"status": "ok"}
     with httpx.Client(base_url=address, timeout=60) as client:
         for method, prefix, path in product(("GET", "POST"), ("/gradio_api/", "/"), NOT_OPEN):
             answer = client.request(method, f"{prefix}{path}")
@@ -117,19 +116,19 @@ def test_file_that_a_client_names_is_neither_read_nor_fetched(address, tmp_path,
     secret, far = tmp_path / "secret.eml", "http://model.example/mail.eml"
     secret.write_bytes(b"Subject: a secret\n\nof this machine")
     own = httpx.post(f"{address}/gradio_api/upload", files={"files": ("m.eml", EML)}, timeout=60).json()[0]
-    config = httpx.get(f"{address}/config", timeout=60).json()
+    config = get(address, "/config").json()
     uploads = [component["id"] for component in config["components"] if component["type"] == "uploadbutton"]
     assert len(uploads) == 1
+    events = [event for event in config["dependencies"] if event["queue"] and event["inputs"]]
     for number, path in enumerate((str(secret), far, own)):
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        for event in config["dependencies"]:
-            if event["queue"] and event["inputs"]:
-                data = [file] * len(event["inputs"])
-                if uploads[0] in event["inputs"]:
-                    data = [None] * len(event["inputs"])
-                    data[event["inputs"].index(uploads[0])] = file
-                asked = {"fn_index": event["id"], "data": data, "session_hash": f"s{number}"}
-                httpx.post(f"{address}/gradio_api/queue/join", json=asked, timeout=60)
+        for event in events:
+            data = [file] * len(event["inputs"])
+            if uploads[0] in event["inputs"]:
+                data = [None] * len(event["inputs"])
+                data[event["inputs"].index(uploads[0])] = file
+            body = {"fn_index": event["id"], "data": data, "session_hash": f"s{number}"}
+            post(address, "/gradio_api/queue/join", body)
         stream = httpx.get(f"{address}/gradio_api/queue/data?session_hash=s{number}", timeout=300).text
         assert "process_completed" in stream
         assert "a secret" not in stream

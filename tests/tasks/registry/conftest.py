@@ -22,7 +22,7 @@ from projects import OPENS_STORE, git
 from small_models import make_models
 
 from tasks.registry.register import register_model
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 
 IGNORED = "mlflow.db*\n.threestage/\n.prefect/\nmlartifacts/\ntmp/\nremote/\n__pycache__/\n"
 

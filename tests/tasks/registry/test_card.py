@@ -13,7 +13,8 @@ from small_models import challenger
 from tasks.registry.card import CardSource, note_gates, write_card
 from tasks.registry.decide import approve, compared
 from tasks.registry.register import register_model
-from tasks.registry.tracking import configure_tracking, stage_run
+from tasks.registry.store import configure_tracking
+from tasks.registry.tracking import stage_run
 from tasks.stages.hashes import Hashes
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"/>'

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tasks.registry import events
 from tasks.registry.decide import approve, compared, model_state
 from tasks.registry.events import DECIDED, WAITS, emit, is_announced, send_unsent, version_page
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.stages import server
 from tasks.stages.server import TEMPORARY
 

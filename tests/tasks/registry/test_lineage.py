@@ -12,7 +12,7 @@ from llm.errors import UserError
 from tasks.registry.decide import approve, compared
 from tasks.registry.lineage import find_lineage
 from tasks.registry.record import Record, write_record
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.registry.tree import Node, as_json, as_markdown, as_mermaid
 from tasks.stages.hashes import Hashes, as_hashes, digest, stages_behind
 from tasks.stages.server import prefect_page

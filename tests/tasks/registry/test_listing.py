@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from tasks.registry import listing
 from tasks.registry.decide import approve, compared
 from tasks.registry.listing import list_versions
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 
 
 @pytest.fixture

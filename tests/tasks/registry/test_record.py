@@ -8,7 +8,8 @@ from projects import git
 
 from llm.device import choose_compute
 from tasks.registry.record import Record, current_facts, read_record, readable, uncommitted_parts, write_record
-from tasks.registry.tracking import add_facts, configure_tracking, made_by, stage_run
+from tasks.registry.store import configure_tracking
+from tasks.registry.tracking import add_facts, made_by, stage_run
 from tasks.stages.hashes import Hashes, current
 
 pytestmark = pytest.mark.slow

@@ -1,9 +1,6 @@
 import hashlib
 import os
-import re
 import shutil
-import socket
-import sqlite3
 import subprocess
 import sys
 from contextlib import suppress
@@ -18,10 +15,10 @@ from prefect.exceptions import TerminationSignal
 
 from llm.config import Config
 from llm.errors import UserError
-from tasks.registry import server, tracking
 from tasks.registry.parent_run import PARENT_OF, close_left_runs, parent_run
 from tasks.registry.record import read_record
-from tasks.registry.tracking import PARENT_RUN, configure_tracking, log_inputs, log_steps, made_by, namespace, stage_run
+from tasks.registry.store import configure_tracking
+from tasks.registry.tracking import PARENT_RUN, log_inputs, log_steps, made_by, stage_run
 from tasks.stages.hashes import Hashes, fingerprint, inputs
 from tasks.stages.lock import workspace
 
@@ -192,60 +189,6 @@ def test_stage_run_resumes_an_interrupted_or_failed_run_of_the_same_fingerprint(
     assert second.info.run_id == first.info.run_id
     assert read(second).info.status == "FINISHED"
     assert third.info.run_id != first.info.run_id
-
-
-def test_namespace_on_a_server_names_user_and_machine_and_has_no_dash(monkeypatch):
-    assert namespace() == "threestage"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert re.fullmatch(r"threestage\.\w+\.\w+", namespace())
-    users = ("LOGNAME", "USER", "LNAME", "USERNAME")
-    with monkeypatch.context() as nobody:
-        for variable in users:
-            nobody.delenv(variable, raising=False)
-        nobody.setattr("pwd.getpwuid", {}.__getitem__)
-        with pytest.raises(UserError, match="nobody knows who you are: set THREESTAGE_NAMESPACE"):
-            namespace()
-    for variable in users:
-        monkeypatch.setenv(variable, "anna-maria")
-    assert namespace().startswith("threestage.anna_maria.")
-    monkeypatch.setenv("THREESTAGE_NAMESPACE", "team")
-    assert namespace() == "team"
-    monkeypatch.setenv("THREESTAGE_NAMESPACE", "threestage-classifier")
-    with pytest.raises(UserError, match=r"^THREESTAGE_NAMESPACE=threestage-classifier: only letters, digits, \. and _"):
-        namespace()
-
-
-# ---- stores that do not answer
-
-
-def test_configure_tracking_timeout_of_a_server_that_is_down_or_never_answers(stage, monkeypatch):
-    assert server.ANSWERS_WITHIN <= 20
-    monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        for port in (9, listening.getsockname()[1]):
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", url := f"http://127.0.0.1:{port}")
-            with pytest.raises(UserError, match=f"^MLFLOW_TRACKING_URI={url}: nobody answers"):
-                configure_tracking()
-
-
-def test_configure_tracking_error_for_a_deleted_experiment_a_locked_store_and_a_corrupt_file(
-    stage, mlflow_store, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mlflow_store}")
-    configure_tracking()
-    MlflowClient().delete_experiment(mlflow.get_experiment_by_name("threestage").experiment_id)
-    with pytest.raises(UserError, match="deleted") as caught:
-        configure_tracking()
-    assert "\n" not in str(caught.value)
-    monkeypatch.setattr(tracking, "LOCKED_FOR", 0.1)
-    with sqlite3.connect(mlflow_store) as writer:
-        writer.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(UserError, match=r"mlflow\.db: database is locked; is it .* nobody else writes now"):
-            configure_tracking()
-    (tmp_path / "broken.db").write_text("this is no database, but it is long enough to look at" * 9)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/broken.db")
-    with pytest.raises(UserError, match=r"broken\.db: file is not a database; is it a store of MLflow's"):
-        configure_tracking()
 
 
 # ---- what is logged

@@ -16,7 +16,7 @@ from llm.objectives import CLASSIFY
 from tasks.registry.lineage import find_lineage
 from tasks.registry.register import register_model, registered
 from tasks.registry.server import ServerAwayError, server_errors
-from tasks.registry.tracking import namespace
+from tasks.registry.store import namespace
 
 pytestmark = pytest.mark.slow
 

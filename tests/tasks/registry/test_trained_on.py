@@ -12,7 +12,7 @@ from token_files import write_tokens
 
 from llm.formats.tokenizer_json import save_tokenizer
 from tasks.registry.record import Record, write_record
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.registry.trained_on import (
     TrainedOn,
     committed,

@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 
 from llm.errors import UserError
 from tasks.registry.record import find_run, holds
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.registry.versions import find_version, own_models, versions
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from projects import ROOT
 from small_models import TEXT, write_model
 
 from tasks.registry.record import Record, read_record, write_record
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.review import compare
 from tasks.review.answers import NoAnswerError
 from tasks.served import signature

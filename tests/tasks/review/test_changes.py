@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from projects import git
 
 from tasks.registry.record import Record
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.store import configure_tracking
 from tasks.review.changes import Origin, changed, changed_code
 from tasks.stages.hashes import Hashes
 

@@ -13,7 +13,7 @@ from llm.objectives.assistant.replay import Answer, answer_prompts, flaw, read_r
 from tasks.stages.names import NOTHING_TO_REHEARSE
 
 CPU = torch.device("cpu")
-SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
+SAME = {"template": "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"}
 
 
 @pytest.fixture
@@ -22,12 +22,14 @@ def answers(make_gpt, encoding, tmp_path):
 
     def ask(says: str, prompts: list[str], max_new_tokens: int = 20):
         gpt = make_gpt(context_length=64, n_embd=64)
-        place, said = len(encoding.encode(prompts[0])), [*encoding.encode(says), encoding.eot_token]
+        start = len(encoding.encode(prompts[0]))
+        tokens = [*encoding.encode(says), encoding.eot_token]
         with torch.no_grad():
             for block in gpt.blocks:
-                block.attention.projection.weight.zero_(), block.mlp.projection.weight.zero_()
+                block.attention.projection.weight.zero_()
+                block.mlp.projection.weight.zero_()
             gpt.embedding.token.weight *= 0.1
-            for position, token in enumerate(said, place):
+            for position, token in enumerate(tokens, start):
                 gpt.embedding.position.weight[position] = 100 * gpt.embedding.token.weight[token]
         (tmp_path / "base").mkdir(exist_ok=True)
         save_model(tmp_path / "base", LoadedModel(gpt, encoding), "language_model", chat=SAME)

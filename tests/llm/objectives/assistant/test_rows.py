@@ -1,6 +1,4 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llm.objectives.assistant.rows import contains_answer, is_right
 
@@ -34,8 +32,9 @@ from llm.objectives.assistant.rows import contains_answer, is_right
         ("HELLO!", ["HELLO"], True),
     ],
 )
-def test_an_answer_is_right_but_for_spaces_case_and_what_ends_it_or_by_how_it_begins(answer, expected, right):
+def test_answer_is_right_but_for_spaces_case_and_what_ends_it_or_by_how_it_begins(answer, expected, right):
     assert is_right(answer, expected) is right
+    assert contains_answer(answer, expected) or not right
 
 
 @pytest.mark.parametrize(
@@ -61,10 +60,5 @@ def test_an_answer_is_right_but_for_spaces_case_and_what_ends_it_or_by_how_it_be
         ("anything", [], False),
     ],
 )
-def test_an_answer_contains_another_as_whole_words_or_begins_with_it(answer, expected, holds):
+def test_answer_contains_another_as_whole_words_or_begins_with_it(answer, expected, holds):
     assert contains_answer(answer, expected) is holds
-
-
-@given(st.text(), st.lists(st.text(), max_size=3))
-def test_what_is_right_contains_an_answer(answer, expected):
-    assert contains_answer(answer, expected) or not is_right(answer, expected)

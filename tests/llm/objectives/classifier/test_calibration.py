@@ -10,13 +10,13 @@ from llm.objectives.classifier.calibration import UnsureRates, best_threshold, f
     ("rate", "expected"),
     [(0.0, 0.85), (0.25, 0.6), (0.5, 0.45), (1.0, 0.05)],
 )
-def test_the_threshold_is_the_lowest_that_keeps_the_budget_of_false_positives(rate, expected):
+def test_threshold_is_the_lowest_that_keeps_the_budget_of_false_positives(rate, expected):
     probability = np.array([0.9, 0.3, 0.8, 0.5, 0.4, 0.1, 0.7])
     wanted = np.array([True, True, False, False, False, False, True])
     assert best_threshold(probability, wanted, rate) == pytest.approx(expected)
 
 
-def test_a_threshold_keeps_its_budget_among_probabilities_of_one_and_near_ties():
+def test_threshold_keeps_its_budget_among_probabilities_of_one_and_near_ties():
     for high in (1.0, np.nextafter(1.0, 0), 0.5):
         probability = np.array([high, high, np.nextafter(high, 1), 0.2])
         wanted = np.array([False, True, True, True])
@@ -26,41 +26,36 @@ def test_a_threshold_keeps_its_budget_among_probabilities_of_one_and_near_ties()
     assert best_threshold(np.array([0.3, 0.9]), np.array([True, True]), 0.1) == 0.5
 
 
-def test_logits_that_are_too_sure_and_lean_to_a_label_are_put_right():
+def test_scale_puts_right_logits_that_are_too_sure_and_lean_to_a_label():
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(20_000, 3, generator=generator) * 2
-    made = 0.5 * logits + torch.tensor([0.0, 0.4, -0.4])
-    labels = torch.multinomial(made.softmax(dim=-1), 1, generator=generator)[:, 0]
+    true_logits = 0.5 * logits + torch.tensor([0.0, 0.4, -0.4])
+    labels = torch.multinomial(true_logits.softmax(dim=-1), 1, generator=generator)[:, 0]
     scale, bias = fit_scale(logits, labels)
     assert scale == pytest.approx(0.5, rel=0.05)
     assert bias[1] - bias[2] == pytest.approx(0.8, abs=0.1)
 
+    def loss(scale: float) -> float:
+        return F.cross_entropy(logits.double() * scale + torch.tensor(bias), labels).item()
 
-def test_the_factor_is_the_temperature_that_fits_best():
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(5_000, 2, generator=generator)
-    labels = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
-    weight, bias = fit_scale(logits * 4, labels)
-    assert weight == pytest.approx(0.25, rel=0.1)
-
-    def loss(weight: float) -> float:
-        return F.cross_entropy(logits.double() * 4 * weight + torch.tensor(bias), labels).item()
-
-    assert loss(weight) <= min(loss(weight * 1.02), loss(weight / 1.02))
+    assert loss(scale) <= min(loss(scale * 1.02), loss(scale / 1.02))
 
 
-def test_few_texts_that_are_told_apart_without_error_give_a_finite_factor():
+def test_scale_is_finite_for_few_texts_that_are_told_apart_without_error():
     logits = torch.tensor([[5.0, -5.0], [-5.0, 5.0]])
-    weight, bias = fit_scale(logits, torch.tensor([0, 1]))
-    assert 0.5 < weight < 3
+    scale, bias = fit_scale(logits, torch.tensor([0, 1]))
+    assert 0.5 < scale < 3
     assert bias == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
-def test_outside_of_the_bounds_errors_keep_their_budgets_and_the_threshold_lies_between_them():
-    probability = np.array([0.05, 0.1, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9])
-    wanted = np.array([False, False, True, False, True, False, True, True])
-    rates = UnsureRates(false_positive_rate=0.0, false_negative_rate=0.0)
-    assert unsure_bounds(probability, wanted, threshold=0.5, rates=rates) == pytest.approx((0.15, 0.75))
-    rates = UnsureRates(false_positive_rate=0.25, false_negative_rate=0.25)
-    assert unsure_bounds(probability, wanted, threshold=0.5, rates=rates) == pytest.approx((0.45, 0.5))
-    assert unsure_bounds(probability, wanted, threshold=0.95, rates=rates) == pytest.approx((0.45, 0.95))
+PROBABILITY = np.array([0.05, 0.1, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9])
+IS_SPAM = np.array([False, False, True, False, True, False, True, True])
+
+
+@pytest.mark.parametrize(
+    ("rate", "threshold", "expected"),
+    [(0.0, 0.5, (0.15, 0.75)), (0.25, 0.5, (0.45, 0.5)), (0.25, 0.95, (0.45, 0.95))],
+)
+def test_unsure_bounds_keep_budgets_of_errors_and_have_the_threshold_between_them(rate, threshold, expected):
+    rates = UnsureRates(false_positive_rate=rate, false_negative_rate=rate)
+    assert unsure_bounds(PROBABILITY, IS_SPAM, threshold=threshold, rates=rates) == pytest.approx(expected)

@@ -45,7 +45,3 @@ def test_fit_tells_each_of_three_labels_from_the_others_as_scikit_learn():
     labels = np.digitize(ODDS, [-1, 1])
     weights = np.ones(90)
     assert fitted(labels, weights) == pytest.approx(expected(labels, weights), abs=2e-3)
-
-
-def test_fit_twice_gives_equal_weights():
-    assert np.array_equal(fitted(LABELS, np.ones(90)), fitted(LABELS, np.ones(90)))

@@ -1,0 +1,178 @@
+import logging
+from collections.abc import Callable
+from itertools import pairwise
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from llm.chat import Chat
+from llm.config import TrainConfig
+from llm.device import Compute
+from llm.model.gpt import GPT
+from llm.objectives.assistant import Example, Question, encode_examples, objective, pack_sequences, row_width
+from llm.objectives.assistant.examples import IGNORE
+from llm.objectives.assistant.loss import mean_response_loss, response_loss
+from llm.objectives.assistant.packing import batch, shared_prefix
+from llm.tokenizer import END_OF_TEXT
+
+quick = settings(max_examples=25)
+CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+
+
+def example(prompt: list[int], response: list[int]) -> Example:
+    return Example(prompt + response, [False] * len(prompt) + [True] * len(response))
+
+
+@st.composite
+def lists_of_examples(draw: st.DrawFn) -> list[Example]:
+    examples = []
+    for _ in range(draw(st.integers(1, 8))):
+        tokens = draw(st.lists(st.integers(0, 250), min_size=1, max_size=30))
+        learned = [draw(st.booleans()) for _ in tokens]
+        examples.append(Example(tokens=[5, *tokens, 6], learned=[False, *learned, True]))
+    return examples
+
+
+def loss_of(gpt: GPT, example: Example, opening_weight: float = 1.0) -> torch.Tensor:
+    """The summed loss of one row: each of the assistant's tokens from all that stands before it."""
+    logits = gpt(torch.tensor([example.tokens[:-1]]))[0]
+    losses = F.cross_entropy(logits, torch.tensor(example.tokens[1:]), reduction="none")
+    weights = torch.tensor(example.learned[1:]).float()
+    for position, (before, learned) in enumerate(pairwise(example.learned)):
+        if learned and not before:
+            weights[position] = opening_weight
+    return losses @ weights
+
+
+@quick
+@given(lists_of_examples(), st.sampled_from([1.0, 5.0]))
+def test_packed_rows_have_the_loss_and_the_gradient_of_unpacked_ones(make_gpt, examples, opening_weight):
+    packed = make_gpt()
+    unpacked = make_gpt()
+    loss = response_loss(packed, pack_sequences(examples, 32), CPU, opening_weight=opening_weight)
+    expected = sum(loss_of(unpacked, example, opening_weight) for example in examples)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    expected.backward()
+    for ours, theirs in zip(packed.parameters(), unpacked.parameters(), strict=True):
+        largest = theirs.grad.abs().max().item()
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4 * max(largest, 1e-3), rtol=1e-3)
+
+
+@quick
+@given(lists_of_examples(), st.integers(1, 3))
+def test_mean_loss_is_over_all_response_tokens(make_gpt, examples, batch_size):
+    gpt = make_gpt()
+    loss = sum(loss_of(gpt, example).item() for example in examples)
+    count = sum(example.counted for example in examples)
+    assert mean_response_loss(gpt, examples, CPU, batch_size=batch_size) == pytest.approx(loss / count, rel=1e-5)
+
+
+def test_mean_loss_keeps_no_graph(make_gpt):
+    examples = [example([1, 2, 3], [4, 5]), example([6], [7, 8])]
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda tensor: tensor):
+        mean_response_loss(make_gpt(), examples, CPU, batch_size=2)
+    assert saved == []
+
+
+def test_validation_row_may_be_longer_than_all_that_is_learned(
+    make_gpt: Callable[..., GPT], make_config: Callable[..., TrainConfig]
+):
+    gpt = make_gpt(context_length=128)
+    long = example([1] * 60, [2, 3])
+    goal = objective(gpt, make_config(), [[example([1], [2])]], validation=[long], compute=CPU)
+    assert goal.evaluate()["validation_loss"] == pytest.approx(loss_of(gpt, long).item() / 2, rel=1e-5)
+
+
+def first_fit(examples: list[Example], length: int) -> list[list[Example]]:
+    """What `pack_sequences` does, by looking at every window for each example."""
+    prefix = shared_prefix(examples)
+    windows = []
+    for example in examples:
+        begins_with_it = example.tokens[: len(prefix)] == prefix and len(example) > len(prefix) + 1
+        is_shared = begins_with_it and not any(example.learned[: len(prefix) + 1])
+        packed = Example(example.tokens, example.learned, len(prefix) if is_shared else 0)
+        for window in windows:
+            joined = [*window, packed]
+            if row_width(joined) + len(joined) <= length:  # a row leaves out the last token of each
+                window.append(packed)
+                break
+        else:
+            windows.append([packed])
+    return windows
+
+
+@pytest.mark.parametrize("length", [40, 64, 200])
+@pytest.mark.parametrize("prefix", [0, 1, 9])
+def test_packing_gives_the_windows_of_plain_first_fit(prefix, length):
+    random = Random(length + prefix)
+    examples = []
+    for _ in range(400):
+        prompt = [1] * (prefix if random.random() < 0.7 else 0) + [random.randrange(2, 9)] * random.randrange(1, 16)
+        examples.append(example(prompt, [9] * random.randrange(1, 16)))
+    assert pack_sequences(examples, length) == first_fit(examples, length)
+    assert pack_sequences(examples[:1], length) == first_fit(examples[:1], length)
+    assert pack_sequences([], length) == []
+
+
+def test_packing_refuses_an_example_that_fits_no_window():
+    with pytest.raises(ValueError, match="an example of 33 tokens does not fit a window of 32"):
+        pack_sequences([example([1] * 20, [2] * 13)], 32)
+
+
+def test_batch_has_a_shared_prefix_once_in_a_row():
+    prefix = [1, 2]
+    examples = [example([*prefix, 3, 4], [5, 6]), example([*prefix, 7], [8]), example([9], [1, 2, 3])]
+    assert shared_prefix(examples) == prefix
+    (window,) = pack_sequences(examples, 12)  # 14 tokens, two of them shared
+    assert [example.shared for example in window] == [2, 2, 0]
+    assert row_width(window) == 9
+    inputs, targets, positions, sequences = batch([window], 10)
+    assert inputs.tolist() == [[1, 2, 3, 4, 5, 7, 9, 1, 2, 0]]
+    assert targets.tolist() == [[IGNORE, IGNORE, IGNORE, 5, 6, 8, 1, 2, 3, IGNORE]]
+    assert positions.tolist() == [[0, 1, 2, 3, 4, 2, 0, 1, 2, 0]]
+    assert sequences.tolist() == [[0, 0, 1, 1, 1, 2, 3, 3, 3, -1]]
+
+
+@pytest.mark.parametrize(
+    ("examples", "prefix"),
+    [
+        ([], []),
+        ([example([1, 2, 3], [4])], [1, 2]),  # 3 predicts a token that is learned
+        ([example([1, 2, 3], [4]), example([1, 5], [4])], [1]),
+        ([example([1, 2, 3], [4]), example([5, 2, 3], [4])], []),  # one half is not more than half
+        ([example([1, 2, 3], [4]), example([1, 2, 3], [4]), example([5, 2, 3], [4])], [1, 2]),
+        ([Example([1, 2, 3, 4], [False, True, False, True])] * 3, []),
+    ],
+)
+def test_shared_prefix_is_what_more_than_half_begin_with_before_anything_is_learned(examples, prefix):
+    assert shared_prefix(examples) == prefix
+
+
+def test_examples_learn_all_turns_of_the_assistant_and_leave_out_long_rows(encoding, caplog):
+    caplog.set_level(logging.WARNING)
+    questions = [Question("and the dog", "on the mat", history=["the cat", "sat"]), Question("sat")]
+    (example,) = encode_examples(encoding, Chat(), questions, outputs=["ate", "the moon " * 200], longest=160)
+    learned = [token for token, is_learned in zip(example.tokens, example.learned, strict=True) if is_learned]
+    assert encoding.decode(learned) == f"sat{END_OF_TEXT}ate{END_OF_TEXT}"
+    assert example.counted == len(learned)
+    assert encoding.decode(example.tokens) == (
+        f"### Instruction:\nthe cat\n\n### Response:\nsat{END_OF_TEXT}\n\n"
+        f"### Instruction:\nand the dog\n\non the mat\n\n### Response:\nate{END_OF_TEXT}"
+    )
+    assert "1 rows are longer than 160 tokens" in caplog.text
+
+
+def test_question_is_its_system_prompt_its_history_and_the_instruction_with_its_input():
+    question = Question("say", "moo", system="be kind", history=["hi", "hello"])
+    assert [tuple(message) for message in question.messages()] == [
+        ("system", "be kind"),
+        ("user", "hi"),
+        ("assistant", "hello"),
+        ("user", "say\n\nmoo"),
+    ]
