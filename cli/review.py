@@ -1,7 +1,6 @@
 """`threestage review`: compare challengers with champions, decide on them, and read who decided what."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,11 +11,9 @@ from cli.shared import Verbose, run_and_exit
 from llm.errors import UserError
 
 if TYPE_CHECKING:
-    from tasks.registry.history import ModelState
+    from flows.decide import Decision
 
 COMPARE = "compare"
-WEEK = 7 * 24 * 60
-"""Minutes."""
 Version = Annotated[str, typer.Argument(metavar="MODEL[/VERSION]", help="By default the version that waits.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="It is kept with the decision.")]
 By = Annotated[
@@ -51,21 +48,17 @@ def compare(
         list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models whose challengers are reviewed; else all.")
     ] = None,
     auto: Annotated[bool, typer.Option("--auto", help="The gates decide; if one is not known, a person does.")] = False,
-    wait: Annotated[
-        int, typer.Option(min=0, max=WEEK, metavar="MINUTES", help="Wait for a person; Prefect shows a form meanwhile.")
-    ] = 0,
     verbose: Verbose = False,
 ) -> None:
-    """Compare challengers with champions, then decide or wait.
+    """Compare challengers with champions.
 
     While there is no champion, the challenger is compared with its baseline. Both answer the same test rows, and the
     gates in params.yaml are checked. The version's description links the page of the comparison. Then a person decides:
-    here, in MLflow, or in Prefect's form.
+    here, in MLflow, or by Prefect's deployment `decide`.
     """
-    if auto and wait:
-        raise typer.BadParameter("not allowed with --auto", param_hint="--wait")
     in_project()
-    from flows.review import NotReviewedError, chosen_models
+    from flows.decide import chosen_models
+    from flows.review import NotReviewedError
     from flows.review import review as flow
     from tasks.stages.parent_death import tie_to_parent
     from tasks.stages.server import prefect_server, run_as_child
@@ -73,7 +66,7 @@ def compare(
     tie_to_parent()
 
     def work() -> None:
-        parameters = {"models": chosen_models(models), "auto": auto, "wait_minutes": wait}
+        parameters = {"models": chosen_models(models), "auto": auto}
         with prefect_server():
             try:
                 _print(run_as_child(flow, parameters))
@@ -108,25 +101,20 @@ def reject(model: Version, reason: Reason, by: By = None, verbose: Verbose = Fal
 @review.command()
 def rollback(model: Version, reason: Reason, by: By = None, verbose: Verbose = False) -> None:
     """Make the previous champion champion again."""
-    in_project()
-    from tasks.registry.decide import check_name, roll_back
-
-    def work() -> None:
-        choice = _find(model)
-        current = choice.version or choice.state.champion
-        outcome = roll_back(choice.model, by=check_name(by or _user()), reason=reason, instead_of=current)
-        _print({choice.model: outcome})
-
-    run_and_exit("review", work, verbose)
+    _decide("rollback", model, reason, by=by, verbose=verbose)
 
 
 @review.command()
 def history(model: Annotated[str, typer.Argument(metavar="MODEL")], verbose: Verbose = False) -> None:
     """Show who decided what, when and why."""
     in_project()
+    from flows.decide import chosen_models
+    from tasks.registry.decide import model_state
 
     def work() -> None:
-        state = _find(model).state
+        name = model.partition("/")[0]
+        chosen_models([name])
+        state = model_state(name)
         aliases = {"champion": state.champion, "previous": state.previous, "challenger": state.challenger}
         present = ", ".join(f"{alias} {version}" for alias, version in aliases.items() if version)
         for event in state.history:
@@ -137,50 +125,18 @@ def history(model: Annotated[str, typer.Argument(metavar="MODEL")], verbose: Ver
 
 
 def _decide(
-    decision: str, model: str, reason: str, *, by: str | None, despite_gates: bool = False, verbose: bool
+    decision: "Decision", model: str, reason: str, *, by: str | None, despite_gates: bool = False, verbose: bool
 ) -> None:
-    """Decide on the named version, else the challenger, else the newest that waits."""
+    """Decide on the named version, or on the one that `carry_out` chooses."""
     in_project()
-    from flows.form import decide_as
-    from tasks.registry.versions import PENDING
+    from flows.decide import carry_out
 
     def work() -> None:
-        choice = _find(model)
-        waiting = [version for version, state in choice.state.state_of.items() if state == PENDING]
-        version = choice.version or choice.state.challenger or next(iter(waiting), "")
-        if not version:
-            raise UserError(f"{choice.model}: no version waits for a decision; name one as {choice.model}/VERSION")
-        outcome = decide_as(
-            decision,
-            model=choice.model,
-            version=version,
-            by=by or _user(),
-            reason=reason,
-            despite_gates=despite_gates,
-        )
-        _print({choice.model: outcome})
+        name, _, version = model.partition("/")
+        event = carry_out(decision, name, version, by=by or _user(), reason=reason, despite_gates=despite_gates)
+        _print({name: event})
 
     run_and_exit("review", work, verbose)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What MODEL[/VERSION] names."""
-
-    model: str
-    version: str
-    """Empty if none is named."""
-    state: "ModelState"
-
-
-def _find(name: str) -> Choice:
-    """The model and version of a name, and the model's state. Raises UserError for an unknown model."""
-    from flows.review import chosen_models
-    from tasks.registry.decide import model_state
-
-    model, _, version = name.partition("/")
-    chosen_models([model])
-    return Choice(model=model, version=version, state=model_state(model))
 
 
 def _user() -> str:

@@ -59,6 +59,8 @@ def notify(
       json://HOST:PORT/PATH, jsons:// with TLS: a webhook
 
     It is a secret: Prefect encrypts it, and nothing shows it again. `remove` sends the address --name nothing any more.
+
+    The texts and triggers of the messages are in deploy/automations.yaml. Run this again after you have edited them.
     """
     with quick_imports():
         from getpass import getpass
@@ -85,23 +87,20 @@ def notify(
 
 
 def overdue(
-    hours: Annotated[float | None, typer.Option(help="How long is too long; by default 26.")] = None,
+    hours: Annotated[float, typer.Option(help="How long is too long.")] = 26,
     verbose: Verbose = False,
 ) -> None:
     """Fail if no retrain has finished lately."""
     with quick_imports():
         from prefect.settings import PREFECT_API_URL
 
-        from flows.notify import OVERDUE
-        from flows.overdue import HOUR, check
+        from flows.overdue import check
         from tasks.stages.server import prefect_server
-
-    limit = OVERDUE.total_seconds() / HOUR if hours is None else hours
 
     def work() -> None:
         if not PREFECT_API_URL.value():
             raise UserError("a standing Prefect server knows the runs: set PREFECT_API_URL")
         with prefect_server():
-            typer.echo(check(limit))
+            typer.echo(check(hours))
 
     run_and_exit("overdue", work, verbose)

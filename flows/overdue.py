@@ -1,6 +1,6 @@
 """Fail if no retrain has finished lately: `threestage overdue`, for cron, systemd or CI on any machine.
 
-Messages of `flows/notify.py` come from the Prefect server, which can't report that it is down itself.
+The messages of deploy/automations.yaml come from the Prefect server, which can't report that it is down itself.
 """
 
 from datetime import UTC, datetime
@@ -17,16 +17,18 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL
 
-from flows.notify import FINISHED, RETRAIN
 from llm.errors import UserError
 from tasks.stages.server import prefect_page
 
-HOUR = 3600
+RETRAIN = "retrain"
+FINISHED = ("Completed", "Failed", "TimedOut")
+"""Prefect's names for the states of a run that ended by itself."""
+HOUR = 3600  # seconds
 
 
 def last_retrain() -> FlowRun | None:
     """The last retrain that ended by itself: neither cancelled nor crashed."""
-    states = FlowRunFilterState(name=FlowRunFilterStateName(any_=[*FINISHED]))
+    states = FlowRunFilterState(name=FlowRunFilterStateName(any_=list(FINISHED)))
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[RETRAIN])),

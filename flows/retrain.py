@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 from uuid import UUID
 
 from prefect import Flow, flow, get_run_logger, task
@@ -25,14 +25,14 @@ from prefect.states import Completed, Crashed, State
 from pydantic import Field
 
 from flows.deploy import outdated
-from flows.register import register
-from flows.review import GATES, remind, review
+from flows.register import NotRegisteredError, register
+from flows.retrain_page import Page, StageRun
+from flows.review import GATES, NotReviewedError, remind, review
 from llm.errors import UserError
 from tasks.data.inbox import INBOX
 from tasks.registry import result_branch
 from tasks.registry.decide import is_open
 from tasks.registry.events import send_unsent
-from tasks.registry.markup import plain, table
 from tasks.registry.parent_run import close_left_runs, parent_run
 from tasks.registry.register import check_bytes, registered
 from tasks.registry.summary import next_step
@@ -49,7 +49,6 @@ from tasks.stages.server import PARENT_TASK_RUN, leave_artifact, prefect_page, w
 
 RETRAIN = "retrain"
 HOUR = 3600
-LONGEST = 900  # characters of a line on the page
 
 Hours = Annotated[float, Field(gt=0)]
 Decide = Literal["person", "gates", "nobody"]
@@ -103,6 +102,7 @@ def retrain(
                 decide=decide,
                 share=share,
                 push_to=push_to,
+                page=Page(failures=outdated()),
             )
             return run.retrain()
     except (KeyboardInterrupt, TerminationSignal) as stop:
@@ -121,19 +121,9 @@ def close_left(flow: Flow, flow_run: FlowRun, state: State) -> None:
         close_left_runs()
 
 
-class StageRun(NamedTuple):
-    """A stage of a run, as a row of its page."""
-
-    stage: str
-    outcome: str
-    why: str
-    """Why it was stale."""
-    seconds: str
-
-
 @dataclass
 class _Run:
-    """A run, and the contents of its page."""
+    """A run, and its page."""
 
     client: SyncPrefectClient
     flow_run: UUID
@@ -142,6 +132,7 @@ class _Run:
     decide: Decide
     share: bool
     push_to: str
+    page: Page
     began: float = field(default_factory=time.monotonic)
     day: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d}")
     name: str = RETRAIN
@@ -149,11 +140,6 @@ class _Run:
     """The number of stages."""
     open_runs: ExitStack = field(default_factory=ExitStack)
     has_parent: bool = False
-    stages: list[StageRun] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    shared: list[str] = field(default_factory=list)
-    reviewed: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=outdated)
 
     def retrain(self) -> State:
         """Train, register and review. Raises UserError at the end that lists every failure."""
@@ -167,19 +153,18 @@ class _Run:
                 self._rename(self._summary())
             finally:
                 self._put_back()
-            if self.failures:
-                raise UserError(f"{'; '.join(self.failures)}; the next run tries again")
-        return Completed(
-            message=f"{self.name}; finished in {lasted(self.began)}; {next_step(model_names())}", data=self.versions
-        )
+            if self.page.failures:
+                raise UserError(f"{'; '.join(self.page.failures)}; the next run tries again")
+        message = f"{self.name}; finished in {lasted(self.began)}; {next_step(model_names())}"
+        return Completed(message=message, data=self.page.versions)
 
     def _bring_up_to_date(self) -> None:
         """Run what is stale, unless every model is registered as it is."""
         when_free(partial(graph.track, INBOX))
         plan = when_free(graph.plan)
         self.planned = len(plan.stages)
-        self.versions = {} if plan.why else _registered()
-        if not self.versions:
+        self.page.versions = {} if plan.why else _registered()
+        if not self.page.versions:
             self._rename(f"{len(plan.behind)} of {len(plan.stages)} stages")
             self._make(plan)
 
@@ -188,15 +173,17 @@ class _Run:
         if self.share:
             with self._go_on():
                 result_branch.put_back(graph.results()[0])
-        leave_artifact(create_markdown_artifact, RETRAIN, markdown=self._page(), description=self.name)
+        leave_artifact(create_markdown_artifact, RETRAIN, markdown=self.page.markdown(self.name), description=self.name)
 
     def _summary(self) -> str:
         """What the run did, for its name."""
-        ran = sum(run.outcome == RAN for run in self.stages)
-        failed = f"; {len(self.failures)} failed" if self.failures else ""
-        if ran or failed:
-            return f"{ran} of {self.planned} stages{failed}"
-        return "nothing to train, a review" if self.reviewed else "nothing new"
+        ran = sum(run.outcome == RAN for run in self.page.stages)
+        failures = len(self.page.failures)
+        if failures:
+            return f"{ran} of {self.planned} stages; {failures} failed"
+        if ran:
+            return f"{ran} of {self.planned} stages"
+        return "nothing to train, a review" if self.page.review else "nothing new"
 
     def _open_parent(self) -> None:
         """Have what is made from now on be children of one run in MLflow; without anything to make there is none."""
@@ -225,8 +212,8 @@ class _Run:
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             get_run_logger().error(reason, exc_info=not isinstance(error, UserError))
-            if reason not in self.failures:
-                self.failures.append(reason)
+            if reason not in self.page.failures:
+                self.page.failures.append(reason)
 
     def _make(self, plan: graph.Plan) -> None:
         """Run the stale stages, register each model whose stages are all up to date, and share the results."""
@@ -238,27 +225,29 @@ class _Run:
                 failed.add(stage)
             why = ", ".join(plan.why.get(stage, ["what it reads changed"]))
             seconds = f"{time.monotonic() - began:.0f}"
-            self.stages.append(StageRun(stage=stage, outcome=outcome, why=why, seconds=seconds))
+            self.page.stages.append(StageRun(stage=stage, outcome=outcome, why=why, seconds=seconds))
         whole = [model for model in model_names() if not failed & {training_stage(model), evaluation_stage(model)}]
         with self._go_on():
             if not all(registered(whole).values()):
                 self._open_parent()
-            result, _ = self._subflow(register, whole)
-            self.versions = result if isinstance(result, dict) else getattr(result, "versions", {})
-            if not isinstance(result, dict):
-                raise result
+            try:
+                self.page.versions = self._subflow(register, whole).result()
+            except NotRegisteredError as error:
+                self.page.versions = error.versions
+                raise
         if self.share:
             with self._go_on():
                 self._share()
 
     def _share(self) -> None:
         """Commit what was made, and push it."""
-        made = [f"{run.stage}: {run.why}" for run in self.stages if run.outcome in (RAN, RESTORED)]
-        made += [f"{model} version {number}" for model, number in self.versions.items() if number.isdigit()]
-        message = "\n".join([f"{RETRAIN} {self.day}", "", *made]) + "\n"
+        lines = [f"{RETRAIN} {self.day}", ""]
+        lines += [f"{run.stage}: {run.why}" for run in self.page.stages if run.outcome in (RAN, RESTORED)]
+        lines += [f"{model} version {number}" for model, number in self.page.versions.items() if number.isdigit()]
+        message = "\n".join(lines) + "\n"
         results = share_results(self.day, message, push_to=self.push_to, seconds=self._left())
-        self.shared = [*results.done, *results.failed]
-        self.failures += results.failed
+        self.page.shared = [*results.done, *results.failed]
+        self.page.failures += results.failed
 
     def _run_stage(self, stage: str, failed: set[str]) -> str:
         """Run a stage unless one that it depends on failed. Returns the outcome."""
@@ -291,37 +280,19 @@ class _Run:
         if not models:
             return
         with self._go_on():
-            result, flow_run = self._subflow(review, models, auto=by_gates)
-            self.reviewed.append(f"[The run that compared]({prefect_page(str(flow_run))})")
-            outcomes = result if isinstance(result, dict) else getattr(result, "outcomes", {})
-            for model, outcome in outcomes.items():
-                first, *details = [plain(line, LONGEST) for line in outcome.splitlines()]
-                self.reviewed.append(f"- **{plain(model)}**: {first}")
-                self.reviewed += [f"  - {detail}" for detail in details]
-            if not isinstance(result, dict):
-                raise result
+            state = self._subflow(review, models, auto=by_gates)
+            self.page.review = prefect_page(str(state.state_details.flow_run_id))
+            try:
+                self.page.outcomes = state.result()
+            except NotReviewedError as error:
+                self.page.outcomes = error.outcomes
+                raise
 
-    def _subflow(self, subflow: Any, models: list[str], **options: Any) -> tuple[Any, UUID]:
-        """The result or the exception of a flow, and its run. Waits for a server that is away."""
+    def _subflow(self, subflow: Flow[..., dict[str, str]], models: list[str], **options: bool) -> State[dict[str, str]]:
+        """The final state of a flow's run, within the time that is left. Waits for a server that is away."""
         wait_until_back(str(self.client.api_url))
-        named = subflow.with_options(flow_run_name=subflow.name, timeout_seconds=self._left())
-        state = named(models, **options, return_state=True)
-        return state.result(raise_on_failure=False), state.state_details.flow_run_id
-
-    def _page(self) -> str:
-        lines = [f"# {self.name}"]
-        if self.failures:
-            lines += ["", "## What failed", "", *(f"- {plain(line, LONGEST)}" for line in self.failures)]
-        if self.stages:
-            lines += ["", "## Stages", ""]
-            lines += table(("stage", "what became of it", "why it was stale", "seconds"), self.stages, right={3})
-        if self.versions:
-            lines += ["", "## In the registry", "", *table(("model", "version"), self.versions.items())]
-        if self.shared:
-            lines += ["", "## Shared", "", *(f"- {plain(line, LONGEST)}" for line in self.shared)]
-        if self.reviewed:
-            lines += ["", "## Challenger against champion", "", *self.reviewed]
-        return "\n".join(lines) + "\n"
+        limited = subflow.with_options(flow_run_name=subflow.name, timeout_seconds=self._left())
+        return limited(models, **options, return_state=True)
 
 
 def _registered() -> dict[str, str]:

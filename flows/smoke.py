@@ -14,9 +14,11 @@ from flows.reproduce import make
 from llm.errors import UserError
 from tasks.registry.record import current_facts, uncommitted_parts
 from tasks.registry.worktree import checkout
-from tasks.smoke import FETCH, Result, bring_raw, measured, prepare, thin
+from tasks.smoke import Result, bring_raw, measured, models_with_bounds, reduce_params, share_published, thin
 from tasks.stages.end_states import quiet_stops
+from tasks.stages.graph import stages
 from tasks.stages.lock import exclusive
+from tasks.stages.names import evaluation_stage
 from tasks.stages.prefect_worker import depend_on_worker, end_stopped
 from tasks.stages.server import leave_artifact
 
@@ -51,7 +53,7 @@ def smoke() -> str:
 
 def _row(result: Result) -> dict[str, str]:
     remark = "" if result.passed else "OUTSIDE"
-    return {"result": result.name, "value": str(result.value), "bound": result.bound, "": remark}
+    return {"result": result.name, "value": str(result.value), "bound": f"{result.bound:g}", "": remark}
 
 
 def _run(api_url: str) -> list[Result]:
@@ -61,10 +63,15 @@ def _run(api_url: str) -> list[Result]:
     if parts := uncommitted_parts(current_facts()):
         log.warning("uncommitted changes of %s are not in it: it runs the last commit", ", ".join(parts))
     with checkout("HEAD") as tree:
-        small, stages = prepare(tree)
-        for stage in stages:
-            if not (stage.startswith(FETCH) and bring_raw(tree, stage)):
+        section = reduce_params(tree)
+        share_published(tree)
+        evaluations = [evaluation_stage(model) for model in models_with_bounds(tree, section)]
+        for stage in stages(tree.project, evaluations):
+            task, _, dataset = stage.partition("@")
+            if task != "fetch":
                 make(tree, stage, api_url)
-            if stage.startswith(FETCH):
-                thin(tree, small, stage)
-        return measured(tree, small)
+                continue
+            if not bring_raw(tree, dataset):
+                make(tree, stage, api_url)
+            thin(tree, dataset, section.raw)
+        return measured(tree, section)

@@ -4,7 +4,6 @@ The section `smoke` of params.yaml lists the files that it reads, its smaller pa
 """
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,15 +16,11 @@ from tasks.data.published import STATE as PUBLISHED
 from tasks.params.blocks import Smoke
 from tasks.params.load import load_smoke, reduced
 from tasks.registry.worktree import Worktree
-from tasks.stages.graph import stages
 from tasks.stages.hashes import LOCK, as_hashes, locked_stages
-from tasks.stages.names import PARAMS_FILE, evaluation_stage, model_names
+from tasks.stages.names import PARAMS_FILE, model_names
 from tasks.stages.yaml_text import read_yaml
 
 RAW = Path("data/raw")
-FETCH = "fetch@"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,62 +46,70 @@ class Result:
         return f"{self.name} {value} (at {'least' if self.at_least else 'most'} {self.bound:g})"
 
 
-def prepare(tree: Worktree) -> tuple[Smoke, list[str]]:
-    """Write the smaller parameters into a worktree.
-
-    Returns its smoke section, and the stages of the models that have bounds.
-    """
+def reduce_params(tree: Worktree) -> Smoke:
+    """Write the smaller parameters into a worktree. Returns its section `smoke`."""
     path = tree.project / PARAMS_FILE
     smoke = load_smoke(path)
-    path.write_text(yaml.safe_dump(reduced(read_yaml(path), smoke), sort_keys=False))
-    here = PUBLISHED.absolute()
-    there = tree.project / PUBLISHED
-    here.mkdir(parents=True, exist_ok=True)  # published weights are fetched once and checked each time
-    there.parent.mkdir(exist_ok=True)
-    there.symlink_to(here)
-    evaluations = [evaluation_stage(model) for model in model_names(path) if model in smoke.bounds]
-    return smoke, stages(tree.project, evaluations)
+    values = reduced(read_yaml(path), smoke)
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return smoke
 
 
-def bring_raw(tree: Worktree, stage: str) -> bool:
-    """Bring the raw files of a `fetch` stage from DVC. Returns whether it had those of the pinned sources."""
-    entry = locked_stages(tree.project / LOCK).get(stage)
-    if entry is None:
+def models_with_bounds(tree: Worktree, smoke: Smoke) -> list[str]:
+    """The models that a smoke run trains and measures."""
+    return [model for model in model_names(tree.project / PARAMS_FILE) if model in smoke.bounds]
+
+
+def share_published(tree: Worktree) -> None:
+    """Let a worktree use this folder's published weights, which are fetched once and checked each time."""
+    PUBLISHED.mkdir(parents=True, exist_ok=True)
+    link = tree.project / PUBLISHED
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(PUBLISHED.absolute())
+
+
+def bring_raw(tree: Worktree, dataset: str) -> bool:
+    """Bring a dataset's raw files from DVC. Returns whether it had those of the pinned sources."""
+    stage = locked_stages(tree.project / LOCK).get(f"fetch@{dataset}")
+    if stage is None:
         return False
-    dataset = stage.removeprefix(FETCH)
-    pinned = read_yaml(tree.project / PARAMS_FILE)["datasets"][dataset]["sources"]
-    locked = as_hashes(entry)
-    return locked.params.get(f"datasets.{dataset}.sources") == pinned and not tree.bring(locked.outs)
+    hashes = as_hashes(stage)
+    sources = read_yaml(tree.project / PARAMS_FILE)["datasets"][dataset]["sources"]
+    if hashes.params.get(f"datasets.{dataset}.sources") != sources:
+        return False
+    missing = tree.bring(hashes.outs)
+    return not missing
 
 
-def thin(tree: Worktree, smoke: Smoke, stage: str) -> None:
-    """Delete a dataset's raw files that the smoke run does not read. Raises UserError if none is left."""
-    dataset = stage.removeprefix(FETCH)
-    patterns = [pattern for pattern in smoke.raw if pattern.startswith(f"{dataset}/")]
-    if not patterns:
+def thin(tree: Worktree, dataset: str, globs: Sequence[str]) -> None:
+    """Delete a dataset's raw files that no glob fits, if there are globs for it.
+
+    Raises UserError if no file is left.
+    """
+    globs = [glob for glob in globs if glob.startswith(f"{dataset}/")]
+    if not globs:
         return
     raw = tree.project / RAW
     files = [path for path in (raw / dataset).rglob("*") if path.is_file()]
-    unread = [path for path in files if not _fits(path.relative_to(raw).as_posix(), patterns)]
+    unread = []
+    for path in files:
+        name = path.relative_to(raw).as_posix()
+        if not any(fnmatchcase(name, glob) for glob in globs):
+            unread.append(path)
     if len(unread) == len(files):
-        raise UserError(f"{PARAMS_FILE}: smoke.raw: no file of {RAW / dataset} fits {', '.join(patterns)}")
+        raise UserError(f"{PARAMS_FILE}: smoke.raw: no file of {RAW / dataset} fits {', '.join(globs)}")
     for path in unread:
         path.unlink()
-
-
-def _fits(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def measured(tree: Worktree, smoke: Smoke) -> list[Result]:
     """The metrics that have bounds."""
     results: list[Result] = []
-    for model in model_names(tree.project / PARAMS_FILE):
-        if model not in smoke.bounds:
-            continue
+    for model in models_with_bounds(tree, smoke):
         metrics = json.loads((tree.project / "reports/evaluation" / model / "metrics.json").read_text())
-        for at_least, bounds in ((True, smoke.bounds[model].at_least), (False, smoke.bounds[model].at_most)):
-            for name, bound in bounds.items():
-                value = metrics.get(name)
-                results.append(Result(name=f"{model} {name}", value=value, bound=bound, at_least=at_least))
+        bounds = smoke.bounds[model]
+        for name, bound in bounds.at_least.items():
+            results.append(Result(name=f"{model} {name}", value=metrics.get(name), bound=bound, at_least=True))
+        for name, bound in bounds.at_most.items():
+            results.append(Result(name=f"{model} {name}", value=metrics.get(name), bound=bound, at_least=False))
     return results

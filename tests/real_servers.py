@@ -23,6 +23,7 @@ from prefect.client.schemas.filters import (
 )
 
 HANGS = 1800  # seconds that only something that hangs takes
+FINAL = {"Completed", "Failed", "Crashed", "Cancelled"}
 T = TypeVar("T")
 
 
@@ -112,6 +113,15 @@ class Runs:
             parents = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=ids))
             flow_runs = self.client.read_flow_runs(flow_run_filter=parents)
         return states
+
+    def final_tree(self, run: UUID) -> dict[str, str]:
+        """`tree` once all of it has ended: a server records tasks a little later than flows."""
+
+        def final_states() -> dict[str, str] | None:
+            states = self.tree(run)
+            return states if FINAL.issuperset(states.values()) else None
+
+        return wait_for(final_states)
 
     def page(self, run: UUID, key: str) -> str:
         """The newest of the pages of that key which a run left, in Markdown."""

@@ -31,6 +31,7 @@ GUIDE = (ROOT / "docs/team.md").read_text()
 DEPLOY = ROOT / "deploy"
 SERVICES = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
 POSTGRES = "postgres"
+FIRST_SERVICES = ("postgres", "mlflow", "prefect", "users")
 PORTS = {"postgres": 5432, "mlflow": 5000, "prefect": 4200, "worker": 8080, "app": 8000, "dvc": 9000}
 SETTINGS = ("MLFLOW_", "PREFECT_", "AWS_", "PG", "THREESTAGE_")
 """Beginnings of variables that are not this process's business to hand to a team's servers and people."""
@@ -99,17 +100,21 @@ class Team:
         for folder, path in self.folders.items():
             text = re.sub(rf"(?<![^\s=]){folder}\b", str(path), text)
         text = re.sub(r"\b(postgres|mlflow|prefect)(?=:\d)|^postgres$|\b0\.0\.0\.0\b", "127.0.0.1", text)
-        return re.sub(r"\b(5432|9000|5000|4200|8080|8000)\b", lambda port: str(self.ports[int(port[0])]), text)
+
+        def own_port(match: re.Match[str]) -> str:
+            return str(self.ports[int(match[0])])
+
+        return re.sub(r"\b(5432|9000|5000|4200|8080|8000)\b", own_port, text)
 
     def outside(self) -> dict[str, str]:
         """The variables of a shell that has none of the team's."""
         variables = {name: value for name, value in environment().items() if not name.startswith(SETTINGS)}
         return variables | self.bucket | {"GIT_TERMINAL_PROMPT": "0", "PGPORT": str(self.ports[5432])}
 
-    def person(self, name: str, **more: str) -> dict[str, str]:
+    def person(self, name: str, **changes: str) -> dict[str, str]:
         """The variables of one of the team, from the file that passwords.py wrote."""
         file = read_env(self.folder / "secrets" / f"{name}.env")
-        return self.outside() | {variable: self.here(value) for variable, value in file.items()} | more
+        return self.outside() | {variable: self.here(value) for variable, value in file.items()} | changes
 
     def environment(self, service: str) -> dict[str, str]:
         """The variables of a service."""
@@ -125,12 +130,12 @@ class Team:
         words = [*definition.get("entrypoint", ()), *(arguments or definition["command"])]
         return [self.here(word) for word in words]
 
-    def start(self, service: str, **more: str) -> None:
+    def start(self, service: str, **changes: str) -> None:
         """Start a service, and come back at once."""
         if service == POSTGRES:
             self.postgres.start()
             return
-        self.start_process(service, self.command(service), self.environment(service) | more)
+        self.start_process(service, self.command(service), self.environment(service) | changes)
 
     def start_process(self, name: str, command: list[str], env: Mapping[str, str]) -> None:
         """Start a process in a group of its own, which writes to a log of that name."""
@@ -236,7 +241,7 @@ class Cluster:
         """Do what the image does: make a new cluster, then run the scripts of its folder initdb.d."""
         auth = ("--username", POSTGRES, "--auth-local=trust", "--auth-host=scram-sha-256")
         self.run("initdb", *self.data, *auth, "--no-sync")
-        self.control("start", "--log", f"{self.folder}/log", "--options", self.options)
+        self.control("start", f"--log={self.folder}/log", f"--options={self.options}")
         for volume in SERVICES[POSTGRES]["volumes"]:
             source, target = volume.split(":")[:2]
             if target.startswith("/docker-entrypoint-initdb.d/"):
@@ -256,7 +261,7 @@ def servers(folder: Path) -> Iterator[Team]:
         try:
             moto = ["moto_server", "--host", "127.0.0.1", "--port", str(team.ports[9000])]
             team.start_process("dvc", moto, team.outside())
-            team.up("postgres", "mlflow", "prefect", "users")
+            team.up(*FIRST_SERVICES)
             _make_bucket(team)
             yield team
         finally:

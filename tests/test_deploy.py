@@ -54,10 +54,14 @@ def of(stage: str, word: str) -> list[str]:
     return [arguments for instruction, arguments in STAGES[stage] if instruction == word]
 
 
+def without_options(words: list[str]) -> list[str]:
+    return [word for word in words if not word.startswith("--")]
+
+
 def copied(stage: str) -> list[list[str]]:
     """The words of the instructions that copy files of the project into a stage."""
     copies = [shlex.split(arguments) for arguments in of(stage, "COPY") if not arguments.startswith("--from=")]
-    return [[word for word in words if not word.startswith("--")] for words in copies]
+    return [without_options(words) for words in copies]
 
 
 def read_unit(*paths: Path) -> ConfigParser:

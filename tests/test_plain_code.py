@@ -20,6 +20,7 @@ FOLDERS = (
     "tests/benchmarks",
     "tests/cli",
     "tests/data",
+    "tests/flows",
     "tests/llm",
     "tests/tasks/data",
     "tests/tasks/datasets",

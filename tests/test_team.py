@@ -7,13 +7,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
-from projects import change_params, environment, git
+from projects import change_params, commit_all, environment, git
 from real_servers import Runs, wait_for
 from team import Team, block, blocks, read_env, servers, why_no_postgres
 
@@ -26,7 +27,9 @@ needs_postgres = pytest.mark.skipif(bool(why_no_postgres()), reason=why_no_postg
 MODELS = ("foundation", "classifier", "assistant", "guard")
 NAMES = {f"threestage-{model}" for model in MODELS}
 UNFINISHED = "tags.`threestage.registering` != 'done'"
-SOMEONE = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+SOMEONE = dict.fromkeys(
+    ["GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"], "test@localhost"
+)
 STAGE = "finetune@assistant"
 LONGER = {"train": {"steps": 200, "checkpoint_every": 10}}
 EVIL = {"Origin": "https://evil.example"}
@@ -43,7 +46,7 @@ class Night:
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory) -> Iterator[Team]:
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     with servers(tmp_path_factory.mktemp("servers")) as running:
         yield running
 
@@ -52,12 +55,11 @@ def team(tmp_path_factory) -> Iterator[Team]:
 def repository(team: Team, project: Path) -> Path:
     """The team's repository: everything is made and shared, then a parameter of the assistant's training changed."""
     folder = shutil.copytree(project, team.folder / "repository", symlinks=True)
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "The models")
+    commit_all(folder, "The models")
     done = team.run(f"set -e\n{block('The DVC remote')}\ndvc push", team.outside() | SOMEONE, folder)
     assert done.returncode == 0, done.stderr
     change_params(folder, {"applications": {"assistant": LONGER}})
-    git(folder, "commit", "--quiet", "--all", "--message", "A longer training")
+    commit_all(folder, "A longer training")
     return folder
 
 
@@ -65,7 +67,7 @@ def repository(team: Team, project: Path) -> Path:
 def night(team: Team, repository: Path) -> Night:
     """One night of the worker, in a clone that it makes itself."""
     team.start("worker", THREESTAGE_REPOSITORY=str(repository), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
-    wait_for(lambda: (team.project / "dvc.lock").exists())
+    wait_for((team.project / "dvc.lock").exists)
     done = team.run("dvc pull", team.person("training"), team.project)
     assert done.returncode == 0, done.stderr
     team.wait_for("worker")
@@ -75,28 +77,42 @@ def night(team: Team, repository: Path) -> Night:
     flow_run = runs.client.create_flow_run_from_deployment(
         daily.id, parameters={"decide": "nobody", "push_to": "origin"}
     ).id
-    state, retrain = team.project / f".threestage/stages/{STAGE}", team.project / ".threestage/retrain"
+    training = team.project / f".threestage/stages/{STAGE}"
+    retrain = team.project / ".threestage/retrain"
 
     def log() -> str:
-        return (retrain / "log").read_text(errors="replace") if (retrain / "log").exists() else ""
+        path = retrain / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
-    def wait(there: Callable[[], object]) -> None:
-        wait_for(lambda: there() or runs.client.read_flow_run(flow_run).state.is_final(), every=0.1)
-        assert there(), log()
+    def checkpoints() -> list[Path]:
+        return list(training.glob("*/step-*.safetensors"))
 
-    wait(lambda: list(state.glob("*/step-*.safetensors")))
-    _without(team, "prefect", state / "lock")
-    wait(lambda: "/registered-models/create" in team.log("mlflow"))
+    def registration_begins() -> bool:
+        return "/registered-models/create" in team.log("mlflow")
+
+    def registration_is_retried() -> bool:
+        return "Retry 1/" in log()
+
+    def wait(condition: Callable[[], object]) -> None:
+        def is_over() -> bool:
+            return bool(condition()) or runs.client.read_flow_run(flow_run).state.is_final()
+
+        wait_for(is_over, every=0.1)
+        assert condition(), log()
+
+    wait(checkpoints)
+    restart(team, "prefect", training / "lock")
+    wait(registration_begins)
     team.kill("mlflow")
-    wait(lambda: "Retry 1/" in log())
-    _without(team, "mlflow", retrain / "lock")
-    name = runs.ended(flow_run)
+    wait(registration_is_retried)
+    restart(team, "mlflow", retrain / "lock")
+    state = runs.ended(flow_run)
     team.kill("worker")
-    branch = f"retrain/{runs.client.read_flow_run(flow_run).name.split(':')[0].removeprefix('retrain ')}"
-    return Night(name, log(), runs.tree(flow_run), branch)
+    day = runs.client.read_flow_run(flow_run).name.partition(":")[0].removeprefix("retrain ")
+    return Night(state=state, log=log(), tree=runs.tree(flow_run), branch=f"retrain/{day}")
 
 
-def _without(team: Team, service: str, lock: Path) -> None:
+def restart(team: Team, service: str, lock: Path) -> None:
     """Kill a service and start it again; meanwhile the process that holds a lock waits, however long that takes."""
     process = psutil.Process(int(lock.read_text()))
     process.suspend()
@@ -107,11 +123,11 @@ def _without(team: Team, service: str, lock: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def clone(team: Team, repository: Path, night: Night, tmp_path_factory) -> Path:
+def clone(repository: Path, night: Night, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh clone after the night's branch was merged, as the reviewer and the engineer have one."""
-    git(repository, "merge", "--quiet", night.branch)
+    git(repository, "merge --quiet", night.branch)
     folder = tmp_path_factory.mktemp("reviewer") / "project"
-    git(repository, "clone", "--quiet", str(repository), str(folder))
+    git(repository, "clone --quiet", str(repository), str(folder))
     return folder
 
 
@@ -121,15 +137,20 @@ def aliases(team: Team) -> dict[str, dict[str, str]]:
         return {model: dict(client.get_registered_model(f"threestage-{model}").aliases) for model in MODELS}
 
 
-def flow_runs(team: Team) -> list[dict]:
-    """All that ran in Prefect."""
+def flow_runs(team: Team) -> list[dict[str, Any]]:
+    """All flow runs in Prefect, as its API returns them."""
     auth = tuple(team.person("training")["PREFECT_API_AUTH_STRING"].split(":"))
     answer = httpx.post(f"{team.prefect_url}/flow_runs/filter", json={"sort": "ID_DESC"}, auth=auth, timeout=600)
     return answer.raise_for_status().json()
 
 
+def records(team: Team) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """The aliases in MLflow, and the runs in Prefect."""
+    return aliases(team), [run["id"] for run in flow_runs(team)]
+
+
 @needs_postgres
-def test_servers_refuse_strangers_and_run_no_jobs(team):
+def test_servers_refuse_strangers_and_run_no_jobs(team: Team) -> None:
     experiments = f"{team.mlflow_url}/api/2.0/mlflow/experiments/search"
     assert httpx.get(experiments, params={"max_results": 1}).status_code == 401
     assert httpx.post(experiments, headers=EVIL).text == "Cross-origin request blocked"
@@ -143,23 +164,22 @@ def test_servers_refuse_strangers_and_run_no_jobs(team):
 
 
 @needs_postgres
-def test_a_night_survives_restarts_of_prefect_and_mlflow_and_registers_each_model_once(team, night):
+def test_night_survives_restarts_of_prefect_and_mlflow_and_registers_each_model_once(team: Team, night: Night) -> None:
     assert night.state == "Completed", night.log
     assert set(night.tree.values()) == {"Completed"}, night.tree
     assert {STAGE, "evaluate@assistant", "register", "share"} <= night.tree.keys()
     assert "pretrain" not in night.tree
     assert "Retry 1/4 will start" in night.log
     with team.client() as client:
-        assert {model.name: len(versions(client, model.name)) for model in client.search_registered_models()} == (
-            dict.fromkeys(NAMES, 1)
-        )
+        models = [model.name for model in client.search_registered_models()]
+        assert {model: len(versions(client, model)) for model in models} == dict.fromkeys(NAMES, 1)
         experiment = client.get_experiment_by_name("threestage").experiment_id
         assert client.search_runs([experiment], UNFINISHED, run_view_type=ViewType.ACTIVE_ONLY) == []
     assert aliases(team) == {model: {"challenger": "1"} for model in MODELS}
 
 
 @needs_postgres
-def test_a_wrong_password_of_prefect_is_an_error_on_one_line_with_the_way_out(team, clone):
+def test_wrong_password_of_prefect_is_an_error_on_one_line_with_the_way_out(team: Team, clone: Path) -> None:
     env = team.person("training") | {"PREFECT_API_AUTH_STRING": "team:wrong"}
     done = team.run("threestage register", env, clone)
     assert done.returncode == 1
@@ -169,8 +189,8 @@ def test_a_wrong_password_of_prefect_is_an_error_on_one_line_with_the_way_out(te
 
 
 @needs_postgres
-def test_a_clone_pulls_what_the_night_pushed_and_has_nothing_to_do(team, repository, clone):
-    output = {}
+def test_clone_that_pulls_the_results_of_a_night_has_nothing_to_do(team: Team, repository: Path, clone: Path) -> None:
+    output: dict[str, str] = {}
     for line in block("A week").splitlines():
         command = line.partition("  #")[0].strip()
         done = team.run(command, team.person("reviewer"), clone)
@@ -186,21 +206,22 @@ def test_a_clone_pulls_what_the_night_pushed_and_has_nothing_to_do(team, reposit
 
 
 @needs_postgres
-def test_what_one_decides_all_see(team, clone):
+def test_decision_of_one_person_is_in_the_history_of_all(team: Team, clone: Path) -> None:
     reviewer = team.person("reviewer")
     for command in ("classifier", "approve classifier --despite-gates --reason 'as the page says' --by 'the reviewer'"):
         done = team.run(f"threestage review {command}", reviewer, clone)
         assert done.returncode == 0, done.stdout + done.stderr
     history = team.run("threestage review history classifier", team.person("training"), team.project)
-    assert re.search(
-        r"^version 1 approved (despite .*)?by the reviewer, .*: as the page says$", history.stdout, re.MULTILINE
-    )
+    approval = re.compile(r"^version 1 approved (despite .*)?by the reviewer, .*: as the page says$", re.MULTILINE)
+    assert approval.search(history.stdout)
     assert history.stdout.endswith("now: champion 1\n")
     assert aliases(team)["classifier"] == {"champion": "1"}
 
 
 @needs_postgres
-def test_a_laptop_touches_none_of_the_teams_models(team, clone, monkeypatch):
+def test_laptop_registers_models_of_its_own_and_may_not_change_the_teams(
+    team: Team, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = aliases(team)
     register = "from tasks.registry.register import register_model; register_model('classifier')"
     done = team.run(f'python -c "{register}"', team.person("engineer"), clone)
@@ -220,22 +241,21 @@ def test_a_laptop_touches_none_of_the_teams_models(team, clone, monkeypatch):
 
 
 @needs_postgres
-def test_servers_find_their_database_again(team, night):
-    def records() -> tuple[dict[str, dict[str, str]], list[str]]:
-        return aliases(team), [run["id"] for run in flow_runs(team)]
-
-    before = records()
-    team.postgres.control("restart", "--log", "log", "--mode=immediate")
-    assert records() == before
+@pytest.mark.usefixtures("night")
+def test_servers_reconnect_after_a_restart_of_postgresql(team: Team) -> None:
+    before = records(team)
+    team.postgres.control("restart", "--log=log", "--mode=immediate")
+    assert records(team) == before
 
 
 @needs_postgres
-def test_a_backup_brings_back_runs_versions_and_decisions_and_the_app_serves_the_champion(team, night):
-    before = aliases(team), [run["id"] for run in flow_runs(team)]
-    make, stop, *code, upgrade_mlflow, upgrade_prefect, start = block("Upgrade").splitlines()
-    assert code == ["git pull", "docker compose build"]
-    assert make == block("Backup")
-    team.compose(make)
+@pytest.mark.usefixtures("night")
+def test_backup_restores_runs_versions_and_decisions_and_the_app_serves_the_champion(team: Team) -> None:
+    before = records(team)
+    back_up, stop, *update_code, upgrade_mlflow, upgrade_prefect, start = block("Upgrade").splitlines()
+    assert update_code == ["git pull", "docker compose build"]
+    assert back_up == block("Backup")
+    team.compose(back_up)
     (backup,) = (team.folder / "backups").iterdir()
     with team.client() as client:
         client.delete_registered_model("threestage-classifier")
@@ -247,17 +267,18 @@ def test_a_backup_brings_back_runs_versions_and_decisions_and_the_app_serves_the
     team.postgres.run("dropdb", "prefect")
     for line in (restore.replace("DATE", backup.name), upgrade_mlflow, upgrade_prefect, start):
         team.compose(line)
-    assert (aliases(team), [run["id"] for run in flow_runs(team)]) == before
+    assert records(team) == before
     team.up("app")
     key = {"Authorization": f"Bearer {read_env(team.folder / 'secrets/app.env')['THREESTAGE_API_KEYS']}"}
     wait_for(lambda: httpx.get(f"{team.app_url}/readyz").is_success)
-    mail = {"model": "classifier", "emails": [{"subject": "Lunch", "body": "At noon?"}]}
+    emails = [{"subject": "Lunch", "body": "At noon?"}]
+    mail = {"model": "classifier", "emails": emails}
     verdict = httpx.post(f"{team.app_url}/classify", json=mail, headers=key, timeout=600)
     assert verdict.is_success, verdict.text
     assert verdict.json()["verdicts"][0]["leaning"] in ("ham", "spam")
 
 
-def test_a_persons_backup_brings_back_an_sqlite_registry_and_its_artifacts(mlflow_store, tmp_path):
+def test_backup_of_an_sqlite_registry_restores_it_and_its_artifacts(mlflow_store: Path, tmp_path: Path) -> None:
     client = MlflowClient(f"sqlite:///{mlflow_store}")
     model = client.create_registered_model("threestage-classifier").name
     client.create_model_version(model, str(tmp_path / "mlartifacts/weights"), run_id=None)

@@ -1,4 +1,4 @@
-"""Prefect events about a model's versions, for the notifications of `flows/notify.py`.
+"""Prefect events about a model's versions: they trigger the messages of `deploy/automations.yaml`.
 
 An event that a server did not take is kept in `.threestage/events/unsent` and sent by the next run.
 """
@@ -9,8 +9,11 @@ import os
 import time
 from pathlib import Path
 
+from mlflow import MlflowClient
+
 from llm.files import write_atomic
 from tasks.registry.server import is_server, tracking_uri, without_secret
+from tasks.registry.versions import registered_name
 from tasks.stages.hashes import PREFIX
 from tasks.stages.lock import STATE, exclusive
 from tasks.stages.server import prefect_page
@@ -25,11 +28,24 @@ REMIND_AFTER = 20 * 3600  # seconds: each night, though one may come a little ea
 logger = logging.getLogger(__name__)
 
 
-def version_page(name: str, version: str) -> str:
-    """The address of a version's page in MLflow, on the tracking server or the one that `make ui` starts."""
+def _mlflow_pages() -> str:
+    """The address of MLflow's pages, on the tracking server or the one that `make ui` starts."""
     uri = tracking_uri()
-    pages = without_secret(uri, uri).rstrip("/") if is_server(uri) else address("mlflow")
-    return f"{pages}/#/models/{name}/versions/{version}"
+    return without_secret(uri, uri).rstrip("/") if is_server(uri) else address("mlflow")
+
+
+def version_page(name: str, version: str) -> str:
+    """The address of a version's page in MLflow."""
+    return f"{_mlflow_pages()}/#/models/{name}/versions/{version}"
+
+
+def announce(model: str, version: str, verdict: str) -> None:
+    """Emit an event: a version was compared and waits for a decision."""
+    name = registered_name(model)
+    client = MlflowClient()
+    run = client.get_run(client.get_model_version(name, version).run_id).info
+    review = f"{_mlflow_pages()}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/review/review.html"
+    emit(WAITS, name, version, model=model, number=version, verdict=verdict, review=review)
 
 
 def _standing_server() -> str:

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from llm.errors import UserError
 from tasks.params.load import load_application
 from tasks.registry.decide import compared, model_state, settle
-from tasks.registry.events import WAITS, emit, version_page
+from tasks.registry.events import announce, version_page
 from tasks.registry.markup import plain
 from tasks.registry.outcomes import WHY_LENGTH
 from tasks.registry.server import is_server, server_errors, tracking_uri, without_secret
@@ -97,11 +97,13 @@ class Reviewed:
             f"Or decide in MLflow, at {version_page(registered_name(self.model), self.version)}: set the tag `{STATE}` "
             f"to `{APPROVED}` or `{REJECTED}`, `{BY}` to your name and `{WHY}` to the reason, or move the alias "
             f"`{CHAMPION}` to it. The next review records that.",
+            f"Or run the deployment `decide` in Prefect: its form asks for the model, `{self.model}`, the version, "
+            f"`{self.version}`, your decision, your name and the reason.",
         ]
 
     def announce(self) -> None:
         """Emit an event for notifications: the challenger waits."""
-        emit(WAITS, registered_name(self.model), self.version, model=self.model, verdict=text(self.verdict))
+        announce(self.model, self.version, verdict=text(self.verdict))
 
 
 def text(markdown: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,27 +16,35 @@ MAILS = [{"label": "ham", "subject": f"Number {i}", "body": f"Words {i} of a mes
     [
         ("corpus", "mine.jsonl", '{"text": "good"}\n{"text": "bro\n', "data/raw/corpus/mine.jsonl, row 2: not JSON"),
         (
-            *("emails", "mine.csv", "label,subject,body\nham,Hi,Lunch?\nsmap,Win,Click\n"),
+            "emails",
+            "mine.csv",
+            "label,subject,body\nham,Hi,Lunch?\nsmap,Win,Click\n",
             "data/raw/emails/mine.csv, row 3: label 'smap' is not one of ham, spam",
         ),
         ("emails", "mine.jsonl", "\n".join(map(json.dumps, MAILS)), "emails: 2 checks failed"),
     ],
 )
-def test_a_mistake_in_data_is_one_line_and_leaves_nothing_behind(
-    project_copy: Path, prefect_api: str, mlflow_store: Path, command_line, dataset, file, text, error
+@pytest.mark.usefixtures("prefect_api", "mlflow_store")
+def test_mistake_in_data_is_an_error_on_one_line_and_leaves_nothing_behind(
+    project_copy: Path,
+    command_line: Callable[..., tuple[int, str, str]],
+    dataset: str,
+    file: str,
+    text: str,
+    error: str,
 ) -> None:
     change_params(project_copy, {"datasets": {"emails": {"preprocess": {"train_only": []}}}})
     path = project_copy / "data/raw" / dataset / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    code, _, said = command_line(project_copy, "preprocess", dataset)
+    code, _, output = command_line(project_copy, "preprocess", dataset)
     assert code == 1
-    (line,) = re.findall("error: .*", said)  # it may stand behind a progress bar
+    (line,) = re.findall("error: .*", output)  # it may stand behind a progress bar
     assert line.startswith(f"error: {error}")
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     log = (project_copy / f".threestage/stages/preprocess@{dataset}/log").read_text()
     assert "Traceback" in log
     assert f"\n{line}" in log
     assert "; ended after " in log.splitlines()[-1]
-    for made in ("data/processed", "reports/quality"):
-        assert not list((project_copy / made).glob("*"))
+    for folder in ("data/processed", "reports/quality"):
+        assert not list((project_copy / folder).glob("*"))

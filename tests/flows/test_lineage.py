@@ -4,6 +4,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -12,42 +15,57 @@ from projects import read_params
 pytestmark = pytest.mark.slow
 
 NAME = "threestage-classifier"
+CommandLine = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def project(project, tmp_path_factory):
+def project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy for the commands that run in it: while they do, other processes of this test run copy the shared one."""
     return shutil.copytree(project, tmp_path_factory.mktemp("lineage") / "project", symlinks=True)
 
 
-def test_each_model_leads_back_to_the_sources_that_are_pinned_with_the_facts_of_each_stage(project, command_line):
-    values, nodes_of = read_params(project), {}
-    pinned = {name: {each["sha256"] for each in block["sources"]} for name, block in values["datasets"].items()}
+def pinned_sources(block: dict[str, Any]) -> set[str]:
+    return {source["sha256"] for source in block["sources"]}
+
+
+def test_lineage_leads_each_model_back_to_its_pinned_sources_with_the_facts_of_each_stage(
+    project: Path, command_line: CommandLine
+) -> None:
+    values = read_params(project)
+    pinned = {name: pinned_sources(block) for name, block in values["datasets"].items()}
+    nodes_of: dict[str, list[dict[str, Any]]] = {}
     datasets = {"foundation": ["corpus"], "classifier": ["emails", "corpus"], "assistant": ["instructions"]}
     for model, names in datasets.items():
         code, text, error = command_line(project, "lineage", model, "--json")
         assert code == 0, error
-        nodes = nodes_of[model] = json.loads(text)["nodes"]
+        nodes = json.loads(text)["nodes"]
+        nodes_of[model] = nodes
         assert nodes[0]["name"] == f"threestage-{model} version 1"
-        assert {node["hash"] for node in nodes if node["kind"] == "source"} == set.union(*(pinned[it] for it in names))
+        hashes = {node["hash"] for node in nodes if node["kind"] == "source"}
+        assert hashes == set().union(*[pinned[name] for name in names])
         assert {node["name"] for node in nodes if node["kind"] == "dataset"} == set(names)
     bases = {"classifier": "version:threestage-foundation version 1@", "assistant": "weights:published@"}
     for model, base in bases.items():
         assert any(key.startswith(base) for key in nodes_of[model][0]["made_from"])
 
     facts = {node["kind"]: node["facts"] for node in nodes_of["foundation"]}
-    version, dataset, raw = facts["version"], facts["dataset"], facts["raw data"]
+    version = facts["version"]
+    dataset = facts["dataset"]
+    raw = facts["raw data"]
     steps = values["foundation"]["train"]["steps"]
     assert (version["parameters"]["steps"], version["seed"], version["aliases"]) == (steps, "1", ["challenger"])
     assert " 1 threads" in version["machine"]
     assert version["made by"] == "stage pretrain"
-    assert len({each["run's commit"] for each in (version, dataset, raw)} | {version["commit"]}) == 1
+    commits = {version["commit"], version["run's commit"], dataset["run's commit"], raw["run's commit"]}
+    assert len(commits) == 1
     assert dataset["parameters"]["tokenizer"] == "bpe"
     assert dataset["libraries"].keys() >= {"numpy", "tokenizers"}
     assert raw["made by"] == "stage fetch@corpus"
 
 
-def test_the_tree_and_the_chart_are_those_of_the_version(project, command_line):
+def test_lineage_prints_a_tree_and_a_chart_and_its_files_are_among_the_artifacts(
+    project: Path, command_line: CommandLine
+) -> None:
     code, text, error = command_line(project, "lineage", f"models:/{NAME}@challenger")
     assert (code, error) == (0, "")
     first, *lines = text.splitlines()
@@ -61,9 +79,9 @@ def test_the_tree_and_the_chart_are_those_of_the_version(project, command_line):
     assert (code, chart.splitlines()[0]) == (0, "flowchart LR")
 
 
-def test_an_unknown_model_is_an_error_on_one_line_and_a_closed_pipe_and_ctrl_c_are_none(
-    project, command_line, monkeypatch
-):
+def test_lineage_of_an_unknown_model_is_an_error_and_a_closed_pipe_and_ctrl_c_are_none(
+    project: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, text, error = command_line(project, "lineage", "spam")
     assert (code, text) == (1, "")
     assert error.startswith("error: spam: there is no such registered model; there are: threestage-")
@@ -76,7 +94,7 @@ def test_an_unknown_model_is_an_error_on_one_line_and_a_closed_pipe_and_ctrl_c_a
         code, *_ = command_line(project, "lineage", "classifier", "--json")
         assert code == 0
 
-    def interrupted(_):
+    def interrupted(_: str) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tasks.registry.lineage.find_lineage", interrupted)

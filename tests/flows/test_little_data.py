@@ -25,15 +25,13 @@ def go(command_line, mlflow_store: Path, prefect_api: str) -> Callable[..., None
 def warned(folder: Path, dataset: str) -> set[str]:
     """The columns of which the report only warns; nothing in it failed."""
     report = json.loads((folder / f"reports/quality/{dataset}/validation.json").read_text())
-    failed = [each for each in report["expectations"] if not each["success"]]
+    failed = [expectation for expectation in report["expectations"] if not expectation["success"]]
     assert report["success"]
-    assert {each["level"] for each in failed} <= {"warn"}
-    return {each["column"] for each in failed}
+    assert {expectation["level"] for expectation in failed} <= {"warn"}
+    return {expectation["column"] for expectation in failed}
 
 
-def test_mails_of_which_one_in_a_hundred_is_spam_are_learned_from_and_measured_with_one_of_them_each(
-    small_project: Path, go
-) -> None:
+def test_classifier_learns_from_one_spam_mail_in_each_split(small_project: Path, go: Callable[..., None]) -> None:
     rows = [
         {"label": "spam" if n % 100 == 0 else "ham", "subject": f"Number {n}", "body": f"a{n} b{n} c{n} d{n} e{n}"}
         for n in range(300)
@@ -52,7 +50,8 @@ def test_mails_of_which_one_in_a_hundred_is_spam_are_learned_from_and_measured_w
     ]
     page = (small_project / "reports/quality/emails/cleaning.md").read_text()
     assert "| lengths | A row with a field that is too short or too long is left out. | 0 | 1 |" in page
-    (run,) = MlflowClient().search_runs([e.experiment_id for e in MlflowClient().search_experiments()])
+    experiments = [experiment.experiment_id for experiment in MlflowClient().search_experiments()]
+    (run,) = MlflowClient().search_runs(experiments)
     assert {name: value for name, value in run.data.metrics.items() if name.startswith("cleaning.")} == {
         "cleaning.blank": 1,
         "cleaning.lengths": 1,
@@ -68,11 +67,11 @@ def test_mails_of_which_one_in_a_hundred_is_spam_are_learned_from_and_measured_w
     go(small_project, "load-published")
     go(small_project, "finetune", "classifier")
     go(small_project, "evaluate", "classifier")
-    found = json.loads((small_project / "reports/evaluation/classifier/metrics.json").read_text())
-    assert all(0 <= found[name] <= 1 for name in ("f1", "recall", "false_positive_rate"))
+    metrics = json.loads((small_project / "reports/evaluation/classifier/metrics.json").read_text())
+    assert all(0 <= metrics[name] <= 1 for name in ("f1", "recall", "false_positive_rate"))
 
 
-def test_one_short_book_is_a_corpus_that_a_model_is_trained_and_measured_on(small_project: Path, go) -> None:
+def test_foundation_is_trained_and_measured_on_one_short_book(small_project: Path, go: Callable[..., None]) -> None:
     with tarfile.open(ROOT / "tests/data/corpus.tgz") as archive:
         names = ("1793_george_washington_n", "1790_george_washington_n")
         book = "\n\n".join(archive.extractfile(f"speeches/{name}.txt").read().decode() for name in names)
@@ -93,6 +92,6 @@ def test_one_short_book_is_a_corpus_that_a_model_is_trained_and_measured_on(smal
     assert all(0 < meta["splits"][split]["tokens"] < 2048 for split in ("validation", "test"))
     go(small_project, "pretrain")
     go(small_project, "evaluate", "foundation")
-    found = json.loads((small_project / "reports/evaluation/foundation/metrics.json").read_text())
-    assert found["bits_per_byte"] > 1
-    assert "bits_per_byte_low" not in found  # of one window
+    metrics = json.loads((small_project / "reports/evaluation/foundation/metrics.json").read_text())
+    assert metrics["bits_per_byte"] > 1
+    assert "bits_per_byte_low" not in metrics, "one window has no interval"

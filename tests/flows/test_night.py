@@ -19,7 +19,7 @@ from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Running
 from projects import environment, free_ports
-from real_servers import Process, Runs, wait_for
+from real_servers import Process, Runs
 from small_models import make_models
 
 from flows.deploy import bring_merged_code, update
@@ -36,7 +36,6 @@ PARAMS = "f1: 0.5\napplications: {classifier: {}, assistant: {}}\n"
 STATUS = ("status", "--short", "--untracked-files=no")
 UPSTREAM = "origin/main"
 IGNORED = ".threestage/\nmlflow.db*\nmlartifacts/\n"
-END = {"Completed", "Failed", "Crashed", "Cancelled"}
 PARAMETERS = {"decide": "nobody", "push_to": "origin"}
 
 
@@ -50,12 +49,14 @@ def commit(message: str, folder: Path | str = ".") -> None:
 
 
 @pytest.fixture
-def server(tmp_path) -> Iterator[Process]:
+def server(tmp_path: Path) -> Iterator[Process]:
     """A standing Prefect server that a test may kill and start again."""
     (port,) = free_ports(1)
     api = f"http://127.0.0.1:{port}/api"
     variables = environment(PREFECT_HOME=str(tmp_path / "prefect"), PREFECT_SERVER_ANALYTICS_ENABLED="false")
-    server = Process(f"prefect server start --host 127.0.0.1 --port {port}", tmp_path, variables, f"{api}/health")
+    server = Process(
+        f"prefect server start --host 127.0.0.1 --port {port}", tmp_path, variables, answers=f"{api}/health"
+    )
     server.start()
     try:
         server.wait_until_ready()
@@ -68,7 +69,7 @@ def server(tmp_path) -> Iterator[Process]:
 
 
 @pytest.fixture
-def colleague(tmp_path, monkeypatch, server) -> Path:
+def colleague(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Process) -> Path:
     """A colleague's clone. The working folder is the training machine's, where nothing ran; each pushes to `origin`."""
     someone = {f"GIT_{who}_{what}": "ada@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     for name, value in (someone | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/project/mlflow.db"}).items():
@@ -80,7 +81,8 @@ def colleague(tmp_path, monkeypatch, server) -> Path:
     Path("params.yaml").write_text(PARAMS)
     Path(".gitignore").write_text(IGNORED)
     with Repo() as repo, repo.config.edit() as config:
-        config["core"]["remote"], config["remote"]["store"] = "store", {"url": str(tmp_path / "store")}
+        config["core"]["remote"] = "store"
+        config["remote"]["store"] = {"url": str(tmp_path / "store")}
     commit("A project")
     git("clone", "--quiet", "--bare", ".", "../origin")
     git("remote", "add", "origin", "../origin")
@@ -141,8 +143,12 @@ def branches(folder: Path | str = ".") -> list[str]:
 def versions() -> dict[str, str]:
     """The newest version of each model."""
     names = ("foundation", "classifier", "assistant")
-    found = ((name, MlflowClient().search_model_versions(f"name='threestage-{name}'")) for name in names)
-    return {name: str(versions[0].version) for name, versions in found if versions}
+    newest: dict[str, str] = {}
+    for name in names:
+        versions = MlflowClient().search_model_versions(f"name='threestage-{name}'")
+        if versions:
+            newest[name] = str(versions[0].version)
+    return newest
 
 
 def in_outage(server: Process, reproduce: Callable[..., None]) -> Callable[..., None]:
@@ -158,7 +164,9 @@ def in_outage(server: Process, reproduce: Callable[..., None]) -> Callable[..., 
     return run_stage
 
 
-def test_nights_of_a_training_machine_and_its_team(colleague, server, monkeypatch):
+def test_nights_survive_failures_and_outages_and_take_merged_code(
+    colleague: Path, server: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, end = night(hours=1e-9)
     assert (name, versions()) == ("0 of 6 stages; 1 failed", {})
     assert end.count("the run took longer than it may (`hours`)") == 1
@@ -188,8 +196,7 @@ def test_nights_of_a_training_machine_and_its_team(colleague, server, monkeypatc
         patch.setattr(dvc_process, "reproduce", in_outage(server, dvc_process.reproduce))
         name, end = night()
     assert name == "2 of 6 stages", "DVC's run cache brings back what the night before made"
-    runs = Runs(PREFECT_API_URL.value())
-    states = wait_for(lambda: END.issuperset((states := runs.tree(last_run().id)).values()) and states)
+    states = Runs(PREFECT_API_URL.value()).final_tree(last_run().id)
     assert set(states.values()) == {"Completed"}
     assert {"finetune@assistant", "evaluate@assistant", "register", "share"} <= states.keys()
     assert end.startswith("Completed: ")

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,24 +28,32 @@ def clone(project: Path, tmp_path: Path) -> Path:
 def forget(clone: Path, *paths: str) -> None:
     """Let the remote hold nothing of these folders."""
     stages = locked_stages(clone.parent / "origin/dvc.lock").values()
-    outs = {path: md5 for stage in stages for path, md5 in as_hashes(stage).outs.items()}
+    outs: dict[str, str] = {}
+    for stage in stages:
+        outs |= as_hashes(stage).outs
     files = clone.parent / "origin/.dvc/cache/files/md5"
-    for md5 in map(outs.__getitem__, paths):
-        listing = files / md5[:2] / md5[2:]
-        for each in json.loads(listing.read_text()):
-            (files / each["md5"][:2] / each["md5"][2:]).unlink(missing_ok=True)
+
+    def cached(md5: str) -> Path:
+        return files / md5[:2] / md5[2:]
+
+    for path in paths:
+        listing = cached(outs[path])
+        for file in json.loads(listing.read_text()):
+            cached(file["md5"]).unlink(missing_ok=True)
         listing.unlink()
 
 
-def test_a_model_comes_out_as_it_was_from_pinned_sources(clone: Path, command_line) -> None:
+def test_reproduce_makes_equal_bytes_from_pinned_sources_in_a_fresh_clone(
+    clone: Path, command_line: Callable[..., tuple[int, str, str]]
+) -> None:
     forget(clone, "data/raw/corpus", "data/processed/corpus")
     origin = clone.parent / "origin"
     md5 = as_hashes(locked_stages(origin / "dvc.lock")["pretrain"]).outs["models/foundation"]
     before = subprocess.check_output(["git", "status", "--porcelain"], cwd=clone)
     registry = f"sqlite:///{origin}/mlflow.db"
-    code, said, log = command_line(clone, "reproduce", "foundation@challenger", MLFLOW_TRACKING_URI=registry)
-    assert code == 0, said + log[-3000:]
-    first, *files = said.splitlines()
+    code, output, log = command_line(clone, "reproduce", "foundation@challenger", MLFLOW_TRACKING_URI=registry)
+    assert code == 0, output + log[-3000:]
+    first, *files = output.splitlines()
     assert first == (
         "identical: fetch@corpus, preprocess@corpus, pretrain made the bytes of models:/threestage-foundation/1 again"
     )

@@ -5,21 +5,25 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC
+from functools import partial
+from pathlib import Path
+from uuid import UUID
 
 import psutil
 import pytest
 from mlflow import MlflowClient
+from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
-from projects import NO_COMPILER, change_params, environment, git, run
+from projects import NO_COMPILER, change_params, commit_all, environment, git, run
 from real_servers import Runs, wait_for
 
 HANGS = 600  # seconds that only something that hangs takes
 NEVER = 10**6
 ENDLESS = {"steps": NEVER, "evaluate_every": NEVER, "checkpoint_every": NEVER}
 POOL = "local"
-ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
 GUARD = {
     "train": {"steps": 400, "batch_size": 8, "evaluate_every": 200, "checkpoint_every": 10},
     "review": {"at_least": {"f1": 1.01}},
@@ -27,7 +31,7 @@ GUARD = {
 
 
 @contextmanager
-def worker(folder, api):
+def worker(folder: Path, api: str) -> Iterator[subprocess.Popen[bytes]]:
     """A worker of the pool, in a group of its own."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
     with (folder / "worker.log").open("a") as log:
@@ -47,22 +51,21 @@ def worker(folder, api):
 
 
 @pytest.fixture(scope="module")
-def deployed(project, prefect_api, tmp_path_factory):
+def deployed(project: Path, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the finished project and its deployments; git and DVC have remotes beside it.
 
     Somebody took the alias from all challengers but the guard. The schedules are paused: no run is due meanwhile.
     """
     folder = shutil.copytree(project, tmp_path_factory.mktemp("deployed") / "project", symlinks=True)
-    git(folder, "config", "user.name", "Ada")
-    git(folder, "config", "user.email", "ada@localhost")
+    git(folder, "config user.name Ada")
+    git(folder, "config user.email ada@localhost")
     done = run(folder, "dvc", "remote", "add", "--default", "store", str(folder.parent / "store"))
     assert done.returncode == 0, done.stderr
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "The models, and a remote")
-    git(folder.parent, "clone", "--quiet", "--bare", str(folder), "origin")
-    git(folder, "remote", "add", "origin", str(folder.parent / "origin"))
-    git(folder, "fetch", "--quiet", "origin")
-    git(folder, "branch", "--quiet", "--set-upstream-to", f"origin/{said(folder, 'branch', '--show-current')}")
+    commit_all(folder, "The models, and a remote")
+    git(folder.parent, "clone --quiet --bare", str(folder), "origin")
+    git(folder, "remote add origin", str(folder.parent / "origin"))
+    git(folder, "fetch --quiet origin")
+    git(folder, "branch --quiet --set-upstream-to", f"origin/{git_output(folder, 'branch --show-current')}")
     for model in ("foundation", "assistant", "classifier"):
         registry(folder).delete_registered_model_alias(f"threestage-{model}", "challenger")
     create = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
@@ -73,39 +76,43 @@ def deployed(project, prefect_api, tmp_path_factory):
     return folder
 
 
-def registry(folder):
-    return MlflowClient(f"sqlite:///{folder / 'mlflow.db'}", f"sqlite:///{folder / 'mlflow.db'}")
+def registry(folder: Path) -> MlflowClient:
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    return MlflowClient(uri, uri)
 
 
-def said(folder, *arguments):
-    """What git says."""
-    done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+def git_output(folder: Path, command: str) -> str:
+    done = subprocess.run(["git", *command.split()], cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
 @pytest.fixture
-def runs(prefect_api):
+def runs(prefect_api: str) -> Runs:
     return Runs(prefect_api)
 
 
-def start(runs, **parameters):
+def start(runs: Runs, **parameters: str) -> UUID:
     """Start the deployment `daily` now."""
     deployment = runs.client.read_deployment_by_name("retrain/daily")
     return runs.client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
 
 
-def ended(runs, flow_run):
+def ended(runs: Runs, flow_run: UUID) -> FlowRun:
     """The flow run once it has ended."""
     runs.ended(flow_run)
     return runs.client.read_flow_run(flow_run)
 
 
-def tree(runs, flow_run):
-    """The states in which a flow run and all below it ended, by their names: a server hears of tasks a little later."""
-    return wait_for(lambda: ENDS.issuperset((found := runs.tree(flow_run)).values()) and found)
+def has_name(runs: Runs, flow_run: UUID, pattern: str) -> bool:
+    name = runs.client.read_flow_run(flow_run).name
+    return re.fullmatch(pattern, name) is not None
 
 
-def statuses(folder):
+def has_text(path: Path, text: str) -> bool:
+    return text in path.read_text()
+
+
+def statuses(folder: Path) -> list[str]:
     """The states of the retrains' runs in MLflow, oldest first. No run is open."""
     experiment = registry(folder).get_experiment_by_name("threestage").experiment_id
     runs = registry(folder).search_runs([experiment], order_by=["attributes.start_time"])
@@ -113,102 +120,114 @@ def statuses(folder):
     return [run.info.status for run in runs if run.info.run_name.startswith("retrain ")]
 
 
-def weights(folder, model="foundation"):
+def weights(folder: Path, model: str = "foundation") -> str:
     return hashlib.sha256((folder / f"models/{model}/model.safetensors").read_bytes()).hexdigest()
 
 
-def checkpoints(folder, stage="pretrain"):
+def checkpoints(folder: Path, stage: str) -> list[Path]:
     return list(folder.glob(f".threestage/stages/{stage}/*/step-*.safetensors"))
 
 
-def what(run):
-    """What a run's name says beside the day, which is one of its own."""
-    day, rest = re.fullmatch(r"retrain (\d{4}-\d\d-\d\d): (.+)", run.name).groups()
+def name_without_day(run: FlowRun) -> str:
+    """A run's name without the day, which must be one on which it ran."""
+    match = re.fullmatch(r"retrain (\d{4}-\d\d-\d\d): (.+)", run.name)
+    day, name = match.groups()
     assert f"{run.start_time.astimezone(UTC):%Y-%m-%d}" <= day <= f"{run.end_time.astimezone(UTC):%Y-%m-%d}"
-    return rest
+    return name
 
 
-def test_a_deployment_has_its_schedule_no_lease_and_a_form_with_bounds(deployed, runs):
+def test_deployments_have_a_schedule_no_lease_and_forms_with_bounds(deployed: Path, runs: Runs) -> None:
     daily = runs.client.read_deployment_by_name("retrain/daily")
-    assert [each.schedule.cron for each in daily.schedules] == ["0 3 * * *"]
+    assert [entry.schedule.cron for entry in daily.schedules] == ["0 3 * * *"]
     assert daily.global_concurrency_limit is None, "a run that loses its lease in an outage is ended"
     form = daily.parameter_openapi_schema["properties"]
     assert form.keys() == {"hours", "stage_hours", "decide", "share", "push_to"}
     assert (form["decide"]["enum"], daily.parameters["decide"]) == (["person", "gates", "nobody"], "person")
     assert form["stage_hours"]["exclusiveMinimum"] == 0
-    place, code = (next(iter(step.values())) for step in daily.pull_steps)
-    assert place == {"directory": str(deployed)}
-    assert code == {"script": f"{sys.executable} -m cli deploy"}
-    assert runs.client.read_deployment_by_name("review/review").pull_steps == daily.pull_steps[:1]
+    steps = "prefect.deployments.steps"
+    assert daily.pull_steps == [
+        {f"{steps}.set_working_directory": {"directory": str(deployed)}},
+        {f"{steps}.run_shell_script": {"script": f"{sys.executable} -m cli deploy"}},
+    ]
+    decide = runs.client.read_deployment_by_name("decide/decide")
+    assert decide.pull_steps == daily.pull_steps[:1]
+    form = decide.parameter_openapi_schema
+    assert form["properties"]["decision"]["enum"] == ["approve", "reject", "rollback"]
+    assert form["required"] == ["model", "decision", "reason", "by"]
+    assert decide.enforce_parameter_schema
 
 
-def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_back(deployed, prefect_api, runs):
-    before, path = weights(deployed), deployed / "params.yaml"
-    kept = path.read_text()
+def test_cancelled_run_is_cancelled_at_every_level_and_the_last_good_model_is_back(
+    deployed: Path, prefect_api: str, runs: Runs
+) -> None:
+    before = weights(deployed)
+    path = deployed / "params.yaml"
+    params = path.read_text()
     change_params(deployed, {"foundation": {"train": ENDLESS | {"checkpoint_every": 10}}})
     log = deployed / ".threestage/stages/pretrain/log"
     try:
         with worker(deployed, prefect_api):
             flow_run = start(runs)
-            wait_for(lambda: checkpoints(deployed))
+            wait_for(partial(checkpoints, deployed, "pretrain"))
             assert not (deployed / "models/foundation").exists()
             runs.client.set_flow_run_state(flow_run, Cancelling())
             done = ended(runs, flow_run)
-            ends = [each for each in runs.client.read_flow_run_states(flow_run) if each.is_final()]
+            ends = [state for state in runs.client.read_flow_run_states(flow_run) if state.is_final()]
             later = "the next run goes on from the last checkpoint."
-            assert ends[0].message == f"The run was cancelled; {later}"  # as it says itself, before its worker looks
+            assert ends[0].message == f"The run was cancelled; {later}", "the run's own message, before its worker's"
             assert weights(deployed) == before
             run_log = deployed / ".threestage/retrain/log"
-            wait_for(lambda: "Stopped; the next run goes on" in run_log.read_text())
+            wait_for(partial(has_text, run_log, "Stopped; the next run goes on"))
             assert statuses(deployed)[-1] == "KILLED"
         assert "Finished in state Running" not in run_log.read_text()
-        states = tree(runs, flow_run)
+        states = runs.final_tree(flow_run)
         assert set(states.values()) == {"Cancelled"}, states
         assert {"pretrain", "pretrain-scratch", done.name} <= states.keys()
         assert "Crash" not in log.read_text()
         assert " goes on from there; ended after " in log.read_text().splitlines()[-1]
-        assert said(deployed, "status", "--short", "--", "dvc.lock", "reports") == ""
+        assert git_output(deployed, "status --short -- dvc.lock reports") == ""
     finally:
-        path.write_text(kept)
-        for folder in {each.parent for each in checkpoints(deployed)}:
+        path.write_text(params)
+        for folder in {path.parent for path in checkpoints(deployed, "pretrain")}:
             shutil.rmtree(folder)
 
 
-def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_checkpoint(
-    project, deployed, prefect_api, runs
-):
+def test_killed_worker_leaves_crashed_runs_and_the_next_run_resumes_from_the_checkpoint(
+    project: Path, deployed: Path, prefect_api: str, runs: Runs
+) -> None:
     change_params(deployed, {"applications": {"guard": GUARD}})
     stage_folder = deployed / ".threestage/stages/finetune@guard"
     with worker(deployed, prefect_api) as working:
         flow_run = start(runs)
-        wait_for(lambda: checkpoints(deployed, "finetune@guard"))
+        wait_for(partial(checkpoints, deployed, "finetune@guard"))
         stage = psutil.Process(int((stage_folder / "lock").read_text()))
         stage.suspend()  # so that it does not end before
         working.kill()
         working.wait()
         stage.resume()
     done = ended(runs, flow_run)
-    states = tree(runs, flow_run)  # the stage may still write its checkpoint
+    states = runs.final_tree(flow_run)  # the stage may still write its checkpoint
     assert set(states.values()) == {"Crashed"}, states
     assert {"finetune@guard", done.name} <= states.keys()
     assert statuses(deployed)[-1] == "KILLED"
     assert weights(deployed, "guard") == weights(project, "guard")
 
     registry(deployed).set_registered_model_alias("threestage-guard", "champion", "1")  # as a person may
-    before = said(deployed, "rev-parse", "HEAD"), said(deployed, "ls-files", "--stage")
+    head = git_output(deployed, "rev-parse HEAD")
+    index = git_output(deployed, "ls-files --stage")
     with worker(deployed, prefect_api):
         again = start(runs, push_to="origin")
-        wait_for(lambda: runs.client.read_flow_run(again).name.endswith(" of 18 stages"))
+        wait_for(partial(has_name, runs, again, ".* of 18 stages"))
         decided = start(runs, decide="gates")
-        wait_for(lambda: runs.client.read_flow_run(decided).name == "retrain: waits for the run before")
+        wait_for(partial(has_name, runs, decided, "retrain: waits for the run before"))
         assert not runs.client.read_flow_run(again).state.is_final()
         finished = ended(runs, again)
         judged = ended(runs, decided)
     assert finished.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
     assert "going on after step" in (stage_folder / "log").read_text()
     assert weights(deployed, "guard") != weights(project, "guard")
-    assert what(finished) == "2 of 18 stages"
-    states = tree(runs, again)
+    assert name_without_day(finished) == "2 of 18 stages"
+    states = runs.final_tree(again)
     assert set(states.values()) == {"Completed"}
     assert {"review: guard 2 waits", "register", "share"} <= states.keys()
     assert "; finished in " in finished.state.message
@@ -218,21 +237,23 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert "- **guard**: version 2 waits for a decision\n" in shown
 
     branch = finished.name.partition(":")[0].replace(" ", "/")
-    assert before == (said(deployed, "rev-parse", "HEAD"), said(deployed, "ls-files", "--stage"))
-    assert said(deployed, "status", "--short", "--untracked-files=no") == "M params.yaml"
-    assert said(deployed, "rev-parse", f"{branch}^@") == before[0]
-    message = said(deployed, "log", "-1", "--format=%B", branch).splitlines()
+    assert git_output(deployed, "rev-parse HEAD") == head
+    assert git_output(deployed, "ls-files --stage") == index
+    assert git_output(deployed, "status --short --untracked-files=no") == "M params.yaml"
+    assert git_output(deployed, f"rev-parse {branch}^@") == head
+    message = git_output(deployed, f"log -1 --format=%B {branch}").splitlines()
     assert {"finetune@guard: applications.guard.train modified", "threestage-guard version 2"} <= {*message}
-    changed = said(deployed, "diff", "--name-only", "HEAD", branch).splitlines()
+    changed = git_output(deployed, f"diff --name-only HEAD {branch}").splitlines()
     assert {"dvc.lock", "params.yaml", "reports/evaluation/guard/metrics.json"} <= {*changed}
-    assert said(deployed.parent / "origin", "rev-parse", branch) == said(deployed, "rev-parse", branch)
+    pushed = git_output(deployed.parent / "origin", f"rev-parse {branch}")
+    assert pushed == git_output(deployed, f"rev-parse {branch}")
     assert f"- committed to the branch {branch}\n- data pushed to DVC's remote store\n" in shown
 
     assert judged.state.name == "Completed"
-    assert what(judged) == "nothing to train, a review", "DVC's run cache brought back what nobody merged"
+    assert name_without_day(judged) == "nothing to train, a review", "DVC's run cache brought back what nobody merged"
     assert r"| finetune\@guard | restored |" in runs.page(decided, "retrain")
     assert f"- committed to the branch {branch}\n" in runs.page(decided, "retrain")
-    assert said(deployed, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
+    assert git_output(deployed, "branch --list retrain/* --format=%(refname:short)") == branch
     version = registry(deployed).get_model_version("threestage-guard", "2")
     assert (version.tags["threestage.by"], version.tags["threestage.state"]) == ("gates", "rejected")
     assert re.search(r"\w+ at least [\d.]+: failed", version.tags["threestage.why"])

@@ -1,16 +1,18 @@
 """A smoke run of a small project: what it leaves alone, and how it fails."""
 
-import asyncio
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterName
-from projects import ROOT, change_params, git
+from prefect.client.schemas.objects import Artifact, FlowRun
+from projects import ROOT, change_params, commit_all
 
 from llm.errors import UserError
 from tasks.params.load import load_smoke, reduced
@@ -23,32 +25,35 @@ SMOKE = {
     "params": {"foundation": {"train": FEW, "evaluate": {"sample_tokens": 4}}},
     "bounds": {"foundation": {"at_least": {"bits_per_byte": 20}, "at_most": {"ngram_bits_per_byte": 20}}},
 }
+MADE = ("models", "reports", "data", "mlartifacts", "mlflow.db")
 
 
-def state(folder: Path) -> dict[str, str]:
-    """What git says of a project, and the size and time of what it made and of its registry."""
-    made = [
-        path for name in ("models", "reports", "data", "mlartifacts") for path in sorted(folder.glob(f"{name}/**/*"))
-    ]
-    files = {str(path): f"{path.stat().st_size} {path.stat().st_mtime_ns}" for path in [*made, folder / "mlflow.db"]}
-    asked = (["status", "--porcelain"], ["worktree", "list"])
-    return files | {each[0]: subprocess.check_output(["git", *each], cwd=folder, text=True) for each in asked}
+def state(project: Path) -> dict[str, str]:
+    """What git says of a project, and the size and time of each file that it made."""
+    state: dict[str, str] = {}
+    for command in ("status --porcelain", "worktree list"):
+        state[command] = subprocess.check_output(["git", *command.split()], cwd=project, text=True)
+    for name in MADE:
+        for path in [project / name, *(project / name).rglob("*")]:
+            stat = path.stat()
+            state[str(path)] = f"{stat.st_size} {stat.st_mtime_ns}"
+    return state
 
 
-async def failed_runs() -> tuple[list, list]:
-    async with get_client() as client:
-        runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=["smoke"])))
-        ours = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id for run in runs]))
-        return runs, await client.read_artifacts(artifact_filter=ours)
+def smoke_run() -> tuple[FlowRun, list[Artifact]]:
+    """The only smoke run, and its artifacts."""
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=["smoke"])))
+        artifacts = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+        return run, client.read_artifacts(artifact_filter=artifacts)
 
 
-def test_a_result_outside_its_bound_fails_the_run_and_nothing_is_left_behind(
-    project, prefect_api, command_line, tmp_path
-):
+def test_result_outside_its_bound_fails_the_run_and_nothing_is_left_behind(
+    project: Path, prefect_api: str, command_line: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
     change_params(folder, lambda values: values.update(smoke=SMOKE))
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "What makes a smoke run small")
+    commit_all(folder, "What makes a smoke run small")
     shutil.rmtree(folder / "data/raw/corpus")
     before = state(folder)
     code, _, error = command_line(folder, "smoke")
@@ -56,11 +61,11 @@ def test_a_result_outside_its_bound_fails_the_run_and_nothing_is_left_behind(
     assert code == 1, log
     assert state(folder) == before
     assert "data/raw/corpus: from DVC" in log
-    ((run,), artifacts) = asyncio.run(failed_runs())
+    run, artifacts = smoke_run()
     assert "error: smoke: outside its bound: foundation bits_per_byte " in error
     assert run.state.name == "Failed"
     assert "(at least 20)" in run.state.message
-    (table,) = (json.loads(each.data) for each in artifacts if each.key == "smoke")
+    (table,) = [json.loads(artifact.data) for artifact in artifacts if artifact.key == "smoke"]
     assert [(row["result"], row[""]) for row in table] == [
         ("foundation bits_per_byte", "OUTSIDE"),
         ("foundation ngram_bits_per_byte", ""),
@@ -69,19 +74,27 @@ def test_a_result_outside_its_bound_fails_the_run_and_nothing_is_left_behind(
 
 @pytest.mark.parametrize(
     ("value", "at_least", "passed"),
-    [(0.8, True, True), (0.79, True, False), (0.8, False, True), (0.81, False, False), (float("nan"), True, False)],
+    [
+        (0.8, True, True),
+        (0.79, True, False),
+        (0.8, False, True),
+        (0.81, False, False),
+        (float("nan"), True, False),
+        (None, True, False),
+    ],
 )
-def test_a_bound_itself_passes_and_nan_does_not(value, at_least, passed):
-    assert Result("classifier f1", value, 0.8, at_least).passed == passed
+def test_bound_itself_passes_and_nan_and_a_missing_result_do_not(
+    value: float | None, at_least: bool, passed: bool
+) -> None:
+    assert Result(name="classifier f1", value=value, bound=0.8, at_least=at_least).passed == passed
 
 
-def test_a_result_that_is_missing_does_not_pass():
-    result = Result("classifier f1", None, 0.8, True)
-    assert not result.passed
+def test_missing_result_is_named() -> None:
+    result = Result(name="classifier f1", value=None, bound=0.8, at_least=True)
     assert str(result) == "classifier f1 is missing (at least 0.8)"
 
 
-def write(path: Path, smoke: dict) -> Path:
+def write_params(path: Path, smoke: dict[str, Any]) -> Path:
     values = read_yaml(ROOT / "params.yaml") | {"smoke": smoke}
     path.write_text(yaml.safe_dump(values))
     return path
@@ -100,22 +113,24 @@ def write(path: Path, smoke: dict) -> Path:
         ),
     ],
 )
-def test_a_wrong_section_is_an_error_that_names_the_key(tmp_path, smoke, reason):
-    path = write(tmp_path / "params.yaml", smoke)
+def test_wrong_section_is_an_error_that_names_the_key(tmp_path: Path, smoke: dict[str, Any], reason: str) -> None:
+    path = write_params(tmp_path / "params.yaml", smoke)
     with pytest.raises(UserError) as error:
         load_smoke(path)
     assert str(error.value).startswith(f"{path}: {reason}")
 
 
-def test_params_of_a_block_that_is_not_there_change_nothing(tmp_path):
+def test_params_of_a_missing_block_change_nothing(tmp_path: Path) -> None:
     values = read_yaml(ROOT / "params.yaml")
-    path = write(tmp_path / "params.yaml", SMOKE | {"params": {"applications": {"gone": {"train": {"steps": 1}}}}})
+    smoke = SMOKE | {"params": {"applications": {"gone": {"train": {"steps": 1}}}}}
+    path = write_params(tmp_path / "params.yaml", smoke)
     assert reduced(values, load_smoke(path)) == values
 
 
-def test_it_is_due_each_week():
-    deployments = {each["name"]: each for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+def test_smoke_run_is_due_each_week_with_the_code_that_daily_runs() -> None:
+    entries = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    deployments = {entry["name"]: entry for entry in entries}
     smoke = deployments["smoke"]
     assert smoke["entrypoint"] == "flows/smoke.py:smoke"
-    assert smoke["pull"] == deployments["daily"]["pull"], "it tests the code that is merged, as daily runs it"
+    assert smoke["pull"] == deployments["daily"]["pull"]
     assert smoke["schedules"] == [{"cron": "0 1 * * 0", "timezone": "UTC"}]

@@ -1,0 +1,150 @@
+"""A person decides on a compared version: by the deployment `decide`, or on the command line."""
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from decisions import ME, NAME, aliases, compare, promote, register
+from mlflow import MlflowClient
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ParameterTypeError
+from projects import ROOT
+
+from flows.decide import decide
+from llm.errors import UserError
+from tasks.registry.decide import history
+from tasks.stages.server import run_as_child
+
+pytestmark = pytest.mark.slow
+
+CommandLine = Callable[..., tuple[int, str, str]]
+
+APPROVE = {"model": "classifier", "decision": "approve", **ME}
+NO_MODEL = "error: there is no model 'nobody'; those are: foundation, classifier, assistant, guard\n"
+NOT_DESPITE_GATES = "version 2 failed f1 at least 1.1: --despite-gates approves it all the same"
+
+
+@pytest.fixture
+def waiting_version(mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Version 1 of the classifier is champion, version 2 failed a gate and waits."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "dvc.yaml").touch()  # a command knows a project by it
+    register("classifier", versions=2)
+    promote("1")
+    compare("2", "f1 at least 1.1")
+    return tmp_path
+
+
+@pytest.fixture
+def threestage(command_line: CommandLine, waiting_version: Path) -> CommandLine:
+    """The command line in this process: exit code and both outputs."""
+    return partial(command_line, waiting_version)
+
+
+def newest_run() -> FlowRun:
+    with get_client(sync_client=True) as client:
+        return max(client.read_flow_runs(), key=lambda run: run.created)
+
+
+def test_deployment_decide_approves_rejects_and_rolls_back_under_a_persons_name(
+    waiting_version: Path, prefect_api: str
+) -> None:
+    with pytest.raises(UserError, match=NOT_DESPITE_GATES):
+        run_as_child(decide, APPROVE)
+    assert newest_run().state.name == "Failed"
+    outcome = run_as_child(decide, APPROVE | {"despite_gates": True})
+    assert outcome.startswith("version 2 approved despite f1 at least 1.1 by reviewer-1, ")
+    assert outcome.endswith(f": {ME['reason']}")
+    assert aliases() == ("2", "1", None)
+    run = newest_run()
+    assert (run.name, run.state.name) == ("decide: classifier 2 approved despite f1 at least 1.1", "Completed")
+    run_as_child(decide, APPROVE | {"decision": "rollback"})
+    assert aliases() == ("1", None, None)
+    assert newest_run().name == "decide: classifier 2 rolled back to version 1"
+    run_as_child(decide, APPROVE | {"decision": "reject", "version": "2"})
+    assert history("classifier")[-1].event == "rejected"
+
+
+@pytest.mark.parametrize("wrong", [{"reason": " "}, {"by": ""}, {"by": "x" * 201}, {"decision": "perhaps"}])
+def test_form_of_decide_refuses_a_value_that_does_not_fit(
+    waiting_version: Path, prefect_api: str, wrong: dict[str, str]
+) -> None:
+    with pytest.raises(ParameterTypeError):
+        run_as_child(decide, APPROVE | wrong)
+    assert aliases() == ("1", None, "2")
+
+
+def test_command_line_approves_rolls_back_and_shows_the_history(
+    threestage: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decision = ("review", "approve", "classifier", "--reason", "it reads well", "--by")
+    code, _, error = threestage(*decision, "reviewer-1")
+    assert (code, error.count(NOT_DESPITE_GATES)) == (1, 1)
+    code, _, error = threestage(*decision, "gates", "--despite-gates")
+    assert (code, error.count("'gates' is no person's name")) == (1, 1)
+    code, output, _ = threestage(*decision, "reviewer-1", "--despite-gates")
+    assert (code, aliases()) == (0, ("2", "1", None))
+    assert output.startswith("classifier: version 2 approved despite f1 at least 1.1 by reviewer-1, ")
+    code, _, _ = threestage("review", "rollback", "classifier/1", "--reason", "no")
+    assert code == 1, "version 2 is the champion"
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "reviewer-1")
+    code, output, _ = threestage("review", "rollback", "classifier", "--reason", "complaints")
+    assert (code, aliases()[0]) == (0, "1")
+    assert output == f"classifier: {history('classifier')[-1]}\n"
+    code, output, _ = threestage("review", "history", "classifier")
+    assert code == 0
+    *_, approved, rollback, now = output.splitlines()
+    assert approved.startswith("version 2 approved despite f1 at least 1.1 by reviewer-1, ")
+    assert rollback.startswith("version 2 rolled back to version 1 by reviewer-1, ")
+    assert rollback.endswith(": complaints")
+    assert now == "now: champion 1"
+
+
+def test_command_line_approves_a_version_by_its_number_while_another_is_the_challenger(
+    threestage: CommandLine,
+) -> None:
+    source = MlflowClient().get_model_version(NAME, "1").source
+    MlflowClient().create_model_version(NAME, source)
+    MlflowClient().set_registered_model_alias(NAME, "challenger", "3")
+    code, _, error = threestage("review", "approve", "classifier", "--reason", "x")
+    assert (code, error.count("was not compared yet: review it first")) == (1, 1)
+    compare("3")
+    code, _, _ = threestage("review", "approve", "classifier/2", "--reason", "x", "--despite-gates")
+    assert (code, aliases()) == (0, ("2", "1", "3"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["nobody"], NO_MODEL),
+        (["history", "nobody"], NO_MODEL),
+        (["approve", "nobody", "--reason", "x"], NO_MODEL),
+        (["reject", "assistant", "--reason", "x"], "error: assistant: no version waits for a decision; name one as "),
+        (["reject", "classifier/7", "--reason", "x"], "error: threestage-classifier version 7 is not there, or not "),
+        (["reject", "classifier", "--reason", " "], "error: a decision needs a rea"),
+    ],
+)
+def test_decision_that_is_not_possible_is_an_error_on_one_line(
+    threestage: CommandLine, arguments: list[str], reason: str
+) -> None:
+    code, _, error = threestage("review", *arguments)
+    assert (code, error.count("\n")) == (1, 1), error
+    assert error.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["approve", "classifier"],
+        ["approve", "--reason", "x"],
+        ["classifier", "--reason", "x"],
+        ["history", "classifier", "assistant"],
+        ["history", "classifier", "--auto"],
+    ],
+)
+def test_wrong_option_ends_with_exit_code_2(threestage: CommandLine, arguments: list[str]) -> None:
+    assert threestage("review", *arguments)[0] == 2
