@@ -31,7 +31,7 @@ FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
 KINDS = {"amx_bf16": "amx", "avx512_bf16": "avx512-bf16", "avx512f": "avx512", "avx2": "avx2"}
 """The name of a kind of processor, by its best instructions for matrix products."""
 OURS = "ours"
-"""How the names of our own contenders begin."""
+"""The prefix of our own contenders' names."""
 FAILED = "failed"
 
 Figures = dict[str, Any]

@@ -212,7 +212,7 @@ def measure(name: str, raw: Path, megabytes: float) -> Figures:
 
 
 def compare(gigabytes: float, names: list[str], folder: Path | None) -> Table:
-    """Make a corpus, and let each contender read it."""
+    """Generate a corpus and measure each contender on it."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         raw = Path(temporary, "raw")
         written = make_corpus(gigabytes, raw)

@@ -132,7 +132,7 @@ def _replay_mistakes(name: str, replay: Any, values: Values) -> Iterator[str]:
 
 
 def _rehearsal_mistakes(model: str, block: Values, values: Values) -> Iterator[str]:
-    """Whether an application rehearses answers that a replay makes, or a file that is there."""
+    """Mistakes in `rehearses`: it must name a replay's answers or an existing file."""
     rehearses = block.get("rehearses")
     files = [str(NOTHING_TO_REHEARSE), *(str(replay_file(name)) for name in values[REPLAY])]
     if isinstance(rehearses, str) and rehearses not in files and not Path(rehearses).exists():

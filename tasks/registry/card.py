@@ -71,7 +71,7 @@ class Section:
 
 
 def made_by(model: str, training: Hashes) -> str:
-    """How a model was made, in a sentence or two of Markdown."""
+    """Describe in Markdown how a model was trained, measured and started."""
     base = next((path for path in training.deps if path.startswith("models/")), None)
     trained = f"{model.capitalize()}, trained by `{training_stage(model)}`"
     stages = f"{trained} and measured on the test split by `{evaluation_stage(model)}`."

@@ -111,7 +111,10 @@ def _decided_by_tag(state: ModelState, version: str, word: str) -> Event:
 
 
 def _reason_in_tags(state: ModelState, version: str, otherwise: str) -> Reason:
-    """Who decided in MLflow, and why: the version's tags, unless they belong to the event before."""
+    """Read from the version's tags who decided in MLflow, and why.
+
+    Tags that repeat the previous event's values are ignored.
+    """
     tags = state.tags_of[version]
     last = state.last(version)
     by = one_line(tags.get(BY, ""))

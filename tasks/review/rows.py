@@ -14,7 +14,7 @@ from tasks.review.metrics import Difference
 
 ERRORS = 8  # of the challenger that the page shows
 CONFIDENCE = "confidence"
-"""A measure by which errors that are equally bad are sorted, the most confident first."""
+"""The measure that breaks ties between equal scores: the most confident error comes first."""
 
 
 @dataclass(frozen=True)

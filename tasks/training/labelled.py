@@ -32,7 +32,7 @@ from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps
 
 
 class TrainClassifier(ReadingConfig, FinetuneConfig):
-    """A classifier and its training on labelled texts."""
+    """Parameters of a classifier and of its training on labelled texts."""
 
     steps: int = Field(ge=0)
     """Updates of the GPT's weights; 0 leaves them as they are, and fits the head on what they read."""

@@ -179,7 +179,7 @@ def test_gates_may_be_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", model_names(OURS))
 def test_our_gates_ask_for_what_the_committed_evaluation_measures(model: str) -> None:
-    """A gate that nothing could pass, or on a metric that nobody measures, would stop every challenger."""
+    """Otherwise such a gate would stop every challenger."""
     gates = load_application(model, OURS).review
     metrics = json.loads((ROOT / f"reports/evaluation/{model}/metrics.json").read_text())
     for metric, bound in gates.at_least.items():
