@@ -112,7 +112,7 @@ $(READY): pyproject.toml requirements.lock
 INSTALL = test "$$(id -u)" = 0 && { apt-get update && apt-get install --yes --no-install-recommends $(1); } >.venv/$(1).log 2>&1
 
 # What tests and lint need besides; `make run` does without. The page is tested in a real browser, a team's servers on a
-# real database, compiled blocks with a real compiler.
+# real database, compiled blocks with a real compiler, a template of Ollama's in the language that fills it in.
 $(TOOLS): $(READY)
 	@echo "Installing what the tests need (a minute or two)"
 	@$(INSTALL_PACKAGES) --editable '.[dev]'
@@ -122,4 +122,6 @@ $(TOOLS): $(READY)
 		echo "PostgreSQL is missing and can't be installed here, so a team's servers are not tested: install the package postgresql"
 	@command -v g++ >/dev/null || { $(call INSTALL,g++); } || \
 		echo "A C++ compiler is missing and can't be installed here, so compiled blocks are not tested: install the package g++"
+	@command -v go >/dev/null || { $(call INSTALL,golang-go); } || \
+		echo "Go is missing and can't be installed here, so a Modelfile's template is not filled in: install the package golang-go"
 	@touch $(TOOLS)

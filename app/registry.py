@@ -1,11 +1,13 @@
 """The registry as the app reads it: its versions with what they can do, their files and cards."""
 
+import json
 import logging
 import math
 import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -19,10 +21,11 @@ from llm.errors import UserError
 from llm.formats.model_folder import CONFIG
 from llm.objectives import interface_of
 from tasks.registry.history import had_champion
+from tasks.registry.lineage import STAGES
 from tasks.registry.record import FILE, RECORD, Record
 from tasks.registry.server import server_errors
 from tasks.registry.store import configure_tracking
-from tasks.registry.versions import CHALLENGER, CHAMPION, own_models, registered_name, versions
+from tasks.registry.versions import CHALLENGER, CHAMPION, own_models, registered_name, run_id_of, versions
 
 AGAIN = 30.0
 """Seconds until the files of a version that could not be read are read again."""
@@ -157,6 +160,17 @@ class Registry:
         """The record of a version's origins; None if there is none."""
         text = self._text(name, RECORD)
         return None if text is None else FILE.validate_json(text)
+
+    def stages(self, name: VersionName) -> dict[str, Any]:
+        """The stages that made a version, as dvc.lock had them; none if they are not recorded."""
+        text = self._text(name, STAGES)
+        return {} if text is None else json.loads(text)
+
+    def metrics(self, name: VersionName) -> dict[str, float]:
+        """The metrics of a version on the test split."""
+        with server_errors():
+            version = self._store().get_model_version(registered_name(name.model), name.version)
+            return self._store().get_run(run_id_of(version)).data.metrics
 
     def _text(self, name: VersionName, artifact: str) -> str | None:
         with server_errors():

@@ -282,7 +282,7 @@ def measure(
 
 def export(base: Path, folder: Path) -> int:
     """Write a model folder as `transformers` loads it, in the precision that it is stored in; its vocabulary's size."""
-    from llm.formats.export import export_huggingface
+    from llm.formats.export_huggingface import export_huggingface
     from llm.formats.model_folder import load_model
 
     loaded = load_model(base, as_stored=True)

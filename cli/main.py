@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from cli.chat import chat
 from cli.classify import classify
 from cli.data import data
+from cli.export import export
 from cli.feedback import feedback
 from cli.pipeline import smoke, status, sweep
 from cli.registry import lineage, register, reproduce, tidy
@@ -37,7 +38,7 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Its stages": (fetch, preprocess, load_published, pretrain, replay, finetune, evaluate),
     "The registry": (register, review, lineage, reproduce, tidy),
     "Scheduled runs": (deploy, notify, overdue),
-    "The models": (chat, classify, serve),
+    "The models": (chat, classify, serve, export),
     "Your data": (data, feedback),
 }
 

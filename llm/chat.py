@@ -8,6 +8,7 @@ Markers such as `<|im_start|>` are special tokens where the template writes them
 nobody can end their turn, or begin another's, by typing a marker.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -116,6 +117,11 @@ def _written(encoding: tiktoken.Encoding, chat: Chat, messages: Sequence[Message
     return text
 
 
+def text_around(encoding: tiktoken.Encoding, chat: Chat, messages: Sequence[Message]) -> list[str]:
+    """What the template writes before, between and behind the contents of messages. Raises UserError if it can't."""
+    return MARK.split(_written(encoding, chat, messages))[::2]
+
+
 def _mark(number: int) -> str:
     return f"\ue000{number}\ue001"
 
@@ -191,6 +197,21 @@ def turn_ends(encoding: tiktoken.Encoding, chat: Chat) -> frozenset[int]:
         last_tokens = {part.tokens[-1] for part in parts if part.learned}
         return stop_tokens(encoding) | (last_tokens & set(encoding._special_tokens.values()))
     return stop_tokens(encoding)
+
+
+def end_of_turn(encoding: tiktoken.Encoding, chat: Chat) -> int:
+    """Id of the token with which the assistant's last turn ends."""
+    parts = encode_chat(encoding, chat, [Message("user", ""), Message("assistant", "")])
+    return [part for part in parts if part.learned][-1].tokens[-1]
+
+
+def template_with_system(chat: Chat) -> str:
+    """The chat's template, with the chat's system prompt as the default for conversations without one."""
+    if not chat.system:
+        return chat.template
+    turns = json.dumps([{"role": "system", "content": chat.system}], ensure_ascii=False)
+    lacking = "not messages or messages[0]['role'] != 'system'"
+    return f"{{%- if {lacking} -%}}{{%- set messages = {turns} + messages -%}}{{%- endif %}}\n{chat.template}"
 
 
 def start_of_text(encoding: tiktoken.Encoding) -> str:

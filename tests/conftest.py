@@ -19,7 +19,7 @@ from projects import PACKAGES, copy_code, make_project, run
 from cli.main import cli
 from llm.config import GPTConfig, TrainConfig
 from llm.model.gpt import GPT
-from llm.tokenizer import train_bpe
+from llm.tokenizer import END_OF_TEXT, make_encoding, train_bpe
 
 ROOT = Path(__file__).parents[1]
 WORDS = "the cat sat on the mat . the dog ate the hat . a bird sang to the moon . "
@@ -165,6 +165,14 @@ def prefect_server_for_tests() -> Iterator[str]:
 def encoding():
     """A tokenizer of 300 tokens at most."""
     return train_bpe([WORDS] * 9, 300)
+
+
+@pytest.fixture(scope="session")
+def chatml(encoding):
+    """The small tokenizer with ChatML's markers."""
+    ranks, end = encoding._mergeable_ranks, encoding.n_vocab
+    special = {END_OF_TEXT: end - 1, "<|im_start|>": end, "<|im_end|>": end + 1}
+    return make_encoding(encoding._pat_str, ranks, special)
 
 
 @pytest.fixture(scope="session")

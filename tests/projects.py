@@ -116,7 +116,7 @@ def publish_small(folder: Path) -> None:
 
     from llm.chat import Chat
     from llm.config import GPTConfig
-    from llm.formats.export import export_huggingface
+    from llm.formats.export_huggingface import export_huggingface
     from llm.loaded_model import LoadedModel
     from llm.model.gpt import GPT
     from llm.tokenizer import END_OF_TEXT, make_encoding, train_bpe

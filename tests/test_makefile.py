@@ -85,7 +85,7 @@ def folder(tmp_path) -> Path:
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, folder)
     _script(folder / "path/python3", PYTHON)
-    for name in ("chromium", "initdb", "g++"):
+    for name in ("chromium", "initdb", "g++", "go"):
         _script(folder / "path" / name, "#!/bin/sh\n")
     return folder
 
@@ -139,7 +139,7 @@ def test_run_installs_nothing_that_tests_alone_need(folder):
 
 
 def test_programs_that_tests_need_are_installed_or_reported_missing(folder):
-    for name in ("chromium", "initdb", "g++"):
+    for name in ("chromium", "initdb", "g++", "go"):
         (folder / "path" / name).unlink()
     for name in ("awk", "cat", "cp", "id", "make", "mkdir", "rm", "sh", "test", "touch"):  # neither, and no apt-get
         (folder / "path" / name).symlink_to(shutil.which(name))
@@ -150,6 +150,7 @@ def test_programs_that_tests_need_are_installed_or_reported_missing(folder):
     assert "install the package chromium" in done.stdout
     assert "install the package postgresql" in done.stdout
     assert "install the package g++" in done.stdout
+    assert "install the package golang-go" in done.stdout
 
 
 def _interpreter_is_gone(folder: Path) -> None:

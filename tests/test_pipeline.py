@@ -22,7 +22,7 @@ from projects import CHATML, NO_COMPILER, change_params, environment, make_proje
 from real_servers import HANGS, wait_for
 
 from llm.config import GPTConfig, GPTShape
-from llm.formats.export import export_huggingface
+from llm.formats.export_huggingface import export_huggingface
 from llm.formats.model_folder import load_model, read_config
 from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llm.config import GPTConfig, RotaryScaling
 from llm.errors import UserError
+from llm.model.gpt import GPT
 
 QUERY_KEY_VALUE = "blocks.{}.attention.query_key_value"
 QUERY_NORM, KEY_NORM = "blocks.{}.attention.query_norm", "blocks.{}.attention.key_norm"
@@ -31,7 +32,9 @@ class Part:
     rows: slice
     """Of ours."""
     turn: Callable[[Tensor], Tensor]
-    """Theirs to ours; in a layout that is exported, ours to theirs too."""
+    """Theirs to ours."""
+    turn_back: Callable[[Tensor], Tensor]
+    """Ours to theirs."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,22 @@ class Layout:
         for name, head_count in zip(theirs, heads, strict=False):
             size = head_count * config.head_width if len(theirs) > 1 else shape[0]
             part_shape = (size, *shape[1:])
-            turn = _same
+            turn = turn_back = _same
             if module in self.transposed and kind == "weight":
                 part_shape = part_shape[::-1]
-                turn = _transposed
+                turn = turn_back = _transposed
             if name in self.interleaved:
                 turn = partial(_halves, head_count)
-            rows = slice(first, first + size)
-            parts.append(Part(name=f"{name.format(block)}.{kind}", shape=part_shape, rows=rows, turn=turn))
+                turn_back = partial(_neighbours, head_count)
+            parts.append(
+                Part(
+                    name=f"{name.format(block)}.{kind}",
+                    shape=part_shape,
+                    rows=slice(first, first + size),
+                    turn=turn,
+                    turn_back=turn_back,
+                )
+            )
             first += size
         return parts
 
@@ -147,6 +158,16 @@ class Layout:
         described = constants | {key: values[ours] for ours, key in self.keys.items()}
         return {key: value for key, value in described.items() if value is not None}
 
+    def tensors(self, model: GPT) -> dict[str, Tensor]:
+        """A model's tensors as the family keeps them, in the model's dtype."""
+        tensors = {}
+        for ours, tensor in model.state_dict().items():
+            for part in self.parts(ours, tuple(tensor.shape), model.config):
+                tensors[part.name] = part.turn_back(tensor[part.rows]).contiguous()
+        for name in self.ones(model.config):
+            tensors[name] = model.norm.weight.new_ones(model.config.head_width)
+        return tensors
+
     def holds(self, config: GPTConfig) -> bool:
         """Whether a model of ours is of this family."""
         grouped = "n_kv_head" not in self.keys and config.kv_heads != config.n_head
@@ -164,6 +185,11 @@ def _transposed(tensor: Tensor) -> Tensor:
 def _halves(heads: int, tensor: Tensor) -> Tensor:
     """Component 2i of a head becomes i, and 2i + 1 becomes i + D/2: pairs as `rotate` turns them."""
     return tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def _neighbours(heads: int, tensor: Tensor) -> Tensor:
+    """Undo `_halves`."""
+    return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
 LLAMA3_SCALING = {

@@ -28,7 +28,8 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
 DIGITS = {"type": "Digits", "individual_digits": True}
 
 
-def _split(pattern: str) -> list[dict[str, Any]]:
+def byte_level_split(pattern: str) -> list[dict[str, Any]]:
+    """How a tokenizer.json splits text by a pattern, and then spells its bytes."""
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return [split, BYTE_LEVEL | {"use_regex": False}]
 
@@ -38,8 +39,8 @@ GGUF_SPLITS: dict[str, list[dict[str, Any]]] = {
     "gpt-2": [BYTE_LEVEL],
     "smollm": [DIGITS, BYTE_LEVEL],
     "starcoder": [DIGITS, BYTE_LEVEL],
-    "llama-bpe": _split(LLAMA3_SPLIT),
-    "qwen2": _split(QWEN2_SPLIT),
+    "llama-bpe": byte_level_split(LLAMA3_SPLIT),
+    "qwen2": byte_level_split(QWEN2_SPLIT),
 }
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # `tokenizer.ggml.token_type`
 

@@ -81,12 +81,16 @@ class PublishedEncoding(tiktoken.Encoding):
 
 def save_tokenizer(encoding: tiktoken.Encoding, path: Path) -> None:
     """Write an encoding as a Hugging Face `tokenizer.json` that gives the same ids."""
-    if isinstance(encoding, PublishedEncoding):
-        text = encoding.layout
-    else:
-        layout = _layout(encoding._pat_str, encoding._mergeable_ranks, encoding._special_tokens)
-        text = json.dumps(layout, ensure_ascii=False)
+    is_published = isinstance(encoding, PublishedEncoding)
+    text = encoding.layout if is_published else json.dumps(tokenizer_layout(encoding), ensure_ascii=False)
     write_atomic(path, text)
+
+
+def tokenizer_layout(encoding: tiktoken.Encoding) -> dict[str, Any]:
+    """The content of an encoding's tokenizer.json."""
+    if isinstance(encoding, PublishedEncoding):
+        return json.loads(encoding.layout)
+    return _layout(encoding._pat_str, encoding._mergeable_ranks, encoding._special_tokens)
 
 
 def load_tokenizer(path: Path) -> tiktoken.Encoding:

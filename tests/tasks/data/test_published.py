@@ -10,7 +10,7 @@ from projects import CHATML, publish_small
 
 from llm.chat import Chat
 from llm.errors import UserError
-from llm.formats.export import export_huggingface
+from llm.formats.export_huggingface import export_huggingface
 from llm.formats.huggingface import load_pretrained
 from llm.formats.model_folder import load_model, read_config
 from llm.loaded_model import LoadedModel

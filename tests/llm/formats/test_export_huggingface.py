@@ -1,14 +1,12 @@
-import sys
-
 import pytest
 import torch
 from projects import CHATML
 from published import TOKENS, difference, make_tokenizer, publish
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from llm.chat import TEMPLATE, Chat, Message, prompt_tokens
+from llm.chat import TEMPLATE, Chat, Message, end_of_turn, prompt_tokens
 from llm.config import GPTConfig
-from llm.formats.export import export_huggingface, main
+from llm.formats.export_huggingface import export_huggingface
 from llm.formats.families import GGUF_LLAMA, GGUF_QWEN2, GGUF_QWEN3, GPT2, LLAMA, QWEN2, QWEN3, SMOLLM3
 from llm.formats.huggingface import load_pretrained
 from llm.formats.model_folder import load_model, save_model
@@ -79,17 +77,6 @@ def test_export_refuses_a_shape_that_no_family_has(tmp_path, make_gpt, encoding)
     assert not (tmp_path / "out").exists()
 
 
-def test_export_command_writes_a_pipeline_model_and_overwrites_nothing(tmp_path, make_gpt, encoding, monkeypatch):
-    made, out = tmp_path / "foundation", tmp_path / "out"
-    made.mkdir()
-    save_model(made, LoadedModel(make_gpt(), encoding), objective="language_model")
-    monkeypatch.setattr(sys, "argv", ["llm.formats.export", str(made), str(out)])
-    main()
-    assert torch.equal(load_pretrained(out)[0](TOKENS), load_model(made)[0](TOKENS))
-    with pytest.raises(SystemExit, match="out is not empty: name a new folder"):
-        main()
-
-
 BOS = "{{ bos_token }}{% for message in messages %}{{ message.content + eos_token }}{% endfor %}"
 TALK = [
     Message("system", "the moon"),
@@ -100,9 +87,7 @@ TALK = [
 
 
 @pytest.mark.parametrize("template", [CHATML, TEMPLATE, BOS], ids=["ChatML", "ours", "with a token that begins"])
-def test_exported_chat_template_gives_transformers_the_same_prompts(
-    tmp_path, make_gpt, encoding, template, monkeypatch
-):
+def test_exported_chat_template_gives_transformers_the_same_prompts(tmp_path, make_gpt, encoding, template):
     ranks, end = encoding._mergeable_ranks, encoding.n_vocab
     special = {END_OF_TEXT: end - 1, "<|im_start|>": end, "<|im_end|>": end + 1}
     chatty = make_encoding(encoding._pat_str, ranks, special)
@@ -110,25 +95,20 @@ def test_exported_chat_template_gives_transformers_the_same_prompts(
     chat = {"template": template, "system": 'the "hat" é 🐈', "text_penalty": 1.1}
     model = assistant.build(gpt, {"chat": chat})
     model.load_state_dict(gpt.state_dict())
-    made = tmp_path / "assistant"
-    made.mkdir()
-    save_model(made, LoadedModel(model, chatty), objective="assistant")
-    export_huggingface(tmp_path / "called", LoadedModel(model, chatty), chat=model.chat)
-    monkeypatch.setattr(sys, "argv", ["llm.formats.export", str(made), str(tmp_path / "said")])
-    main()
-    for name in ("called", "said"):
-        folder = tmp_path / name
-        theirs = AutoTokenizer.from_pretrained(folder)
-        for talk in (TALK, TALK[1:]):  # with a system prompt of its own, and without one
-            asked = [message._asdict() for message in talk]
-            tokens = theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-            assert tokens == prompt_tokens(chatty, model.chat, talk)
-            assert tokens == prompt_tokens(chatty, Chat(template=read_chat_template(folder)), talk)
-        generation = GenerationConfig.from_pretrained(folder)
-        assert generation.repetition_penalty in (None, 1.0)  # theirs would count the prompt
-        ends = generation.eos_token_id  # where generate() stops
-        assert set(ends) == stop_tokens(chatty)
-        assert len(ends) == 2
+    folder = tmp_path / "assistant"
+    export_huggingface(folder, LoadedModel(model, chatty), model.chat, max_new_tokens=7)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    for talk in (TALK, TALK[1:]):  # with a system prompt of its own, and without one
+        messages = [message._asdict() for message in talk]
+        tokens = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert tokens == prompt_tokens(chatty, model.chat, talk)
+        assert tokens == prompt_tokens(chatty, Chat(template=read_chat_template(folder)), talk)
+    assert theirs.eos_token_id == end_of_turn(chatty, model.chat)
+    generation = GenerationConfig.from_pretrained(folder)
+    assert generation.repetition_penalty in (None, 1.0)  # theirs would count the prompt
+    assert (generation.do_sample, generation.max_new_tokens) == (False, 7)
+    assert set(generation.eos_token_id) == stop_tokens(chatty)  # where generate() stops
+    assert len(generation.eos_token_id) == 2
 
 
 def test_export_without_a_chat_writes_no_template(tmp_path, make_gpt, encoding):
