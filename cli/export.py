@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from app.project import in_project
 from cli.shared import Verbose, check_model, tracebacks
 
 
@@ -42,7 +41,6 @@ def export(
     """Write a model as Hugging Face's folder or as a GGUF file, with its card."""
     if precision and form is Form.HF:
         raise typer.BadParameter("only for --to gguf; hf has the matrices as they are stored", param_hint="--precision")
-    in_project()
     if not (Path(model) / "config.json").exists():
         check_model(model)
     with tracebacks(verbose):
