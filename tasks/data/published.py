@@ -1,10 +1,13 @@
 """Published models to start from: their files, fetched and checked, and their tokenizers.
 
-`init_from` in params.yaml names one of PUBLISHED, or your own folder in Hugging Face layout or `.gguf` file.
+`init_from` in params.yaml names one of PUBLISHED, a model of the Hugging Face hub at a commit
+(`hf:OWNER/NAME@COMMIT`), or your own folder in Hugging Face layout or `.gguf` file.
 """
 
 import hashlib
 import logging
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
+TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")
+"""Files of the hub that may hold a chat template, or be missing."""
+HUB_MODEL = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>.*))?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 STATE = Path(".threestage/published")
 
 logger = logging.getLogger(__name__)
@@ -77,9 +84,35 @@ GPT2_VOCABULARY = Source(
 
 
 def is_published(name: str) -> bool:
-    """Whether this is a name in PUBLISHED, or the path of an existing model."""
+    """Whether this is a name in PUBLISHED, a model of the hub at a commit, or the path of an existing model.
+
+    Raises UserError for a model of the hub without its commit.
+    """
     path = Path(name).expanduser()
-    return name in PUBLISHED or path.is_dir() or path.suffix == ".gguf"
+    return _pinned(name) is not None or path.is_dir() or path.suffix == ".gguf"
+
+
+def check_published(name: str) -> None:
+    """Raise UserError for a name that `is_published` does not know."""
+    if not is_published(name):
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> UserError:
+    forms = "no hf:OWNER/NAME@COMMIT, and no folder or .gguf file here"
+    return UserError(f"{name!r} is not one of {', '.join(PUBLISHED)}, {forms}")
+
+
+def _pinned(name: str) -> Hub | Source | None:
+    """Where the weights of this name are pinned; None for a path. Raises as `is_published`."""
+    match = HUB_MODEL.fullmatch(name)
+    if match is None:
+        return PUBLISHED.get(name)
+    revision = match["revision"] or ""
+    if not COMMIT.fullmatch(revision):
+        example = f"hf:{match['repository']}@ and the 40 digits of a commit, from the model's page"
+        raise UserError(f"{name}: a branch or tag may move, so a model of the hub is named by a commit: {example}")
+    return Hub(match["repository"], revision)
 
 
 def published_weights(name: str) -> Path:
@@ -87,7 +120,7 @@ def published_weights(name: str) -> Path:
 
     Raises UserError for an unknown name and for a wrong hash, UnreachableError if the hub doesn't answer.
     """
-    match PUBLISHED.get(name):
+    match _pinned(name):
         case Hub() as hub:
             return _from_hub(hub, ("config.json", TOKENIZER, WEIGHTS))
         case Source() as source:
@@ -96,7 +129,7 @@ def published_weights(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
         return path
-    raise UserError(f"{name!r} is not one of {', '.join(PUBLISHED)}, and no folder or .gguf file here")
+    raise _unknown(name)
 
 
 def published_tokenizer(name: str) -> "tiktoken.Encoding":
@@ -106,7 +139,7 @@ def published_tokenizer(name: str) -> "tiktoken.Encoding":
     """
     from llm.formats.tokenizer_files import read_tokenizer  # loads NumPy; a check of params.yaml needs names alone
 
-    hub = PUBLISHED.get(name)
+    hub = _pinned(name)
     if isinstance(hub, Hub):
         return read_tokenizer(_from_hub(hub, (TOKENIZER,)))
     return read_tokenizer(published_weights(name))
@@ -173,11 +206,14 @@ def _from_package(source: Source) -> Path:
 def _from_hub(hub: Hub, names: tuple[str, ...]) -> Path:
     """The snapshot folder in the hub's own cache, shared by all projects, with these files."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HTTPError  # of the hub library's HTTP client
+    from huggingface_hub.errors import EntryNotFoundError, HTTPError  # the latter of the hub library's HTTP client
 
     commit = f"{hub.repository}, commit {hub.revision[:7]}"
     try:
         paths = [Path(hf_hub_download(hub.repository, name, revision=hub.revision)) for name in names]
+        for name in TEMPLATES:
+            with suppress(EntryNotFoundError):
+                hf_hub_download(hub.repository, name, revision=hub.revision)
         expected = hub.sha256
         if WEIGHTS in names and expected is None:
             # the cache links to a file that is named by its hash; without links it keeps the file itself

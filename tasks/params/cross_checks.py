@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.data.published import PUBLISHED as PUBLISHED_WEIGHTS
-from tasks.data.published import is_published
+from llm.errors import UserError
+from tasks.data.published import check_published
 from tasks.params.mistakes import did_you_mean
 from tasks.params.slices import find_check
 from tasks.stages.names import (
@@ -75,9 +75,11 @@ def published_mistakes(values: Values) -> Iterator[str]:
         yield f"{PUBLISHED}: missing"
     elif not isinstance(name, str):
         yield f"{PUBLISHED}: {name!r} is no name of weights"
-    elif not is_published(name):
-        names = ", ".join(PUBLISHED_WEIGHTS)
-        yield f"{PUBLISHED}: {name!r} is not one of {names}, and no folder or .gguf file here"
+    else:
+        try:
+            check_published(name)
+        except UserError as error:
+            yield f"{PUBLISHED}: {error}"
 
 
 def _dataset_mistakes(model: str, block: Values, values: Values) -> Iterator[str]:

@@ -13,10 +13,12 @@ from llm.errors import UserError
 from llm.formats.export_huggingface import export_huggingface
 from llm.formats.huggingface import load_pretrained
 from llm.formats.model_folder import load_model, read_config
+from llm.formats.tokenizer_files import read_chat_template
 from llm.loaded_model import LoadedModel
 from tasks.data.published import (
     PUBLISHED,
     Hub,
+    check_published,
     published_tokenizer,
     published_weights,
     save_published,
@@ -118,6 +120,21 @@ def test_proxy_that_refuses_is_reported_like_the_hub(hub, get, monkeypatch):
         get("https://hub.invalid", None)
 
 
+def test_hub_model_by_its_own_name_brings_its_chat_template(hub, get, published, tmp_path):
+    get(hub, None)  # sets the hub
+    (published / "chat_template.jinja").write_text(CHATML)
+    try:
+        assert read_chat_template(published_weights(f"hf:{REPOSITORY}@{REVISION}")) == CHATML
+    finally:
+        (published / "chat_template.jinja").unlink()
+
+
+@pytest.mark.parametrize("revision", ["", "@", "@main", "@0123456"])
+def test_hub_model_needs_the_commit_that_pins_it(revision):
+    with pytest.raises(UserError, match=r"a model of the hub is named by a commit: hf:someone/tiny@ and the 40 digits"):
+        check_published(f"hf:{REPOSITORY}{revision}")
+
+
 def test_own_folder_is_used_in_place_and_identified_by_its_bytes(published, encoding):
     assert published_weights(str(published)) == published
     assert published_tokenizer(str(published)).encode("the dog") == encoding.encode("the dog")
@@ -126,7 +143,7 @@ def test_own_folder_is_used_in_place_and_identified_by_its_bytes(published, enco
 
 
 def test_unknown_name_is_refused_with_the_known_ones():
-    reason = r"^'gpt3' is not one of gpt2-124m, .*smollm2-135m, and no folder or \.gguf file here"
+    reason = r"^'gpt3' is not one of gpt2-124m, .*smollm2-135m, no hf:OWNER/NAME@COMMIT, and no folder or \.gguf file"
     with pytest.raises(UserError, match=reason):
         published_weights("gpt3")
 
@@ -137,6 +154,7 @@ def test_saved_published_model_has_matrices_in_bfloat16_its_tokenizer_and_templa
     publish_small(source)
     if template is None:
         (source / "chat_template.jinja").unlink()
+        (source / "tokenizer_config.json").unlink()
     folder.mkdir()
     save_published(str(source), folder)
     expected, encoding = load_pretrained(source)
