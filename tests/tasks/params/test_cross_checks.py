@@ -112,8 +112,8 @@ CASES = {  # what is changed, and each error as key and reason
             ),
             (
                 "published",
-                "'smollm3' is not one of gpt2-124m, gpt2-355m, gpt2-774m, gpt2-1558m, smollm2-135m, and no folder or "
-                ".gguf file here",
+                "'smollm3' is not one of gpt2-124m, gpt2-355m, gpt2-774m, gpt2-1558m, smollm2-135m, no "
+                "hf:OWNER/NAME@COMMIT, and no folder or .gguf file here",
             ),
             (f"{ASSISTANT}.base", "'publishd' is not one of foundation, classifier, assistant, guard, published"),
             (
