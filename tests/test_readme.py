@@ -59,9 +59,11 @@ def readme_project(project: Path, prefect_api: str, tmp_path_factory: pytest.Tem
     return folder
 
 
-def test_walkthrough_prints_what_it_shows() -> None:
-    results = doctest.testfile(str(ROOT / "docs/walkthrough.md"), module_relative=False)
-    assert results.attempted > 40
+@pytest.mark.parametrize(("page", "examples"), [("walkthrough.md", 40), ("python.md", 20)])
+def test_page_prints_what_it_shows(page: str, examples: int, readme_project: Path, monkeypatch) -> None:
+    monkeypatch.chdir(readme_project)
+    results = doctest.testfile(str(ROOT / "docs" / page), module_relative=False)
+    assert results.attempted > examples
     assert results.failed == 0
 
 
