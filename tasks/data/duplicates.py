@@ -10,7 +10,7 @@ import pandas as pd
 from tasks.data.minhash import band_shape, first_of_groups
 from tasks.data.rows import Rows, band_column
 from tasks.data.shingles import Sets, shingles
-from tasks.data.similarity import Known
+from tasks.data.similarity import ShingleMatrix
 from tasks.data.table_parts import column
 
 DUPLICATES = "near_duplicates"  # the rule of tasks/data/cleaning
@@ -47,9 +47,9 @@ def without_duplicates(rows: Rows, threshold: float) -> Rows:
 
 def near_rows(rows: Rows, sets: Sets, threshold: float) -> Iterator[np.ndarray]:
     """Pairs [n, 2] of near duplicates: the index of one of these sets, and the position of a row. A part at a time."""
-    known = Known(sets)
+    matrix = ShingleMatrix(sets)
     for positions in rows.positions_by_part():
-        near = known.pairs([shingles(text) for text in rows.texts(positions)], threshold)
+        near = matrix.pairs([shingles(text) for text in rows.texts(positions)], threshold)
         yield np.stack([near[:, 0], positions[near[:, 1]]], axis=1)
 
 

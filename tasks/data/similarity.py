@@ -16,7 +16,7 @@ def same(left: np.ndarray, right: np.ndarray, threshold: float) -> bool:
     return common >= threshold * (len(left) + len(right) - common)
 
 
-class Known:
+class ShingleMatrix:
     """Texts to compare others with: every text with every other one."""
 
     def __init__(self, sets: Sets) -> None:
@@ -63,4 +63,4 @@ def near_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> n
     """Indices [n, 2] of texts of `left` and of `right` that are near duplicates of each other; chains do not count."""
     left_sets = [shingles(text) for text in left]
     right_sets = [shingles(text) for text in right]
-    return Known(left_sets).pairs(right_sets, threshold)
+    return ShingleMatrix(left_sets).pairs(right_sets, threshold)
