@@ -44,7 +44,7 @@ GUARDED = (
 )
 ASKED = ("general_right", "harmless_useful")
 METRICS = {
-    "foundation": {"test_loss", "perplexity", "ppmd_bits_per_byte", "ngram_order"}
+    "foundation": {"test_loss", "perplexity", "ngram_order"}
     | {"ngram_bits_per_byte", "ngram_cache_bits_per_byte"}
     | {f"{name}bits_per_byte{end}" for name, end in (("", ""), ("", "_gain"), ("baseline_", ""))},
     "classifier": {
