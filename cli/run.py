@@ -1,16 +1,34 @@
-"""`threestage run`: bring everything up to date.
+"""`threestage run`: bring everything up to date, or a model alone, with other parameters where asked to.
 
 It asks DVC and the registry what there is to do before it starts anything.
 """
 
 import time
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
 
 from app.project import in_project
 from cli.shared import Verbose, quick_imports, run_and_exit, tracebacks
 from llm.errors import UserError
 
 
-def run(verbose: Verbose = False) -> None:
+def run(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TARGET]...",
+            help="A model such as assistant, a dataset or a stage such as finetune@assistant: it and what it needs. "
+            "By default everything.",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Write a value into params.yaml first; repeat it for more."),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
     """Bring models, evaluations, registry and reviews up to date."""
     in_project()
     from tasks.stages.parent_death import tie_to_parent
@@ -18,12 +36,15 @@ def run(verbose: Verbose = False) -> None:
     tie_to_parent()
     started = time.monotonic()
     with quick_imports(), tracebacks(verbose):
-        stale = _is_something_stale()
-        if not stale and _print_if_all_is_registered():
+        if settings:
+            _set(settings)
+        stages = _stages_of(targets) if targets else []
+        models = _models_of(stages)
+        stale = _is_something_stale(stages)
+        if not stale and models and _print_if_all_is_registered(models):
             return
     from tasks.params.load import check_params
     from tasks.stages.command import lasted
-    from tasks.stages.names import model_names
     from tasks.stages.server import prefect_server, run_as_child
 
     def check() -> None:
@@ -36,38 +57,80 @@ def run(verbose: Verbose = False) -> None:
             from tasks.stages.libraries import write_libraries
 
             write_libraries()  # the checks are done: from here on DVC must know what computes
-            run_as_child(retrain, {"share": False})
+            run_as_child(retrain, {"share": False, "stages": stages})
+        if not models:
+            return f"Done in {lasted(started)}"
         from tasks.registry.register import registered
         from tasks.registry.summary import next_step, print_summary
 
-        print_summary(registered(model_names()), f"Done in {lasted(started)}")
-        return next_step(model_names())
+        print_summary(registered(models), f"Done in {lasted(started)}")
+        return next_step(models)
 
     run_and_exit("flows", work, verbose)
 
 
-def _is_something_stale() -> bool:
-    """Whether a stage is stale, or a library that computes has another version than the recorded one."""
+def _set(settings: Sequence[str]) -> None:
+    """Write values into params.yaml, all or none, after a check of everything that it then holds."""
+    from tasks.params.set_params import parse_settings, set_params
+
+    combinations = parse_settings(settings)
+    if len(combinations) > 1:
+        raise UserError("--set takes one value a key; `threestage sweep` tries several")
+    set_params(combinations[0])
+
+
+def _stages_of(targets: Sequence[str]) -> list[str]:
+    """The last stage of each target: that which evaluates a model, preprocesses a dataset, or the stage itself.
+
+    Raises UserError for a target that is none of these.
+    """
+    from tasks.stages import graph
+    from tasks.stages.names import dataset_names, evaluation_stage, model_names
+
+    stage_of = {model: evaluation_stage(model) for model in model_names()}
+    stage_of |= {dataset: f"preprocess@{dataset}" for dataset in dataset_names()}
+    stage_of |= {name: name for name in graph.stages()}
+    for target in targets:
+        if target not in stage_of:
+            raise UserError(f"there is no target {target!r}; those are {', '.join(stage_of)}")
+    return [stage_of[target] for target in targets]
+
+
+def _models_of(stages: Sequence[str]) -> list[str]:
+    """The models that these stages evaluate, or need to; all for no stage."""
+    from tasks.stages import graph
+    from tasks.stages.names import evaluation_stage, model_names
+
+    if not stages:
+        return model_names()
+    needed = graph.stages(last=stages)
+    return [model for model in model_names() if evaluation_stage(model) in needed]
+
+
+def _is_something_stale(stages: Sequence[str]) -> bool:
+    """Whether one of these stages or of those that they need is stale, or a library that computes has another version
+    than the recorded one. No stages stand for all."""
     from tasks.params.load import check_outline, check_params
 
     check_outline()
-    from tasks.stages.graph import is_stale
+    from tasks.stages import graph
     from tasks.stages.libraries import installed, recorded
 
     try:
-        return recorded() != installed() or is_stale()
+        if recorded() != installed():
+            return True
+        return bool(graph.plan(stages).why) if stages else graph.is_stale()
     except UserError:
         check_params()  # if params.yaml is the reason, this names the key
         raise
 
 
-def _print_if_all_is_registered() -> bool:
-    """Print the summary if every model is registered with the bytes in this folder; whether it is."""
+def _print_if_all_is_registered(models: list[str]) -> bool:
+    """Print the summary if the models are registered with the bytes in this folder; whether they are."""
     from tasks.registry.register import check_bytes, registered
     from tasks.registry.summary import print_summary
-    from tasks.stages.names import model_names
 
-    versions = registered(model_names())
+    versions = registered(models)
     if not all(versions.values()):
         return False
     for model in versions:

@@ -74,6 +74,7 @@ def retrain(
     decide: Decide = "person",
     share: bool = True,
     push_to: str = "",
+    stages: list[str] | None = None,
 ) -> State:
     """Run each stale stage in order, make the models challengers, and compare these with the champions.
 
@@ -87,6 +88,7 @@ def retrain(
         share: commit dvc.lock, params.yaml and metrics to the branch retrain/<date>, push the data where DVC has a
             remote, and put the files here back as git has them
         push_to: the git remote to which that branch is pushed, such as origin; without one it stays here
+        stages: run only these stages and what they need, such as evaluate@assistant; by default all
     """
     depend_on_worker(RETRAIN)
     quiet_stops()
@@ -102,6 +104,7 @@ def retrain(
                 decide=decide,
                 share=share,
                 push_to=push_to,
+                stages=stages or [],
                 page=Page(failures=outdated()),
             )
             return run.retrain()
@@ -132,12 +135,16 @@ class _Run:
     decide: Decide
     share: bool
     push_to: str
+    stages: list[str]
+    """The last ones; none for all."""
     page: Page
     began: float = field(default_factory=time.monotonic)
     day: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d}")
     name: str = RETRAIN
     planned: int = 0
     """The number of stages."""
+    models: list[str] = field(default_factory=model_names)
+    """Those that are evaluated, registered and reviewed."""
     open_runs: ExitStack = field(default_factory=ExitStack)
     has_parent: bool = False
 
@@ -155,15 +162,16 @@ class _Run:
                 self._put_back()
             if self.page.failures:
                 raise UserError(f"{'; '.join(self.page.failures)}; the next run tries again")
-        message = f"{self.name}; finished in {lasted(self.began)}; {next_step(model_names())}"
+        message = f"{self.name}; finished in {lasted(self.began)}; {next_step(self.models)}"
         return Completed(message=message, data=self.page.versions)
 
     def _bring_up_to_date(self) -> None:
         """Run what is stale, unless every model is registered as it is."""
         when_free(partial(graph.track, INBOX))
-        plan = when_free(graph.plan)
+        plan = when_free(partial(graph.plan, self.stages))
         self.planned = len(plan.stages)
-        self.page.versions = {} if plan.why else _registered()
+        self.models = [model for model in model_names() if evaluation_stage(model) in plan.stages]
+        self.page.versions = {} if plan.why else _registered(self.models)
         if not self.page.versions:
             self._rename(f"{len(plan.behind)} of {len(plan.stages)} stages")
             self._make(plan)
@@ -226,18 +234,25 @@ class _Run:
             why = ", ".join(plan.why.get(stage, ["what it reads changed"]))
             seconds = f"{time.monotonic() - began:.0f}"
             self.page.stages.append(StageRun(stage=stage, outcome=outcome, why=why, seconds=seconds))
-        whole = [model for model in model_names() if not failed & {training_stage(model), evaluation_stage(model)}]
-        with self._go_on():
-            if not all(registered(whole).values()):
-                self._open_parent()
-            try:
-                self.page.versions = self._subflow(register, whole).result()
-            except NotRegisteredError as error:
-                self.page.versions = error.versions
-                raise
+        self._register(
+            [model for model in self.models if not failed & {training_stage(model), evaluation_stage(model)}]
+        )
         if self.share:
             with self._go_on():
                 self._share()
+
+    def _register(self, models: list[str]) -> None:
+        """Make models challengers, if they are not yet."""
+        if not models:
+            return
+        with self._go_on():
+            if not all(registered(models).values()):
+                self._open_parent()
+            try:
+                self.page.versions = self._subflow(register, models).result()
+            except NotRegisteredError as error:
+                self.page.versions = error.versions
+                raise
 
     def _share(self) -> None:
         """Commit what was made, and push it."""
@@ -274,8 +289,8 @@ class _Run:
         models: list[str] = []
         with self._go_on():
             send_unsent()
-            models = [model for model in model_names() if is_open(model, pending=by_gates)]
-            for model in set(model_names()) - set(models):
+            models = [model for model in self.models if is_open(model, pending=by_gates)]
+            for model in set(self.models) - set(models):
                 remind(model)
         if not models:
             return
@@ -295,9 +310,9 @@ class _Run:
         return limited(models, **options, return_state=True)
 
 
-def _registered() -> dict[str, str]:
-    """The version of each model; empty if a model is not registered. Raises UserError for damaged files."""
-    versions = registered(model_names())
+def _registered(models: list[str]) -> dict[str, str]:
+    """The version of each model; empty if one is not registered. Raises UserError for damaged files."""
+    versions = registered(models)
     if not all(versions.values()):
         return {}
     for model in versions:

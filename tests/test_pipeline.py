@@ -208,6 +208,24 @@ def test_second_run_of_the_main_command_finds_nothing_to_do(project: Path, comma
     assert (code, error) == (0, "")
     assert "Everything is up to date" in output
     assert "version 1" in output
+    assert command_line(project, "run", "guard")[1].count("version 1") == 1
+
+
+def test_run_refuses_a_wrong_target_and_a_wrong_value_before_it_starts(project: Path, command_line) -> None:
+    before = (project / "params.yaml").read_bytes()
+    code, _, error = command_line(project, "run", "guards")
+    assert (code, error.splitlines()[-1][:60]) == (
+        1,
+        "error: there is no target 'guards'; those are foundation, classi",
+    )
+    for setting, reason in {
+        "foundation.train.stepps=9": "did you mean steps?",
+        "foundation.train.steps=1,2": "sweep",
+    }.items():
+        code, _, error = command_line(project, "run", "--set", setting)
+        assert code == 1
+        assert reason in error
+    assert (project / "params.yaml").read_bytes() == before
 
 
 def test_published_weights_and_their_tokenizer_go_through_the_same_graph(

@@ -23,6 +23,8 @@ TESTED_ELSEWHERE = {
     "make test": "by the command that runs this test",
     "make serve": "by tests/app",
     "dvc repro evaluate@classifier": "a part of `dvc repro`",
+    "threestage run classifier": "as `threestage run foundation`",
+    "threestage run assistant --set applications.assistant.train.steps=300": "as `threestage run foundation`",
     "threestage register": "by tests/all_stages.py",
     "threestage finetune --help": "by tests/tasks/stages/test_command.py",
     "prefect work-pool create local --type process": "by tests/flows/test_retrain.py",
@@ -93,7 +95,7 @@ def test_command_of_a_page_ends_well(command: str, readme_project: Path, prefect
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    for key, value in re.findall(r"-S (\S+)=(\d+)", command):
+    for key, value in re.findall(r"--set (\S+)=(\d+)", command):
         parameter = yaml.safe_load((readme_project / "params.yaml").read_text())
         for part in key.split("."):
             parameter = parameter[part]

@@ -1,10 +1,5 @@
-"""Set values in params.yaml, which otherwise stays as people wrote it.
+"""Set values in params.yaml, which otherwise stays as people wrote it."""
 
-python -m tasks.params.set_params foundation.train.steps=200
-"""
-
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -52,23 +47,3 @@ def changed_text(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> str:
 def set_params(changes: Mapping[str, Any], path: Path = PARAMS_FILE) -> None:
     """Set values in params.yaml, all or none. Raises as `changed_text` does."""
     write_atomic(path, changed_text(changes, path))
-
-
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.params.set_params", description="Set values in params.yaml.")
-    parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="such as foundation.train.steps=200")
-    options = parser.parse_args()
-    try:
-        combinations = parse_settings(options.settings)
-        if len(combinations) != 1:
-            raise UserError("name one value a key; `threestage sweep` tries several")
-        set_params(combinations[0])
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -40,14 +40,17 @@ def stages(folder: Path = Path(), last: Collection[str] = ()) -> list[str]:
     `load_published` and replays are among them only if another stage needs what they make.
     """
     with Repo(str(folder)) as repo:
-        graph = _graph(repo)
-    names = list(nx.lexicographical_topological_sort(graph))
+        return list(nx.lexicographical_topological_sort(_up_to(_graph(repo), last)))
+
+
+def _up_to(graph: "nx.DiGraph[str]", last: Collection[str]) -> "nx.DiGraph[str]":
+    """The part of a graph that these stages need, themselves included; all of it for none."""
     if not last:
-        return names
+        return graph
     wanted = set(last)
     for name in last:
         wanted |= nx.ancestors(graph, name)
-    return [name for name in names if name in wanted]
+    return graph.subgraph(wanted)
 
 
 def is_stale() -> bool:
@@ -65,24 +68,24 @@ def is_stale() -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages and the stale ones, each in topological order."""
+    """Stages and the stale ones among them, each in topological order."""
 
     stages: list[str]
-    """All of them."""
+    """All that were asked for."""
     why: dict[str, list[str]]
     """For each stale stage, what differs from dvc.lock, such as `models/foundation is missing`."""
     behind: dict[str, set[str]]
     """The stale stages and their descendants, which become stale only if outs change; each with its ancestors."""
 
 
-def plan() -> Plan:
-    """Which stages to run.
+def plan(last: Collection[str] = ()) -> Plan:
+    """Which stages to run; with `last`, of these and their ancestors alone.
 
     Checks each stage as `is_stale` does. A stage that runs now makes those that share its files say so. Raises
     UserError as `is_stale` does.
     """
     with dvc_errors(), Repo() as repo, repo.lock:
-        graph = _graph(repo)
+        graph = _up_to(_graph(repo), last)
         names = list(nx.lexicographical_topological_sort(graph))
         stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]
         stage_named = {stage.addressing: stage for stage in stages}
