@@ -1,14 +1,20 @@
 """`threestage status`, `sweep` and `smoke`: look at the pipeline, and try it out."""
 
 import json
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.project import in_project
 from cli.shared import Json, Verbose, missing_store, quick_imports, run_and_exit
 
+if TYPE_CHECKING:
+    from tasks.stages.graph import Plan
+
+FINISHED = re.compile(r"^finished in (.+?)(?:;.*)?$", re.MULTILINE)
+"""The last line of a stage's log (tasks/stages/command.py)."""
 SHOWN = 3
 """Reasons of a stage that `status` prints; --json has all."""
 
@@ -20,9 +26,9 @@ def status(as_json: Json = False) -> None:
 
     check_outline()
     from tasks.registry.listing import list_versions
-    from tasks.stages.graph import changes
+    from tasks.stages.graph import plan
 
-    stale = changes()
+    planned = plan()
     trainings = []
     if any(Path(".threestage/stages").glob("*/*/")):
         from tasks.training.interrupted import interrupted  # which loads torch
@@ -34,13 +40,11 @@ def status(as_json: Json = False) -> None:
             {"stage": training.stage, "step": training.step, "folder": str(training.folder)} for training in trainings
         ]
         rows = [version._asdict() for version in versions]
-        typer.echo(json.dumps({"stale": stale, "versions": rows, "interrupted": stopped}))
+        follow = [stage for stage in planned.behind if stage not in planned.why]
+        shown = {"stale": planned.why, "follow": follow, "versions": rows, "interrupted": stopped}
+        typer.echo(json.dumps(shown))
         return
-    typer.echo("stale stages; `threestage run` runs them:" if stale else "no stage is stale")
-    width = max(map(len, stale), default=0)
-    for name, reasons in stale.items():
-        line = f"  {name:{width}}  {', '.join(reasons[:SHOWN])}"
-        typer.echo(f"{line} and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else line)
+    _print_stages(planned)
     for training in trainings:
         typer.echo(f"interrupted: {training}")
     typer.echo("the registry has these versions:" if versions else "the registry is empty")
@@ -52,6 +56,31 @@ def status(as_json: Json = False) -> None:
             remarks.append(f"approved despite {' and '.join(version.despite)}")
         line = f"  {version.model}/{version.version}  {version.created}  {', '.join(remarks)}"
         typer.echo(line.rstrip())
+
+
+def _print_stages(planned: "Plan") -> None:
+    """The stale stages and those that follow, each with its reasons and how long it took last time."""
+    if not planned.behind:
+        typer.echo("no stage is stale")
+        return
+    typer.echo("stale stages, and what follows; `threestage run` runs them:")
+    width = max(map(len, planned.behind))
+    for stage in planned.behind:
+        reasons = planned.why.get(stage, ["follows, if what it reads changes"])
+        line = ", ".join(reasons[:SHOWN])
+        if len(reasons) > SHOWN:
+            line += f" and {len(reasons) - SHOWN} more"
+        took = _last_time(stage)
+        typer.echo(f"  {stage:{width}}  {line}{f' ({took} last time)' if took else ''}")
+
+
+def _last_time(stage: str) -> str | None:
+    """How long a stage took when it last finished; None if its log does not say so."""
+    log = Path(".threestage/stages", stage, "log")
+    if not log.exists():
+        return None
+    times: list[str] = FINISHED.findall(log.read_text(encoding="utf-8", errors="replace"))
+    return times[-1] if times else None
 
 
 def sweep(

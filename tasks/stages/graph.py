@@ -101,11 +101,6 @@ def plan(last: Collection[str] = ()) -> Plan:
     )
 
 
-def changes() -> dict[str, list[str]]:
-    """Why each stale stage is stale, in topological order. Raises UserError as `is_stale` does."""
-    return plan().why
-
-
 def expected(stage: str) -> str:
     """What `reproduce` will do: nothing (UP_TO_DATE), restore the outs from DVC's cache (RESTORED), or run (RAN).
 

@@ -177,7 +177,7 @@ def status(*options: str) -> str:
 
 def test_status_has_the_reasons_of_each_stale_stage(pipeline, monkeypatch):
     never = {"clean": ["it never ran"], "train": ["it never ran"]}
-    assert json.loads(status("--json")) == {"stale": never, "versions": [], "interrupted": []}
+    assert json.loads(status("--json")) == {"stale": never, "follow": [], "versions": [], "interrupted": []}
     lines = ["  clean  it never ran", "  train  it never ran", "the registry is empty"]
     assert status().splitlines()[1:] == lines
     assert not Path("mlflow.db").exists(), "status makes nothing"
@@ -191,6 +191,19 @@ def test_status_has_the_reasons_of_each_stale_stage(pipeline, monkeypatch):
         "clean": ["foundation.train.steps modified"],
         "train": ["model is missing"],
     }
+
+
+def test_status_says_what_follows_and_how_long_each_stage_took_last_time(pipeline, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for stage in ("clean", "train"):
+        reproduce(stage, {})
+    Path("raw").write_text("another text")
+    log = Path(".threestage/stages/train/log")
+    log.parent.mkdir(parents=True)
+    log.write_text("finished in 3 s\nstep 7\nfinished in 2 min 1 s; the next step\ninterrupted; ended after 4 s\n")
+    lines = ["  clean  raw modified", "  train  follows, if what it reads changes (2 min 1 s last time)"]
+    assert status().splitlines()[1:3] == lines
+    assert json.loads(status("--json"))["follow"] == ["train"]
 
 
 def test_status_has_versions_with_their_aliases_and_interrupted_trainings(pipeline, registry):
