@@ -216,7 +216,7 @@ def test_run_refuses_a_wrong_target_and_a_wrong_value_before_it_starts(project: 
     code, _, error = command_line(project, "run", "guards")
     assert (code, error.splitlines()[-1][:60]) == (
         1,
-        "error: there is no target 'guards'; those are foundation, classi",
+        "error: there is no target 'guards'; those are foundation, as",
     )
     for setting, reason in {
         "foundation.train.stepps=9": "did you mean steps?",

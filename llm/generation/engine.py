@@ -260,7 +260,13 @@ class Engine:
     def _admit(self) -> _Text:
         """Give the first request of the queue a row."""
         handle, request = self._queue[0]
-        sampler = Sampler(request.sampling, request.prompt, self.model.device, exempt=request.exempt)
+        sampler = Sampler(
+            request.sampling,
+            request.prompt,
+            self.model.device,
+            exempt=request.exempt,
+            constraint=request.constraint() if request.constraint else None,
+        )
         text = _Text(handle=handle, request=request, sampler=sampler, cached=self._assign_row(request))
         self.texts.append(text)
         self._queue.popleft()

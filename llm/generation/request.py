@@ -1,11 +1,11 @@
 """The requests to an engine, prompts with their bounds, and its answers, an event a token."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from llm.errors import UserError
-from llm.generation.sampling import GREEDY, Sampling
+from llm.generation.sampling import GREEDY, Constraint, Sampling
 
 Reason = Literal["stop", "length", "cancelled"]
 
@@ -26,6 +26,8 @@ class Request:
     """How many of the prompt's last tokens are scored, too."""
     exempt: Container[int] = frozenset()
     """Tokens that `Sampling.text_penalty` leaves as they are: those without a letter."""
+    constraint: Callable[[], Constraint] | None = None
+    """Makes the rules of the text, such as llm/generation/grammar.py does."""
 
     @property
     def text(self) -> list[int]:

@@ -4,6 +4,7 @@ Tensor names end in their shape: B rows, V vocabulary, N tokens that may be draw
 """
 
 from collections.abc import Container, Iterable, Sequence
+from typing import Protocol
 
 import torch
 from pydantic import Field
@@ -43,6 +44,16 @@ GREEDY = Sampling()
 LIVELY = Sampling(temperature=0.8, top_p=0.95)
 
 
+class Constraint(Protocol):
+    """Rules that a text must keep, such as those of a JSON schema."""
+
+    def allowed(self) -> Tensor:
+        """Which tokens may come next, bool, at least V."""
+
+    def accept(self, token: int) -> None:
+        """Count a token among those that came."""
+
+
 class Sampler:
     """Chooses one text's tokens; keeps its generator and the tokens that penalties count."""
 
@@ -52,8 +63,10 @@ class Sampler:
         prompt: Iterable[int],
         device: torch.device | str = "cpu",
         exempt: Container[int] = frozenset(),
+        constraint: Constraint | None = None,
     ) -> None:
         self.sampling = sampling
+        self.constraint = constraint
         self.exempt = exempt
         self.text: set[int] = set()
         """The tokens of the text that `text_penalty` is for."""
@@ -68,7 +81,7 @@ class Sampler:
     @property
     def greedy(self) -> bool:
         """Whether the next token is the likeliest after `text_penalty`."""
-        return self.sampling.temperature == 0 and self.seen is None
+        return self.sampling.temperature == 0 and self.seen is None and self.constraint is None
 
     def choose(self, logits_V: Tensor) -> int:
         """The next token, from logits of any float dtype."""
@@ -79,6 +92,9 @@ class Sampler:
     def propose(self, logits_V: Tensor) -> int:
         """The next token, not yet counted by penalties: `accept` does that."""
         logits_V = logits_V.float()
+        if self.constraint is not None:
+            allowed_V = self.constraint.allowed()[: len(logits_V)].to(logits_V.device)
+            logits_V = logits_V.masked_fill(~allowed_V, -torch.inf)
         if self.seen is not None:
             logits_V = penalise(logits_V, self.seen, self.sampling.repetition_penalty)
         if self.text:
@@ -89,6 +105,8 @@ class Sampler:
 
     def accept(self, token: int) -> None:
         """Count a token among those that came before."""
+        if self.constraint is not None:
+            self.constraint.accept(token)
         if self.seen is not None:
             self.seen.add(token)
         if self.text_penalty != 1 and token not in self.exempt:
