@@ -63,7 +63,7 @@ def guarded_registry(registry, tmp_path_factory) -> Path:
 def app(guarded_registry, tmp_path_factory):
     """A server's application over it."""
     kept = tmp_path_factory.mktemp("kept")
-    return create_app(Settings(quarantine=kept, rows=4, queue=8, client_share=1, poll_seconds=0.5))
+    return create_app(Settings(quarantine=kept, rows=4, queue=8, poll_seconds=0.5))
 
 
 @pytest.fixture(scope="module")
