@@ -34,7 +34,7 @@ CORPUS: dict[str, tuple[str, dict[str, Content]]] = {
     "xz": ("rows.jsonl.xz", {"rows.jsonl.xz": lzma.compress(LINES)}),
     "zip": ("texts.zip", {"texts.zip": zipped(FILES)}),
     "tar": ("texts.tar", {"texts.tar": tarred(FILES)}),
-    "tar.gz by its content": ("texts", {"texts": tarred(FILES, "w:gz")}),
+    "tar.gz": ("texts.tar.gz", {"texts.tar.gz": tarred(FILES, "w:gz")}),
     "tar.zst": ("texts.tar.zst", {"texts.tar.zst": zstd.compress(tarred(FILES))}),
     "an archive in a folder": ("all", {"all/part-1.zip": zipped(FILES)}),
     "a mixed folder": ("mixed", {"mixed/a.md": TEXTS[0], "mixed/b.jsonl.gz": gzip.compress(json_lines(ROWS[1:]))}),
