@@ -125,8 +125,10 @@ def _compile(source: Path, compiler: str, path: Path) -> None:
         compiled = Path(temporary, f"{source.stem}.o")
         linked = Path(temporary, f"{source.stem}.so")
         private = Path(temporary, f"{source.stem}.private")
-        _output(compiler, *COMPILE, str(source), "-o", str(compiled))
-        _output(compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
+        compile_command = [compiler, *COMPILE, str(source), "-o", str(compiled)]
+        link_command = [compiler, "-shared", str(compiled), "-o", str(linked), "-lm"]
+        _output(*compile_command)
+        _output(*link_command)
         write_atomic(private, linked.read_bytes())
         private.chmod(0o600)  # the umask may let a group write
         private.replace(path)
