@@ -28,7 +28,7 @@ from llm.training.divergence import DivergedError
 from llm.training.objective import Objective
 from llm.training.workers import Workers
 from tasks.applications.foundation.train import Train
-from tasks.params.load import load_application
+from tasks.params.load import load_training
 from tasks.registry.record import read_record
 from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.command import state_folder
@@ -257,7 +257,7 @@ def test_pretraining_twice_writes_the_same_bytes_and_what_it_says_is_true(stage,
 
     train = SMALL | {"seed": 1, "learning_rate": 3e-2}
     change_params(Path(), {"foundation": {"train": train, "evaluate": {"sample_prompts": ["the cat", ""]}}})
-    params, made = load_application("foundation"), []
+    params, made = load_training("foundation"), []
     for _ in range(2):
         pretrain(params)
         made.append({**files(Path("models/foundation")), **files(REPORT)})
