@@ -1,13 +1,12 @@
 """`threestage register`, `lineage`, `reproduce` and `tidy`: the registry's versions, their origins, and what may go."""
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 
 from app.project import in_project
-from cli.shared import Json, Verbose, run_and_exit, tracebacks
+from cli.shared import Verbose, run_and_exit, tracebacks
 
 WIDE = 200
 """Columns, if the output is no terminal."""
@@ -39,31 +38,17 @@ def register(verbose: Verbose = False) -> None:
     run_and_exit("register", work, verbose)
 
 
-def lineage(
-    version: Version,
-    as_json: Json = False,
-    as_mermaid: Annotated[
-        bool, typer.Option("--mermaid", help="Print a Mermaid flow chart, which GitHub draws.")
-    ] = False,
-    verbose: Verbose = False,
-) -> None:
+def lineage(version: Version, verbose: Verbose = False) -> None:
     """Show what a version was made from."""
-    if as_json and as_mermaid:
-        raise typer.BadParameter("not allowed with --json", param_hint="--mermaid")
     in_project()
     from rich.console import Console
 
-    from tasks.registry import tree
     from tasks.registry.lineage import find_lineage
+    from tasks.registry.tree import as_text
 
     with tracebacks(verbose):
         root = find_lineage(version)
-    if as_json:
-        typer.echo(json.dumps(tree.as_json(root), indent=2))
-    elif as_mermaid:
-        typer.echo(tree.as_mermaid(root), nl=False)
-    else:
-        Console(width=None if sys.stdout.isatty() else WIDE).print(tree.as_text(root))
+    Console(width=None if sys.stdout.isatty() else WIDE).print(as_text(root))
 
 
 def reproduce(version: Version, verbose: Verbose = False) -> None:

@@ -32,7 +32,7 @@ def description(source: CardSource, run: Run, runs: Mapping[str, Run | None]) ->
     links = {
         "review": _address(run, "artifacts/review/review.html"),
         "model card": _address(run, "artifacts/card/card.html"),
-        "lineage": _address(run, "artifacts/lineage/lineage.html"),
+        "lineage": _address(run, "artifacts/lineage/lineage.txt"),
         "evidence": _address(run, "artifacts/evaluation"),
     }
     for what, stage_run in runs.items():

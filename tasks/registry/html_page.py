@@ -1,4 +1,4 @@
-"""The one HTML page: a card, a review or a lineage from its Markdown, in one file that loads nothing.
+"""The one HTML page: a card or a review from its Markdown, in one file that loads nothing.
 
 Markdown has no words for some things on a page, so these stand for them: a paragraph below the title that begins in
 bold is the verdict, a section below `###` is folded, and an emphasized paragraph or part of a cell is small print. A

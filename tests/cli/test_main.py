@@ -50,7 +50,6 @@ WRONG_OPTIONS = (
     ["chat", "--temperature", "3"],
     ["classify"],
     ["serve", "--port", "x"],
-    ["lineage", "classifier", "--json", "--mermaid"],
     ["notify", "json://localhost", "--name", "Two Words"],
     ["sweep", "pretrain"],
 )
