@@ -16,11 +16,11 @@ import app.versions
 from app.api.server import create_app
 from app.errors import Unavailable
 from app.names import VersionName
-from app.registry import CARD
 from app.settings import Settings
 from app.versions import Loader, Versions
 from llm.generation.request import Request
 from llm.objectives import CHAT
+from tasks.registry.card import CARD
 from tasks.registry.decide import settle
 from tests.app.conftest import get, post, readiness, register, running, tracked, wait_until
 from tests.app.steps import stepwise
@@ -373,6 +373,18 @@ def test_shutdown_ends_a_version_that_is_being_loaded(loading, make_versions):
         versions.get("assistant/2", CHAT)
     assert names_of(versions) == ["assistant/1"]
     assert engines() == before
+
+
+def test_card_and_description_name_the_gates_that_a_version_was_approved_despite(store, make_versions):
+    client = MlflowClient()
+    client.log_text(client.get_model_version("threestage-assistant", "1").run_id, "# It says one thing", CARD)
+    client.set_model_version_tag("threestage-assistant", "1", "threestage.despite", "f1, <b>evasion</b>")
+    registry = make_versions().registry
+    note = r"**Approved despite these gates: f1, \<b\>evasion\</b\>.**"
+    assert registry.card(VersionName("assistant", "1")) == f"{note}\n\n# It says one thing"
+    described = {str(version.name): version.description for version in registry.read()}
+    assert described["assistant/1"].startswith(note)
+    assert note not in described["assistant/2"]
 
 
 def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, make_versions, tmp_path):

@@ -73,7 +73,7 @@ def test_version_holds_record_metrics_evidence_and_pinned_requirements(registere
     assert run.data.tags["mlflow.note.content"].startswith("Version of the classifier")
     folders = ("evaluation", "training", "card", "lineage")
     files = {file.path for folder in folders for file in client.list_artifacts(version.run_id, folder)}
-    assert files >= {"evaluation/curve.csv", "evaluation/metrics.json", "training/loss.csv", "card/card.html"}
+    assert files >= {"evaluation/curve.csv", "evaluation/metrics.json", "training/loss.csv", "card/card.md"}
     assert {file for file in files if file.startswith("lineage")} == {"lineage/stages.json"}
     model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
