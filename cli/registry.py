@@ -83,32 +83,25 @@ def reproduce(version: Version, verbose: Verbose = False) -> None:
 
 def tidy(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
-    versions: Annotated[int, typer.Option(help="Keep so many of the newest versions of a model.")] = 5,
-    days: Annotated[float, typer.Option(help="Keep models and checkpoints for so many days.")] = 30,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="List every item, and show the traceback of every error.")
-    ] = False,
+    days: Annotated[float, typer.Option(help="Keep what is newer than so many days.")] = 30,
+    verbose: Verbose = False,
 ) -> None:
-    """List files and versions that nothing needs, or remove them."""
+    """List versions, weights and trainings that nothing needs, or remove them."""
     in_project()
-    from contextlib import ExitStack
+    from contextlib import nullcontext
 
-    from flows.tidy import NotListedError
-    from flows.tidy import tidy as flow
+    from tasks.registry.tidy import old_versions, unused_weights
     from tasks.stages.lock import exclusive
-    from tasks.stages.server import prefect_server, run_as_child
-
-    parameters = {"versions": versions, "days": days, "delete": yes, "verbose": verbose}
+    from tasks.training.interrupted import old_trainings
 
     def work() -> None:
-        with ExitStack() as stack:
-            stack.enter_context(prefect_server())
-            if yes:
-                stack.enter_context(exclusive("retrain", patience=0))
-            try:
-                typer.echo(run_as_child(flow, parameters))
-            except NotListedError as error:
-                typer.echo(error.listing)
-                raise
+        with exclusive("retrain", patience=0) if yes else nullcontext():
+            # Versions are first: what a removed one leaves behind goes in the same run.
+            for kind in (old_versions, unused_weights, old_trainings):
+                for item in kind(days):
+                    typer.echo(str(item))
+                    if yes:
+                        item.remove()
+        typer.echo("removed" if yes else "`threestage tidy --yes` removes it, and then the weights of its versions")
 
     run_and_exit("tidy", work, verbose)
