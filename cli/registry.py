@@ -48,7 +48,10 @@ def lineage(version: Version, verbose: Verbose = False) -> None:
 
     with tracebacks(verbose):
         root = find_lineage(version)
-    Console(width=None if sys.stdout.isatty() else WIDE).print(as_text(root))
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    with console.capture() as tree:
+        console.print(as_text(root))
+    typer.echo(tree.get(), nl=False)  # a pipe that is closed is no error of rich's
 
 
 def reproduce(version: Version, verbose: Verbose = False) -> None:

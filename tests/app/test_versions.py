@@ -375,28 +375,19 @@ def test_shutdown_ends_a_version_that_is_being_loaded(loading, make_versions):
     assert engines() == before
 
 
-def test_card_and_description_name_the_gates_that_a_version_was_approved_despite(store, make_versions):
-    client = MlflowClient()
-    client.log_text(client.get_model_version("threestage-assistant", "1").run_id, "# It says one thing", CARD)
-    client.set_model_version_tag("threestage-assistant", "1", "threestage.despite", "f1, <b>evasion</b>")
-    registry = make_versions().registry
-    note = r"**Approved despite these gates: f1, \<b\>evasion\</b\>.**"
-    assert registry.card(VersionName("assistant", "1")) == f"{note}\n\n# It says one thing"
-    described = {str(version.name): version.description for version in registry.read()}
-    assert described["assistant/1"].startswith(note)
-    assert note not in described["assistant/2"]
-
-
 def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, make_versions, tmp_path):
+    MlflowClient().set_model_version_tag("threestage-assistant", "1", "threestage.despite", "f1, <b>evasion</b>")
     run = MlflowClient().get_run(MlflowClient().get_model_version("threestage-assistant", "1").run_id)
     card = Path(run.info.artifact_uri, CARD)  # by its path, as MLflow remembers the folder before it was copied
     card.parent.mkdir()
     card.write_text("# It says one thing")
     versions = make_versions()
-    versions.registry.read()
+    noted = [version for version in versions.registry.read() if version.description.startswith("**Approved despite")]
+    assert [version.name for version in noted] == [VersionName("assistant", "1")]
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'another.db'}")
     assert versions.get("assistant", CHAT).name == VersionName("assistant", "1")
-    assert versions.registry.card(VersionName("assistant", "1")) == "# It says one thing"
+    note = r"**Approved despite these gates: f1, \<b\>evasion\</b\>.**"
+    assert versions.registry.card(VersionName("assistant", "1")) == f"{note}\n\n# It says one thing"
     assert versions.registry.card(VersionName("assistant", "2")) is None
     assert len(versions.registry.read()) == 4
     assert not (tmp_path / "another.db").exists()
