@@ -100,6 +100,8 @@ def check_server(uri: str) -> None:
 
 def _may_pass(error: MlflowException | RequestException) -> bool:
     """Whether a server is away, fails or has too much to do."""
+    if isinstance(error.__cause__, MlflowException):  # such as one that a model may have been deleted
+        return _may_pass(error.__cause__)
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()
     else:
