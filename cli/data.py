@@ -73,7 +73,6 @@ def check(
     Exit code: 1 where something stops `preprocess`.
     """
     in_project()
-    from tasks.data.inbox import INBOX
     from tasks.data.sources import Source, pinned, write_source
 
     changes = {
@@ -89,6 +88,8 @@ def check(
     _print_reading(reading, folder)
     if reading.stopping() or reading.table.empty:
         raise typer.Exit(1)
+    from tasks.data.inbox import INBOX  # which loads pandas
+
     if Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve()):
         typer.echo(NO_LINE_NEEDED)
         return

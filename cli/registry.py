@@ -89,7 +89,7 @@ def tidy(
     days: Annotated[float, typer.Option(help="Keep what is newer than so many days.")] = 30,
     verbose: Verbose = False,
 ) -> None:
-    """List versions, weights and trainings that nothing needs, or remove them."""
+    """List what nothing needs any more, or remove it."""
     in_project()
     from contextlib import nullcontext
 

@@ -63,8 +63,11 @@ def _sources(dataset: str) -> list[tuple[str, str, str]]:
         sources = locked(f"fetch@{dataset}").params[f"datasets.{dataset}.sources"]
     except UserError:
         return []
-    values = [{"source": source} if isinstance(source, str) else source for source in sources]
-    return [(source["source"], source.get("licence", ""), source.get("note", "")) for source in values]
+    rows = []
+    for source in sources:
+        values = {"source": source} if isinstance(source, str) else source
+        rows.append((values["source"], values.get("licence", ""), values.get("note", "")))
+    return rows
 
 
 def model_card(source: CardSource) -> str:

@@ -376,7 +376,8 @@ def test_shutdown_ends_a_version_that_is_being_loaded(loading, make_versions):
 
 
 def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, make_versions, tmp_path):
-    MlflowClient().set_model_version_tag("threestage-assistant", "1", "threestage.despite", "f1, <b>evasion</b>")
+    gates = {"key": "threestage.despite", "value": "f1, <b>evasion</b>"}
+    MlflowClient().set_model_version_tag("threestage-assistant", "1", **gates)
     run = MlflowClient().get_run(MlflowClient().get_model_version("threestage-assistant", "1").run_id)
     card = Path(run.info.artifact_uri, CARD)  # by its path, as MLflow remembers the folder before it was copied
     card.parent.mkdir()

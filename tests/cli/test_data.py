@@ -116,7 +116,7 @@ def test_column_of_labels_with_an_unusual_name_is_named_by_an_option() -> None:
     assert "may name one of folder, subject, body\n" in output
     assert output.count("no label; ") == 20
     assert "  and 10 more\n" in output
-    mapped = ["emails", "own mails.csv", "--column", "label=folder"]
+    mapped = ["emails", "own mails.csv", "--column=label=folder"]
     assert "row 2: label 'junk' is not one of ham, spam\n" in check(*mapped, code=1)
     output = check(*mapped, "--label=inbox=ham", "--label=junk=spam")
     assert "\nas emails: 30 rows (20 ham, 10 spam)\n" in output
@@ -144,7 +144,8 @@ def test_problem_has_its_file_and_row_and_labels_can_be_mapped():
     output = check("emails", "mails.csv", code=1)
     assert "as emails: 0 rows\n" in output
     assert "to take them in" not in output
-    output = check("emails", "mails.csv", "--label=0=ham", "--label=1=spam")
+    labels = ("--label=0=ham", "--label=1=spam")
+    output = check("emails", "mails.csv", *labels)
     assert output.endswith('and below datasets.emails.preprocess: label_map: {"0": "ham", "1": "spam"}\n')
 
 
