@@ -60,7 +60,7 @@ def test_same_processes_answer_all_calls_and_end_with_the_block(two_cores, monke
     assert not any(map(psutil.pid_exists, kept))
 
 
-def test_a_pool_passes_on_errors_of_a_call_and_raises_for_a_killed_process(monkeypatch):
+def test_pool_passes_on_errors_of_a_call_and_raises_for_a_killed_process(monkeypatch):
     monkeypatch.delenv("THREESTAGE_RAY", raising=False)
     with pool(1) as submit:
         assert isinstance(submit(Gates.model_validate, {"rows": 1}).exception(), ValueError)
