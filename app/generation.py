@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from app.async_engine import Stream
 from app.errors import RequestError, Timeout
@@ -11,19 +11,20 @@ from app.loaded_version import LoadedVersion
 from llm.chat import Message, prompt_tokens, turn_ends
 from llm.errors import UserError
 from llm.generation.request import Event, Logprobs, Request
-from llm.generation.sampling import Sampling
+from llm.generation.sampling import Constraint, Sampling
 from llm.generation.text import TextStream
-from llm.tokenizer import letterless_tokens, stop_tokens
+from llm.tokenizer import decode, letterless_tokens, stop_tokens
 
 NEW_TOKENS = 512
 """Tokens of an answer by default, if the context has room for them."""
 
 
-class GeneratedToken(NamedTuple):
-    """A token and its log-probabilities."""
+class ScoredToken(NamedTuple):
+    """A token of an answer, or of a prompt that comes with it, and its log-probabilities."""
 
     token: int
-    logprobs: Logprobs
+    logprobs: Logprobs | None
+    """None for the first token of a prompt, before which there is nothing."""
 
 
 class Piece(NamedTuple):
@@ -31,7 +32,7 @@ class Piece(NamedTuple):
 
     choice: int
     text: str
-    tokens: list[GeneratedToken]
+    tokens: list[ScoredToken]
     """The tokens since the last piece, if log-probabilities were asked for."""
     finish: str | None = None
     """`stop`, `length`, or `content_filter` if the guard answered."""
@@ -73,6 +74,20 @@ def ends(loaded: LoadedVersion, *, chat: bool) -> frozenset[int]:
     return stop_tokens(loaded.encoding)
 
 
+def schema_constraint(
+    loaded: LoadedVersion, schema: Mapping[str, Any] | None, stop_tokens: frozenset[int], param: str
+) -> Callable[[], Constraint] | None:
+    """What keeps an answer within a JSON schema; None without one. Raises RequestError for one that can't be."""
+    if schema is None:
+        return None
+    from llm.generation.grammar import json_text
+
+    try:
+        return json_text(loaded.encoding, schema, ends=stop_tokens, rows=loaded.model.config.vocabulary_size)
+    except UserError as error:
+        raise RequestError(str(error), param) from None
+
+
 def with_default_penalty(loaded: LoadedVersion, sampling: Sampling) -> Sampling:
     """A request's options, with the model's own penalty where the request names none."""
     chat = getattr(loaded.model, "chat", None)
@@ -93,12 +108,15 @@ class Generation:
         stop: Sequence[str] = (),
         n: int = 1,
         logprobs: int | None = None,
+        echo: bool = False,
+        constraint: Callable[[], Constraint] | None = None,
         seconds: float = 300,
         param: str = "messages",
     ) -> None:
         """Begin; raises RequestError for a prompt that doesn't fit, and as `AsyncEngine.submit`.
 
-        `seconds` are left for all of it; `param` is the request's name for its prompts.
+        With `echo` each choice begins with its prompt. `seconds` are left for all of it; `param` is the request's name
+        for its prompts.
         """
         context = loaded.engine.context_length
         longest = max(map(len, prompts), default=0)
@@ -118,15 +136,19 @@ class Generation:
                 sampling=_draw(sampling, number),
                 stop_tokens=stop_tokens,
                 logprobs=logprobs,
+                prompt_scored=len(prompt) - 1 if echo and logprobs is not None else 0,
                 exempt=exempt,
+                constraint=constraint,
             )
             for prompt in prompts
             for number in range(n)
         ]
+        self._echoed = [list(request.prompt) if echo else [] for request in requests]
         self.prompt_tokens = sum(map(len, prompts))
         self.completion_tokens = 0
+        self._encoding = loaded.encoding
         self._texts = [TextStream(loaded.encoding, stop) for _ in requests]
-        self._tokens: list[list[GeneratedToken]] = [[] for _ in requests]
+        self._tokens: list[list[ScoredToken]] = [[] for _ in requests]
         self._deadline = time.monotonic() + seconds
         self._stream: Stream = loaded.engine.submit(requests)
 
@@ -153,12 +175,12 @@ class Generation:
     def _piece(self, choice: int, event: Event) -> Piece:
         """What an event adds to a choice."""
         text = self._texts[choice]
-        new = ""
+        new = self._echo(choice, event)
         if event.token is not None:
             self.completion_tokens += 1
             if event.logprobs:
-                self._tokens[choice].append(GeneratedToken(event.token, event.logprobs))
-            new = text.feed(event.token)
+                self._tokens[choice].append(ScoredToken(event.token, event.logprobs))
+            new += text.feed(event.token)
         finish = event.ended
         if text.stopped:
             self._stream.stop(choice)
@@ -168,6 +190,17 @@ class Generation:
         tokens = self._tokens[choice]
         self._tokens[choice] = []
         return Piece(choice, new, tokens=tokens, finish=finish)
+
+    def _echo(self, choice: int, event: Event) -> str:
+        """The text of a prompt that comes with its choice, once; its tokens are kept if they are scored."""
+        prompt = self._echoed[choice]
+        if not prompt:
+            return ""
+        self._echoed[choice] = []
+        if event.scored is not None or event.logprobs is not None:
+            scores = [None, *(event.scored or ())]
+            self._tokens[choice] += [ScoredToken(token, score) for token, score in zip(prompt, scores, strict=True)]
+        return decode(self._encoding, prompt)
 
     def close(self) -> None:
         """Give the places back."""
@@ -203,7 +236,7 @@ class Choice(NamedTuple):
     """A finished choice."""
 
     text: str
-    tokens: list[GeneratedToken]
+    tokens: list[ScoredToken]
     finish: str
 
 

@@ -26,13 +26,11 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {  # with the values that ask for noth
     "logit_bias": (None, {}),
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
-    "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "reasoning_effort": (None, "none"),
     "verbosity": (None, "medium"),
     "suffix": (None, ""),
-    "echo": (None, False),
     "best_of": (None, 1),
 }
 UNSUPPORTED_OF_MESSAGES: dict[str, tuple[Any, ...]] = {  # which OpenAI's answers have, and clients send back
@@ -62,13 +60,14 @@ class Closed(BaseModel):
         """The parts that mean something. Only the first unknown name is an error: 4 MB have room for 500,000."""
         if not isinstance(value, dict):
             return value
+        known = {field.alias or name for name, field in cls.model_fields.items()}
         for name in value:
-            if name in cls.model_fields or (name in cls.unsupported and value[name] in cls.unsupported[name]):
+            if name in known or (name in cls.unsupported and value[name] in cls.unsupported[name]):
                 continue
             reason = "{part} is not supported" if name in cls.unsupported else "{part} is not known"
             part = name[:LONGEST_NAME].encode(errors="replace").decode()
             raise PydanticCustomError("unknown_part", reason, {"part": part})
-        return {name: part for name, part in value.items() if name in cls.model_fields}
+        return {name: part for name, part in value.items() if name in known}
 
 
 FIRST_ERROR = Field(fail_fast=True)
@@ -166,6 +165,36 @@ class _Request(Closed):
         )
 
 
+class JsonSchema(Closed):
+    """A JSON schema that an answer follows, and its name."""
+
+    name: str = Field(max_length=LONGEST_NAME)
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+    """Changes nothing: every answer follows its schema."""
+
+
+class ResponseFormat(Closed):
+    """The form of an answer: text, any JSON object, or JSON within a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_a_schema_if_it_says_so(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("type json_schema and json_schema belong together")
+        return self
+
+    @property
+    def schema_followed(self) -> Mapping[str, Any] | None:
+        """The schema that the answer follows; None for text."""
+        if self.type == "text":
+            return None
+        return (self.json_schema and self.json_schema.schema_) or {"type": "object"}
+
+
 class ChatRequest(_Request):
     """A conversation to continue."""
 
@@ -173,6 +202,7 @@ class ChatRequest(_Request):
     max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
     def _has_logprobs_if_it_has_their_number(self) -> Self:
@@ -190,7 +220,16 @@ class CompletionRequest(_Request):
     """Texts to continue."""
 
     prompt: str | Tokens | Prompts[str] | Prompts[Tokens]
-    unsupported: ClassVar = UNSUPPORTED | {"logprobs": (None,)}
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    """So many likeliest tokens in the place of each token."""
+    echo: bool | None = False
+    """Whether the prompt comes first, with its log-probabilities if `logprobs` is there; not in a stream."""
+
+    @model_validator(mode="after")
+    def _is_whole_if_it_echoes(self) -> Self:
+        if self.echo and self.stream:
+            raise ValueError("echo is not supported in a stream")
+        return self
 
 
 class Model(BaseModel):

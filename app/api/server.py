@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from app import feedback
-from app.api import classify, v1
+from app.api import classify, responses, v1
 from app.api.limits import Bodies, Keys, Measured, Sites
 from app.api.schema import error_response
 from app.errors import Busy, Failed, RequestError, Timeout, Unavailable
@@ -89,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.feedback = Quarantine(settings)
     app.state.loader = Loader(versions)
     app.state.end_page = lambda: None
-    for router in (v1.router, classify.router, feedback.router):
+    for router in (v1.router, responses.router, classify.router, feedback.router):
         app.include_router(router)
 
     @app.get("/healthz", tags=["server"], summary="Is the server up?")
@@ -201,7 +201,7 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     reason = str(error.detail)
     code = {404: "not_found", 413: "too_large"}.get(error.status_code)
     if error.status_code == 404 and request.url.path.startswith(v1.router.prefix):
-        reason = f"{reason}: below {v1.router.prefix} there are chat/completions, completions and models"
+        reason = f"{reason}: below {v1.router.prefix} there are chat/completions, completions, responses and models"
     return error_response(RequestError(reason, None, code), error.status_code, headers=error.headers)
 
 

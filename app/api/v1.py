@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import accumulate
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +15,18 @@ from starlette.types import Receive, Scope, Send
 from app.api.limits import until_gone
 from app.api.schema import ChatRequest, CompletionRequest, Error, Model, Models, error_json
 from app.errors import NotFound, RequestError
-from app.generation import Choice, GeneratedToken, Generation, Piece, Reply, chat_prompt, check_size, ends, whole
+from app.generation import (
+    Choice,
+    Generation,
+    Piece,
+    Reply,
+    ScoredToken,
+    chat_prompt,
+    check_size,
+    ends,
+    schema_constraint,
+    whole,
+)
 from app.guard import ask_guard
 from app.loaded_version import LoadedVersion
 from app.metrics import FIRST_TOKEN, TOKENS
@@ -87,6 +99,9 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     messages = [message.turn() for message in body.messages]
     guarded = await ask_guard(request.app.state, [loaded], messages)
     prompt = await run_in_threadpool(chat_prompt, loaded, guarded.messages)
+    stop_tokens = ends(loaded, chat=True)
+    schema = body.response_format.schema_followed if body.response_format else None
+    constraint = await run_in_threadpool(schema_constraint, loaded, schema, stop_tokens, param="response_format")
     generation: Generation | Reply
     if guarded.reply is not None:
         loaded = guarded.by
@@ -98,7 +113,8 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
             loaded=loaded,
             prompts=[prompt],
             began=began,
-            stop_tokens=ends(loaded, chat=True),
+            stop_tokens=stop_tokens,
+            constraint=constraint,
             max_new_tokens=body.max_completion_tokens or body.max_tokens,
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         )
@@ -136,16 +152,20 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         began=began,
         stop_tokens=ends(loaded, chat=False),
         max_new_tokens=body.max_tokens or 16,
+        logprobs=body.logprobs,
+        echo=bool(body.echo),
         param="prompt",
     )
 
     answer = _Answer(loaded, generation, began, kind="text_completion", prefix="cmpl")
 
     def piece_json(piece: Piece) -> dict[str, Any]:
-        return {"index": piece.choice, "text": piece.text, "logprobs": None, "finish_reason": piece.finish}
+        logprobs = _text_logprobs(loaded, piece.tokens)
+        return {"index": piece.choice, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish}
 
     def choice_json(choice: Choice) -> dict[str, Any]:
-        return {"text": choice.text, "logprobs": None, "finish_reason": choice.finish}
+        logprobs = _text_logprobs(loaded, choice.tokens)
+        return {"text": choice.text, "logprobs": logprobs, "finish_reason": choice.finish}
 
     if body.stream:
         return answer.stream(body, piece_json)
@@ -187,7 +207,7 @@ def _prompts(loaded: LoadedVersion, prompt: str | list[str] | list[int] | list[l
     return tokens
 
 
-def _logprobs(loaded: LoadedVersion, tokens: Sequence[GeneratedToken]) -> dict[str, Any] | None:
+def _logprobs(loaded: LoadedVersion, tokens: Sequence[ScoredToken]) -> dict[str, Any] | None:
     """The tokens of a chat answer with the likeliest ones in their places; None without any."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
@@ -196,9 +216,28 @@ def _logprobs(loaded: LoadedVersion, tokens: Sequence[GeneratedToken]) -> dict[s
 
     content = []
     for token, logprobs in tokens:
+        if logprobs is None:
+            continue
         likeliest = [entry(*candidate) for candidate in logprobs.likeliest]
         content.append(entry(token, logprobs.token) | {"top_logprobs": likeliest})
     return {"content": content, "refusal": None} if content else None
+
+
+def _text_logprobs(loaded: LoadedVersion, tokens: Sequence[ScoredToken]) -> dict[str, Any] | None:
+    """The tokens of a completion with the likeliest ones in their places, in its older form; None without any."""
+    if not tokens:
+        return None
+
+    def text(token: int) -> str:
+        return token_bytes(loaded.encoding, token).decode(errors="replace")
+
+    texts = [text(token) for token, _ in tokens]
+    offsets = [0, *accumulate(map(len, texts[:-1]))]
+    scores = [logprobs and logprobs.token for _, logprobs in tokens]
+    places = []
+    for _, logprobs in tokens:
+        places.append(logprobs and {text(token): score for token, score in logprobs.likeliest})
+    return {"tokens": texts, "token_logprobs": scores, "top_logprobs": places, "text_offset": offsets}
 
 
 class _Answer:

@@ -63,7 +63,7 @@ class _Text:
     """The newest, not yet in the cache; None until the prompt is read."""
     last_C: Tensor | None = None
     """The hidden states of the prompt's last token, which predict the first new one."""
-    scored: list[float] = field(default_factory=list)
+    scored: list[Logprobs] = field(default_factory=list)
 
     def piece(self, row: int, most: int) -> Piece:
         """The tokens to read next: the newest one, or at most `most` of the prompt and of what is scored."""
@@ -93,7 +93,7 @@ class _PieceResult:
 
     text: _Text
     piece: Piece
-    scored: list[float]
+    scored: list[Logprobs]
     last_C: Tensor | None
     """The hidden states that predict the next token, as soon as they are known."""
 
@@ -115,8 +115,15 @@ def _logprobs(logits_V: Tensor, token: int, likeliest: int | None) -> Logprobs |
     if likeliest is None:
         return None
     logprobs_V = logits_V.float().log_softmax(dim=-1)
-    values, tokens = logprobs_V.topk(min(likeliest, len(logprobs_V)))
-    return Logprobs(logprobs_V[token].item(), list(zip(tokens.tolist(), values.tolist(), strict=True)))
+    (place,) = _likeliest(logits_V[None], likeliest)
+    return Logprobs(logprobs_V[token].item(), place)
+
+
+def _likeliest(logits_TV: Tensor, count: int) -> list[list[tuple[int, float]]]:
+    """The likeliest tokens with their log-probabilities, in each place."""
+    values_TN, tokens_TN = logits_TV.float().log_softmax(dim=-1).topk(min(count, logits_TV.shape[-1]))
+    places = zip(tokens_TN.tolist(), values_TN.tolist(), strict=True)
+    return [list(zip(tokens, values, strict=True)) for tokens, values in places]
 
 
 class Engine:
@@ -226,16 +233,22 @@ class Engine:
         last_C = x_TC[last - piece.start] if piece.start <= last < piece.end else text.last_C
         first = max(piece.start, last - request.prompt_scored)  # whose hidden states predict a token that is scored
         end = min(piece.end, len(tokens) - 1)
-        scored = self._score(x_TC[first - piece.start : end - piece.start], tokens[first + 1 : end + 1])
+        scored = self._score(
+            x_TC[first - piece.start : end - piece.start], tokens[first + 1 : end + 1], request.logprobs or 0
+        )
         return _PieceResult(text=text, piece=piece, scored=scored, last_C=last_C)
 
-    def _score(self, x_TC: Tensor, tokens: Sequence[int]) -> list[float]:
-        """The log-probability of tokens, from the hidden states before them."""
+    def _score(self, x_TC: Tensor, tokens: Sequence[int], likeliest: int) -> list[Logprobs]:
+        """The log-probability of tokens, and the likeliest in their places, from the hidden states before them."""
         if not tokens:
             return []
         logits_TV = self.model.logits(x_TC).float()
         tokens_T = torch.tensor(tokens, device=x_TC.device)
-        return (-F.cross_entropy(logits_TV, tokens_T, reduction="none")).tolist()
+        scores = (-F.cross_entropy(logits_TV, tokens_T, reduction="none")).tolist()
+        if not likeliest:
+            return [Logprobs(score, []) for score in scores]
+        places = _likeliest(logits_TV, likeliest)
+        return [Logprobs(score, place) for score, place in zip(scores, places, strict=True)]
 
     def _choose(self, complete: list[_PieceResult]) -> list[tuple[int, Tensor]]:
         """The next token of each text, with the logits that it was chosen by."""

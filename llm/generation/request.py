@@ -19,7 +19,8 @@ class Request:
     sampling: Sampling = GREEDY
     stop_tokens: frozenset[int] = frozenset()
     logprobs: int | None = None
-    """Number of likeliest tokens whose log-probability each event has next to its own token's; None leaves out all."""
+    """Number of likeliest tokens whose log-probability each event has next to its own token's, and each scored token
+    next to its own; None leaves out all of the events."""
     scored: Sequence[int] = ()
     """A continuation to measure, such as the right answer: how likely it is. It does not change the new tokens."""
     prompt_scored: int = 0
@@ -75,5 +76,5 @@ class Event(NamedTuple):
     token: int | None
     ended: Reason | None = None
     logprobs: Logprobs | None = None
-    scored: Sequence[float] | None = None
-    """With the first event of a request that scores a text: the log-probability of each of its tokens."""
+    scored: Sequence[Logprobs] | None = None
+    """With the first event of a request that scores a text: those of each of its tokens."""

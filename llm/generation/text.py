@@ -110,7 +110,7 @@ def run(model: GPT, requests: Sequence[Request], rows: int = MOST_AT_ONCE) -> li
     while engine.busy:
         for event in engine.step():
             text = texts[event.handle]
-            text.scored.extend(event.scored or ())
+            text.scored.extend(logprobs.token for logprobs in event.scored or ())
             if event.token is not None:
                 text.tokens.append(event.token)
     return list(texts.values())

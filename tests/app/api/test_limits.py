@@ -205,7 +205,7 @@ def test_unknown_paths_are_404_in_the_same_form(server):
 
 def test_unknown_path_below_v1_lists_the_known_ones(server):
     message = post(server, "/v1/responses", {}).json()["error"]["message"]
-    assert message == "Not Found: below /v1 there are chat/completions, completions and models"
+    assert message == "Not Found: below /v1 there are chat/completions, completions, responses and models"
 
 
 def test_wrong_method_is_405(server):

@@ -35,7 +35,7 @@ CHECKS = [
 ]
 OPERATIONS = [
     *(("get", path) for path in ("/v1/models", "/v1/models/{name}", "/healthz", "/readyz", "/metrics")),
-    *(("post", path) for path in ("/v1/chat/completions", "/v1/completions")),
+    *(("post", path) for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses")),
     *(("post", path) for path in ("/classify", "/feedback")),
 ]
 CASES = {"get": 10, "post": 60}

@@ -60,7 +60,7 @@ def test_scores_are_those_of_a_plain_forward_pass_and_change_no_token(
     for prompt, new in work:
         scored = data.draw(st.lists(st.integers(0, 250), max_size=12))
         prompt_scored = data.draw(st.integers(0, len(prompt) - 1))
-        engine.submit(Request(prompt, new, scored=scored, prompt_scored=prompt_scored))
+        engine.submit(Request(prompt, new, logprobs=1, scored=scored, prompt_scored=prompt_scored))
         texts.append(([*prompt, *scored], len(scored) + prompt_scored))
     tokens = {handle: [] for handle in range(len(work))}
     scores = {}
@@ -74,5 +74,8 @@ def test_scores_are_those_of_a_plain_forward_pass_and_change_no_token(
         logprobs_TV = gpt(torch.tensor([text]))[0].log_softmax(dim=-1)
         scored_positions = range(len(text) - count, len(text))
         expected = [logprobs_TV[position - 1, text[position]].item() for position in scored_positions]
-        assert scores.get(handle, []) == pytest.approx(expected, abs=1e-4)
+        measured = scores.get(handle, [])
+        assert [logprobs.token for logprobs in measured] == pytest.approx(expected, abs=1e-4)
+        highest = [logprobs_TV[position - 1].max().item() for position in scored_positions]
+        assert [logprobs.likeliest[0][1] for logprobs in measured] == pytest.approx(highest, abs=1e-4)
         assert tokens[handle] == generate_greedily(gpt, *work[handle])
