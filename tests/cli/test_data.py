@@ -87,10 +87,9 @@ def test_check_finds_the_dataset_that_files_are_for(name, content, summary):
                 *("as requests: 0 rows", "no table of r"),
             ],
         ),
-        ("a.pdf", b"%PDF-1.4\n1 0 obj\n", ["as any dataset: 0 rows", "a/a.pdf: a PDF; save its text as .txt"]),
         ("a.csv", b"\n", ["a.csv: empty, 1 bytes", "as any dataset: 0 rows"]),
     ],
-    ids=["unlabelled mailbox", "text in Latin-1", "program", "PDF", "empty file"],
+    ids=["unlabelled mailbox", "text in Latin-1", "program", "empty file"],
 )
 def test_files_that_no_dataset_reads_have_their_own_reason(name, content, reasons):
     Path(name).write_bytes(content)
@@ -99,15 +98,6 @@ def test_files_that_no_dataset_reads_have_their_own_reason(name, content, reason
     assert -1 not in places, output
     assert places == sorted(places)
     assert output.count("\nas ") == sum(reason.startswith("as ") for reason in reasons)
-
-
-def test_pdf_among_texts_is_left_out_and_named():
-    Path("texts").mkdir()
-    Path("texts/a.txt").write_text(STORY)
-    Path("texts/b.pdf").write_bytes(b"%PDF-1.7\n\0\1")
-    output = check("texts")
-    assert "as corpus: 1 rows\n" in output
-    assert "  texts/b.pdf: a PDF; save its text as .txt\n" in output
 
 
 def test_labels_beyond_two_may_be_kept():
