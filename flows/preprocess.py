@@ -10,11 +10,10 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from llm.errors import UserError
 from llm.files import atomic_folder
 from tasks.data import steps
 from tasks.data.cleaning.personal import mask
@@ -47,27 +46,6 @@ def show_cleaning(name: str, record: Record, report: Path) -> None:
         mlflow.log_artifact(str(report / page))
     mlflow.log_metrics({f"cleaning.{rule}": count for rule, count in record.counts().items()})
     leave_artifact(create_markdown_artifact, f"cleaning-{name}", markdown=(report / "cleaning.md").read_text())
-
-
-@step
-def show_drift(name: str, folder: Path) -> None:
-    """Publish how far the rows are from those of the last commit. It is in no out: outs must not depend on commits."""
-    from dvc.exceptions import DvcException
-
-    from tasks.data.drift import drift_of_dataset
-    from tasks.registry.trained_on import committed, rows_before, rows_in
-
-    try:
-        commit = committed(name)
-        rows = rows_before(commit) if commit else None
-    except (UserError, DvcException) as error:
-        get_run_logger().warning("drift: %s", error)
-        return
-    drift = drift_of_dataset(rows, rows_in(folder), commit.md5 if commit else None)
-    page = f"# How far {name} is from the committed rows\n\n{drift.page}\n"
-    mlflow.log_metrics(drift.metrics)
-    mlflow.log_text(page, "drift.md")
-    leave_artifact(create_markdown_artifact, f"drift-{name}", markdown=page)
 
 
 @step
@@ -119,6 +97,5 @@ def preprocess(name: str, params: Split) -> None:
         show_cleaning(name, record, report)
         summary = check(job, rows, record=record, report=report)
         step(dataset.write, name="write")(rows, folder, params)
-        show_drift(name, folder)
         show_summary(name, summary)
     shutil.rmtree(job.work)

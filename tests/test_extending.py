@@ -61,7 +61,7 @@ def extended(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_dataset_and_an_application_are_slices_a_block_and_a_test_each(extended: Path) -> None:
+def test_dataset_and_application_are_a_slice_a_block_and_a_test_each(extended: Path) -> None:
     ours = (ROOT / "params.yaml").read_text()
     sections = [section for _, section, _ in BLOCK.findall((ROOT / "docs/extending.md").read_text()) if section]
     assert sections == ["datasets", "applications"]
@@ -74,14 +74,14 @@ def test_a_dataset_and_an_application_are_slices_a_block_and_a_test_each(extende
     }
 
 
-def test_its_own_tests_pass(extended: Path) -> None:
+def test_new_slices_pass_their_own_tests(extended: Path) -> None:
     tests = ["tests/tasks/datasets/test_questions.py", "tests/tasks/applications/quiz/test_measure.py"]
     done = run(extended, "pytest", "-p", "no:cacheprovider", "-n0", *tests)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "3 passed" in done.stdout
 
 
-def test_the_graph_evaluation_the_registry_and_serving_find_it_by_its_name(
+def test_new_application_is_found_by_graph_evaluation_registry_and_serving(
     extended: Path, prefect_api: str, monkeypatch
 ) -> None:
     code = changed(extended)
@@ -105,7 +105,7 @@ def test_the_graph_evaluation_the_registry_and_serving_find_it_by_its_name(
     assert made == {"dvc.lock", "data/questions/.gitkeep"}
 
 
-def test_what_the_page_writes_is_as_tidy_as_the_rest(extended: Path) -> None:
+def test_code_of_the_page_passes_ruff(extended: Path) -> None:
     ruff = [str(Path(sys.executable).parent / "ruff")]
     shutil.copy(ROOT / "pyproject.toml", extended)
     for command in (["check", "tasks"], ["format", "--check", "tasks"]):

@@ -71,10 +71,10 @@ def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _calls(folder: Path) -> list[str]:
-    calls = folder / "calls"
-    found = calls.read_text().splitlines() if calls.exists() else []
-    calls.unlink(missing_ok=True)
-    return found
+    file = folder / "calls"
+    calls = file.read_text().splitlines() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return calls
 
 
 @pytest.fixture
@@ -98,19 +98,19 @@ def ready(folder) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "found"), [("python3", "Python 3.9.2"), ("python3.99", "missing")])
-def test_a_python_that_is_too_old_or_missing_is_said_in_one_line(folder, name, found):
+@pytest.mark.parametrize(("name", "version"), [("python3", "Python 3.9.2"), ("python3.99", "missing")])
+def test_python_that_is_too_old_or_missing_is_an_error_on_one_line(folder, name, version):
     _script(folder / "path/python3", OLD_PYTHON)
     done = _make(folder, "test-quick", *([] if name == "python3" else [f"PYTHON={name}"]))
     way_out = "3.11 or newer is needed: name another, as in make run PYTHON=python3.12"
-    assert (done.returncode, done.stdout) == (2, f"{name} is {found}; {way_out}\n")
+    assert (done.returncode, done.stdout) == (2, f"{name} is {version}; {way_out}\n")
     assert not (folder / ".venv").exists()
 
 
-def test_another_python_is_taken_where_it_is_named(folder):
-    other = (folder / "path/python3").rename(folder / "path/python3.12")
+def test_python_of_another_version_is_used_where_it_is_named(folder):
+    newer = (folder / "path/python3").rename(folder / "path/python3.12")
     _script(folder / "path/python3", OLD_PYTHON)
-    assert _make(folder, "test-quick", f"PYTHON={other}").returncode == 0
+    assert _make(folder, "test-quick", f"PYTHON={newer}").returncode == 0
     assert _calls(folder) == [*SET_UP, TOOLS, QUICK]
     assert _make(folder, "test-quick").returncode == 0, "a .venv that works needs no other Python"
     assert _calls(folder) == [QUICK]
@@ -131,14 +131,14 @@ def test_set_up_takes_uv_where_it_is_installed(folder, arguments, backend):
     assert _calls(folder)[:3] == [SET_UP[0], f"{install} --editable .[app]", SET_UP[-1]]
 
 
-def test_the_main_job_installs_nothing_that_tests_alone_need(folder):
+def test_run_installs_nothing_that_tests_alone_need(folder):
     assert _make(folder, "run").returncode == 0
     calls = _calls(folder)
     assert calls[: len(SET_UP)] == SET_UP
     assert TOOLS not in calls
 
 
-def test_what_else_tests_need_is_installed_or_its_absence_said(folder):
+def test_programs_that_tests_need_are_installed_or_reported_missing(folder):
     for name in ("chromium", "initdb", "g++"):
         (folder / "path" / name).unlink()
     for name in ("awk", "cat", "cp", "id", "make", "mkdir", "rm", "sh", "test", "touch"):  # neither, and no apt-get
@@ -170,7 +170,7 @@ def _folder_has_moved(folder: Path) -> None:
     (folder / ".venv/ready").write_text("/where/it/was\n")
 
 
-def test_an_environment_is_used_as_it_is_until_pins_change_or_it_is_broken(ready):
+def test_environment_is_kept_until_pins_change_or_it_is_broken(ready):
     def second() -> tuple[str, list[str]]:
         done = _make(ready, "test-quick")
         assert done.returncode == 0
@@ -179,14 +179,14 @@ def test_an_environment_is_used_as_it_is_until_pins_change_or_it_is_broken(ready
     assert second() == ("", [QUICK])
     later = time.time() + 9
     os.utime(ready / "requirements.lock", (later, later))
-    said, calls = second()
-    assert MADE_ANEW not in said
+    output, calls = second()
+    assert MADE_ANEW not in output
     assert calls == [*SET_UP[1:], TOOLS, QUICK]
     os.utime(ready / "requirements.lock", (1, 1))
     for harm in (_interpreter_is_gone, _python_is_old, _pip_is_missing, _folder_has_moved):
         harm(ready)
-        said, calls = second()
-        assert said.splitlines()[0] == MADE_ANEW, harm.__name__
+        output, calls = second()
+        assert output.splitlines()[0] == MADE_ANEW, harm.__name__
         assert calls == [*SET_UP, TOOLS, QUICK], harm.__name__
     assert second() == ("", [QUICK])
 
@@ -202,11 +202,11 @@ def _servers(folder: Path, **ends: str) -> None:
         _script(folder / f".venv/bin/{name}", f"#!/bin/sh\n{wrote}\n{ends.get(name, 'exec sleep 600')}\n")
 
 
-def test_a_port_that_is_taken_is_named_before_a_server_starts(ready):
+def test_port_in_use_is_named_before_a_server_starts(ready):
     _servers(ready)
     for name in ("MLFLOW_PORT", "PREFECT_PORT"):
-        with socket.create_server(("127.0.0.1", 0)) as other:
-            port = other.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
             done = _make(ready, "ui", *_free(), f"{name}={port}")
         assert done.returncode == 2
         assert done.stdout == f"{name}={port} is no free port: name another, as in make ui {name}=5050\n"
@@ -237,15 +237,15 @@ def _ui(folder: Path) -> Iterator[subprocess.Popen[str]]:
         started.communicate()
 
 
-def test_a_server_that_ends_early_is_said_and_ends_the_other(ready):
-    for first, other in (("mlflow", "uvicorn"), ("uvicorn", "mlflow")):
-        (ready / f"{other}.pid").unlink(missing_ok=True)
-        _servers(ready, **{first: f"while [ ! -e {other}.pid ]; do sleep 0.05; done; exit 1"})
+def test_server_that_ends_early_is_reported_and_ends_its_neighbour(ready):
+    for first, second in (("mlflow", "uvicorn"), ("uvicorn", "mlflow")):
+        (ready / f"{second}.pid").unlink(missing_ok=True)
+        _servers(ready, **{first: f"while [ ! -e {second}.pid ]; do sleep 0.05; done; exit 1"})
         with _ui(ready) as ui:
-            said, _ = ui.communicate(timeout=300)
+            output, _ = ui.communicate(timeout=300)
         assert ui.returncode == 2
-        assert said.splitlines()[-1] == f"{SERVERS[first]} has ended, and {SERVERS[other]} with it"
-        assert not _alive(ready, other)
+        assert output.splitlines()[-1] == f"{SERVERS[first]} has ended, and {SERVERS[second]} with it"
+        assert not _alive(ready, second)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -263,24 +263,24 @@ def test_stopping_ends_both_servers(ready, sent):
     assert not _alive(ready, "uvicorn")
 
 
-def test_what_is_removed_was_said_with_a_yes(ready):
-    for said, given in {"": "", "YES=0": "", "YES=no": "", "YES=1": " --yes", "YES=yes": " --yes"}.items():
-        assert _make(ready, "tidy", *filter(None, [said])).returncode == 0
-        assert _calls(ready) == [f"tidy{given}"]
+def test_clean_removes_records_after_a_yes_alone(ready):
+    for argument, option in {"": "", "YES=0": "", "YES=no": "", "YES=1": " --yes", "YES=yes": " --yes"}.items():
+        assert _make(ready, "tidy", *filter(None, [argument])).returncode == 0
+        assert _calls(ready) == [f"tidy{option}"]
 
 
 def _clean(folder: Path, *arguments: str, answer: str | None = None) -> tuple[int, str]:
     """The exit code of `make clean` and what it printed, on a terminal where somebody answers."""
-    main, other = pty.openpty()
+    main, terminal = pty.openpty()
     try:
         os.write(main, f"{answer}\n".encode())
-        stdin = subprocess.DEVNULL if answer is None else other
+        stdin = subprocess.DEVNULL if answer is None else terminal
         done = subprocess.run(
             **_command(folder, "clean", *arguments), stdin=stdin, capture_output=True, timeout=300, check=False
         )
     finally:
         os.close(main)
-        os.close(other)
+        os.close(terminal)
     return done.returncode, done.stdout
 
 
@@ -301,11 +301,11 @@ def test_clean_asks_before_it_removes_what_nothing_brings_back(folder):
         for name in (".pytest_cache", "mlartifacts", ".threestage"):
             (folder / name).mkdir(exist_ok=True)
         (folder / "mlflow.db").touch()
-        found, said = _clean(folder, *arguments, answer=answer)
-        assert found == code, said
+        exit_code, output = _clean(folder, *arguments, answer=answer)
+        assert exit_code == code, output
         assert left() == (set() if code == 0 else {".pytest_cache", "mlflow.db", "mlartifacts", ".threestage"})
-        assert "YES=1" in arguments or "registered models, decisions about them" in said
-        assert ("Nothing was removed" in said) == bool(code)
+        assert "YES=1" in arguments or "registered models, decisions about them" in output
+        assert ("Nothing was removed" in output) == bool(code)
     assert (folder / "pyproject.toml").exists()
 
 
@@ -320,14 +320,15 @@ def _oldest_python() -> tuple[int, int]:
     return tuple(map(int, re.fullmatch(r">=(\d+)\.(\d+)", required).groups()))
 
 
-def test_the_makefile_asks_for_the_python_that_the_package_requires():
-    asked = re.findall(r"sys\.version_info < \((\d+), (\d+)\)", (ROOT / "Makefile").read_text())
-    assert {tuple(map(int, each)) for each in asked} == {_oldest_python()}
+def test_makefile_requires_the_python_that_the_package_requires():
+    versions = re.findall(r"sys\.version_info < \((\d+), (\d+)\)", (ROOT / "Makefile").read_text())
+    assert {(int(major), int(minor)) for major, minor in versions} == {_oldest_python()}
 
 
-def test_the_workflow_runs_every_python_from_the_oldest_on():
+def test_workflow_runs_every_python_from_the_oldest_on():
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
-    versions = [tuple(map(int, each.split("."))) for each in workflow["jobs"]["test"]["strategy"]["matrix"]["python"]]
+    matrix = workflow["jobs"]["test"]["strategy"]["matrix"]
+    versions = [tuple(map(int, version.split("."))) for version in matrix["python"]]
     major, minor = _oldest_python()
     assert len(versions) >= 4
     assert versions == [(major, minor + later) for later in range(len(versions))]
@@ -352,8 +353,10 @@ def test_lock_pins_every_package_that_an_environment_needs():
         if name != "threestage" and pins.get(name) != Version(distribution.version).public:
             missing.add(f"{name} {distribution.version}")
         for extra in ("", *requirement.extras):
-            inner = map(Requirement, distribution.requires or ())
-            needed += [each for each in inner if each.marker is None or each.marker.evaluate({"extra": extra})]
+            requirements = map(Requirement, distribution.requires or ())
+            needed += [
+                inner for inner in requirements if inner.marker is None or inner.marker.evaluate({"extra": extra})
+            ]
     assert len(seen) > 200
     assert missing == set()
 
@@ -364,7 +367,7 @@ def test_lock_names_the_libraries_that_the_committed_results_were_made_with():
     assert recorded == {name: pins[canonicalize_name(name)] for name in recorded}
 
 
-def test_an_installer_without_this_machines_configuration_finds_the_recorded_torch(tmp_path):
+def test_installer_without_this_machines_configuration_finds_the_recorded_torch(tmp_path):
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "pip", "--isolated", "install", "--quiet", "--dry-run", "--ignore-installed"]
     command += ["--no-deps", "--constraint", str(ROOT / "requirements.lock"), "--report", str(report), "torch"]
@@ -382,10 +385,10 @@ def test_every_pinned_package_runs_on_the_oldest_python():
     required = {}
     for name, version in _pins().items():
         try:
-            found = importlib.metadata.distribution(name)
+            distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:  # what another Python or system needs
             continue
-        if Version(found.version).public == version:
-            required[name] = found.metadata.get("Requires-Python", "")
+        if Version(distribution.version).public == version:
+            required[name] = distribution.metadata.get("Requires-Python", "")
     assert len(required) > 200
-    assert {name: each for name, each in required.items() if oldest not in SpecifierSet(each)} == {}
+    assert {name: versions for name, versions in required.items() if oldest not in SpecifierSet(versions)} == {}

@@ -13,7 +13,7 @@ def page() -> str:
     return runpy.run_path(str(ROOT / "docs" / "map.py"))["page"]()
 
 
-def test_the_map_is_that_of_the_code(page) -> None:
+def test_map_matches_the_code(page) -> None:
     assert (ROOT / "docs" / "map.md").read_text() == page, "run `python docs/map.py`"
 
 

@@ -44,7 +44,7 @@ GUARDED = (
 )
 ASKED = ("general_right", "harmless_useful")
 METRICS = {
-    "foundation": {"test_loss", "perplexity", "ppmd_bits_per_byte", "ngram_order"}
+    "foundation": {"test_loss", "perplexity", "ngram_order"}
     | {"ngram_bits_per_byte", "ngram_cache_bits_per_byte"}
     | {f"{name}bits_per_byte{end}" for name, end in (("", ""), ("", "_gain"), ("baseline_", ""))},
     "classifier": {
@@ -96,7 +96,7 @@ def test_every_model_has_its_metrics_on_the_test_split(project: Path) -> None:
     assert 0.5 < classifier["roc_auc"] <= 1
 
 
-def test_the_classifier_is_calibrated_and_its_threshold_holds_on_validation(project: Path) -> None:
+def test_classifier_is_calibrated_and_its_threshold_holds_on_validation(project: Path) -> None:
     model, encoding = load(project / "models/classifier")
     assert model.ngrams.weight.any()
     low, high = model.config.unsure
@@ -120,7 +120,7 @@ def test_pretraining_lowers_the_validation_loss(project: Path) -> None:
     assert curve["validation_loss"].iloc[-1] < 6.3  # a uniform guess over 1,024 tokens costs 6.93
 
 
-def test_each_model_is_registered_as_challenger_with_evidence_and_lineage(client: MlflowClient) -> None:
+def test_registry_has_a_challenger_of_each_model_with_evidence_and_lineage(client: MlflowClient) -> None:
     for model, names in METRICS.items():
         version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
         run = client.get_run(version.run_id)
@@ -135,7 +135,7 @@ def test_each_model_is_registered_as_challenger_with_evidence_and_lineage(client
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"evaluation", "training"}
 
 
-def test_the_assistant_is_the_published_model_with_its_template_and_what_lora_learned(project: Path) -> None:
+def test_assistant_is_the_published_model_with_its_template_and_merged_lora(project: Path) -> None:
     base = read_config(project / "models/published")
     assistant = read_config(project / "models/assistant")
     assert assistant["objective"] == "assistant"
@@ -149,7 +149,7 @@ def test_the_assistant_is_the_published_model_with_its_template_and_what_lora_le
     assert same | matrices == before.state_dict().keys()
 
 
-def test_a_version_says_which_model_it_started_from(client: MlflowClient) -> None:
+def test_version_names_the_model_that_it_started_from(client: MlflowClient) -> None:
     descriptions = {
         model: client.get_model_version_by_alias(f"threestage-{model}", "challenger").description for model in METRICS
     }
@@ -203,7 +203,7 @@ def test_evaluation_and_a_version_elsewhere_give_the_same_probability_for_parts_
     assert probabilities == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_second_run_of_the_main_command_finds_nothing_to_do(project: Path, command_line) -> None:
+def test_second_run_of_the_main_command_finds_nothing_to_do(project: Path, command_line) -> None:
     code, output, error = command_line(project, "run")
     assert (code, error) == (0, "")
     assert "Everything is up to date" in output
@@ -255,7 +255,7 @@ def _start(folder: Path, *line: str, **options: object) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", *line], cwd=folder, **options)
 
 
-def test_training_that_is_killed_resumes_and_gives_the_same_weights_also_in_another_clean_folder(
+def test_resume_after_kill_gives_equal_weights_also_in_another_folder(
     project: Path, tmp_path: Path, prefect_api: str
 ) -> None:
     folder, line = make_project(tmp_path / "project"), ("dvc", "repro", "pretrain")

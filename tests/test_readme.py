@@ -59,24 +59,24 @@ def readme_project(project: Path, prefect_api: str, tmp_path_factory: pytest.Tem
     return folder
 
 
-def test_the_walkthrough_prints_what_it_says() -> None:
-    found = doctest.testfile(str(ROOT / "docs/walkthrough.md"), module_relative=False)
-    assert found.attempted > 40
-    assert found.failed == 0
+def test_walkthrough_prints_what_it_shows() -> None:
+    results = doctest.testfile(str(ROOT / "docs/walkthrough.md"), module_relative=False)
+    assert results.attempted > 40
+    assert results.failed == 0
 
 
 def _is_tested_here(command: str) -> bool:
     return command not in {*TESTED_ELSEWHERE, SERVING}
 
 
-def test_the_pages_have_these_commands() -> None:
+def test_commands_of_the_pages_are_all_listed() -> None:
     commands = _commands()
     assert {*TESTED_ELSEWHERE, SERVING} <= {*commands}
     assert sum(map(_is_tested_here, commands)) > 4
 
 
 @pytest.mark.parametrize("command", filter(_is_tested_here, _commands()))
-def test_a_command_ends_well(command: str, readme_project: Path, prefect_api: str) -> None:
+def test_command_of_a_page_ends_well(command: str, readme_project: Path, prefect_api: str) -> None:
     someone = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     variables = environment(PREFECT_API_URL=prefect_api, **someone)
     for written, meant in SHORTENED.items():
@@ -92,15 +92,15 @@ def test_a_command_ends_well(command: str, readme_project: Path, prefect_api: st
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     for key, value in re.findall(r"-S (\S+)=(\d+)", command):
-        found = yaml.safe_load((readme_project / "params.yaml").read_text())
+        parameter = yaml.safe_load((readme_project / "params.yaml").read_text())
         for part in key.split("."):
-            found = found[part]
-        assert found == int(value), key
+            parameter = parameter[part]
+        assert parameter == int(value), key
 
 
-def test_the_served_classifier_answers_as_it_was_evaluated(readme_project: Path, prefect_api: str) -> None:
-    said = pd.read_csv(readme_project / "reports/evaluation/classifier/evidence/predictions.csv")
-    raw = [json.loads((readme_project / "data/raw/emails" / name).read_text())["text"] for name in said["id"]]
+def test_served_classifier_answers_as_it_was_evaluated(readme_project: Path, prefect_api: str) -> None:
+    predictions = pd.read_csv(readme_project / "reports/evaluation/classifier/evidence/predictions.csv")
+    raw = [json.loads((readme_project / "data/raw/emails" / name).read_text())["text"] for name in predictions["id"]]
     body = {"dataframe_records": [{"message": text} for text in raw]}
     server = subprocess.Popen(
         SERVING.split(), cwd=readme_project, env=environment(PREFECT_API_URL=prefect_api), process_group=0
@@ -114,8 +114,10 @@ def test_the_served_classifier_answers_as_it_was_evaluated(readme_project: Path,
 
     try:
         answered = pd.DataFrame(wait_for(answer).json()["predictions"])
-        assert answered["label"].tolist() == said["predicted"].tolist()
-        assert answered["spam_probability"].tolist() == pytest.approx(said["spam_probability"].tolist(), abs=1e-4)
+        assert answered["label"].tolist() == predictions["predicted"].tolist()
+        assert answered["spam_probability"].tolist() == pytest.approx(
+            predictions["spam_probability"].tolist(), abs=1e-4
+        )
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(timeout=120)

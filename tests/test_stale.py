@@ -237,12 +237,12 @@ def fits(path: str, patterns: list[str]) -> bool:
 
 
 @pytest.mark.parametrize("changed", CHANGES)
-def test_a_change_makes_these_stages_stale_and_no_other(deps, changed):
+def test_change_of_a_file_makes_its_stages_stale_and_no_other(deps, changed):
     assert ":" in changed or (ROOT / changed).exists()
     assert sorted(stage for stage, names in deps.items() if is_among(changed, names)) == sorted(CHANGES[changed])
 
 
-def test_what_a_command_imports_is_a_dep_or_changes_no_byte(deps, commands):
+def test_imports_of_a_command_are_deps_or_change_no_byte(deps, commands):
     command = [sys.executable, "-c", IMPORTED, json.dumps(list(commands.values()))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -265,7 +265,7 @@ def classes_of(model: type[BaseModel]) -> set[type[BaseModel]]:
     return classes
 
 
-def test_a_default_of_a_parameter_is_in_a_dep_of_its_stage(deps: dict[str, list[str]]) -> None:
+def test_default_of_a_parameter_is_in_a_dep_of_its_stage(deps: dict[str, list[str]]) -> None:
     """params.yaml holds what differs from the defaults: a default that changes must make the stage stale."""
     models = {f"fetch@{name}": Source for name in DATASETS}
     models |= {f"replay@{name}": Replay for name in VALUES["replay"]}
@@ -279,7 +279,7 @@ def test_a_default_of_a_parameter_is_in_a_dep_of_its_stage(deps: dict[str, list[
             assert is_among(path, deps[stage]), f"{stage}: {kind.__name__} in {path}"
 
 
-def test_every_dep_that_is_code_exists(deps):
+def test_deps_that_are_code_exist(deps):
     for stage, names in deps.items():
         code = [name for name in names if name.split("/")[0] in PACKAGES]
         assert code, stage

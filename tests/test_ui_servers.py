@@ -93,7 +93,7 @@ def last_checkpoint(project: Path) -> int:
     return max((int(path.stem.removeprefix("step-")) for path in paths), default=0)
 
 
-def test_a_training_goes_on_without_its_servers_and_does_not_wait_for_them_at_the_end(ui, project_copy, token_files):
+def test_training_goes_on_without_its_servers_and_does_not_wait_for_them_at_the_end(ui, project_copy, token_files):
     shape = {"n_layer": 1, "n_embd": 16, "n_head": 2, "context_length": 64, "batch_size": 2}
     steps = {"steps": 10**6, "evaluate_every": 10**6, "checkpoint_every": 20}
     change_params(project_copy, {"foundation": {"train": shape | steps}})

@@ -9,7 +9,7 @@ from llm.files import read_text
 from tasks.registry.markup import number
 
 BASELINE = "baseline_"
-OTHERS = ("nearest_", "ngram_", "ppmd_")
+OTHERS = ("nearest_", "ngram_")
 """Prefixes of metrics that belong to other contenders, not to the model."""
 LOWER_IS_BETTER = (
     "loss",

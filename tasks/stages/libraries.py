@@ -22,7 +22,6 @@ LIBRARIES = (
     "pandas",
     "py3langid",
     "pyarrow",
-    "pyppmd",
     "pyyaml",
     "rouge-score",
     "safetensors",

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from paraphrases import paraphrases
 
 from tasks.applications.assistant.rubrics import Question, passes
-from tasks.data.paraphrases import paraphrases
 
 DATA = Path(__file__).parents[2] / "data"
 QUESTIONS = {name: DATA / f"behavioural/instructions/{name}.jsonl" for name in ("general", "harmless", "validation")}
@@ -53,7 +53,7 @@ def runs(row: dict[str, Any]) -> set[str]:
     return result
 
 
-def test_no_learned_row_is_a_paraphrase_of_a_behavioural_one() -> None:
+def test_learned_rows_paraphrase_no_behavioural_row() -> None:
     """Delete the row that is learned from, never the one that is tested on."""
     tested = [row for name in QUESTIONS for row in ROWS[name]]
     learned = [row for name in LEARNED for row in ROWS[name]]
@@ -61,32 +61,32 @@ def test_no_learned_row_is_a_paraphrase_of_a_behavioural_one() -> None:
     assert [(tested[pair.tested]["id"], asked(learned[pair.learned]), pair.similarity) for pair in pairs] == []
 
 
-def test_no_request_that_the_guard_learns_from_is_a_paraphrase_of_one_that_tests_it() -> None:
+def test_learned_requests_of_the_guard_paraphrase_none_of_its_test() -> None:
     tested = [row for name in REQUESTS for row in ROWS[name]]
     learned = [row for name in GUARD for row in ROWS[name]]
     pairs = paraphrases(list(map(asked, tested)), list(map(asked, learned)))
     assert [(tested[pair.tested]["id"], learned[pair.learned]["request"]) for pair in pairs] == []
 
 
-def test_no_request_is_in_two_files_that_the_guard_learns_from() -> None:
+def test_learned_requests_of_the_guard_are_in_one_file_each() -> None:
     requests = [row["request"].lower() for name in GUARD for row in ROWS[name]]
     assert len(set(requests)) == len(requests)
 
 
-def test_no_validation_row_is_a_paraphrase_of_a_test_row() -> None:
+def test_validation_rows_paraphrase_no_test_row() -> None:
     tested = [row for name in TESTS for row in ROWS[name]]
     pairs = paraphrases(list(map(asked, tested)), list(map(asked, ROWS["validation"])))
     assert [(tested[pair.tested]["id"], ROWS["validation"][pair.learned]["id"]) for pair in pairs] == []
 
 
 @pytest.mark.parametrize("name", list(FILES))
-def test_nothing_is_asked_twice(name: str) -> None:
+def test_questions_are_unique(name: str) -> None:
     questions = pd.DataFrame(ROWS[name]).reindex(columns=["request", "instruction", "input", "history", "system"])
     assert not questions.fillna("").astype(str).apply("\n".join, axis=1).str.lower().duplicated().any()
 
 
 @pytest.mark.parametrize("name", list(GUARDED))
-def test_the_guard_is_tested_on_what_the_assistant_is_tested_on(name: str) -> None:
+def test_guard_and_assistant_are_tested_on_the_same_requests(name: str) -> None:
     guarded = ROWS[GUARDED[name]]
     assert [(row["id"], row["label"]) for row in guarded] == [(row["id"], "answer") for row in ROWS[name]]
     turns = [[*row.get("history", [])[0::2], asked(row | {"history": []}).strip()] for row in ROWS[name]]
@@ -108,7 +108,7 @@ def test_validation_has_as_many_rows_of_each_slice() -> None:
     assert {count in (5, 6) for count in slices.values()} == {True}
 
 
-def test_the_checker_tells_validations_examples_from_its_counterexamples() -> None:
+def test_rubrics_pass_validations_examples_and_fail_its_counterexamples() -> None:
     for row in map(Question.model_validate, ROWS["validation"]):
         assert passes(row.rubric, row.example, row.input), row.id
         assert not passes(row.rubric, row.counterexample, row.input), row.id
@@ -133,7 +133,7 @@ def texts(content: Any) -> Iterator[str]:
             yield from (text for part in content for text in texts(part))
 
 
-def test_no_pack_mail_or_first_word_has_what_the_tests_ask() -> None:
+def test_packs_mails_and_first_words_contain_no_test_question() -> None:
     learned = [yaml.safe_load(file.read_text()) for file in sorted((DATA / "instructions").glob("*.yaml"))]
     learned += [json.loads(line) for file in DATA.glob("*.jsonl") for line in file.read_text().splitlines()]
     learned_texts: set[str] = set()

@@ -13,7 +13,7 @@ from llm.config import Config
 from llm.dataset import TokenWindows
 from llm.objectives.language_model import check_prompts, continuations
 from llm.tokenizer import decode, end_of_text, token_bytes
-from tasks.applications.foundation.baselines import PPMD_MEMORY, PPMD_ORDER, Baselines, fit_baselines
+from tasks.applications.foundation.baselines import Baselines, fit_baselines
 from tasks.applications.foundation.cache import document_numbers
 from tasks.applications.foundation.pieces import piece_rows, score_bits
 from tasks.applications.foundation.windows import Window, overlapping, token_losses
@@ -43,8 +43,8 @@ def measure(subject: Subject) -> Measured:
     samples and worst windows as evidence.
 
     All tokens but the first are predicted, in windows that overlap by half: each token is read after at least half a
-    context but in the first window. The baselines predict the same tokens, or their bytes, after the training text or
-    its end. The best of them stands beside the foundation; of PPMd nobody knows the bits of a document.
+    context but in the first window. The baselines predict the same tokens after the training text. The better of them
+    stands beside the foundation.
     """
     model, encoding = subject.loaded
     params = subject.params
@@ -94,9 +94,7 @@ def document_scores(
     rows["question"] = [decode(encoding, part[part != end].tolist()) for part in parts]
     _, numbers = np.unique(documents, return_inverse=True)
     rows["bytes"] = np.bincount(numbers, weights=sizes)
-    contenders = {OURS: losses / math.log(2)}
-    if baselines.best is not None:
-        contenders[BASELINE] = baselines.best
+    contenders = {OURS: losses / math.log(2), BASELINE: baselines.best}
     scored = {}
     for contender, bits in contenders.items():
         scored[contender] = score_bits(rows, pd.DataFrame({"bits": np.bincount(numbers, weights=bits)}))
@@ -106,19 +104,13 @@ def document_scores(
 def _further(losses: np.ndarray, text_bytes: int, baselines: Baselines) -> dict[str, float]:
     """Metrics that are no statistic of documents."""
     loss = float(losses.sum()) / len(losses)
-    metrics = {
+    return {
         "test_loss": loss,
         "perplexity": math.exp(loss),
         "ngram_order": baselines.order,
         "ngram_bits_per_byte": float(baselines.ngrams.sum() / text_bytes),
         "ngram_cache_bits_per_byte": float(baselines.cached.sum() / text_bytes),
-        "ppmd_bits_per_byte": baselines.ppmd / text_bytes,
     }
-    if baselines.best is None:
-        best = baselines.best_bits / text_bytes
-        metrics["baseline_bits_per_byte"] = best
-        metrics["bits_per_byte_gain"] = best - float(losses.sum()) / math.log(2) / text_bytes
-    return metrics
 
 
 def _write_baselines(bits_per_byte: float, metrics: dict[str, float], evidence: Path) -> None:
@@ -128,7 +120,6 @@ def _write_baselines(bits_per_byte: float, metrics: dict[str, float], evidence: 
         "foundation": bits_per_byte,
         f"n-grams of {order}, modified Kneser-Ney": metrics["ngram_bits_per_byte"],
         f"n-grams of {order} with a cache of the document": metrics["ngram_cache_bits_per_byte"],
-        f"PPMd of order {PPMD_ORDER}, {PPMD_MEMORY // 2**20} MB": metrics["ppmd_bits_per_byte"],
     }
     lines = pd.DataFrame(list(table.items()), columns=["model", "bits_per_byte"])
     lines.to_csv(evidence / "baselines.csv", index=False, float_format="%.4f", lineterminator="\n")
@@ -166,6 +157,6 @@ EVALUATION = Evaluation(
     unit="texts",
     judged_by=("bits_per_byte",),
     step=0.25,
-    baseline="the best of PPMd, a compressor, and of n-grams (modified Kneser-Ney) without and with a cache",
+    baseline="n-grams (modified Kneser-Ney) without or with a cache of the document, whichever is better",
     asking=Asking(rows=piece_rows, columns=("text",), score=score_bits, for_scoring=("bytes",), ask="bits"),
 )

@@ -33,7 +33,7 @@ WHOLE = {"git.commit": "a" * 40, "run.training": "b"} | {
 LOGGED = {
     "classifier": {"f1": 0.5, "f1_gain": 0.1, "f1_gain_low": 0.05, "f1_gain_high": 0.2, "baseline_f1": 0.4},
     "foundation": {"bits_per_byte": 5.0, "bits_per_byte_low": 4.5, "bits_per_byte_high": 5.5}
-    | {"baseline_bits_per_byte": 5.2, "ppmd_bits_per_byte": 5.3},
+    | {"baseline_bits_per_byte": 5.2, "ngram_bits_per_byte": 5.3},
 }
 
 

@@ -257,7 +257,7 @@ def test_two_foundations_write_the_same_text(copied, answering):
         2,
         None,
     )  # whether it learned them: not known
-    assert "ppmd_bits_per_byte" not in comparison.metrics  # another baseline's
+    assert "ngram_bits_per_byte" not in comparison.metrics  # another baseline's
     assert [row.challenger.endswith(" bits a byte") for row in comparison.errors] == [True, True]
 
 

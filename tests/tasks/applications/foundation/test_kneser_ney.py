@@ -14,11 +14,17 @@ def counted(tokens: np.ndarray, vocabulary_size: int, order: int) -> KneserNey:
     return next(model for model in models(tokens, vocabulary_size) if model.order == order)
 
 
+def counts_of_counts(counted: Counter) -> list[int]:
+    """How many n-grams were counted once, twice, three and four times."""
+    times = Counter(counted.values())
+    return [times[number] for number in (1, 2, 3, 4)]
+
+
 def brute_force(tokens: list[int], gram: tuple[int, ...], order: int) -> float:
     """The textbook's recursion, with no array: the probability of the last token of `gram` after the others."""
 
     def grams(length: int) -> list[tuple[int, ...]]:
-        return list(zip(*(tokens[n:] for n in range(length)), strict=False))
+        return [tuple(tokens[first : first + length]) for first in range(len(tokens) - length + 1)]
 
     @cache
     def counts(length: int) -> Counter:
@@ -30,18 +36,18 @@ def brute_force(tokens: list[int], gram: tuple[int, ...], order: int) -> float:
         if not gram:
             return 1 / SIZE
         counted = counts(len(gram))
-        n1, n2, n3, n4 = (sum(count == times for count in counted.values()) for times in (1, 2, 3, 4))
+        n1, n2, n3, n4 = counts_of_counts(counted)
         if min(n1, n2, n3, n4) == 0:
-            taken = [0, *FALLBACK]
+            discount = [0, *FALLBACK]
         else:
             y = n1 / (n1 + 2 * n2)
-            taken = [0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
-        beside = [count for other, count in counted.items() if other[:-1] == gram[:-1]]
+            discount = [0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
+        beside = [count for neighbour, count in counted.items() if neighbour[:-1] == gram[:-1]]
         lower = probability(gram[1:])
         if not beside:
             return lower
-        own = counted[gram] - taken[min(counted[gram], 3)]
-        return (own + sum(taken[min(count, 3)] for count in beside) * lower) / sum(beside)
+        own = counted[gram] - discount[min(counted[gram], 3)]
+        return (own + sum(discount[min(count, 3)] for count in beside) * lower) / sum(beside)
 
     return probability(gram)
 
@@ -62,24 +68,24 @@ def test_discounts_are_estimated_from_how_many_were_counted_once_to_four_times()
 
 def test_n_grams_of_any_order_and_vocabulary_are_counted():
     tokens = np.tile([199_999, 5, 199_998, 7, 3, 199_999, 5, 199_998, 7, 4], 40)
-    found = counted(tokens, 200_000, 5).probabilities(np.array([199_999, 5, 199_998, 7, 3]))
-    assert found == pytest.approx([0.5], abs=0.05)
+    probabilities = counted(tokens, 200_000, 5).probabilities(np.array([199_999, 5, 199_998, 7, 3]))
+    assert probabilities == pytest.approx([0.5], abs=0.05)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
-def test_after_any_tokens_the_probabilities_sum_to_one(order):
+def test_probabilities_after_any_tokens_sum_to_one(order):
     model = counted(TOKENS[TOKENS != 3], SIZE, order)  # 3 was never seen, and has a probability all the same
     contexts = np.random.default_rng(3).integers(0, SIZE, (20, order - 1))
     for context in contexts:
-        found = [model.probabilities(np.array([*context, token]))[0] for token in range(SIZE)]
-        assert sum(found) == pytest.approx(1, rel=1e-12)
-        assert min(found) > 0
+        probabilities = [model.probabilities(np.array([*context, token]))[0] for token in range(SIZE)]
+        assert sum(probabilities) == pytest.approx(1, rel=1e-12)
+        assert min(probabilities) > 0
 
 
-def test_too_little_to_estimate_discounts_from_takes_fixed_ones():
+def test_discounts_are_fixed_where_too_little_was_counted():
     assert discounts(np.array([1, 1, 5])).tolist() == [0.0, *FALLBACK]
     assert counted(np.array([0, 1, 2]), 3, 3).probabilities(np.array([0, 1, 2]))[0] > 0.5
 
 
-def test_no_order_is_longer_than_the_text():
+def test_order_is_never_longer_than_the_text():
     assert [model.order for model in models(np.array([0, 1, 0]), 3)] == [1, 2, 3]

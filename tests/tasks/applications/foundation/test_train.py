@@ -14,9 +14,7 @@ from tasks.training.setup import TrainingFiles
 
 
 @pytest.mark.parametrize("init_from", [SCRATCH, "models/of-others"])
-def test_what_begins_from_nothing_may_learn_in_8_bits_and_published_weights_may_not(
-    token_files, monkeypatch, init_from
-):
+def test_training_in_8_bits_is_for_models_from_scratch(token_files, monkeypatch, init_from):
     steps = int(WORTH / WIDE_INT8 / 128) + 1  # of 128 tokens: long enough to be compiled
     size = {"steps": steps, "batch_size": 2, "evaluation_batches": 1, "evaluate_every": 1, "checkpoint_every": 1}
     params = Train(learning_rate=1e-3, init_from=init_from, context_length=64, **size)
