@@ -11,9 +11,8 @@ from mlflow.entities.model_registry import ModelVersion
 from llm.formats.tokenizer_json import load_tokenizer
 from llm.tokenizer import end_of_text
 from llm.tokens import open_tokens
-from tasks.registry.git import git_output
 from tasks.registry.record import read_record
-from tasks.stages.hashes import LOCK, as_hashes, md5_of, parse_stages
+from tasks.stages.hashes import md5_of
 
 PROCESSED = "data/processed/"
 TRAIN_TABLE = "train.parquet"
@@ -51,14 +50,6 @@ def current_rows(dataset: str) -> pd.DataFrame:
 def rows_in(folder: Path) -> pd.DataFrame:
     """The train rows of a processed dataset in a folder; large token files are sampled evenly."""
     return _rows({path.name: path for path in folder.iterdir()})
-
-
-def committed(dataset: str) -> TrainedOn | None:
-    """A processed dataset as the commit's dvc.lock has it; None if there is none."""
-    text = git_output(f"show HEAD:./{LOCK}")
-    stage = parse_stages(text.decode(), f"HEAD:{LOCK}").get(f"preprocess@{dataset}") if text else None
-    md5 = as_hashes(stage).outs.get(f"{PROCESSED}{dataset}") if stage else None
-    return TrainedOn(dataset, md5) if md5 else None
 
 
 def rows_before(data: TrainedOn) -> pd.DataFrame | None:
