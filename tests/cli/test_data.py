@@ -75,10 +75,9 @@ def test_check_counts_the_rows_that_a_dataset_reads(dataset: str, name: str, con
         ("corpus", "a.txt", "Drei Söhne.".encode("latin-1"), "a/a.txt, row 1: byte 0xf6 is not UTF-8"),
         ("corpus", "program", b"\x7fELF\0\0", "no text, and"),
         ("instructions", "program", b"\x7fELF\0\0", "no table of i"),
-        ("corpus", "a.pdf", b"%PDF-1.4\n1 0 obj\n", "a/a.pdf: a PDF; save its text as .txt"),
         ("corpus", "a.csv", b"\n", "a.csv: 1 bytes"),
     ],
-    ids=["unlabelled mailbox", "text in Latin-1", "program", "no table", "PDF", "empty file"],
+    ids=["unlabelled mailbox", "text in Latin-1", "program", "no table", "empty file"],
 )
 def test_check_names_the_reason_why_a_file_can_not_be_read(
     dataset: str, name: str, content: bytes, reason: str
@@ -88,15 +87,6 @@ def test_check_names_the_reason_why_a_file_can_not_be_read(
     assert f"as {dataset}: 0 rows" in output
     assert reason in output
     assert "to take them in" not in output
-
-
-def test_pdf_among_texts_is_left_out_and_named():
-    Path("texts").mkdir()
-    Path("texts/a.txt").write_text(STORY)
-    Path("texts/b.pdf").write_bytes(b"%PDF-1.7\n\0\1")
-    output = check("corpus", "texts")
-    assert "as corpus: 1 rows\n" in output
-    assert "  texts/b.pdf: a PDF; save its text as .txt\n" in output
 
 
 def test_labels_beyond_two_may_be_kept():
