@@ -1,4 +1,4 @@
-"""`threestage data check`: print how a dataset reads your files, and the lines of params.yaml that add them."""
+"""`threestage data`: how a dataset reads your files, and the lines of params.yaml that name them."""
 
 import json
 import re
@@ -53,33 +53,168 @@ class Reading:
         return [problem for problem in self.problems if not problem.left_out]
 
 
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset of params.yaml, such as emails.")]
+Files = Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder, a glob in quotes, or any other source.")]
+Glob = Annotated[str, typer.Option("--files", metavar="GLOB", help="Read only these files of a folder or an archive.")]
+Encoding = Annotated[str | None, typer.Option(metavar="NAME", help="Encoding, if not UTF-8: windows-1252.")]
+Label = Annotated[
+    list[str] | None, typer.Option(metavar="VALUE=LABEL", help="A value's label: 1=spam; repeat for more.")
+]
+Column = Annotated[
+    list[str] | None, typer.Option(metavar="OURS=NAME", help="A column's name: label=folder; repeat for more.")
+]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Files that a dataset can learn from."""
+
+    entry: dict[str, str]
+    """The source as it stands in params.yaml."""
+    changes: dict[str, dict[str, str]]
+    """Entries of `label_map` and `columns` of the dataset's parameters."""
+
+
 @data.command()
 def check(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="corpus, emails, instructions or requests.")],
-    path: Annotated[
-        str, typer.Argument(metavar="PATH", help="A file, a folder, a glob in quotes, or any other source.")
-    ],
-    files: Annotated[str, typer.Option(metavar="GLOB", help="Read only these of a folder or an archive.")] = "*",
-    encoding: Annotated[str | None, typer.Option(metavar="NAME", help="Encoding, if not UTF-8: windows-1252.")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(metavar="VALUE=LABEL", help="A value's label: 1=spam; repeat for more.")
-    ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(metavar="OURS=NAME", help="A column's name: label=folder; repeat for more.")
-    ] = None,
+    dataset: Dataset,
+    path: Files,
+    glob: Glob = "*",
+    encoding: Encoding = None,
+    label: Label = None,
+    column: Column = None,
 ) -> None:
     """Print what a dataset reads from files: rows, problems, and the block to paste.
 
     Exit code: 1 where something stops `preprocess`.
     """
     in_project()
+    checked = _check(dataset, path, glob=glob, encoding=encoding, labels=label or [], columns=column or [])
+    from tasks.data.inbox import INBOX  # which loads pandas
+
+    if Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve()):
+        typer.echo(NO_LINE_NEEDED)
+        return
+    typer.echo(f"to take them in, `threestage data add` puts this below datasets.{dataset}.sources in params.yaml:")
+    typer.echo(_block(checked.entry))
+    for key, values in checked.changes.items():
+        if values:
+            typer.echo(f"and below datasets.{dataset}.preprocess: {key}: {json.dumps(values)}")
+
+
+@data.command()
+def add(
+    dataset: Dataset,
+    path: Files,
+    glob: Glob = "*",
+    encoding: Encoding = None,
+    label: Label = None,
+    column: Column = None,
+) -> None:
+    """Check files, and put them into params.yaml behind the dataset's sources."""
+    in_project()
+    checked = _check(dataset, path, glob=glob, encoding=encoding, labels=label or [], columns=column or [])
+    from tasks.params.edit_sources import add_source
+
+    add_source(dataset, checked.entry, checked.changes)
+    typer.echo(f"params.yaml has it; next: {_next_command(dataset)}")
+
+
+@data.command()
+def replace(
+    dataset: Dataset,
+    path: Files,
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The source that leaves; by default all of the dataset.")
+    ] = None,
+    glob: Glob = "*",
+    encoding: Encoding = None,
+    label: Label = None,
+    column: Column = None,
+) -> None:
+    """Check files, and put them into params.yaml in the place of the dataset's sources."""
+    in_project()
+    checked = _check(dataset, path, glob=glob, encoding=encoding, labels=label or [], columns=column or [])
+    from tasks.params.edit_sources import replace_sources
+
+    for line in replace_sources(dataset, checked.entry, checked.changes, replaced=source):
+        typer.echo(line)
+    typer.echo(f"params.yaml has it; next: {_next_command(dataset)}")
+
+
+@data.command()
+def remove(
+    dataset: Dataset, source: Annotated[str, typer.Argument(metavar="NAME", help="Its folder below data/raw/DATASET.")]
+) -> None:
+    """Take a source out of params.yaml."""
+    in_project()
+    from tasks.params.edit_sources import remove_source
+
+    for line in remove_source(dataset, source):
+        typer.echo(line)
+    typer.echo(f"params.yaml no longer has it; next: {_next_command(dataset)}")
+
+
+@data.command()
+def show(
+    dataset: Dataset,
+    row: Annotated[int, typer.Argument(help="Its number, from 0 on.")] = 0,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+) -> None:
+    """Print a row of a dataset as each model reads it, token by token, with what is learned."""
+    in_project()
+    from tasks.params.load import load_training
+    from tasks.params.slices import find_training
+    from tasks.training.setup import TrainingFiles
+
+    for model in _models_that_learn(dataset):
+        training = find_training(model)
+        if training.show is None:
+            typer.echo(f"{model} does not say how it reads a row")
+            continue
+        block = load_training(model)
+        base = getattr(block, "base", None)
+        files = TrainingFiles(dataset=Path("data/processed", dataset), base=base and Path("models", base))
+        shown = training.show(block.train, files, split, row)
+        typer.echo(f"{shown.name}, as {model} reads it: {len(shown.tokens)} tokens, {sum(shown.learned)} learned")
+        for is_learned, tokens in shown.parts():
+            typer.echo(f"  {'learns' if is_learned else 'reads '}  {'|'.join(tokens)}")
+        if shown.label is not None:
+            typer.echo(f"  learns  the label {shown.label}")
+
+
+def _models_that_learn(dataset: str) -> list[str]:
+    """The models whose block names a dataset. Raises UserError for an unknown one, and where none learns it."""
+    from tasks.params.cross_checks import model_blocks
+    from tasks.stages.names import PARAMS_FILE, dataset_names
+    from tasks.stages.yaml_text import read_yaml
+
+    names = dataset_names()
+    if dataset not in names:
+        raise UserError(f"there is no dataset {dataset!r}; those are {', '.join(names)}")
+    blocks = model_blocks(read_yaml(PARAMS_FILE))
+    models = [model for model, block in blocks.items() if block.get("dataset") == dataset]
+    if not models:
+        raise UserError(f"no model learns {dataset}: name it as `dataset` of an application in params.yaml")
+    return models
+
+
+def _next_command(dataset: str) -> str:
+    models = _models_that_learn(dataset)
+    return f"`threestage run {' '.join(models)}`"
+
+
+def _check(
+    dataset: str, path: str, *, glob: str, encoding: str | None, labels: list[str], columns: list[str]
+) -> Checked:
+    """Print how a dataset reads files. Exits with 1 where something stops `preprocess`."""
     from tasks.data.sources import Source, pinned, write_source
 
     changes = {
-        "label_map": _pairs(label or [], "--label {}: write VALUE=LABEL, such as 1=spam"),
-        "columns": _pairs(column or [], "--column {}: write OURS=NAME, such as label=folder"),
+        "label_map": _pairs(labels, "--label {}: write VALUE=LABEL, such as 1=spam"),
+        "columns": _pairs(columns, "--column {}: write OURS=NAME, such as label=folder"),
     }
-    source = pinned(Source(source=path, files=files, encoding=encoding))
+    source = pinned(Source(source=path, files=glob, encoding=encoding))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         fetched = write_source(source, folder)
@@ -88,17 +223,9 @@ def check(
     _print_reading(reading, folder)
     if reading.stopping() or reading.table.empty:
         raise typer.Exit(1)
-    from tasks.data.inbox import INBOX  # which loads pandas
-
-    if Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve()):
-        typer.echo(NO_LINE_NEEDED)
-        return
-    typer.echo(f"to take them in, put this below datasets.{dataset}.sources in params.yaml:")
     sha256 = None if path.startswith("hf:") else fetched["sha256"]
-    typer.echo(_block(source=source.source, sha256=sha256, files=files, encoding=encoding))
-    for key, values in changes.items():
-        if values:
-            typer.echo(f"and below datasets.{dataset}.preprocess: {key}: {json.dumps(values)}")
+    entry = {"source": source.source, "sha256": sha256, "files": glob, "encoding": encoding}
+    return Checked({key: value for key, value in entry.items() if value not in (None, "*")}, changes)
 
 
 def _read(name: str, folder: Path, changes: Mapping[str, Mapping[str, str]]) -> Reading:
@@ -192,10 +319,9 @@ def _print_rows(reading: Reading) -> None:
                 typer.echo(f"    {column}: {cut(row[column], LONGEST)}")
 
 
-def _block(**entry: str | None) -> str:
+def _block(entry: Mapping[str, str]) -> str:
     """A source as the lines that stand below `sources` in params.yaml."""
     import yaml
 
-    source = {key: value for key, value in entry.items() if value not in (None, "*")}
-    lines = yaml.safe_dump([source], sort_keys=False, allow_unicode=True, width=2**16)
+    lines = yaml.safe_dump([dict(entry)], sort_keys=False, allow_unicode=True, width=2**16)
     return textwrap.indent(lines, INDENT).rstrip()

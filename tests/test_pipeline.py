@@ -228,6 +228,20 @@ def test_run_refuses_a_wrong_target_and_a_wrong_value_before_it_starts(project: 
     assert (project / "params.yaml").read_bytes() == before
 
 
+def test_show_prints_a_row_as_the_model_reads_it_with_what_is_learned(project: Path, command_line) -> None:
+    rows = pd.read_parquet(project / "data/processed/instructions/train.parquet")
+    code, output, _ = command_line(project, "data", "show", "instructions", "1")
+    first, *parts = output.splitlines()
+    assert code == 0
+    assert first.startswith(f"{rows['id'][1]}, as assistant reads it: ")
+    learned = [line.partition("learns  ")[2] for line in parts if "  learns  " in line]
+    said = "".join(learned[-1].split("|")).replace("↵", "\n")
+    assert said.startswith(rows["output"][1])
+    assert "  learns  the label " in command_line(project, "data", "show", "emails")[1]
+    assert command_line(project, "data", "show", "corpus", "0", "--split", "test")[1].startswith("window 0, as found")
+    assert "has no row 99999" in command_line(project, "data", "show", "emails", "99999")[2]
+
+
 def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
     project: Path, tmp_path: Path, prefect_api: str, mlflow_store: Path, encoding: tiktoken.Encoding, command_line
 ) -> None:

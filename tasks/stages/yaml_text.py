@@ -5,6 +5,7 @@ comments, order, quotes and layout stay as people wrote them.
 """
 
 import re
+import textwrap
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,39 @@ def with_value(text: str, key: str, value: Any) -> str:
     if not is_as_expected:
         raise UserError(f"{key}: its value is shared or laid out in an unusual way; edit the file")
     return changed
+
+
+def with_item(text: str, key: str, item: Any) -> str:
+    """A YAML text with an item behind those of the list under a dotted key. Raises UserError for no list of lines."""
+    node = _list_under(text, key)
+    lines = yaml.safe_dump([item], sort_keys=False, allow_unicode=True, width=2**30)
+    indented = textwrap.indent(lines, " " * node.start_mark.column)
+    end = _end_of_line(text, _end(node))
+    return f"{text[:end]}{indented}{text[end:]}"
+
+
+def without_item(text: str, key: str, number: int) -> str:
+    """A YAML text without an item of the list under a dotted key; comments before the next one stay.
+
+    Raises UserError for no list of lines.
+    """
+    item = _list_under(text, key).value[number]
+    start = text.rindex("\n", 0, item.start_mark.index) + 1
+    return f"{text[:start]}{text[_end_of_line(text, _end(item)) :]}"
+
+
+def _list_under(text: str, key: str) -> yaml.SequenceNode:
+    location = _locate(yaml.compose(text, Loader=yaml.SafeLoader), key.split("."))
+    node = location.node
+    if location.missing or not isinstance(node, yaml.SequenceNode) or not _is_block(node):
+        raise UserError(f"{key}: write it as a list, a line for each item")
+    return node
+
+
+def _end_of_line(text: str, index: int) -> int:
+    """The index of the line after the one in which `index` is."""
+    end = text.find("\n", index)
+    return len(text) if end < 0 else end + 1
 
 
 def _with_other_value(text: str, location: _Location, value: Any) -> str:

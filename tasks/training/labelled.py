@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from llm.config import FinetuneConfig, Rate
 from llm.device import Compute, choose_compute
 from llm.errors import UserError
-from llm.formats.model_folder import load_model
+from llm.formats.model_folder import TOKENIZER, load_model
+from llm.formats.tokenizer_json import load_tokenizer
 from llm.generation.packed import pack_for_reading
 from llm.kernels.training.choose import choose_backend
 from llm.loaded_model import LoadedModel
@@ -29,6 +30,7 @@ from llm.training.frozen_blocks import split_blocks
 from llm.training.objective import Objective
 from llm.training.workers import Workers
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps_precision, training_files
+from tasks.training.shown_row import ShownRow, read_row, shown_row
 
 
 class TrainClassifier(ReadingConfig, FinetuneConfig):
@@ -99,6 +101,15 @@ def prepare_labelled(params: TrainClassifier, files: TrainingFiles, workers: Wor
         throughput=throughput,
         finish=finish,
     )
+
+
+def show_labelled(params: TrainClassifier, files: TrainingFiles, split: str, number: int) -> ShownRow:
+    """A row as the text that the model reads first; it learns to give its label."""
+    encoding = load_tokenizer(files.base / TOKENIZER)
+    row = read_row(files.dataset, split, number)
+    (text,) = row_texts([row[column]] for column in params.columns)
+    tokens = encoding.encode_ordinary(text)[: params.max_tokens]
+    return shown_row(row["id"], encoding, tokens, learned=[False] * len(tokens), label=row["label"])
 
 
 def _load_with_head(

@@ -1,5 +1,6 @@
 """`threestage data check` looks at people's files and prints the lines of params.yaml that take them in."""
 
+import difflib
 import hashlib
 import re
 import shutil
@@ -159,7 +160,7 @@ def test_invalid_argument_is_one_line(arguments, reason):
 
 def paste(dataset: str, output: str) -> Source:
     """Put the block that `check` printed below the sources of a dataset, and read it."""
-    _, _, lines = output.partition(f"to take them in, put this below datasets.{dataset}.sources in params.yaml:\n")
+    _, _, lines = output.partition(f"puts this below datasets.{dataset}.sources in params.yaml:\n")
     block = "".join(line for line in lines.splitlines(keepends=True) if line.startswith(" "))
     params = Path("params.yaml").read_text()
     before, name, after = params.partition(f"  {dataset}:\n")
@@ -180,3 +181,58 @@ def test_printed_block_pins_a_file_and_a_folder(tmp_path):
     (tmp_path / "raw").mkdir()
     with pytest.raises(ValueError, match=r"^notes: its sha256 is "):
         write_source(source, tmp_path / "raw")
+
+
+def run_data(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(cli, ["data", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def prompts(project) -> None:
+    """The file that params.yaml names beside its sources."""
+    (project / "data").mkdir()
+    shutil.copy(ROOT / "data/replay.jsonl", project / "data")
+
+
+def changed_lines(before: str) -> list[str]:
+    """The lines of params.yaml that are new or gone."""
+    diff = difflib.ndiff(before.splitlines(), Path("params.yaml").read_text().splitlines())
+    return [line for line in diff if line[0] in "+-"]
+
+
+def test_add_writes_the_checked_source_and_nothing_else(prompts):
+    before = Path("params.yaml").read_text()
+    Path("mails.csv").write_text("folder,body\n0,hello there\n1,win cash\n")
+    output = run_data("add", "emails", "mails.csv", "--label=0=ham", "--label=1=spam", "--column=label=folder")
+    assert output.endswith("params.yaml has it; next: `threestage run classifier`\n")
+    sha256 = hashlib.sha256(Path("mails.csv").read_bytes()).hexdigest()
+    added = ["+       - source: mails.csv", f"+         sha256: {sha256}"]
+    added += ["+       columns: {label: folder}", "+       label_map: {'0': ham, '1': spam}"]
+    assert changed_lines(before) == added
+    assert load_dataset("emails").sources[-1].source == "mails.csv"
+    again = ["data", "add", "emails", "mails.csv", "--label=0=ham", "--label=1=spam", "--column=label=folder"]
+    assert "emails has a source mails already: replace it" in error_of(CliRunner().invoke(cli, again))
+
+
+def test_replace_and_remove_drop_the_patterns_that_fit_no_source_any_more(prompts):
+    output = run_data("replace", "emails", "mails.csv")
+    assert "datasets.emails.preprocess.train_only: everyday-mail/* is removed\n" in output
+    assert [source.source for source in load_dataset("emails").sources] == ["mails.csv"]
+    assert "is the only source of emails" in error_of(CliRunner().invoke(cli, ["data", "remove", "emails", "mails"]))
+    before = Path("params.yaml").read_text()
+    output = run_data("remove", "instructions", "general-answers")
+    assert output.splitlines()[:2] == [
+        "datasets.instructions.preprocess.train_only: general-answers/* is removed",
+        "applications.assistant.train.twice: general-answers/* is removed",
+    ]
+    assert not [line for line in changed_lines(before) if line.startswith("+") and "[" not in line]
+
+
+def test_bad_files_change_nothing(prompts):
+    before = Path("params.yaml").read_text()
+    Path("mails.csv").write_text("label,body\nmaybe,hello\n")
+    for command in ("add", "replace"):
+        assert "label 'maybe' is not one of ham, spam" in run_data(command, "emails", "mails.csv", code=1)
+    assert Path("params.yaml").read_text() == before

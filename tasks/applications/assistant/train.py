@@ -11,13 +11,15 @@ import pandas as pd
 import torch
 from pydantic import Field
 
+from llm.chat import Chat
 from llm.config import FinetuneConfig
 from llm.device import choose_compute
-from llm.formats.model_folder import load_model, read_config
+from llm.formats.model_folder import TOKENIZER, load_model, read_config
+from llm.formats.tokenizer_json import load_tokenizer
 from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
 from llm.objectives.assistant.answers import shown_answers
-from llm.objectives.assistant.examples import encode_examples
+from llm.objectives.assistant.examples import encode_example, encode_examples
 from llm.objectives.assistant.loss import objective
 from llm.objectives.assistant.model import build
 from llm.objectives.assistant.packing import pack_sequences, row_width
@@ -33,6 +35,7 @@ from tasks.training.setup import (
     keeps_precision,
     split_file,
 )
+from tasks.training.shown_row import ShownRow, read_row, shown_row
 
 
 class Train(FinetuneConfig):
@@ -125,4 +128,14 @@ def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> li
     return shown_answers(setup.loaded, questions_of(table), setup.compute)
 
 
-TRAINING = Training(objective="assistant", train=Train, prepare=prepare, samples=samples)
+def show(params: Train, files: TrainingFiles, split: str, number: int) -> ShownRow:
+    """A row as the conversation that the assistant reads; it learns to say its own turns."""
+    encoding = load_tokenizer(files.base / TOKENIZER)
+    chat = Chat.model_validate(read_config(files.base).get("chat", {})).model_copy(update={"system": params.system})
+    row = read_row(files.dataset, split, number)
+    (question,) = questions_of(row.to_frame().T)
+    example = encode_example(encoding, chat, question, output=row["output"])
+    return shown_row(row["id"], encoding, example.tokens, learned=example.learned)
+
+
+TRAINING = Training(objective="assistant", train=Train, prepare=prepare, samples=samples, show=show)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import tiktoken
 import torch
 from pydantic import Field, model_validator
@@ -23,6 +24,7 @@ from llm.training.cost import training_flops
 from llm.training.workers import Workers
 from tasks.training.description import Training
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup
+from tasks.training.shown_row import ShownRow, check_number, shown_row
 
 SCRATCH = "scratch"
 SAMPLE_TOKENS = 40
@@ -43,8 +45,8 @@ class Train(GPTShape, TrainConfig):
     n_embd: int = Field(default=768, gt=0)
     """Width of the residual stream; without a `head_size`, a multiple of `n_head`."""
     init_from: str = SCRATCH
-    """`scratch`, or the published weights that training goes on from: a name of tasks/data/published.py, a folder in
-    Hugging Face layout, or a `.gguf` file."""
+    """`scratch`, or the published weights that training goes on from: a name of tasks/data/published.py,
+    `hf:OWNER/NAME@COMMIT`, a folder in Hugging Face layout, or a `.gguf` file."""
     first_context_length: int | None = Field(default=None, gt=0)
     """Tokens that see each other at first, doubled after equal parts of the steps up to `context_length`; null has all
     see each other from the start, as published weights want it."""
@@ -137,4 +139,16 @@ def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> li
     return continuations(loaded, prompts, tokens=SAMPLE_TOKENS, seed=1)
 
 
-TRAINING = Training(objective="language_model", train=Train, prepare=prepare, samples=samples, identity=identity)
+def show(params: Train, files: TrainingFiles, split: str, number: int) -> ShownRow:
+    """A window of the corpus; the model learns to say each token but the first."""
+    encoding = load_tokenizer(files.dataset / "tokenizer.json")
+    windows = TokenWindows(files.dataset, split, params.context_length)
+    check_number(number, len(windows), f"{files.dataset.name}'s {split} split")
+    inputs_1T, _ = windows.batch(np.array([number]))
+    tokens = inputs_1T[0].tolist()
+    return shown_row(f"window {number}", encoding, tokens, learned=[False, *[True] * (len(tokens) - 1)])
+
+
+TRAINING = Training(
+    objective="language_model", train=Train, prepare=prepare, samples=samples, show=show, identity=identity
+)

@@ -3,8 +3,8 @@
 from functools import partial
 
 from tasks.training.description import Training
-from tasks.training.labelled import TrainClassifier, prepare_labelled
+from tasks.training.labelled import TrainClassifier, prepare_labelled, show_labelled
 
 prepare = partial(prepare_labelled, units="requests")
 
-TRAINING = Training(objective="classifier", train=TrainClassifier, prepare=prepare)
+TRAINING = Training(objective="classifier", train=TrainClassifier, prepare=prepare, show=show_labelled)

@@ -1,0 +1,64 @@
+"""A row of a dataset as a model reads it, token by token, with what is learned of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+import tiktoken
+
+from llm.errors import UserError
+from llm.tokenizer import token_bytes
+from tasks.training.setup import split_file
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row as tokens."""
+
+    name: str
+    """Its id."""
+    tokens: list[str]
+    learned: list[bool]
+    """Whether the model learns to say each token."""
+    label: str | None = None
+    """The label that it learns to give."""
+
+    def parts(self) -> list[tuple[bool, list[str]]]:
+        """Tokens that follow each other, and whether they are learned."""
+        grouped = groupby(zip(self.learned, self.tokens, strict=True), key=lambda pair: pair[0])
+        return [(learned, [token for _, token in pairs]) for learned, pairs in grouped]
+
+
+def shown_row(
+    name: str,
+    encoding: tiktoken.Encoding,
+    tokens: Sequence[int],
+    *,
+    learned: Iterable[bool],
+    label: str | None = None,
+) -> ShownRow:
+    """A row from its tokens; a token that is part of a character is shown as its bytes."""
+    return ShownRow(name, [_spelled(encoding, token) for token in tokens], list(learned), label)
+
+
+def _spelled(encoding: tiktoken.Encoding, token: int) -> str:
+    content = token_bytes(encoding, token)
+    try:
+        return content.decode().replace("\n", "↵").replace("\t", "⇥")
+    except UnicodeDecodeError:
+        return "".join(f"<{byte:02x}>" for byte in content)
+
+
+def read_row(dataset: Path, split: str, number: int) -> pd.Series:
+    """A row of a split, counted from 0. Raises UserError for one that it does not have."""
+    table = pd.read_parquet(split_file(dataset, split))
+    check_number(number, len(table), f"{dataset.name}'s {split} split")
+    return table.iloc[number]
+
+
+def check_number(number: int, count: int, of: str) -> None:
+    """Raise UserError for the number of a row that is not there."""
+    if not 0 <= number < count:
+        raise UserError(f"{of} has no row {number}: it has {count}, from 0 on")
