@@ -14,15 +14,24 @@ from app.feedback import LONGEST as LONGEST_FEEDBACK
 from app.feedback import AnswerFeedback, answer_row
 from app.generation import NEW_TOKENS
 from app.guard import replies_of
+from app.page.conversations import Conversation, full_text, stored_turns
+from app.page.history import (
+    ConversationFields,
+    conversation_dropdown,
+    conversation_storage,
+    history_controls,
+    saved,
+)
 from app.page.shared import (
     LONGEST,
     PRIVATE,
     PROBLEMS,
     answers_so_far,
+    empty_dropdown,
+    is_by_guard,
     keep_feedback,
     sentence,
     shown_errors,
-    version_dropdown,
     without_mark,
 )
 from llm.chat import Message
@@ -36,8 +45,8 @@ EXAMPLES = (
 )
 CONSENT = (
     "<small>If you click a thumb, this server keeps the conversation up to that answer, the answer, your opinion, the "
-    "time and a code made from your network. A training learns from it once a person has accepted it. Otherwise "
-    "nothing is stored.</small>"
+    "time and a code made from your network. A training learns from it once a person has accepted it. Otherwise it "
+    "stores nothing.</small>"
 )
 PICTURES = re.compile(r"(?:^## Pictures\s+)?^!\[[^\]]*\]\([^)]*\)\s*", re.MULTILINE)
 """The pictures of a model card: files that the page does not have."""
@@ -46,7 +55,9 @@ PICTURES = re.compile(r"(?:^## Pictures\s+)?^!\[[^\]]*\]\([^)]*\)\s*", re.MULTIL
 def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
     settings, registry = app.state.settings, app.state.versions.registry
-    version = version_dropdown(blocks, app.state.versions, CHAT)
+    version = empty_dropdown(CHAT)
+    choice = conversation_dropdown()
+    storage = conversation_storage()
     system = gr.Textbox(
         "", label="System prompt", info="Empty: the model's own.", lines=2, max_length=LONGEST, render=False
     )
@@ -74,14 +85,17 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         top_p: float,
         longest: float,
         seed: str,
-    ) -> AsyncIterator[str]:
+        stored: Any,
+    ) -> AsyncIterator[tuple[str, Any, Any]]:
         try:
             messages = [*conversation(instead, history), Message("user", question)]
             sampling = Sampling(temperature=temperature, top_p=top_p if top_p < 1 else None, seed=seed.strip() or None)
             texts = answers_so_far(app, [name], messages, sampling=sampling, longest=int(longest))
             async with aclosing(texts):
                 async for (text,) in texts:
-                    yield text
+                    yield text, gr.skip(), gr.skip()
+            turns = [*history, {"role": "user", "content": question}, {"role": "assistant", "content": text}]
+            yield text, *saved(stored, Conversation(version=name, system=instead, turns=stored_turns(turns)))
         except PROBLEMS as error:
             gr.Warning(sentence(error))  # after an error, Gradio's chat takes no more questions
 
@@ -97,6 +111,7 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         ),
         textbox=gr.Textbox(
             "",
+            label="Your question",
             placeholder="Your question; Enter sends it",
             max_length=LONGEST,
             submit_btn="Send",
@@ -105,15 +120,16 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
             elem_id="question",
         ),
         examples=[[question] for question in EXAMPLES],
-        additional_inputs=[version, system, *options],
+        additional_inputs=[version, system, *options, storage],
+        additional_outputs=[storage, choice],
         additional_inputs_accordion=gr.Accordion("Settings", open=False, render=False),
         editable=True,
         fill_height=False,
         analytics_enabled=False,
         **PRIVATE,
     )
-    turns = [chat.chatbot, chat.chatbot_state, chat.chatbot_value]
-    version.change(lambda: ([], [], []), outputs=turns, queue=False, show_progress="hidden", **PRIVATE)
+    fields = ConversationFields(storage=storage, choice=choice, version=version, system=system)
+    history_controls(blocks, app.state.versions, chat, fields)
     if settings.feedback:
         _feedback(app, chat.chatbot, version=version, system=system)
     with gr.Accordion("About this version", open=False) as about:
@@ -139,11 +155,11 @@ def _feedback(app: FastAPI, chatbot: gr.Chatbot, *, version: gr.Dropdown, system
 
     def feedback_on(turns: Turns, instead: str, number: int, *, good: bool, better: str | None) -> AnswerFeedback:
         """Feedback on the answer that is the turn of that number."""
-        messages = [*conversation(instead, turns[: number - 1]), Message("user", text_of(turns[number - 1]))]
+        messages = [*conversation(instead, turns[: number - 1]), Message("user", full_text(turns[number - 1]))]
         return AnswerFeedback(
             about="answer",
             messages=[ChatMessage(role=message.role, content=message.content) for message in messages],
-            answer=text_of(turns[number]),
+            answer=without_mark(full_text(turns[number])),
             good=good,
             better=better,
         )
@@ -171,17 +187,10 @@ def _feedback(app: FastAPI, chatbot: gr.Chatbot, *, version: gr.Dropdown, system
 
 
 def conversation(system: str, turns: list[dict[str, Any]]) -> list[Message]:
-    """The system prompt, and the questions of Gradio's turns that were answered, with their answers."""
+    """The system prompt, and the questions of Gradio's turns that the assistant answered, with its answers."""
     messages = [Message("system", system)] if system.strip() else []
     for question, answer in pairwise(turns):
-        if (question["role"], answer["role"]) == ("user", "assistant"):
-            messages += [Message("user", text_of(question)), Message("assistant", text_of(answer))]
+        is_answered = (question["role"], answer["role"]) == ("user", "assistant")
+        if is_answered and not is_by_guard(full_text(answer)):
+            messages += [Message("user", full_text(question)), Message("assistant", full_text(answer))]
     return messages
-
-
-def text_of(turn: dict[str, Any]) -> str:
-    """The text of one of Gradio's turns, without the mark of a guard's answer."""
-    content = turn["content"]
-    if not isinstance(content, str):
-        content = "".join(part.get("text", "") for part in content)
-    return without_mark(content)

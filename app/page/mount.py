@@ -24,6 +24,29 @@ WELCOME = f"# {TITLE}\nChat with the assistant, check a mail, or compare two ver
 STYLES = """
 .gradio-container { width: 100% !important; max-width: 60rem !important; margin: 0 auto; }
 #verdict { overflow-wrap: anywhere; }
+.gradio-container.gradio-container.gradio-container :focus-visible {
+  outline: 3px solid var(--color-accent) !important; outline-offset: -2px;
+}
+.gradio-container.gradio-container.gradio-container [role=combobox] { outline-offset: 4px; text-overflow: ellipsis; }
+.gradio-container [role=combobox] { padding-right: 24px !important; }
+[data-testid=bot]:has(small) { border-left: 4px solid var(--color-accent) !important; }
+.gradio-container button[role=tab] { padding: 0 clamp(6px, 2vw, 16px) !important; }
+.gradio-container .main.fillable { padding: 16px clamp(12px, 3vw, 32px) !important; }
+#chat .placeholder-content { padding: 0 16px; }
+"""
+KEYBOARD = """
+// A disabled field loses the focus: after an answer, the field for questions gets it back.
+addEventListener("focusin", ({ target }) => {
+  if (!target.matches("#question textarea") || target.watched) return;
+  target.watched = true;
+  new MutationObserver(() => {
+    if (!target.disabled && document.activeElement === document.body) target.focus();
+  }).observe(target, { attributes: true, attributeFilter: ["disabled"] });
+});
+// Gradio opens a list of choices again when Tab leaves it.
+addEventListener("keydown", (event) => {
+  if (["Shift", "Tab"].includes(event.key) && event.target.matches("[role=combobox]")) event.stopPropagation();
+}, true);
 """
 FONTS = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
 FORM_BYTES = 10_000
@@ -70,6 +93,7 @@ def mount_page(app: FastAPI) -> FastAPI:
         max_file_size=max(1, settings.body_bytes - FORM_BYTES),
         theme=gr.themes.Default(**FONTS),
         css=STYLES,
+        head=f"<script>{KEYBOARD}</script>",
         auth=(lambda _, password: is_key(password, settings.api_keys)) if settings.api_keys else None,
         auth_message="Choose a name; the password is a key of this server. Logging out ends every session of a name.",
     )
@@ -123,5 +147,6 @@ class WithPolicy:
 
 def policy(html: bytes) -> str:
     """A Content-Security-Policy that lets the inline scripts of this page run and no others."""
-    hashes = dict.fromkeys(b64encode(hashlib.sha256(script).digest()).decode() for script in SCRIPT.findall(html))
+    scripts = [*SCRIPT.findall(html), KEYBOARD.encode()]  # Gradio adds the last one in the browser
+    hashes = dict.fromkeys(b64encode(hashlib.sha256(script).digest()).decode() for script in scripts)
     return POLICY.format(scripts=" ".join(f"'sha256-{digest}'" for digest in hashes))

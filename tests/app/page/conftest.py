@@ -126,6 +126,7 @@ def page(context, store, address) -> Iterator[Page]:
         page.goto(address)
         expect(page.get_by_label("Version").first).to_have_value("assistant/1, in use")
         yield page
+        page.evaluate("location.protocol.startsWith('http') && localStorage.clear()")
         page.close()
 
 

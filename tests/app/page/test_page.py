@@ -37,7 +37,30 @@ from tests.app.page.browser import (
 from tests.app.steps import is_idle, running_texts, stepwise
 
 pytestmark = pytest.mark.slow
-PHONE = {"width": 390, "height": 844}
+PHONE = {"width": 360, "height": 740}
+FOCUSED = """() => {
+  const control = document.activeElement;
+  if (control === document.body) return null;
+  const label = control.labels?.[0]?.querySelector("span")?.innerText;
+  const name = control.getAttribute("aria-label") || label || control.title || control.innerText;
+  return { name: name.trim(), outline: getComputedStyle(control).outlineStyle, html: control.outerHTML };
+}"""
+"""The control that has the focus."""
+CONTROLS = {
+    "Chat": [
+        "Version",
+        "Conversation",
+        "Like",
+        "Dislike",
+        "Retry",
+        "Your question",
+        "Send",
+        "Delete all conversations",
+    ],
+    "Email": ["Version", "Subject", "Body", "You have won", "Check this mail", "Check a file (.eml)", "Real mail"],
+    "Compare": ["Left version", "Right version", "Question for both", "Ask both", "Stop"],
+}
+"""What Tab reaches, among others."""
 
 
 def test_chat_tab_answers_and_shows_card_and_settings(page, address):
@@ -72,6 +95,64 @@ def test_chat_tab_answers_and_shows_card_and_settings(page, address):
     drawn = short | {"temperature": 1, "top_p": 0.9, "seed": 7, "before": [{"role": "system", "content": "Be brief."}]}
     again = by_api(address, ["hello", first, "and then?"], **drawn)
     expect(page.locator("[data-testid=bot] .md").last).to_have_text(words(again))
+
+
+def test_conversations_survive_a_reload_with_their_versions_until_they_are_deleted(page):
+    first, second = "hello (assistant/1)", "hello (assistant/2)"
+    choice = page.get_by_role("combobox", name="Conversation")
+    version = page.get_by_role("combobox", name="Version").first
+    ask(page, "hello")
+    press(page, "Settings")
+    fill(page.get_by_label("System prompt"), "Be brief.")
+    ask(page, "and then?")
+    expect(choice).to_have_value(first)
+    page.reload()
+    expect(choice).to_have_value(first)
+    expect(page.get_by_test_id("bot")).to_have_count(2)
+    expect(page.locator("[data-testid=bot] .md").first).to_have_text(SHOWN)
+    press(page, "Settings")
+    expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
+
+    choose(page, "Version", "assistant/2, not yet approved")
+    expect(choice).to_have_value("New conversation")
+    expect(page.get_by_test_id("bot")).to_have_count(0)
+    ask(page, "hello")
+    expect(choice).to_have_value(second)
+    choice.press("ArrowDown")
+    choice.press("Enter")  # the one below
+    expect(version).to_have_value("assistant/1, in use")
+    expect(choice).to_have_value(first)
+    expect(page.get_by_test_id("bot")).to_have_count(2)
+    press(page, "Delete this conversation")
+    expect(page.get_by_test_id("bot")).to_have_count(0)
+    expect(choice).to_have_value("New conversation")
+    page.reload()
+    expect(version).to_have_value("assistant/1, in use")
+    choice.focus()
+    expect(page.get_by_role("option", name=second)).to_be_visible()
+    expect(page.get_by_role("option", name=first)).to_have_count(0)
+    choice.press("Escape")
+    expect(page.get_by_role("option")).to_have_count(0)
+    press(page, "Delete all conversations")
+    choice.focus()
+    expect(page.get_by_role("option", name="New conversation")).to_be_visible()
+    expect(page.get_by_role("option", name=second)).to_have_count(0)
+
+
+def test_another_version_ends_the_running_answer(page, address):
+    with stepwise() as steps:
+        send(page, "hello")
+        steps.let(6)
+        expect(page.locator("[data-testid=bot] .md")).to_contain_text("Lou")
+        page.get_by_role("combobox", name="Version").first.press("ArrowUp")
+        page.keyboard.press("Enter")
+        assert ends_within(6, steps=steps, page=page, address=address)
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+        expect(page.get_by_test_id("bot")).to_have_count(0)
+    expect(page.get_by_role("combobox", name="Version").first).to_have_value("assistant/2, not yet approved")
+    expect(page.get_by_role("combobox", name="Conversation")).to_have_value("New conversation")
+    ask(page, "hello")
+    expect(page.get_by_test_id("bot")).to_have_count(1)
 
 
 def test_streamed_answer_frees_its_place_after_stop_or_when_the_reader_leaves(page, address):
@@ -213,6 +294,41 @@ def test_compare_tab_asks_two_versions_and_all_tabs_fit_a_phone(page, address):
     assert len(widths) == 2, "all tabs have one width"
 
 
+def test_keyboard_alone_is_enough_and_each_control_has_a_name(page):
+    tab = page.get_by_role("tab", name="Chat", exact=True)
+    page.keyboard.type("hello")  # the field for questions has the focus
+    page.keyboard.press("Enter")
+    finished(page, 1)
+    expect(page.get_by_label("Your question")).to_be_focused()
+    for name in ("Chat", "Email", "Compare"):
+        tab.focus()
+        for _ in range(("Chat", "Email", "Compare").index(name)):
+            page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
+        for label in page.locator(".gallery-item:visible").all():
+            expect(label).not_to_have_text("")
+        names = tabbed(page)
+        assert set(CONTROLS[name]) <= set(names), names
+    tab.press("Enter")
+    like = page.get_by_role("button", name="Like", exact=True)
+    like.press("Enter")
+    expect_text(page, "Thank you")
+
+
+def tabbed(page):
+    """The names of the controls that Tab reaches from here; each one has a name and shows that it has the focus."""
+    names = []
+    while True:
+        page.keyboard.press("Tab")
+        control = page.evaluate(FOCUSED)
+        if control is None:
+            return names
+        assert control["name"], control
+        assert control["outline"] == "solid", control
+        names.append(control["name"])
+
+
 def test_guard_replies_are_marked_teach_nobody_and_stand_under_both_compared_versions(guard, page, kept):
     before, mark = feedback_rows(kept, "instructions"), "Answered by guard/1, not by the assistant"
     assert ask(page, POISON) == f"{REPLIES['decline']} {mark}"
@@ -220,6 +336,9 @@ def test_guard_replies_are_marked_teach_nobody_and_stand_under_both_compared_ver
     expect_text(page, "The guard gave this answer, and the assistant does not learn from it.")
     assert feedback_rows(kept, "instructions") == before
     assert ask(page, "hello") == SHOWN, "the assistant is asked as if nothing had been before"
+    page.reload()
+    expect(page.get_by_test_id("bot")).to_have_count(2)
+    expect(page.locator("[data-testid=bot] .md p").nth(1)).to_have_text(mark)
     open_tab(page, "Compare")
     compare(page, POISON)
     for side in ("left", "right"):
