@@ -10,10 +10,9 @@ from pathlib import Path, PurePosixPath
 from tarfile import ReadError
 from typing import Any
 
-from tqdm import tqdm
-
 from llm.errors import UserError
 from tasks.data.compression import SUFFIXES, open_plain
+from tasks.stages.progress_bar import ProgressBar
 
 ZIP = (".zip", ".whl")
 TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar{suffix}" for suffix in SUFFIXES))
@@ -44,9 +43,9 @@ def is_archive(path: Path) -> bool:
     return name.endswith((*ZIP, *TAR))
 
 
-def bar(name: str, **options: Any) -> "tqdm[Any]":
-    """Progress, on a terminal."""
-    return tqdm(desc=name, disable=None, leave=False, **options)
+def bar(name: str, **options: Any) -> ProgressBar:
+    """Progress that leaves no bar behind."""
+    return ProgressBar(desc=name, leave=False, **options)
 
 
 def unpack(archive: Path, pattern: str, folder: Path) -> None:

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from llm.files import atomic_file
 from tasks.data.cleaning.record import Record
+from tasks.stages.progress_bar import ProgressBar
 from tasks.stages.ray_cluster import map_in_order
 
 RECORD = b"record"
@@ -77,7 +77,7 @@ def make_parts(
             if not paths[-1].exists():
                 yield paths[-1], job
 
-    with tqdm(desc=folder.name, total=total, unit="part", disable=None, leave=False) as bar:
+    with ProgressBar(desc=folder.name, total=total, unit="part", leave=False) as bar:
         for _ in map_in_order(partial(_make, work), missing()):
             made += 1
             bar.update()

@@ -17,12 +17,12 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 from llm.device import Compute, matmul_peak
 from llm.training.checkpoint import Checkpoints
 from llm.training.objective import Row
 from tasks.registry.tracking import log_steps
+from tasks.stages.progress_bar import ProgressBar
 from tasks.stages.server import leave_artifact
 from tasks.training.setup import Throughput
 
@@ -102,7 +102,7 @@ def log_samples(run_id: str, new: list[tuple[int, list[str]]]) -> None:
 
 
 class ProgressReporter:
-    """Reports each step on the terminal, and to MLflow and Prefect each after step `logged`: they have the earlier."""
+    """Reports steps on the terminal or in the log; those after `logged` to MLflow and Prefect, too."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class ProgressReporter:
         self.peak = matmul_peak(compute) if throughput.flops_a_unit and not compute.backend.in_int8 else None
         self.waiting: list[dict[str, float]] = []
         self.smooth = 0.0
-        self.bar = tqdm(total=steps, desc=name, unit="step", mininterval=1.0, dynamic_ncols=True)
+        self.bar = ProgressBar(total=steps, desc=name, unit="step", mininterval=1.0, dynamic_ncols=True)
         run = mlflow.active_run().info.run_id
         artifact = leave_artifact(create_progress_artifact, name, progress=0.0, description=f"{name}: steps")
         self.curves = _Sender("MLflow", lambda rows: log_steps(run, rows))

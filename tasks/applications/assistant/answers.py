@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import tiktoken
-from tqdm import tqdm
 
 from llm.chat import turn_ends
 from llm.errors import UserError
@@ -21,6 +20,7 @@ from llm.objectives.assistant import Assistant, Example, Question
 from llm.objectives.assistant.rows import examples_of, questions_of
 from llm.tokenizer import decode, letterless_tokens
 from tasks.applications.assistant.baseline import Turns, with_shots
+from tasks.stages.progress_bar import ProgressBar
 
 MARGIN = 16  # tokens by which a checkable answer may be longer than all that count: it is wrong however it goes on
 TOGETHER = 256  # questions that are asked at once: in the batch one takes the place of another that is answered
@@ -103,7 +103,7 @@ def answer_rows(contender: Contender, test: pd.DataFrame, file: Path, max_new_to
     nats = 0.0
     tokens = 0
     order = list(requests)
-    with tqdm(total=len(order), desc=contender.name, unit="answer") as bar:
+    with ProgressBar(total=len(order), desc=contender.name, unit="answer") as bar:
         for first in range(0, len(order), TOGETHER):
             numbers = order[first : first + TOGETHER]
             written = run(contender.model, [requests[number] for number in numbers], batch_size)

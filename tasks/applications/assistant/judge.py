@@ -22,13 +22,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from tqdm import tqdm
 
 from llm.config import Config
 from llm.errors import UserError
 from llm.files import write_atomic
 from llm.objectives.assistant.rows import questions_of
 from tasks.measures.scores import BASELINE, OURS
+from tasks.stages.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
     from openai import OpenAI, OpenAIError
@@ -237,7 +237,7 @@ def _judge_all(rows: Sequence[JudgedRow], judge: Judge, endpoint: Endpoint) -> l
         ask = partial(_ask, client, judge)
         jobs = [pool.submit(ask, row.message()) for row in rows]
         try:
-            for job in tqdm(as_completed(jobs), desc=f"judged by {judge.model}", total=len(jobs), unit="row"):
+            for job in ProgressBar(as_completed(jobs), desc=f"judged by {judge.model}", total=len(jobs), unit="row"):
                 job.result()
         except OpenAIError as error:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import tiktoken
 from pydantic import Field
-from tqdm import tqdm
 
 from llm.config import Config
 from llm.dataset import TokenWindows
@@ -21,6 +20,7 @@ from tasks.measures.description import Asking, Evaluation, Measured, Subject
 from tasks.measures.intervals import share
 from tasks.measures.metrics import Metric
 from tasks.measures.scores import BASELINE, OURS, TEST, score_table
+from tasks.stages.progress_bar import ProgressBar
 
 SHOWN, WORST = 400, 10  # characters of a window, windows
 
@@ -57,7 +57,7 @@ def measure(subject: Subject) -> Measured:
     context_length = min(context_length, len(tokens) - 1)
     windows = overlapping(len(tokens), context_length)
     batches = [windows[first : first + params.batch_size] for first in range(0, len(windows), params.batch_size)]
-    progress = tqdm(batches, desc="foundation", unit="batch")
+    progress = ProgressBar(batches, desc="foundation", unit="batch")
     losses = token_losses(model, tokens, progress, context_length=context_length, compute=subject.compute)
     sizes = token_sizes(encoding, tokens[1:])
     baselines = fit_baselines(splits, encoding)

@@ -8,12 +8,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from tasks.data.cleaning.record import drop
 from tasks.data.feedback import FEEDBACK, VOTE_COLUMNS
 from tasks.data.problems import Problem, rows_of_file, without_problems
 from tasks.data.textfiles import raw_files
+from tasks.stages.progress_bar import ProgressBar
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def read_labelled(
     """
     paths = raw_files(folder)
     rows: list[dict[str, Any]] = []
-    for path in tqdm(paths, desc="reading", unit="file", disable=None):
+    for path in ProgressBar(paths, desc="reading", unit="file"):
         name = path.relative_to(folder)
         file_rows = rows_of_file(partial(read, name=name), path)
         for row in without_problems(file_rows, problems):
