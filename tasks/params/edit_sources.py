@@ -98,7 +98,7 @@ def _write_without_globs(text: str, dataset: str, path: Path) -> list[str]:
     for application, block in named_blocks(values, "applications", path).items():
         if inner(block, "dataset") == dataset:
             keys.append(f"applications.{application}.train.twice")
-    removed = []
+    removed: list[str] = []
     for key in keys:
         globs = inner(values, *key.split(".")) or []
         kept = [glob for glob in globs if _fits(glob, sources)]

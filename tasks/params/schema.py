@@ -36,8 +36,10 @@ def params_schema(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in values["datasets"]:
         block = create_model(f"{name}_dataset", __base__=DatasetBlock, preprocess=(find_dataset(name).params, ...))
         datasets[name] = (block, ...)
-    applications = {name: (_model_block(name, ApplicationBlock), ...) for name in values["applications"]}
-    replays = dict.fromkeys(values[REPLAY], (Replay, ...))
+    applications: dict[str, Any] = {
+        name: (_model_block(name, ApplicationBlock), ...) for name in values["applications"]
+    }
+    replays: dict[str, Any] = dict.fromkeys(values[REPLAY], (Replay, ...))
     sections: dict[str, Any] = {
         PUBLISHED: (str, Field(description="Weights that a fine-tune with `base: published` starts from.")),
         REPLAY: (create_model("replays", __config__=CLOSED, **replays), ...),
