@@ -66,5 +66,18 @@ def schema_text(values: Mapping[str, Any]) -> str:
     return json.dumps(params_schema(values), indent=1) + "\n"
 
 
+def may_be_wrong(path: Path = PARAMS_FILE) -> bool:
+    """Whether params.yaml differs from params.schema.json, within a quarter of a second: the classes take two seconds.
+
+    They decide, as the schema may be older than they are.
+    """
+    from jsonschema import Draft202012Validator
+
+    if not SCHEMA_FILE.exists():
+        return False
+    validator = Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+    return not validator.is_valid(read_yaml(path))
+
+
 if __name__ == "__main__":
     write_atomic(SCHEMA_FILE, schema_text(read_yaml(PARAMS_FILE)))
