@@ -5,7 +5,6 @@ import shlex
 import tempfile
 import textwrap
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,13 +73,9 @@ def check(
         typer.echo(f"{path}: {_forms(files_below(folder))}, {fetched['bytes']:,} bytes")
         readings = best_readings(folder, dataset, changes)
         best = readings[0]
-        has_labels = "label" in best.table and not best.table.empty
-        hint = None if has_labels or "label" in changes["columns"] else _label_hint(path, folder, dataset)
     for reading in readings:
         _print_reading(reading, folder)
-    if hint:
-        typer.echo(hint)
-    if hint or len(readings) > 1 or best.stopping() or best.table.empty:
+    if len(readings) > 1 or best.stopping() or best.table.empty:
         raise typer.Exit(1)
     from tasks.data.inbox import INBOX
 
@@ -104,25 +99,6 @@ def _pairs(texts: list[str], mistake: str) -> dict[str, str]:
             raise UserError(mistake.format(text))
         pairs[key] = value
     return pairs
-
-
-def _label_hint(source: str, folder: Path, dataset: str | None) -> str | None:
-    """A line on a table of mails whose column of labels has no usual name; None if there is no such table."""
-    from tasks.data.folders import files_below
-    from tasks.data.formats.mails import likely_label
-    from tasks.params.slices import find_dataset
-
-    if dataset and find_dataset(dataset).labels is None:
-        return None
-    for path in files_below(folder):
-        with suppress(UserError):  # reported with its file
-            if likely := likely_label(path):
-                values = ", ".join(f"{count} {value!r}" for value, count in likely.counts.most_common(SHOWN))
-                again = f"threestage data check {shlex.quote(source)}"
-                mails = f"{again} --as emails --column {shlex.quote(f'label={likely.column}')}"
-                texts = "" if dataset else f"; if they are texts without labels: {again} --as corpus"
-                return f"these may be mails with their labels under {likely.column!r} ({values}): {mails}{texts}"
-    return None
 
 
 def _forms(paths: list[Path]) -> str:

@@ -112,23 +112,13 @@ def test_labels_beyond_two_may_be_kept():
 FOLDERS = "".join(f"{('inbox', 'junk')[n % 3 == 0]},Number {n},This is mail number {n}\n" for n in range(30))
 
 
-@pytest.mark.parametrize("options", [(), ("--as", "emails")])
-def test_column_of_labels_that_is_unusual_makes_no_corpus_of_mails(options):
+def test_column_of_labels_that_is_unusual_is_named_by_an_option():
     Path("own mails.csv").write_text(f"folder,subject,body\n{FOLDERS}")
-    output = check("own mails.csv", *options, code=1)
-    again = "threestage data check 'own mails.csv'"
-    hint = f"these may be mails with their labels under 'folder' (20 'inbox', 10 'junk'): {again} --as emails --column"
-    assert f"\n{hint} label=folder" in output
-    assert (f"; if they are texts without labels: {again} --as corpus\n" in output) == (not options)
-    assert "to take them in" not in output
     mapped = ["own mails.csv", "--as", "emails", "--column", "label=folder"]
-    unmapped = check(*mapped, code=1)
-    assert "row 2: label 'junk' is not one of ham, spam (and 9 more)\n" in unmapped
-    assert "these may be mails" not in unmapped
+    assert "row 2: label 'junk' is not one of ham, spam (and 9 more)\n" in check(*mapped, code=1)
     output = check(*mapped, "--label=inbox=ham", "--label=junk=spam")
     assert "\nas emails: 30 rows (20 ham, 10 spam)\n" in output
     assert '\nand below datasets.emails.preprocess: columns: {"label": "folder"}\n' in output
-    assert "\nas corpus: 30 rows\n" in check("own mails.csv", "--as", "corpus")
 
 
 def test_problem_of_many_rows_is_printed_once_with_their_number():
