@@ -26,7 +26,7 @@ from tasks.params.slices import find_dataset
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import current_stage, state_folder
 from tasks.stages.hashes import fingerprint, inputs
-from tasks.stages.ray_cluster import same_processes
+from tasks.stages.process_pool import pool
 from tasks.stages.server import leave_artifact
 
 step = partial(task, cache_policy=NO_CACHE, persist_result=False)
@@ -87,7 +87,7 @@ def preprocess(name: str, params: Split) -> None:
         atomic_folder(Path("data/processed") / name) as folder,
         atomic_folder(Path("reports/quality") / name) as report,
         recorded(shown, report) as record,
-        same_processes(),
+        pool(),
     ):
         rows = read(job, shown)
         inbox_rows = read_inbox(job)

@@ -49,8 +49,7 @@ EMAILS: dict[str, tuple[str, dict[str, Content]]] = {
     ),
     "Maildir": (
         "mail/*/cur/*",
-        {f"mail/{label}/cur/1": message(subject, body) for label, subject, body in MAILS}
-        | {"mail/ham/u": "V1"},
+        {f"mail/{label}/cur/1": message(subject, body) for label, subject, body in MAILS} | {"mail/ham/u": "V1"},
     ),
     "folders of texts, as Enron-Spam": (
         "enron1",
