@@ -1,5 +1,5 @@
-"""What the guard's block says about its dataset and its base: as that of any classifier."""
+"""What the guard's block says about its dataset and its base."""
 
-from tasks.applications.classifier.check import check
+from tasks.measures.labels.check import check
 
 __all__ = ["check"]
