@@ -273,14 +273,14 @@ def test_serve_load_moves_an_alias_and_ends_well(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", list(every.BENCHMARKS))
-def test_all_gives_each_benchmark_options_that_it_takes(name, capsys):
+def test_benchmark_options_of_all_are_taken(name, capsys):
     main = import_module(f"benchmarks.{name}").main
     with pytest.raises(SystemExit):
         main([*every.BENCHMARKS[name].quick, "--out", "x.json", "--no-such-option"])
     assert capsys.readouterr().err.splitlines()[-1].endswith(" error: unrecognized arguments: --no-such-option")
 
 
-def test_all_quick_leaves_results_alone_and_names_what_failed(monkeypatch, capfd):
+def test_quick_run_of_all_leaves_results_alone_and_names_what_failed(monkeypatch, capfd):
     broken = every.Benchmark(quick=("--rounds", "0"))
     monkeypatch.setattr(every, "BENCHMARKS", {"lora_speed": broken})
     before = {path: path.read_bytes() for path in harness.RESULTS.rglob("*.json")}
