@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from llm.errors import UserError
 from tasks.data.formats.messages import message_bytes, messages
-from tasks.data.sniff import TABLES, sniff, suffix_of
+from tasks.data.sniff import sniff, suffix_of
 from tasks.data.textfiles import read_bytes
 
 NO_TEXT = "it is no text"
@@ -46,8 +46,8 @@ def read_mails(files: list[str]) -> Iterator[tuple[Place, Row]]:
 
 def _of_file(name: str) -> Iterator[tuple[Place, Row]]:
     path = Path(name)
-    form, suffix = sniff(path), suffix_of(path)
-    if form in ("jsonl", "parquet") or suffix in (*TABLES, ".json"):
+    form = sniff(path)
+    if form in ("csv", "json", "jsonl", "parquet"):
         yield Place(name), {"error": TABLE}
     elif form == "mbox":
         mails = messages(path)
@@ -57,7 +57,7 @@ def _of_file(name: str) -> Iterator[tuple[Place, Row]]:
     elif form in ("binary", "pdf"):
         yield Place(name), {"error": NO_TEXT}
     else:
-        yield Place(name), _mail(read_bytes(path), suffix)
+        yield Place(name), _mail(read_bytes(path), suffix_of(path))
 
 
 def _mail(content: bytes, suffix: str) -> Row:

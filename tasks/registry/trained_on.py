@@ -68,7 +68,7 @@ def learned_units(data: TrainedOn) -> np.ndarray | None:
         return None
     train = pd.read_parquet(files[TRAIN_TABLE], columns=["unit"])
     validation = pd.read_parquet(files["validation.parquet"], columns=["unit"])
-    return pd.concat([train, validation])["unit"].unique()
+    return np.asarray(pd.concat([train, validation])["unit"].unique())
 
 
 def _cached_files(data: TrainedOn) -> dict[str, Path]:

@@ -17,7 +17,6 @@ from prefect.artifacts import Artifact
 from projects import change_params
 from safetensors.torch import load_file
 
-from flows.tidy import checkpoints_of_trainings
 from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
@@ -34,7 +33,7 @@ from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.command import state_folder
 from tasks.stages.lock import FINISHED, KEEP
 from tasks.training.fit import fit, training_run
-from tasks.training.interrupted import interrupted, remove
+from tasks.training.interrupted import interrupted, old_trainings
 from tasks.training.progress import KEPT, log_checkpoint
 from tasks.training.report import publish
 from tasks.training.setup import Throughput, TrainingSetup
@@ -144,7 +143,8 @@ def test_the_checkpoints_of_a_finished_training_stay_until_dvc_has_kept_what_it_
 def test_a_training_that_is_stopped_after_its_first_evaluation_is_interrupted_too(stage):
     Checkpoints(state_folder("pretrain") / "of other inputs").save(0, {"model": {"weight": torch.ones(1)}}, {})
     assert [each.step for each in interrupted()] == [0]
-    remove(*interrupted())
+    (training,) = interrupted()
+    training.remove()
     assert folders() == []
 
 
@@ -226,10 +226,10 @@ def test_old_interrupted_trainings_are_tidied_but_for_the_newest_three(stage):
         checkpoints.save(10, {"model": {"weight": torch.ones(1)}}, {})
         then = time.time() - 86_400 * days
         os.utime(checkpoints.folder / "step-000010.safetensors", (then, then))
-    (old,) = checkpoints_of_trainings(days=4.5)
-    assert old.name.startswith("pretrain at step 10, 5.0 days old, ")
-    for each in checkpoints_of_trainings(days=0):
-        each.remove()
+    (old,) = old_trainings(days=4.5)
+    assert str(old).startswith("pretrain at step 10, 5.0 days old, ")
+    for training in old_trainings(days=0):
+        training.remove()
     assert folders() == [f"{days} days old" for days in (1, 2, 3)]
 
 

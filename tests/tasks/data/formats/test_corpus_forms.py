@@ -22,7 +22,6 @@ CORPUS: dict[str, tuple[str, dict[str, Content]]] = {
     "a text": ("book.txt", {"book.txt": "\n\n".join(TEXTS)}),
     "Markdown": ("notes/*.md", {f"notes/{n}.md": text for n, text in enumerate(TEXTS)}),
     "JSON lines": ("rows.jsonl", {"rows.jsonl": LINES}),
-    "JSON lines by their content": ("rows.dump", {"rows.dump": LINES}),
     "JSON": ("rows.json", {"rows.json": json.dumps(ROWS, indent=1)}),
     "CSV": ("rows.csv", {"rows.csv": csv_table([{"id": 1, "Content": text} for text in TEXTS])}),
     "Parquet": ("rows.parquet", {"rows.parquet": parquet(ROWS)}),
