@@ -111,10 +111,10 @@ def test_behavioural_mails_are_measured_if_the_dataset_has_some(make_gpt, encodi
     model = make_classifier(make_gpt)
     metrics = measured(model, encoding, emails, tmp_path)
     assert (metrics["baseline_everyday_ham"], metrics["baseline_everyday_spam"]) == (1.0, 0.5)
-    table = pd.read_csv(tmp_path / "behavioural.csv")
-    assert table["id"].tolist() == ["'=0", "'=1", "'=2", "'=3"]
-    assert metrics["everyday_spam"] == table["right"][2:].mean()
-    assert table["baseline_right"].tolist() == [True, True, True, False]
+    table = pd.read_parquet(tmp_path / "scores.parquet").query("part == 'everyday' and measure == 'right'")
+    assert table["id"].tolist() == ["=0", "=1", "=2", "=3"]
+    assert metrics["everyday_spam"] == table["ours"][2:].mean()
+    assert table["baseline"].tolist() == [1, 1, 1, 0]
 
 
 def test_unsure_answers_and_sure_errors_are_counted_for_both_by_the_same_rule(make_gpt, encoding, emails, tmp_path):
