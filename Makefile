@@ -66,7 +66,7 @@ ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 	kill -0 $$mlflow 2>/dev/null && echo "Prefect has ended, and MLflow with it" || echo "MLflow has ended, and Prefect with it"; \
 	exit 1
 
-tidy: $(READY) ## list what nothing needs any more, and its bytes; with YES=1, remove it
+tidy: $(READY) ## list old versions, weights and trainings that nothing needs; with YES=1, remove them
 	@$(BIN)/threestage tidy $(if $(filter 1 yes,$(YES)),--yes)
 
 # Nothing makes these again; the rest that `clean` removes comes back by itself.

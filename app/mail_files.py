@@ -12,7 +12,7 @@ from llm.errors import UserError
 from tasks.data.formats.messages import message_bytes, messages
 from tasks.data.formats.tables import READERS
 from tasks.data.problems import Problem
-from tasks.data.sniff import TABLES, sniff, suffix_of
+from tasks.data.sniff import sniff, suffix_of
 from tasks.data.textfiles import read_bytes
 
 NO_TEXT = "it is no text"
@@ -55,8 +55,6 @@ def read_mails(files: list[str]) -> Iterator[tuple[Place, Row]]:
 def _of_file(name: str) -> Iterator[tuple[Place, Row]]:
     path = Path(name)
     form, suffix = sniff(path), suffix_of(path)
-    if form in ("csv", "json") and suffix not in (*TABLES, ".json"):
-        form = "text"  # a mail may begin with a list's name in brackets, or have a comma in each line
     if form == "jsonl":
         lines = enumerate(read_bytes(path).splitlines(), 1)
         yield from ((Place(name, number), _json_row(line)) for number, line in lines if line.strip())

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import RegisteredModel
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.utils.uri import is_local_uri
 
@@ -18,16 +18,16 @@ from app.names import ModelName, RegisteredVersion, VersionName, models_with, re
 from llm.errors import UserError
 from llm.formats.model_folder import CONFIG
 from llm.objectives import interface_of
+from tasks.registry.card import CARD
 from tasks.registry.history import had_champion
+from tasks.registry.markup import plain
 from tasks.registry.record import FILE, RECORD, Record
 from tasks.registry.server import server_errors
 from tasks.registry.store import configure_tracking
-from tasks.registry.versions import CHALLENGER, CHAMPION, own_models, registered_name, versions
+from tasks.registry.versions import CHALLENGER, CHAMPION, DESPITE, own_models, registered_name, versions
 
 AGAIN = 30.0
 """Seconds until the files of a version that could not be read are read again."""
-CARD = "card/card.md"
-"""Among the artifacts of a version's run."""
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Registry:
                     name=name,
                     aliases=tuple(sorted(aliases.get(name.version, ()))),
                     created=version.creation_timestamp // 1000,
-                    description=version.description or "",
+                    description=approved_despite(version) + (version.description or ""),
                     capabilities=self._capabilities_of(version.source, name),
                     is_default=name.version == default,
                 )
@@ -151,7 +151,10 @@ class Registry:
 
     def card(self, name: VersionName) -> str | None:
         """The model card of a version in Markdown; None if it has none that can be read."""
-        return self._text(name, CARD)
+        text = self._text(name, CARD)
+        with server_errors():
+            version = self._store().get_model_version(registered_name(name.model), name.version)
+        return text and approved_despite(version) + text
 
     def record(self, name: VersionName) -> Record | None:
         """The record of a version's origins; None if there is none."""
@@ -192,6 +195,12 @@ class Registry:
         if not models:
             raise NotFound(f"no model that can {capability} is registered; `make run` makes them", "model")
         return models[0]
+
+
+def approved_despite(version: ModelVersion) -> str:
+    """A paragraph in Markdown about the gates that a version was approved despite; empty if it passed all."""
+    gates = version.tags.get(DESPITE)
+    return f"**Approved despite these gates: {plain(gates)}.**\n\n" if gates else ""
 
 
 def parse_name(text: str) -> ModelName:

@@ -98,7 +98,7 @@ def _ours(raw: Path, out: Path, whole: bool) -> int:
     from tasks.data.duplicates import without_duplicates
     from tasks.data.tokens import write_tokens
     from tasks.datasets.corpus import DATASET, Params
-    from tasks.stages.ray_cluster import same_processes
+    from tasks.stages.process_pool import pool
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d ms %(message)s")
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
@@ -106,7 +106,7 @@ def _ours(raw: Path, out: Path, whole: bool) -> int:
     job = steps.Preprocessing(
         name="corpus", dataset=DATASET, params=params, raw=raw, work=out / "work", inbox=out / "inbox"
     )
-    with same_processes(), recorded(mask, out) as record:
+    with pool(), recorded(mask, out) as record:
         rows = steps.read_rows(job, mask)
         if whole:
             rows = without_duplicates(rows, params.near_duplicate)

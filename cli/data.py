@@ -1,21 +1,23 @@
-"""`threestage data check`: print what is in your files, and the lines of params.yaml that add them."""
+"""`threestage data check`: print how a dataset reads your files, and the lines of params.yaml that add them."""
 
 import json
+import re
 import shlex
 import tempfile
 import textwrap
-from collections import Counter
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.project import in_project
-from cli.readings import Reading, best_readings, unknown_labels
 from llm.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tasks.data.problems import Problem
 
 SHOWN = 3
@@ -38,14 +40,25 @@ data = typer.Typer(
 )
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A dataset's reading of files."""
+
+    dataset: str
+    table: "pd.DataFrame"
+    problems: list["Problem"]
+
+    def stopping(self) -> list["Problem"]:
+        """The problems that stop `preprocess`."""
+        return [problem for problem in self.problems if not problem.left_out]
+
+
 @data.command()
 def check(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="corpus, emails, instructions or requests.")],
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="A file, a folder, a glob in quotes, or any other source.")
     ],
-    dataset: Annotated[
-        str | None, typer.Option("--as", metavar="DATASET", help="corpus, emails or instructions; else the best fit.")
-    ] = None,
     files: Annotated[str, typer.Option(metavar="GLOB", help="Read only these of a folder or an archive.")] = "*",
     encoding: Annotated[str | None, typer.Option(metavar="NAME", help="Encoding, if not UTF-8: windows-1252.")] = None,
     label: Annotated[
@@ -55,12 +68,11 @@ def check(
         list[str] | None, typer.Option(metavar="OURS=NAME", help="A column's name: label=folder; repeat for more.")
     ] = None,
 ) -> None:
-    """Print what is in files: form, rows, problems, and the block to paste.
+    """Print what a dataset reads from files: rows, problems, and the block to paste.
 
     Exit code: 1 where something stops `preprocess`.
     """
     in_project()
-    from tasks.data.folders import files_below
     from tasks.data.sources import Source, pinned, write_source
 
     changes = {
@@ -71,28 +83,49 @@ def check(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         fetched = write_source(source, folder)
-        typer.echo(f"{path}: {_forms(files_below(folder))}, {fetched['bytes']:,} bytes")
-        readings = best_readings(folder, dataset, changes)
-        best = readings[0]
-        has_labels = "label" in best.table and not best.table.empty
-        hint = None if has_labels or "label" in changes["columns"] else _label_hint(path, folder, dataset)
-    for reading in readings:
-        _print_reading(reading, folder)
-    if hint:
-        typer.echo(hint)
-    if hint or len(readings) > 1 or best.stopping() or best.table.empty:
+        reading = _read(dataset, folder, changes)
+    typer.echo(f"{path}: {fetched['bytes']:,} bytes")
+    _print_reading(reading, folder)
+    if reading.stopping() or reading.table.empty:
         raise typer.Exit(1)
-    from tasks.data.inbox import INBOX
+    from tasks.data.inbox import INBOX  # which loads pandas
 
     if Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve()):
         typer.echo(NO_LINE_NEEDED)
         return
-    typer.echo(f"to take them in, put this below datasets.{best.dataset}.sources in params.yaml:")
+    typer.echo(f"to take them in, put this below datasets.{dataset}.sources in params.yaml:")
     sha256 = None if path.startswith("hf:") else fetched["sha256"]
     typer.echo(_block(source=source.source, sha256=sha256, files=files, encoding=encoding))
     for key, values in changes.items():
         if values:
-            typer.echo(f"and below datasets.{best.dataset}.preprocess: {key}: {json.dumps(values)}")
+            typer.echo(f"and below datasets.{dataset}.preprocess: {key}: {json.dumps(values)}")
+
+
+def _read(name: str, folder: Path, changes: Mapping[str, Mapping[str, str]]) -> Reading:
+    """A dataset's reading of a folder; `changes` are added to `label_map` and `columns` of its parameters."""
+    import pandas as pd
+
+    from tasks.data.problems import Problem
+    from tasks.params.load import load_preprocess
+    from tasks.params.slices import find_dataset
+    from tasks.stages.names import dataset_names
+
+    names = dataset_names()
+    if name not in names:
+        raise UserError(f"there is no dataset {name!r}; those are {', '.join(names)}")
+    dataset = find_dataset(name)
+    params = load_preprocess(name)
+    changed = {key: getattr(params, key) | new for key, new in changes.items() if new and hasattr(params, key)}
+    if changed:
+        params = type(params)(**params.model_dump() | changed)
+    problems: list[Problem] = []
+    try:
+        table = dataset.check(folder, params, problems) if dataset.check else dataset.read(folder, params)
+    except UserError as error:
+        table = pd.DataFrame()
+        where, _, reason = str(error).partition(": ")
+        problems.append(Problem(where, reason))
+    return Reading(name, table, problems)
 
 
 def _pairs(texts: list[str], mistake: str) -> dict[str, str]:
@@ -104,40 +137,6 @@ def _pairs(texts: list[str], mistake: str) -> dict[str, str]:
             raise UserError(mistake.format(text))
         pairs[key] = value
     return pairs
-
-
-def _label_hint(source: str, folder: Path, dataset: str | None) -> str | None:
-    """A line on a table of mails whose column of labels has no usual name; None if there is no such table."""
-    from tasks.data.folders import files_below
-    from tasks.data.formats.mails import likely_label
-    from tasks.params.slices import find_dataset
-
-    if dataset and find_dataset(dataset).labels is None:
-        return None
-    for path in files_below(folder):
-        with suppress(UserError):  # reported with its file
-            if likely := likely_label(path):
-                values = ", ".join(f"{count} {value!r}" for value, count in likely.counts.most_common(SHOWN))
-                again = f"threestage data check {shlex.quote(source)}"
-                mails = f"{again} --as emails --column {shlex.quote(f'label={likely.column}')}"
-                texts = "" if dataset else f"; if they are texts without labels: {again} --as corpus"
-                return f"these may be mails with their labels under {likely.column!r} ({values}): {mails}{texts}"
-    return None
-
-
-def _forms(paths: list[Path]) -> str:
-    from tasks.data.sniff import sniff
-
-    def form(path: Path) -> str:
-        try:
-            return sniff(path)
-        except UserError:  # the dataset that reads it prints the reason
-            return "broken"
-
-    counts = Counter(map(form, paths))
-    if len(paths) == 1:
-        return next(iter(counts))
-    return ", ".join(f"{count} {form}" for form, count in counts.most_common())
 
 
 def _print_reading(reading: Reading, folder: Path) -> None:
@@ -158,20 +157,22 @@ def _print_problems(reading: Reading, folder: str) -> None:
     stopping = len(reading.stopping())
     left_out = len(problems) - stopping
     typer.echo(f"problems: {stopping} that stop the stage{f', {left_out} rows left out' if left_out else ''}")
-    by_reason: dict[str, list[Problem]] = {}
-    for problem in problems:
-        by_reason.setdefault(problem.reason, []).append(problem)
-    for first, *others in list(by_reason.values())[:NAMED]:
-        line = f"  {first} (and {len(others)} more)" if others else f"  {first}"
-        typer.echo(line.replace(folder, ""))
-    if len(by_reason) > NAMED:
-        typer.echo(f"  and {len(by_reason) - NAMED} other reasons")
-    if unknown := sorted(unknown_labels(problems))[:NAMED]:
+    for problem in problems[:NAMED]:
+        typer.echo(f"  {problem}".replace(folder, ""))
+    if len(problems) > NAMED:
+        typer.echo(f"  and {len(problems) - NAMED} more")
+    if unknown := sorted(_unknown_labels(problems))[:NAMED]:
         options = " ".join(f"--label {shlex.quote(label)}=…" for label in unknown)
         typer.echo(f"map these labels with {options}")
         labels = list(reading.table["label"].unique()) if "label" in reading.table else []
         names = ", ".join(labels + unknown)
         typer.echo(f"or keep them, below datasets.{reading.dataset}.preprocess: labels: [{names}]")
+
+
+def _unknown_labels(problems: Sequence["Problem"]) -> set[str]:
+    """The labels that the dataset does not know."""
+    matches = [re.match(r"label '(.*)' is not one of", problem.reason) for problem in problems]
+    return {match[1] for match in matches if match}
 
 
 def _print_rows(reading: Reading) -> None:

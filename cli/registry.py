@@ -1,13 +1,12 @@
 """`threestage register`, `lineage`, `reproduce` and `tidy`: the registry's versions, their origins, and what may go."""
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 
 from app.project import in_project
-from cli.shared import Json, Verbose, run_and_exit, tracebacks
+from cli.shared import Verbose, run_and_exit, tracebacks
 
 WIDE = 200
 """Columns, if the output is no terminal."""
@@ -39,31 +38,20 @@ def register(verbose: Verbose = False) -> None:
     run_and_exit("register", work, verbose)
 
 
-def lineage(
-    version: Version,
-    as_json: Json = False,
-    as_mermaid: Annotated[
-        bool, typer.Option("--mermaid", help="Print a Mermaid flow chart, which GitHub draws.")
-    ] = False,
-    verbose: Verbose = False,
-) -> None:
+def lineage(version: Version, verbose: Verbose = False) -> None:
     """Show what a version was made from."""
-    if as_json and as_mermaid:
-        raise typer.BadParameter("not allowed with --json", param_hint="--mermaid")
     in_project()
     from rich.console import Console
 
-    from tasks.registry import tree
     from tasks.registry.lineage import find_lineage
+    from tasks.registry.tree import as_text
 
     with tracebacks(verbose):
         root = find_lineage(version)
-    if as_json:
-        typer.echo(json.dumps(tree.as_json(root), indent=2))
-    elif as_mermaid:
-        typer.echo(tree.as_mermaid(root), nl=False)
-    else:
-        Console(width=None if sys.stdout.isatty() else WIDE).print(tree.as_text(root))
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    with console.capture() as tree:
+        console.print(as_text(root))
+    typer.echo(tree.get(), nl=False)  # a pipe that is closed is no error of rich's
 
 
 def reproduce(version: Version, verbose: Verbose = False) -> None:
@@ -98,32 +86,25 @@ def reproduce(version: Version, verbose: Verbose = False) -> None:
 
 def tidy(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
-    versions: Annotated[int, typer.Option(help="Keep so many of the newest versions of a model.")] = 5,
-    days: Annotated[float, typer.Option(help="Keep models and checkpoints for so many days.")] = 30,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="List every item, and show the traceback of every error.")
-    ] = False,
+    days: Annotated[float, typer.Option(help="Keep what is newer than so many days.")] = 30,
+    verbose: Verbose = False,
 ) -> None:
-    """List files and versions that nothing needs, or remove them."""
+    """List what nothing needs any more, or remove it."""
     in_project()
-    from contextlib import ExitStack
+    from contextlib import nullcontext
 
-    from flows.tidy import NotListedError
-    from flows.tidy import tidy as flow
+    from tasks.registry.tidy import old_versions, unused_weights
     from tasks.stages.lock import exclusive
-    from tasks.stages.server import prefect_server, run_as_child
-
-    parameters = {"versions": versions, "days": days, "delete": yes, "verbose": verbose}
+    from tasks.training.interrupted import old_trainings
 
     def work() -> None:
-        with ExitStack() as stack:
-            stack.enter_context(prefect_server())
-            if yes:
-                stack.enter_context(exclusive("retrain", patience=0))
-            try:
-                typer.echo(run_as_child(flow, parameters))
-            except NotListedError as error:
-                typer.echo(error.listing)
-                raise
+        with exclusive("retrain", patience=0) if yes else nullcontext():
+            # Versions are first: what a removed one leaves behind goes in the same run.
+            for kind in (old_versions, unused_weights, old_trainings):
+                for item in kind(days):
+                    typer.echo(str(item))
+                    if yes:
+                        item.remove()
+        typer.echo("removed" if yes else "`threestage tidy --yes` removes it, and then the weights of its versions")
 
     run_and_exit("tidy", work, verbose)

@@ -39,10 +39,10 @@ def fetch(dataset: Dataset, verbose: Verbose = False) -> None:
     """Fetch the raw files of a dataset from its pinned sources."""
     with quick_imports():
         from flows.fetch import fetch as flow
-        from tasks.params.load import load_dataset
+        from tasks.params.load import load_sources
 
     def load() -> dict[str, Any]:
-        return {"name": dataset, "params": load_dataset(dataset).sources}
+        return {"name": dataset, "params": load_sources(dataset)}
 
     _run(f"fetch@{dataset}", flow, load, verbose=verbose)
 
@@ -82,10 +82,10 @@ def pretrain(resume: Resume = True, verbose: Verbose = False) -> None:
     """
     with quick_imports():
         from flows.pretrain import pretrain as flow
-        from tasks.params.load import load_application
+        from tasks.params.load import load_training
 
     def load() -> dict[str, Any]:
-        return {"params": load_application(FOUNDATION, parts=("train",)), "resume": resume}
+        return {"params": load_training(FOUNDATION), "resume": resume}
 
     _run("pretrain", flow, load, resume=resume, verbose=verbose)
 
@@ -109,10 +109,10 @@ def finetune(application: Application, resume: Resume = True, verbose: Verbose =
     """
     with quick_imports():
         from flows.finetune import finetune as flow
-        from tasks.params.load import load_application
+        from tasks.params.load import load_training
 
     def load() -> dict[str, Any]:
-        return {"name": application, "params": load_application(application, parts=("train",)), "resume": resume}
+        return {"name": application, "params": load_training(application), "resume": resume}
 
     _run(f"finetune@{application}", flow, load, resume=resume, verbose=verbose)
 
@@ -124,10 +124,10 @@ def evaluate(model: EvaluatedModel, verbose: Verbose = False) -> None:
     """
     with quick_imports():
         from flows.evaluate import evaluate as flow
-        from tasks.params.load import load_application
+        from tasks.params.load import load_evaluation
 
     def load() -> dict[str, Any]:
-        return {"name": model, "params": load_application(model, parts=("evaluate",))}
+        return {"name": model, "params": load_evaluation(model)}
 
     _run(evaluation_stage(model), flow, load, verbose=verbose)
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from llm.errors import UserError
 from llm.files import atomic_folder
 from tasks.data import steps
 from tasks.data.cleaning.personal import mask
@@ -27,7 +26,7 @@ from tasks.params.slices import find_dataset
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import current_stage, state_folder
 from tasks.stages.hashes import fingerprint, inputs
-from tasks.stages.ray_cluster import same_processes
+from tasks.stages.process_pool import pool
 from tasks.stages.server import leave_artifact
 
 step = partial(task, cache_policy=NO_CACHE, persist_result=False)
@@ -47,27 +46,6 @@ def show_cleaning(name: str, record: Record, report: Path) -> None:
         mlflow.log_artifact(str(report / page))
     mlflow.log_metrics({f"cleaning.{rule}": count for rule, count in record.counts().items()})
     leave_artifact(create_markdown_artifact, f"cleaning-{name}", markdown=(report / "cleaning.md").read_text())
-
-
-@step
-def show_drift(name: str, folder: Path) -> None:
-    """Publish how far the rows are from those of the last commit. It is in no out: outs must not depend on commits."""
-    from dvc.exceptions import DvcException
-
-    from tasks.data.drift import drift_of_dataset
-    from tasks.registry.trained_on import committed, rows_before, rows_in
-
-    try:
-        commit = committed(name)
-        rows = rows_before(commit) if commit else None
-    except (UserError, DvcException) as error:
-        get_run_logger().warning("drift: %s", error)
-        return
-    drift = drift_of_dataset(rows, rows_in(folder), commit.md5 if commit else None)
-    page = f"# How far {name} is from the committed rows\n\n{drift.page}\n"
-    mlflow.log_metrics(drift.metrics)
-    mlflow.log_text(page, "drift.md")
-    leave_artifact(create_markdown_artifact, f"drift-{name}", markdown=page)
 
 
 @step
@@ -109,7 +87,7 @@ def preprocess(name: str, params: Split) -> None:
         atomic_folder(Path("data/processed") / name) as folder,
         atomic_folder(Path("reports/quality") / name) as report,
         recorded(shown, report) as record,
-        same_processes(),
+        pool(),
     ):
         rows = read(job, shown)
         inbox_rows = read_inbox(job)
@@ -119,6 +97,5 @@ def preprocess(name: str, params: Split) -> None:
         show_cleaning(name, record, report)
         summary = check(job, rows, record=record, report=report)
         step(dataset.write, name="write")(rows, folder, params)
-        show_drift(name, folder)
         show_summary(name, summary)
     shutil.rmtree(job.work)

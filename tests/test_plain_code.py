@@ -25,6 +25,7 @@ FOLDERS = (
     "tests/tasks/data",
     "tests/tasks/datasets",
     "tests/tasks/params",
+    "tests/tasks/registry",
     "tests/tasks/stages",
 )
 EMPTY_NAMES = {"each", "found", "said", "place", "known", "taken", "told", "back", "rest", "more", "both", "other"}

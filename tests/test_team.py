@@ -31,7 +31,7 @@ SOMEONE = dict.fromkeys(
     ["GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"], "test@localhost"
 )
 STAGE = "finetune@assistant"
-LONGER = {"train": {"steps": 200, "checkpoint_every": 10}}
+LONGER = {"train": {"steps": 40, "checkpoint_every": 10}}
 EVIL = {"Origin": "https://evil.example"}
 
 
@@ -229,7 +229,7 @@ def test_laptop_registers_models_of_its_own_and_may_not_change_the_teams(
     own_file = team.person("engineer", THREESTAGE_NAMESPACE="threestage")
     refused = team.run("threestage review reject assistant --reason no", own_file, clone)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
-    assert "it refuses engineer this (403)" in refused.stderr
+    assert "403" in refused.stderr
     assert aliases(team) == before
     with team.client() as client:
         own = f"{namespace()}-classifier"

@@ -1,10 +1,9 @@
-"""Drift between two sets of rows: the population stability index of labels, sources, lengths and words."""
+"""Drift between two sets of rows: the population stability index of labels, lengths and words."""
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,6 @@ from llm.errors import UserError
 SMALLEST = 1e-4  # counts for an empty share, so that a value that comes or goes adds much but not infinity
 BINS = 10  # intervals of lengths, each with equally many rows of before
 WORDS = 200  # most frequent words of before; all others count as one more
-SOME = 0.1  # the conventional reading of the index
-MUCH = 0.25
 OTHER_WORDS = ""  # as one
 WORD = re.compile(r"\w+|[^\w\s]")
 LABELS = ("label", "kind")  # columns of a row's kind
@@ -32,15 +29,8 @@ class Drift:
     index: float
     """The population stability index: 0 if all shares are equal."""
 
-    @property
-    def size(self) -> str:
-        """The meaning of the number, in a word."""
-        if self.index < SOME:
-            return "little"
-        return "some" if self.index < MUCH else "much"
 
-
-def stability_index(before: Mapping[Any, float], now: Mapping[Any, float]) -> float:
+def stability_index(before: Mapping[Hashable, float], now: Mapping[Hashable, float]) -> float:
     """The population stability index of two counts by the same keys: the sum of (q - p) ln(q / p) over their shares.
 
     It is the sum of the Kullback-Leibler divergences (1951) in both directions. Raises UserError if one of the counts
@@ -54,32 +44,23 @@ def stability_index(before: Mapping[Any, float], now: Mapping[Any, float]) -> fl
     return float(((shares["now"] - shares["before"]) * np.log(shares["now"] / shares["before"])).sum())
 
 
-def drift(
-    before: pd.DataFrame,
-    now: pd.DataFrame,
-    text_columns: Sequence[str],
-    *,
-    label_column: str | None = None,
-    source_column: str | None = None,
-) -> list[Drift]:
-    """The drift from the rows `before` to the rows `now`: of labels, sources, and lengths and words of each text
-    column.
+def moved(before: pd.DataFrame, now: pd.DataFrame) -> list[Drift]:
+    """The drift of each property of a dataset's rows: the label, then the lengths and words of each column of texts.
 
     Lengths are in characters, in BINS intervals with equally many rows of before. Words are the WORDS most frequent
-    ones of before, and all others as one. An index below SOME is small, above MUCH large; chance alone gives about the
-    number of bins divided by the number of rows. Raises UserError if one side has no rows, or lacks a column.
+    ones of before, and all others as one. By convention an index below 0.1 is small, above 0.25 large; chance alone
+    gives about the number of bins divided by the number of rows. Raises UserError if one side has no rows.
     """
-    counted = [column for column in (label_column, source_column) if column]
-    for side, table in (("before", before), ("now", now)):
-        for column in [*text_columns, *counted]:
-            if column not in table:
-                raise UserError(f"drift: the rows {side} have no column {column!r}")
+    common = [name for name in now if name in before]
+    label = next((name for name in LABELS if name in common), None)
     drifts: list[Drift] = []
-    for column in counted:
-        counts_before = before[column].astype(str).value_counts().to_dict()
-        counts_now = now[column].astype(str).value_counts().to_dict()
-        drifts.append(Drift(column, stability_index(counts_before, counts_now)))
-    for column in text_columns:
+    if label:
+        counts_before = before[label].astype(str).value_counts().to_dict()
+        counts_now = now[label].astype(str).value_counts().to_dict()
+        drifts.append(Drift(label, stability_index(counts_before, counts_now)))
+    for column in common:
+        if column in (*NO_PROPERTY, label) or not now[column].map(type).eq(str).all():
+            continue
         texts_before = before[column].fillna("").astype(str)
         texts_now = now[column].fillna("").astype(str)
         drifts.append(Drift(f"length of {column}", _length_index(texts_before, texts_now)))
@@ -113,38 +94,3 @@ def _frequent_words(words: Counter[str], frequent: Sequence[str]) -> dict[str, i
     """The counts of these words, and of all others as one."""
     counts = {word: words[word] for word in frequent}
     return counts | {OTHER_WORDS: words.total() - sum(counts.values())}
-
-
-def moved(before: pd.DataFrame, now: pd.DataFrame, *, sources: bool = False) -> list[Drift]:
-    """The drift of each property of a dataset's rows: the label, then the lengths and words of each text.
-
-    With `sources` also that of the sources, which tells nothing about the rows themselves.
-    """
-    common = [name for name in now if name in before]
-    label = next((name for name in LABELS if name in common), None)
-    texts = [name for name in common if name not in (*NO_PROPERTY, label) and now[name].map(type).eq(str).all()]
-    source = "source" if sources and "source" in common else None
-    return drift(before, now, texts, label_column=label, source_column=source)
-
-
-@dataclass(frozen=True)
-class DatasetDrift:
-    """How far the rows of a dataset are from those of the last commit."""
-
-    page: str
-    """For people, in Markdown."""
-    metrics: Mapping[str, float]
-
-
-def drift_of_dataset(before: pd.DataFrame | None, now: pd.DataFrame, md5: str | None) -> DatasetDrift:
-    """The drift from the committed rows; `md5` is that of the dataset in the commit, None if the commit has none."""
-    if md5 is None:
-        return DatasetDrift("No commit has this dataset.", {})
-    if before is None:
-        return DatasetDrift(f"The committed rows ({md5}) are not in DVC's cache: {FETCH}.", {})
-    if now.equals(before):
-        return DatasetDrift("The same rows.", {})
-    drifts = moved(before, now, sources=True)
-    lines = ["| what | stability index | |", "|---|--:|---|"]
-    lines += [f"| {part.name} | {part.index:.3f} | {part.size} |" for part in drifts]
-    return DatasetDrift("\n".join(lines), {f"drift.{part.name}": part.index for part in drifts})

@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from tasks.data.minhash import band_shape, first_of_groups
-from tasks.data.rows import HASH, Rows, band_column
+from tasks.data.rows import Rows, band_column
 from tasks.data.shingles import Sets, shingles
-from tasks.data.similarity import Known, Prefixes
-from tasks.data.table_parts import column, read_part
+from tasks.data.similarity import ShingleMatrix
+from tasks.data.table_parts import column
 
 DUPLICATES = "near_duplicates"  # the rule of tasks/data/cleaning
-HELD_OUT = 2**20  # shingles of the rows of validation and test that are compared with all others
+SAMPLE = 5_000  # rows of validation and test that are compared with all others
 
 logger = logging.getLogger(__name__)
 
@@ -48,31 +47,23 @@ def without_duplicates(rows: Rows, threshold: float) -> Rows:
 
 def near_rows(rows: Rows, sets: Sets, threshold: float) -> Iterator[np.ndarray]:
     """Pairs [n, 2] of near duplicates: the index of one of these sets, and the position of a row. A part at a time."""
-    prefixes = Prefixes(sets, threshold)
-    exact = Known(sets)
-    for path, positions, start in zip(rows.parts, rows.positions_by_part(), rows.starts[:-1], strict=True):
-        part = read_part(path, [f"{HASH}shingles", f"{HASH}prefix"]).take(pa.array(positions - start))
-        lists = part[f"{HASH}prefix"].combine_chunks()
-        row_prefixes = np.split(lists.values.to_numpy(), lists.offsets.to_numpy()[1:-1])[: len(positions)]
-        pairs = prefixes.candidates(part[f"{HASH}shingles"].to_numpy(), row_prefixes)
-        chosen = np.unique(positions[pairs[:, 1]])
-        near = exact.pairs([shingles(text) for text in rows.texts(chosen)], threshold)
-        yield np.stack([near[:, 0], chosen[near[:, 1]]], axis=1)
+    matrix = ShingleMatrix(sets)
+    for positions in rows.positions_by_part():
+        near = matrix.pairs([shingles(text) for text in rows.texts(positions)], threshold)
+        yield np.stack([near[:, 0], positions[near[:, 1]]], axis=1)
 
 
 def overlap(rows: Rows, threshold: float, seed: int) -> int:
     """Count the rows of validation and test that have a near duplicate in an earlier split.
 
-    It uses neither MinHashes nor groups, so it checks their result independently. If these rows have more than
-    HELD_OUT shingles, only a sample of them is compared with all others.
+    It compares all pairs exactly, so it checks the groups of `without_duplicates` independently. Of more than SAMPLE
+    rows it takes a sample.
     """
     order = pd.Series(rows.split_codes(), rows.positions)
     held_out = rows.positions[order > 0]
-    sizes = column(rows.parts, f"{HASH}shingles")
-    drawn = np.random.default_rng(seed).permutation(held_out)
-    drawn = np.sort(drawn[np.cumsum(sizes[drawn]) <= HELD_OUT])
+    drawn = np.sort(np.random.default_rng(seed).permutation(held_out)[:SAMPLE])
     if len(drawn) < len(held_out):
-        logger.info("%d of %d rows of validation and test are held against all before them", len(drawn), len(held_out))
+        logger.info("%d of %d rows of validation and test are compared with all before them", len(drawn), len(held_out))
     sets = [shingles(text) for text in rows.texts(drawn)]
     earlier = replace(rows, facts=rows.facts[order < 2])
     overlapping: set[int] = set()

@@ -13,7 +13,7 @@ import pandas as pd
 
 from tasks.data.cleaning.record import drop
 from tasks.data.shingles import shingles
-from tasks.data.similarity import Known
+from tasks.data.similarity import ShingleMatrix
 
 FEEDBACK = "feedback.jsonl"
 NEAR = 0.8  # least Jaccard similarity of word 3-shingles for two rows of feedback to count as one
@@ -46,7 +46,7 @@ def leaders(texts: Sequence[str]) -> np.ndarray:
         block = list(range(start, min(start + BLOCK, len(texts))))
         candidates = [*firsts, *block]
         near: dict[int, list[int]] = defaultdict(list)
-        block_sets = Known([sets[index] for index in block])
+        block_sets = ShingleMatrix([sets[index] for index in block])
         for left, right in block_sets.pairs([sets[index] for index in candidates], NEAR).tolist():
             near[block[left]].append(candidates[right])
         for index in block:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from rensa import RMinHash
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from tasks.data.shingles import FIRST, Sets, mixed
 from tasks.data.similarity import same
@@ -14,10 +16,8 @@ from tasks.data.similarity import same
 PERMUTATIONS = 128
 MISSED = 1e-6  # chance that the bands miss two texts whose similarity is just the threshold
 SEED = 1
-BLOCK = 1024  # rows at a time, which bounds the memory
-HELD = 2**22  # shingles of the texts whose similarity is computed at a time
+BLOCK = 1024  # rows or pairs at a time, which bounds the memory
 REACH = 1_000  # later rows with the same band that a row is compared with: all pairs of thousands would never end
-REMEMBERED = 2**24  # pairs known to differ
 
 
 def band_shape(threshold: float) -> tuple[int, int]:
@@ -44,29 +44,6 @@ def bands(sets: Sets, threshold: float) -> np.ndarray:
         for row in range(rows):
             folded[:] = (folded + min_hashes[row::rows]) * FIRST
     return mixed(hashes)
-
-
-class _Groups:
-    """Groups of rows (a disjoint-set forest); a group is named by its first row."""
-
-    def __init__(self, rows: int) -> None:
-        self.first = np.arange(rows)
-
-    def join(self, pairs: np.ndarray) -> None:
-        """Merge the groups of the rows in these pairs [n, 2]."""
-        for left, right in pairs.tolist():
-            left_first = self._find(left)
-            right_first = self._find(right)
-            self.first[max(left_first, right_first)] = min(left_first, right_first)
-        shorter = self.first[self.first]
-        while not np.array_equal(self.first, shorter):
-            self.first = shorter
-            shorter = self.first[self.first]
-
-    def _find(self, row: int) -> int:
-        while self.first[row] != row:
-            row = self.first[row]
-        return row
 
 
 def _neighbours(rows: np.ndarray, band: np.ndarray) -> Iterator[np.ndarray]:
@@ -99,26 +76,35 @@ def first_of_groups(
     least `threshold`, or a chain of such rows joins them. Pairs that are already in one group are not compared. Only
     one band at a time is in memory.
     """
-    groups = _Groups(len(equal))
-    order = np.argsort(equal, kind="stable")
-    begins = np.diff(equal[order], prepend=~equal[order[:1]]) != 0
-    groups.first[order] = order[begins][np.cumsum(begins) - 1]
-    rows = np.flatnonzero(groups.first == np.arange(len(equal)))
+    _, first_equal, number = np.unique(equal, return_index=True, return_inverse=True)
+    first = first_equal[number]
+    rows = np.sort(first_equal)
     different = np.zeros(0, np.uint64)  # keys of pairs that were compared
     for band in bands:
         compared = [different]  # a pair comes once in a band
         for pairs in _neighbours(rows, band):
-            pairs = pairs[_may_be_near(pairs, groups.first, sizes, threshold=threshold)]
-            keys = _keys(pairs)
-            is_new = np.searchsorted(different, keys) == np.searchsorted(different, keys, side="right")
-            for block in _blocks(pairs[is_new], sizes):
+            pairs = pairs[_may_be_near(pairs, first, sizes, threshold=threshold)]
+            pairs = pairs[~_are_among(_keys(pairs), different)]
+            for start in range(0, len(pairs), BLOCK):
+                block = pairs[start : start + BLOCK]
                 is_near = _are_near(block, sets, threshold)
-                groups.join(block[is_near])
+                first = _joined(first, block[is_near])
                 compared.append(_keys(block[~is_near]))
-            if sum(map(len, compared)) > REMEMBERED:
-                compared = [np.zeros(0, np.uint64)]  # compared again, which only takes time
         different = np.sort(np.concatenate(compared))
-    return groups.first
+    return first
+
+
+def _joined(first: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The first rows of groups when the groups of the rows in these pairs are one."""
+    if not len(pairs):
+        return first
+    rows = len(first)
+    left = np.append(np.arange(rows), pairs[:, 0])
+    right = np.append(first, pairs[:, 1])
+    graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(rows, rows))
+    _, group = connected_components(graph, directed=False)
+    _, first_of_group = np.unique(group, return_index=True)
+    return first_of_group[group]
 
 
 def _may_be_near(pairs: np.ndarray, first: np.ndarray, sizes: np.ndarray, *, threshold: float) -> np.ndarray:
@@ -133,15 +119,13 @@ def _keys(pairs: np.ndarray) -> np.ndarray:
     return pairs[:, 0].astype(np.uint64) << np.uint64(32) | pairs[:, 1].astype(np.uint64)
 
 
-def _blocks(pairs: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
-    """The pairs in blocks of about HELD shingles."""
-    number = np.cumsum(sizes[pairs].sum(axis=1)) // HELD
-    for block in np.unique(number):
-        yield pairs[number == block]
+def _are_among(keys: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
+    """Whether each key is one of the sorted ones; bool [keys]."""
+    return np.searchsorted(sorted_keys, keys) != np.searchsorted(sorted_keys, keys, side="right")
 
 
 def _are_near(pairs: np.ndarray, sets: Callable[[np.ndarray], Sets], threshold: float) -> np.ndarray:
     """Whether the exact similarity of each pair is at least `threshold`; bool [pairs]."""
     rows = np.unique(pairs)
-    held = dict(zip(rows.tolist(), sets(rows), strict=True))
-    return np.array([same(held[left], held[right], threshold) for left, right in pairs.tolist()], bool)
+    set_of = dict(zip(rows.tolist(), sets(rows), strict=True))
+    return np.array([same(set_of[left], set_of[right], threshold) for left, right in pairs.tolist()], bool)

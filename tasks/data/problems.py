@@ -18,9 +18,7 @@ class RowError(ValueError):
 
 
 class OtherFormError(UserError):
-    """A file in a form that a dataset does not read. A PDF does not stop the stage: PDFs often lie among texts."""
-
-    left_out = False
+    """A file in a form that a dataset does not read."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,8 @@ class Problem:
 
 def check_form(path: Path, form: str, readable: Iterable[str], *, reason: str) -> None:
     """Raise OtherFormError, with this reason, if a file's form is not among those that are readable."""
-    if form in readable:
-        return
-    is_pdf = form == "pdf"
-    error = OtherFormError(f"{path}: {'a PDF; save its text as .txt' if is_pdf else reason}")
-    error.left_out = is_pdf
-    raise error
+    if form not in readable:
+        raise OtherFormError(f"{path}: {reason}")
 
 
 def rows_of_file(read: Callable[[Path], Iterator[Row | Problem]], path: Path) -> Iterator[Row | Problem]:
@@ -55,8 +49,7 @@ def rows_of_file(read: Callable[[Path], Iterator[Row | Problem]], path: Path) ->
         yield from read(path)
     except UserError as error:
         where, _, reason = str(error).partition(": ")
-        is_other_form = isinstance(error, OtherFormError)
-        yield Problem(where, reason, left_out=is_other_form and error.left_out, other_form=is_other_form)
+        yield Problem(where, reason, other_form=isinstance(error, OtherFormError))
 
 
 def without_problems(rows: Iterable[Row | Problem], problems: list[Problem] | None) -> Iterator[Row]:

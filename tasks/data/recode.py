@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from llm.errors import UserError
-from tasks.data.archives import CHUNK, MAX_BYTES
+from tasks.data.archives import CHUNK
 from tasks.data.compression import open_plain
 from tasks.data.sniff import HEAD, PROSE, sniff, suffix_of
 
 PIECE = 2**20  # bytes that are decoded at a time
+MAX_BYTES = 16 * 2**30  # of a text
 
 
 def recode(folder: Path, encoding: str, source: str) -> None:

@@ -16,7 +16,6 @@ from tasks.data.cleaning.record import Record, drop
 from tasks.data.dataset import Dataset, Table, Texts
 from tasks.data.minhash import bands
 from tasks.data.shingles import shingles, text_hashes, whole
-from tasks.data.similarity import prefix
 from tasks.data.splits import SPLITS
 from tasks.data.table_parts import column, read_part, with_record, write_part
 
@@ -44,7 +43,6 @@ def part_of_rows(table: Table, dataset: Dataset, threshold: float, *, record: Re
         "unit": pa.array(text_hashes(table[dataset.groups]) if dataset.groups else equal, pa.uint64()),
         "equal": pa.array(equal, pa.uint64()),
         "shingles": pa.array([len(shingle_set) for shingle_set in sets], pa.int32()),
-        "prefix": pa.array([prefix(shingle_set, threshold) for shingle_set in sets], pa.list_(pa.uint32())),
     }
     part = pa.Table.from_pandas(table, preserve_index=False)
     for name, values in columns.items():

@@ -1,4 +1,4 @@
-"""The exact Jaccard similarity of texts, by their sets of shingles, and quick ways to find those that are similar."""
+"""The exact Jaccard similarity of texts, by their sets of shingles."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ def same(left: np.ndarray, right: np.ndarray, threshold: float) -> bool:
     return common >= threshold * (len(left) + len(right) - common)
 
 
-class Known:
+class ShingleMatrix:
     """Texts to compare others with: every text with every other one."""
 
     def __init__(self, sets: Sets) -> None:
@@ -63,49 +63,4 @@ def near_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> n
     """Indices [n, 2] of texts of `left` and of `right` that are near duplicates of each other; chains do not count."""
     left_sets = [shingles(text) for text in left]
     right_sets = [shingles(text) for text in right]
-    return Known(left_sets).pairs(right_sets, threshold)
-
-
-def _bound(threshold: float) -> int:
-    """The bound below which a share of 1 - `threshold` of all hashes lies, by their first 32 bits."""
-    return int((1 - threshold) * 2**32)
-
-
-def prefix(shingle_set: np.ndarray, threshold: float) -> np.ndarray:
-    """The first shingles of a set, so many that two near duplicates share one of them; uint32 [prefix].
-
-    A share of at least `threshold` of each set is common to both, so not all of these can be among the rest (Chaudhuri
-    et al. 2006). If more shingles are below `_bound`, all of those.
-    """
-    count = len(shingle_set) - int(threshold * len(shingle_set)) + 1
-    below = np.searchsorted(shingle_set, np.uint64(_bound(threshold) << 32))
-    return (shingle_set[: max(count, below)] >> np.uint64(32)).astype(np.uint32)
-
-
-class Prefixes:
-    """Texts to compare others with by prefixes of their sets: it finds candidates for `Known`."""
-
-    def __init__(self, sets: Sets, threshold: float) -> None:
-        self.threshold = threshold
-        prefixes = [prefix(shingle_set, threshold) for shingle_set in sets]
-        self.sizes = _sizes(sets)
-        self.known = Known(prefixes)
-        self.above = self._above(self.sizes, prefixes)
-
-    def _above(self, sizes: np.ndarray, prefixes: Sets) -> np.ndarray:
-        """How many shingles of each set are above `_bound`."""
-        below = [np.searchsorted(values, _bound(self.threshold)) for values in prefixes]
-        return sizes - np.array(below, np.int64)
-
-    def candidates(self, sizes: np.ndarray, prefixes: Sets) -> np.ndarray:
-        """Indices [n, 2] of known texts and of others that may be near duplicates, by sizes of sets and prefixes.
-
-        Besides the common part of the prefixes, all shingles above `_bound` may be common.
-        """
-        above = self._above(sizes, prefixes)
-        pairs = [np.zeros((0, 2), np.int64)]
-        for left, right, common in self.known.common(prefixes):
-            most = common + np.minimum(self.above[left], above[right])
-            may_be_near = most >= self.threshold * (self.sizes[left] + sizes[right] - most)
-            pairs.append(np.stack([left[may_be_near], right[may_be_near]], axis=1))
-        return np.concatenate(pairs)
+    return ShingleMatrix(left_sets).pairs(right_sets, threshold)

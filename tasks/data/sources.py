@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -179,6 +180,18 @@ def check_names(sources: list[Source]) -> None:
     if count > 1:
         clash = ", ".join(source.source for source in sources if source_name(source) == name)
         raise UserError(f"{clash}: all would be written to the folder {name}; keep one of them, or give them a `name`")
+
+
+def check_globs(sources: list[Source], globs: Sequence[str]) -> None:
+    """Raise UserError for a glob of rows, such as `books/*`, that begins with a folder of no source.
+
+    Generated instructions have a source that is no path: a glob without a folder is not checked here.
+    """
+    names = [source_name(source) for source in sources]
+    for glob in globs:
+        folder, is_path, _ = re.split(r"[*?[]", glob, maxsplit=1)[0].partition("/")
+        if is_path and folder not in names:
+            raise UserError(f"{glob!r} fits no source; they are {', '.join(f'{name}/' for name in names)}")
 
 
 def pinned(source: Source) -> Source:

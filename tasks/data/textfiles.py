@@ -1,14 +1,12 @@
 """Read text files of people: a mistake is reported with file, row and reason, and no file takes much memory."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ftfy
-import ijson
 
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
@@ -18,11 +16,6 @@ from tasks.data.mail.characters import flat_entities
 
 LONGEST_LINE = 64 * 2**20  # bytes; people write shorter ones, and a line takes several times its size in memory
 LARGEST = 64 * 2**20  # bytes of a text that is read as a whole; HTML takes 14 times as much memory, JSON 9 times
-PIECE = 2**16  # bytes of a list of JSON that are parsed at a time
-
-
-class TooLargeError(UserError):
-    """A text, or a line of one, is too large to read as a whole."""
 
 
 def raw_files(folder: Path) -> list[Path]:
@@ -49,7 +42,7 @@ def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     with open_plain(path) as file:
         for row, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1):
             if len(line) > LONGEST_LINE:
-                raise TooLargeError(f"{path}, row {row}: a line of over {LONGEST_LINE:,} bytes; break it into several")
+                raise UserError(f"{path}, row {row}: a line of over {LONGEST_LINE:,} bytes; break it into several")
             yield row, line
 
 
@@ -69,7 +62,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: Path) -> str:
-    """Read a text as a whole. Raises UserError, naming file, row and byte, if it is no text, and TooLargeError."""
+    """Read a text as a whole. Raises UserError, naming file, row and byte, if it is no text or too large."""
     return "".join(_within(path))
 
 
@@ -87,7 +80,7 @@ def _within(path: Path) -> Iterator[str]:
     for row, line in lines(path):
         size += len(line)
         if size > LARGEST:
-            raise TooLargeError(f"{path}, row {row}: goes over {LARGEST:,} characters; split the file")
+            raise UserError(f"{path}, row {row}: goes over {LARGEST:,} characters; split it, or write JSON lines")
         yield line
 
 
@@ -108,51 +101,16 @@ def tidy(text: str) -> str:
     return text[text.rfind("\n", 0, len(text) - len(bare)) + 1 :] if "\n" in bare else bare
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        name, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key {name!r} stands twice in one object")
-    return content
-
-
 def parse_json(text: str, path: Path, row: int | None = None) -> Any:
     """Parse the JSON of a file, or of its row. Raises UserError naming file, row and reason."""
     try:
-        return json.loads(text, object_pairs_hook=_each_key_once)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, row {row or error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
+        way_out = "; a file with an object a line is called .jsonl" if error.msg == "Extra data" and row is None else ""
+        reason = f"not JSON: {error.msg} at column {error.colno}{way_out}"
+        raise UserError(f"{path}, row {row or error.lineno}: {reason}") from None
     except RecursionError:
         raise UserError(f"{path}, row {row or 1}: not readable as JSON: it is nested too deep") from None
-    except ValueError as error:  # a duplicate key, or a number of thousands of digits
+    except ValueError as error:  # a number of thousands of digits
         where = f"{path}, row {row}" if row else str(path)
         raise UserError(f"{where}: not readable as JSON: {error}") from None
-
-
-def large_list(path: Path) -> Iterator[Any]:
-    """The elements of a JSON list that is too large to be read as a whole.
-
-    Raises UserError, naming file, element and reason, for a mistake, after it has yielded the elements before, and for
-    an element of over LARGEST bytes. Unlike `parse_json` it rejects NaN and integers of over 64 bits, and the last of
-    duplicate keys counts.
-    """
-    count = 0
-    size = 0
-
-    def pieces() -> Iterator[bytes]:
-        nonlocal size
-        while piece := file.read(PIECE):
-            size += len(piece.strip())
-            if size > LARGEST + PIECE:
-                raise UserError(f"{path}: element {count + 1} of its list has over {LARGEST:,} bytes; split it")
-            yield piece
-
-    with open_plain(path) as file:
-        try:
-            for element in ijson.items(ijson.from_iter(pieces()), "item", use_float=True):
-                count += 1
-                size = 0
-                yield element
-        except ijson.JSONError as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"{path}: element {count + 1} of its list is not JSON: {reason}") from None

@@ -7,7 +7,7 @@ of a model are those of tasks/applications/<name>. Everything else has one form 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import ConfigDict, Field, create_model
 
 from llm.config import Config
 from llm.errors import UserError
@@ -53,6 +53,26 @@ class Smoke(Config):
     """Values that replace those of params.yaml, in existing blocks."""
     bounds: dict[str, Bounds] = Field(min_length=1)
     """By model; other models are not trained."""
+
+
+class TrainOnly(Config):
+    """The globs of sources in a `preprocess` section; its other keys are not checked."""
+
+    model_config = ConfigDict(extra="allow")
+
+    train_only: tuple[str, ...] = ()
+    """See `Split` in tasks/data/splits.py."""
+
+
+class DatasetOutline(Config):
+    """What can be checked of a dataset's block without loading the dataset; other keys are not checked."""
+
+    model_config = ConfigDict(extra="allow")
+
+    sources: list[Source] = Field(default_factory=list, min_length=1)
+    """The files that it is made from."""
+    preprocess: TrainOnly = TrainOnly()
+    """How they become rows."""
 
 
 class DatasetBlock(Config):

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llm.config import Replay
-from tasks.params.blocks import DatasetBlock, ModelBlock, Part, Smoke, parse_dataset, parse_model
+from llm.errors import UserError
+from tasks.data.sources import Source, check_globs
+from tasks.params.blocks import DatasetBlock, DatasetOutline, ModelBlock, Part, Smoke, parse_dataset, parse_model
 from tasks.params.cross_checks import cross_mistakes, published_mistakes, section_mistakes
 from tasks.params.mistakes import raise_mistakes, run_checks, validated
 from tasks.stages.names import FOUNDATION, PARAMS_FILE, PUBLISHED, REPLAY, SMOKE, named_blocks
@@ -24,6 +26,11 @@ def load_dataset(name: str, path: Path = PARAMS_FILE) -> DatasetBlock:
     return parse_dataset(name, blocks.get(name, {}), path)
 
 
+def load_sources(name: str, path: Path = PARAMS_FILE) -> list[Source]:
+    """The `sources` of a dataset."""
+    return load_dataset(name, path).sources
+
+
 def load_preprocess(name: str, path: Path = PARAMS_FILE) -> Any:
     """The `preprocess` section of a dataset; its sources are not checked."""
     blocks = named_blocks(read_yaml(path), "datasets", path)
@@ -32,12 +39,22 @@ def load_preprocess(name: str, path: Path = PARAMS_FILE) -> Any:
 
 
 def load_application(
-    name: str, path: Path = PARAMS_FILE, *, parts: tuple[Part, ...] = ("train", "evaluate")
+    name: str, path: Path = PARAMS_FILE, parts: tuple[Part, ...] = ("train", "evaluate")
 ) -> ModelBlock:
     """The block of the foundation or an application; a section that is not among `parts` is not checked."""
     values = read_yaml(path)
     blocks = values if name == FOUNDATION else named_blocks(values, "applications", path)
     return parse_model(name, blocks.get(name, {}), path, parts=parts)
+
+
+def load_training(name: str, path: Path = PARAMS_FILE) -> ModelBlock:
+    """The block of a model of which only `evaluate` is not checked."""
+    return load_application(name, path, ("train",))
+
+
+def load_evaluation(name: str, path: Path = PARAMS_FILE) -> ModelBlock:
+    """The block of a model of which only `train` is not checked."""
+    return load_application(name, path, ("evaluate",))
 
 
 def load_published_name(path: Path = PARAMS_FILE) -> str:
@@ -90,20 +107,39 @@ def check_params(path: Path = PARAMS_FILE) -> None:
 def check_values(values: Values, path: Path = PARAMS_FILE) -> None:
     """Check what params.yaml holds, or would hold."""
     raise_mistakes(path, section_mistakes(values))
-    _check_blocks(values, path)
+    run_checks([partial(_check_outline, values, path), partial(_check_blocks, values, path)])
     if SMOKE in values:
         _parse_smoke(values, path)
 
 
 def check_outline(path: Path = PARAMS_FILE) -> None:
-    """Check the sections of params.yaml, and the names by which blocks refer to each other.
+    """Check sections, sources, and what blocks of params.yaml say about each other.
 
     It takes a moment, as it imports no dataset and no model. Runs, stages and `threestage status` begin with it, so
-    that no such mistake is found in the middle of a run, or reported by DVC, which is less clear.
+    that no mistake is found in the middle of a run, or reported by DVC, which is less clear.
     """
     values = read_yaml(path)
     raise_mistakes(path, section_mistakes(values))
-    _check_between(values, path)
+    _check_outline(values, path)
+
+
+def _check_outline(values: Values, path: Path) -> None:
+    checks: list[Callable[[], object]] = []
+    for name, block in values["datasets"].items():
+        checks.append(partial(_check_sources, name, block, path))
+    checks.append(partial(_check_between, values, path))
+    run_checks(checks)
+
+
+def _check_sources(name: str, block: Any, path: Path) -> None:
+    """The sources of a dataset, and the globs of `train_only` that name them."""
+    outline = validated(DatasetOutline, block, key=f"datasets.{name}", file=path)
+    if not outline.sources:
+        return
+    try:
+        check_globs(outline.sources, outline.preprocess.train_only)
+    except UserError as error:
+        raise UserError(f"{path}: datasets.{name}.preprocess.train_only: {error}") from None
 
 
 def _check_between(values: Values, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,10 @@ if TYPE_CHECKING:  # they load pandas and torch, which a check of params.yaml do
     from tasks.data.dataset import Dataset
     from tasks.measures.description import Evaluation
     from tasks.training.description import Training
+
+Check = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[tuple[str, str]]]
+"""`check(block, values)`: each mistake as a key of the block, and the reason with the way out. `values` are those of
+params.yaml as they are written, and `block` is the application's, whose dataset exists."""
 
 
 def find_dataset(name: str) -> Dataset:
@@ -31,8 +36,22 @@ def find_evaluation(name: str) -> Evaluation:
     return evaluation
 
 
+def find_check(name: str) -> Check | None:
+    """How an application's block is checked against the others; None if its folder has no check.py."""
+    module = _optional(f"tasks.applications.{name}.check")
+    check: Check | None = module and module.check
+    return check
+
+
 def _required(module_name: str) -> Any:
-    """The module of that name. Raises UserError if it, or its folder, is missing.
+    module = _optional(module_name)
+    if module is None:
+        raise UserError(f"there is no {module_name.replace('.', '/')}.py")
+    return module
+
+
+def _optional(module_name: str) -> Any:
+    """The module of that name; None if it, or its folder, is missing.
 
     Slices are imported by name here and nowhere else: a new one is added without an edit elsewhere, and a stage loads
     its own slice alone.
@@ -42,4 +61,4 @@ def _required(module_name: str) -> Any:
     except ModuleNotFoundError as error:
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise UserError(f"there is no {module_name.replace('.', '/')}.py") from None
+        return None

@@ -1,8 +1,8 @@
 """Decisions: which version of a model is champion, who decided it and why.
 
-A version has up to three aliases (`challenger`, `champion`, `previous`) and four tags: `threestage.state` (pending,
-approved, rejected or superseded), `.by`, `.at` and `.why`. The registered model keeps the history, one tag an event,
-which is only appended to. Nothing else writes them.
+A version has up to three aliases (`challenger`, `champion`, `previous`) and five tags: `threestage.state` (pending,
+approved, rejected or superseded), `.by`, `.at`, `.why` and `.despite`, the gates that an approved version did not
+pass. The registered model keeps the history, one tag an event, which is only appended to. Nothing else writes them.
 
 A person may also decide in MLflow's pages; the next run carries that out and records it. Each case has one outcome:
 
@@ -28,7 +28,6 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
-from tasks.registry.card import note_gates
 from tasks.registry.events import DECIDED, emit
 from tasks.registry.history import (
     DECIDING,
@@ -56,7 +55,18 @@ from tasks.registry.outcomes import (
 from tasks.registry.server import is_missing, server_errors
 from tasks.registry.store import configure_tracking
 from tasks.registry.superseding import is_requested, untouched
-from tasks.registry.versions import AT, BY, CHALLENGER, CHAMPION, PREVIOUS, REJECTED, STATE, SUPERSEDED, WHY
+from tasks.registry.versions import (
+    AT,
+    BY,
+    CHALLENGER,
+    CHAMPION,
+    DESPITE,
+    PREVIOUS,
+    REJECTED,
+    STATE,
+    SUPERSEDED,
+    WHY,
+)
 from tasks.stages.lock import exclusive
 
 LOCK = "register"  # the lock of registrations: they, too, move the challenger
@@ -278,7 +288,7 @@ def _carry_out(state: ModelState, event: Event) -> Event:
     client = MlflowClient()
     _move_aliases(client, state, event)
     if event.event == "approved":
-        note_gates(client.get_model_version(state.name, event.version).run_id, event.despite)
+        _tag_gates(client, state.name, event)
     for version in event.states.keys() & state.tags_of.keys():
         tags = {STATE: event.states[version], BY: event.by, AT: event.at, WHY: event.why}
         for tag, text in tags.items():
@@ -290,6 +300,15 @@ def _carry_out(state: ModelState, event: Event) -> Event:
         details = {"outcome": event.outcome, "by": event.by, "reason": event.why}
         emit(DECIDED, state.name, event.version, **details)
     return event
+
+
+def _tag_gates(client: MlflowClient, name: str, event: Event) -> None:
+    """Tag an approved version with the gates that it did not pass, for those who see no history."""
+    if event.despite:
+        gates = ", ".join(event.despite)
+        client.set_model_version_tag(name=name, version=event.version, key=DESPITE, value=gates)
+    else:
+        client.delete_model_version_tag(name=name, version=event.version, key=DESPITE)
 
 
 def _move_aliases(client: MlflowClient, state: ModelState, event: Event) -> None:

@@ -31,8 +31,8 @@ def description(source: CardSource, run: Run, runs: Mapping[str, Run | None]) ->
     commit = source.facts["git.commit"]
     links = {
         "review": _address(run, "artifacts/review/review.html"),
-        "model card": _address(run, "artifacts/card/card.html"),
-        "lineage": _address(run, "artifacts/lineage/lineage.html"),
+        "model card": _address(run, "artifacts/card/card.md"),
+        "lineage": _address(run, "artifacts/lineage/lineage.txt"),
         "evidence": _address(run, "artifacts/evaluation"),
     }
     for what, stage_run in runs.items():
@@ -57,7 +57,7 @@ def _examples(path: Path) -> Markup:
     """The first entries of samples.md or errors.md, without links; nothing if the evaluation kept none."""
     if not path.exists():
         return Markup()
-    text, _ = first_entries(read_text(path), EXAMPLES)
+    text = first_entries(read_text(path), EXAMPLES)
     lines = [cut(line, LONGEST) for line in text.replace("://", ": //").replace("www.", "www .").split("\n")]
     return entries_markdown("\n".join(lines))
 

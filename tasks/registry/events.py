@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from llm.files import write_atomic
 from tasks.registry.server import is_server, tracking_uri, without_secret
-from tasks.registry.versions import registered_name
+from tasks.registry.versions import registered_name, run_id_of
 from tasks.stages.hashes import PREFIX
 from tasks.stages.lock import STATE, exclusive
 from tasks.stages.server import prefect_page
@@ -43,7 +43,7 @@ def announce(model: str, version: str, verdict: str) -> None:
     """Emit an event: a version was compared and waits for a decision."""
     name = registered_name(model)
     client = MlflowClient()
-    run = client.get_run(client.get_model_version(name, version).run_id).info
+    run = client.get_run(run_id_of(client.get_model_version(name, version))).info
     review = f"{_mlflow_pages()}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/review/review.html"
     emit(WAITS, name, version, model=model, number=version, verdict=verdict, review=review)
 

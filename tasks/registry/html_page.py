@@ -1,4 +1,4 @@
-"""The one HTML page: a card, a review or a lineage from its Markdown, in one file that loads nothing.
+"""The HTML page of a review from its Markdown, in one file that loads nothing.
 
 Markdown has no words for some things on a page, so these stand for them: a paragraph below the title that begins in
 bold is the verdict, a section below `###` is folded, and an emphasized paragraph or part of a cell is small print. A
@@ -30,7 +30,7 @@ def html_page(markdown: str, pictures: Mapping[str, Path] | None = None, state: 
 
     `pictures` holds the SVG files behind the addresses of the text's pictures; `state` colours the verdict.
     """
-    body = as_html(markdown)
+    body = MARKDOWN.render(markdown)
     body = FOLDED.sub(r"<details><summary>\1</summary>\n\2</details>\n", body)
     body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
     body = body.replace("<p><em>", '<p><em class="note">')
@@ -45,11 +45,6 @@ def html_page(markdown: str, pictures: Mapping[str, Path] | None = None, state: 
     title = Markup(body.partition("</h1>")[0]).striptags()
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True, keep_trailing_newline=True)
     return template.render(title=title, body=Markup(body), state=state)
-
-
-def as_html(markdown: str) -> str:
-    """A piece of Markdown as it stands on a page."""
-    return MARKDOWN.render(markdown)
 
 
 def _address(picture: Path) -> str:

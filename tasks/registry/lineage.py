@@ -1,10 +1,9 @@
 """The tree of a version's origins, back to the pinned sources.
 
-A registration records the entry of dvc.lock of every stage behind the version, as `lineage/stages.json`. MLflow's runs
-have the machine and commit of each stage; the registry has the decisions.
+A registration records the entry of dvc.lock of every stage behind the version, as `lineage/stages.json`, and the tree
+as text. MLflow's runs, which the tree names, have the parameters and the machine of each stage.
 """
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -16,35 +15,21 @@ from mlflow.entities.model_registry import ModelVersion
 from llm.errors import UserError
 from tasks.data.published import PUBLISHED as KNOWN_WEIGHTS
 from tasks.data.published import Hub
-from tasks.registry.decide import history
-from tasks.registry.html_page import html_page
 from tasks.registry.record import NONE, holds, read_record, uncommitted_parts
 from tasks.registry.server import server_errors
-from tasks.registry.store import configure_tracking, namespace
+from tasks.registry.store import configure_tracking
 from tasks.registry.tracking import made_by
-from tasks.registry.tree import Node, as_json, as_markdown
-from tasks.registry.versions import BY, STATE, WHY, find_version, number_of, run_id_of, versions
-from tasks.stages.hashes import PREFIX, Hashes, as_hashes, flatten
-from tasks.stages.libraries import LIBRARIES
+from tasks.registry.tree import Node, as_file
+from tasks.registry.versions import STATE, find_version, run_id_of, versions
+from tasks.stages.hashes import PREFIX, Hashes, as_hashes
 from tasks.stages.names import PUBLISHED, evaluation_stage, training_stage
-from tasks.stages.server import prefect_page
 
-STAGES, LINEAGE = "lineage/stages.json", "lineage/lineage.json"
+STAGES, LINEAGE = "lineage/stages.json", "lineage/lineage.txt"
 """Artifacts of a version's run."""
 MODELS, INBOX = "models", "data/inbox"
 REPLAY = "data/replay"
 KINDS = {"data/processed": "dataset", "data/raw": "raw data", INBOX: "inbox", REPLAY: "replay", MODELS: "model"}
 SCRATCH = "scratch"
-MACHINE = {
-    "machine.cpu": "{}",
-    "machine.cores": "{} cores",
-    "device": "{}",
-    "dtype": "{}",
-    "threads": "{} threads",
-    "machine.os": "{}",
-    "machine.python": "Python {}",
-}
-"""Facts about a machine, and how they are shown."""
 
 Stages = Mapping[str, Mapping[str, Any]]
 """Stages as dvc.lock has them, by name."""
@@ -70,17 +55,13 @@ def lineage_of(version: ModelVersion) -> Node:
 
 
 def log_lineage(name: str, version: str) -> None:
-    """Log the tree behind a new version to its run, as JSON and as a page in Markdown and HTML."""
+    """Log the tree behind a new version to its run."""
     client = MlflowClient()
     with server_errors():
         registered = client.get_model_version(name, version)
         run_id = run_id_of(registered)
         if not holds(run_id, LINEAGE):
-            root = lineage_of(registered)
-            markdown = as_markdown(root)
-            client.log_text(run_id, markdown, "lineage/lineage.md")
-            client.log_text(run_id, html_page(markdown), "lineage/lineage.html")
-            client.log_text(run_id, json.dumps(as_json(root), indent=2) + "\n", LINEAGE)
+            client.log_text(run_id, as_file(lineage_of(registered)), LINEAGE)
 
 
 class _Builder:
@@ -91,33 +72,33 @@ class _Builder:
         """The namespace of the version and of its base."""
         self.hashes = {name: as_hashes(stage) for name, stage in stages.items()}
         self.makers = {out: name for name, hashes in self.hashes.items() for out in hashes.outs.items()}
-        self.items: dict[tuple[str, str], Mapping[str, Any]] = {}
-        """The entries of deps and outs by path and MD5."""
+        self.file_counts: dict[tuple[str, str], int] = {}
+        """The number of files in a dep by its path and MD5."""
         for stage in stages.values():
-            for item in (*stage.get("deps", []), *stage.get("outs", [])):
-                self.items[item["path"].rstrip("/"), item["md5"]] = item
+            for dep in stage.get("deps", []):
+                self.file_counts[dep["path"].rstrip("/"), dep["md5"]] = dep.get("nfiles", 1)
 
     def version(self, version: ModelVersion) -> Node:
-        """A version: the bytes of its model, the decisions on it, how it was made and from what."""
+        """A version: the bytes of its model, its state, how it was made and from what."""
         model = version.name.partition("-")[2]
         path = f"{MODELS}/{model}"
         md5 = self.hashes[training_stage(model)].outs[path]
         record = read_record(version.run_id)
         recorded = record.facts if record else {}
         facts = {
-            "aliases": [*version.aliases],
-            **_decisions(version, model),
+            "state": version.tags.get(STATE, ""),
             "registered": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
             "commit": _commit(recorded),
             "not in git": recorded.get("uncommitted", "").removeprefix("not in git: "),
             **self.facts(path, md5),
             "evaluated by": self.run_of(evaluation_stage(model))[0],
         }
+        aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
         return Node(
             kind="version",
-            name=f"{version.name} version {version.version}",
+            name=f"{version.name} version {version.version}{aliases}",
             hash=md5,
-            facts=_known(facts),
+            facts=_with_value(facts),
             made_from=self.parents(path, md5),
         )
 
@@ -153,7 +134,7 @@ class _Builder:
         """Whether a dep is data or a model, and not an empty folder."""
         folder = path.rpartition("/")[0]
         if folder == INBOX:  # one file keeps the folder in git
-            return bool(self.items[path, md5].get("nfiles", 1) != 1)
+            return self.file_counts[path, md5] != 1
         if folder == REPLAY:  # else it is the file in git of those who rehearse nothing
             return (path, md5) in self.makers
         return folder in KINDS
@@ -164,33 +145,20 @@ class _Builder:
         record = read_record(run.info.run_id) if run else None
         return f"MLflow run {run.info.run_id}" if run else "", record.facts if record else {}
 
-    def facts(self, path: str, md5: str) -> dict[str, Any]:
-        """How a folder was made: stage, size, parameters, libraries, and facts from its run's record."""
-        name = self.makers.get((path, md5), "")
-        params = self.stage(path, md5).params
-        run, recorded = self.run_of(name)
-        libraries = {key: value for key, value in params.items() if key in LIBRARIES}
-        others = {key: value for key, value in params.items() if key not in LIBRARIES}
-        chosen = {key: value for key, value in others.items() if not key.endswith(".sources")}
-        machine = [form.format(recorded[key]) for key, form in MACHINE.items() if key in recorded]
-        section = next(iter(chosen.values())) if len(chosen) == 1 else chosen
-        flow_run = recorded.get("prefect.flow_run", NONE)
+    def facts(self, path: str, md5: str) -> dict[str, str]:
+        """How a folder was made: the stage, its run and the commit of that run."""
+        stage = self.makers.get((path, md5), "")
+        run, recorded = self.run_of(stage)
         facts = {
-            "made by": name and f"stage {name}",
-            "size": _size(self.items.get((path, md5), {})),
-            "seed": recorded.get("seed"),
-            "parameters": flatten(section) if isinstance(section, dict) else chosen,
-            "libraries": libraries,
-            "machine": ", ".join(machine),
+            "made by": stage and f"stage {stage}",
             "run": run,
             "run's commit": _commit(recorded),
             "not in the run's commit": ", ".join(uncommitted_parts(recorded)) if recorded else "",
-            "Prefect run": "" if flow_run == NONE else prefect_page(flow_run),
         }
-        return _known(facts)
+        return _with_value(facts)
 
 
-def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _with_value(facts: Mapping[str, str]) -> dict[str, str]:
     """The facts that are known."""
     return {name: value for name, value in facts.items() if value}
 
@@ -198,27 +166,6 @@ def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _commit(recorded: Mapping[str, str]) -> str:
     commit = recorded.get("git.commit", "")
     return "none: made outside git" if commit == NONE else commit
-
-
-def _size(item: Mapping[str, Any]) -> str:
-    if "size" not in item:
-        return ""
-    megabytes = item["size"] / 1e6
-    if megabytes < 0.1:
-        return f"{item['size']} bytes"
-    files = item.get("nfiles", 1)
-    return f"{megabytes:.3g} MB in {files} files" if files > 1 else f"{megabytes:.3g} MB"
-
-
-def _decisions(version: ModelVersion, model: str) -> dict[str, Any]:
-    """The state of a version and the decisions on it; its tags if no decision was carried out."""
-    tags = version.tags
-    is_own = version.name == f"{namespace()}-{model}"  # the history holds models of this namespace alone
-    number = number_of(version)
-    events = [str(event) for event in history(model) if event.version == number] if is_own else []
-    if events:
-        return {"review": tags.get(STATE), "decisions": events}
-    return {"review": tags.get(STATE), "review by": tags.get(BY), "reason": tags.get(WHY)}
 
 
 def _version_of(name: str, md5: str) -> ModelVersion | None:
@@ -231,8 +178,8 @@ def _source(source: str | Mapping[str, Any]) -> Node:
     """A pinned source, as params.yaml has it."""
     if isinstance(source, str):
         return Node(kind="source", name=source, hash="")
-    facts = {name: value for name, value in source.items() if name not in ("source", "sha256")}
-    return Node(kind="source", name=source["source"], hash=source.get("sha256") or "", facts=_known(facts))
+    facts = {name: str(value) for name, value in source.items() if value and name not in ("source", "sha256")}
+    return Node(kind="source", name=source["source"], hash=source.get("sha256") or "", facts=facts)
 
 
 def _sources_of_weights(name: str) -> tuple[Node, ...]:

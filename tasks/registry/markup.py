@@ -84,8 +84,8 @@ def _is_small(value: float) -> bool:
     return value != 0 and abs(value) < 0.001
 
 
-def first_entries(text: str, count: int) -> tuple[str, bool]:
-    """The first `count` entries of errors.md or samples.md without the heading, and whether these are all.
+def first_entries(text: str, count: int) -> str:
+    """The first `count` entries of errors.md or samples.md without the heading.
 
     An entry begins with a paragraph in bold; if none is bold, each paragraph is an entry.
     """
@@ -95,8 +95,7 @@ def first_entries(text: str, count: int) -> tuple[str, bool]:
     starts = [index for index, paragraph in enumerate(paragraphs) if paragraph.startswith("**")]
     starts = starts or list(range(len(paragraphs)))
     end = starts[count] if count < len(starts) else len(paragraphs)
-    shown = "\n\n".join(paragraphs[:end])
-    return shown[:ENTRIES], len(starts) <= count and len(shown) <= ENTRIES
+    return "\n\n".join(paragraphs[:end])[:ENTRIES]
 
 
 def entries_markdown(text: str) -> Markup:

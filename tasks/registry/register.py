@@ -20,11 +20,11 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from llm.errors import UserError
-from tasks.registry.card import CardSource, write_card
+from tasks.registry.card import CARD, CardSource, model_card
 from tasks.registry.decide import challenge, settle
 from tasks.registry.description import description
 from tasks.registry.logged_model import BYTES, code_digest, find_model, is_whole, log_model, remove_models
-from tasks.registry.record import NONE, Record, current_facts, find_run, read_record, write_record
+from tasks.registry.record import NONE, Record, current_facts, find_run, write_record
 from tasks.registry.server import server_errors
 from tasks.registry.store import configure_tracking
 from tasks.registry.tracking import PARENT_RUN, log_inputs, log_measured, made_by
@@ -190,15 +190,12 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         training.params | evaluation.params, training.deps | evaluation.deps, training.outs | evaluation.outs
     )
     record = Record("register", hashes, current_facts() | facts)
-    trained = read_record(facts["run.training"])
     source = CardSource(
         model=model,
         name=name,
         metrics=json.loads(Path("reports/evaluation", model, "metrics.json").read_text()),
         training=training,
-        evaluation=evaluation,
         facts=record.facts,
-        trained=trained.facts if trained else {},
     )
     with mlflow.start_run(
         run_name=f"register {model}",
@@ -231,10 +228,8 @@ def _log_evidence(source: CardSource, diff: bytes) -> None:
     model = source.model
     mlflow.log_artifacts(str(Path("reports/evaluation", model)), "evaluation")
     mlflow.log_artifacts(str(training_report(model)), "training")
+    mlflow.log_text(model_card(source), CARD)
     with tempfile.TemporaryDirectory() as folder:
-        card = Path(folder, "card")
-        card.mkdir()
-        write_card(card, source)
         lineage = Path(folder, "lineage")
         lineage.mkdir()
         behind = stages_behind(training_stage(model), evaluation_stage(model))

@@ -50,7 +50,7 @@ class Registered:
     """The stage that trained it."""
     commit: str
     uncommitted: str
-    """Such as `not in git: params.yaml, steps 900 -> 20`; empty if the commit holds all."""
+    """Such as `not in git: params.yaml`; empty if the commit holds all."""
     stages: Stages
     """Its stage's ancestors, as dvc.lock had them."""
     facts: Mapping[str, str]

@@ -8,11 +8,11 @@ from typing import ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking._tracking_service.utils import get_default_host_creds
-from mlflow.utils.rest_utils import http_request
-from requests import HTTPError, RequestException
+from mlflow.utils.rest_utils import http_request, verify_rest_response
+from requests import RequestException
 
 from llm.errors import UserError
 
@@ -21,8 +21,7 @@ ANSWERS_WITHIN = 20
 
 MLflow itself tries for minutes."""
 REASON_LENGTH = 300
-UNAUTHORIZED, FORBIDDEN, TOO_MANY_REQUESTS, SERVER_ERRORS = 401, 403, 429, 500
-VARIABLES = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+TOO_MANY_REQUESTS, SERVER_ERRORS = 429, 500
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,87 +69,41 @@ def if_there(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T 
 
 @contextmanager
 def server_errors() -> Generator[None]:
-    """Raise UserError, on one line, if a tracking server refuses, and ServerAwayError if it goes away."""
+    """Raise UserError, on one line, if a tracking server refuses, and ServerAwayError if a retry may help."""
     try:
         yield
     except (MlflowException, RequestException) as error:  # downloads of artifacts raise the second
         uri = tracking_uri()
         if not is_server(uri):
             raise
-        status = _status(error, uri)
-        if status in (UNAUTHORIZED, FORBIDDEN):
-            raise UserError(_refusal(uri, status)) from error
-        if _is_trouble(status):
-            reason = f"it went away ({_line(error, uri)}); try again when it answers"
-            raise ServerAwayError(f"{shown_address(uri)}: {reason}") from error
-        raise UserError(f"{shown_address(uri)}: {_line(error, uri)}") from error
+        line = without_secret(" ".join(str(error).split()), uri)[:REASON_LENGTH]
+        if _may_pass(error):
+            raise ServerAwayError(f"{shown_address(uri)}: {line}; try again when it answers") from error
+        raise UserError(f"{shown_address(uri)}: {line}") from error
 
 
 def check_server(uri: str) -> None:
-    """Send one request with a short timeout, with the credentials and certificates of MLflow's client.
-
-    Raises UserError for a server that refuses, and ServerAwayError for one that does not answer.
-    """
-    try:
+    """Send one request, without retries and with a short timeout. Raises as `server_errors`."""
+    path = "/api/2.0/mlflow/experiments/search"
+    with server_errors():
         answer = http_request(
             get_default_host_creds(uri),
-            "/api/2.0/mlflow/experiments/search",
+            path,
             "GET",
             max_retries=0,
             timeout=MLFLOW_HTTP_REQUEST_TIMEOUT.get() if MLFLOW_HTTP_REQUEST_TIMEOUT.is_set() else ANSWERS_WITHIN,
             raise_on_status=False,
             params={"max_results": 1},
         )
-    except MlflowException as error:
-        reason = _line(error.__cause__ or error.__context__ or error, uri)
-        raise ServerAwayError(f"{shown_address(uri)}: nobody answers ({reason}); start it, or unset it") from None
-    assert answer is not None  # MLflow has no annotation, and not all its branches return for Databricks
-    if answer.status_code in (UNAUTHORIZED, FORBIDDEN):
-        raise UserError(_refusal(uri, answer.status_code))
-    if not answer.ok:
-        kind = ServerAwayError if _is_trouble(answer.status_code) else UserError
-        raise kind(f"{shown_address(uri)}: it answers {answer.status_code} {answer.reason}")
+        verify_rest_response(answer, path)
 
 
-def _status(error: MlflowException | RequestException, uri: str) -> int:
-    """The HTTP status behind an error; 0 for an error that is not about the server."""
-    if isinstance(error, HTTPError) and error.response is not None:
-        return error.response.status_code
-    if isinstance(error, RestException):
-        return error.get_http_status_code()
-    if isinstance(error, RequestException) or isinstance(error.__cause__ or error.__context__, RequestException):
-        return SERVER_ERRORS
+def _may_pass(error: MlflowException | RequestException) -> bool:
+    """Whether a server is away, fails or has too much to do."""
     if isinstance(error.__cause__, MlflowException):  # such as one that a model may have been deleted
-        return _status(error.__cause__, uri)
-    status = error.get_http_status_code()
-    if _is_trouble(status) and not _is_away(uri):  # MLflow's client also uses it for its own errors
-        return 0
-    return status
-
-
-def _is_away(uri: str) -> bool:
-    """Whether the server does not answer now."""
-    try:
-        check_server(uri)
-    except ServerAwayError:
-        return True
-    except UserError:
-        return False
-    return False
-
-
-def _is_trouble(status: int) -> bool:
+        return _may_pass(error.__cause__)
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+    else:
+        status = SERVER_ERRORS if error.response is None else error.response.status_code
     return status >= SERVER_ERRORS or status == TOO_MANY_REQUESTS
-
-
-def _refusal(uri: str, status: int) -> str:
-    user = get_default_host_creds(uri).username
-    if status == FORBIDDEN:
-        way_out = "who runs it can allow it; without THREESTAGE_NAMESPACE the names are your own"
-        return f"{shown_address(uri)}: it refuses {user or 'you'} this (403); {way_out}"
-    way_out = f"one of {VARIABLES} is wrong" if user else f"set {VARIABLES}, or MLFLOW_TRACKING_TOKEN"
-    return f"{shown_address(uri)}: it refuses (401); {way_out}"
-
-
-def _line(error: BaseException, uri: str) -> str:
-    return without_secret(" ".join(str(error).split()), uri)[:REASON_LENGTH]

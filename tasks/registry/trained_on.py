@@ -11,9 +11,8 @@ from mlflow.entities.model_registry import ModelVersion
 from llm.formats.tokenizer_json import load_tokenizer
 from llm.tokenizer import end_of_text
 from llm.tokens import open_tokens
-from tasks.registry.git import git_output
 from tasks.registry.record import read_record
-from tasks.stages.hashes import LOCK, as_hashes, md5_of, parse_stages
+from tasks.stages.hashes import md5_of
 
 PROCESSED = "data/processed/"
 TRAIN_TABLE = "train.parquet"
@@ -53,14 +52,6 @@ def rows_in(folder: Path) -> pd.DataFrame:
     return _rows({path.name: path for path in folder.iterdir()})
 
 
-def committed(dataset: str) -> TrainedOn | None:
-    """A processed dataset as the commit's dvc.lock has it; None if there is none."""
-    text = git_output(f"show HEAD:./{LOCK}")
-    stage = parse_stages(text.decode(), f"HEAD:{LOCK}").get(f"preprocess@{dataset}") if text else None
-    md5 = as_hashes(stage).outs.get(f"{PROCESSED}{dataset}") if stage else None
-    return TrainedOn(dataset, md5) if md5 else None
-
-
 def rows_before(data: TrainedOn) -> pd.DataFrame | None:
     """The train rows that a version was trained on; None if DVC's cache lacks them."""
     files = _cached_files(data)
@@ -77,7 +68,7 @@ def learned_units(data: TrainedOn) -> np.ndarray | None:
         return None
     train = pd.read_parquet(files[TRAIN_TABLE], columns=["unit"])
     validation = pd.read_parquet(files["validation.parquet"], columns=["unit"])
-    return pd.concat([train, validation])["unit"].unique()
+    return np.asarray(pd.concat([train, validation])["unit"].unique())
 
 
 def _cached_files(data: TrainedOn) -> dict[str, Path]:

@@ -21,6 +21,8 @@ STATE = f"{PREFIX}.state"
 """Tag of versions: the state."""
 BY, AT, WHY = f"{PREFIX}.by", f"{PREFIX}.at", f"{PREFIX}.why"
 """Tags of versions: who decided, when and why."""
+DESPITE = f"{PREFIX}.despite"
+"""Tag of approved versions: the gates that they did not pass."""
 
 
 def registered_name(model: str) -> str:

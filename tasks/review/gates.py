@@ -171,7 +171,7 @@ def _lineage(model: str, version: ModelVersion) -> Gate:
 
 
 def _card(version: ModelVersion) -> Gate:
-    card = "card/card.html"
+    card = "card/card.md"
     files = MlflowClient().list_artifacts(version.run_id, "card") if version.run_id else []
     is_there = card in [file.path for file in files]
     return Gate("its model card is there", is_there, card if is_there else f"its run has no {card}")

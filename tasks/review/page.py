@@ -178,6 +178,6 @@ def _evidence(versions: Mapping[str, ModelVersion], folder: Path) -> tuple[dict[
             files = Path(mlflow.artifacts.download_artifacts(**options))
             pictures |= {f"{who}/{path.name}": path for path in files.glob("*.svg")}
             if (files / "samples.md").exists():
-                shown, _ = first_entries(read_text(files / "samples.md"), SAMPLES)
+                shown = first_entries(read_text(files / "samples.md"), SAMPLES)
                 samples[who] = entries_markdown(shown)
     return pictures, samples

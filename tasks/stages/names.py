@@ -13,6 +13,8 @@ PUBLISHED = "published"
 REPLAY = "replay"
 SMOKE = "smoke"
 NOTHING_TO_REHEARSE = Path("data/replay/nothing.jsonl")
+GATES_ON_METRICS = ("at_least", "at_most", "no_loss", "ahead")
+"""Keys under `review` that name metrics."""
 
 
 def inner(values: Any, *keys: str) -> Any:

@@ -14,8 +14,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -23,12 +22,11 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from llm.errors import UserError
-from tasks.stages.process_pool import Submit, pool
+from tasks.stages.process_pool import cores, pool
 
 AHEAD = 2  # items a core that are in flight at once
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_kept: ContextVar[Submit | None] = ContextVar("processes", default=None)
 
 
 @dataclass(frozen=True)
@@ -92,21 +90,6 @@ class Cluster:
             ray.shutdown()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def same_processes() -> Generator[None]:
-    """Keep one pool for all calls of `map_in_order` inside: the imports of its processes take a second."""
-    with pool(_cores()) as submit:
-        token = _kept.set(submit)
-        try:
-            yield
-        finally:
-            _kept.reset(token)
-
-
 def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Like `map`, in the order of the items: on all cores, or in Ray tasks if THREESTAGE_RAY asks for it.
 
@@ -120,12 +103,11 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> I
     if cluster:
         with cluster.connected() as ray:
             yield from _map_in_ray(ray, function, every_item)
-    elif _cores() == 1 or len(first) < 2:
+    elif cores() == 1 or len(first) < 2:
         yield from map(function, every_item)
     else:
-        kept = _kept.get()
-        with nullcontext(kept) if kept else pool(_cores()) as submit:
-            yield from _map_ahead(partial(submit, function), Future.result, every_item, cores=_cores())
+        with pool() as processes:
+            yield from _map_ahead(partial(processes.submit, function), Future.result, every_item, cores=cores())
 
 
 def _map_in_ray(ray: Any, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -144,8 +126,8 @@ def _map_in_ray(ray: Any, function: Callable[[Item], Result], items: Iterable[It
             raise error.cause from None
         return answer
 
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    yield from _map_ahead(ray.remote(in_folder).remote, result, items, cores=cores)
+    cluster_cores = int(ray.cluster_resources().get("CPU", 1))
+    yield from _map_ahead(ray.remote(in_folder).remote, result, items, cores=cluster_cores)
 
 
 def _map_ahead(

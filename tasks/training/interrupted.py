@@ -18,6 +18,7 @@ from tasks.stages.lock import FINISHED, STATE, exclusive
 
 INPUTS = "inputs.json"  # next to the checkpoints: their params and hashes
 DAY = 86_400
+KEPT = 3  # trainings that stay, however old they are
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,11 @@ class Interrupted:
         how = ", finished, but dvc has not kept it" if (self.folder / FINISHED).exists() else ""
         size = f"{self.bytes / 1e6:.1f} MB"
         return f"{self.stage} at step {self.step}{how}, {self.age / DAY:.1f} days old, {size}, {self.folder}"
+
+    def remove(self) -> None:
+        """Remove its checkpoints, unless its stage runs."""
+        with suppress(UserError), exclusive(f"stages/{self.stage}", patience=0):
+            shutil.rmtree(self.folder)
 
 
 def interrupted(stage: str = "*") -> list[Interrupted]:
@@ -64,6 +70,11 @@ def interrupted(stage: str = "*") -> list[Interrupted]:
     return sorted(trainings, key=lambda training: training.age)
 
 
+def old_trainings(days: float) -> list[Interrupted]:
+    """The unfinished trainings that are older than `days` days, without the newest KEPT."""
+    return [training for training in interrupted()[KEPT:] if training.age > days * DAY]
+
+
 def say_what_is_kept(own: Path, now: Hashes) -> None:
     """If a training starts from step 0, log its stage's interrupted ones and what has changed since."""
     if Checkpoints(own).newest() is not None:
@@ -72,9 +83,3 @@ def say_what_is_kept(own: Path, now: Hashes) -> None:
         changed = ", ".join(now.differences(training.made_from)) if training.made_from else ""
         reason = changed or "its inputs"
         logger.info("starting afresh, as %s changed; an interrupted training is kept: %s", reason, training)
-
-
-def remove(training: Interrupted) -> None:
-    """Remove one, unless its stage runs."""
-    with suppress(UserError), exclusive(f"stages/{training.stage}", patience=0):
-        shutil.rmtree(training.folder)

@@ -28,7 +28,7 @@ from llm.objectives.classifier.texts import row_texts
 from llm.training.frozen_blocks import split_blocks
 from llm.training.objective import Objective
 from llm.training.workers import Workers
-from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps_precision, read_split
+from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps_precision, training_files
 
 
 class TrainClassifier(ReadingConfig, FinetuneConfig):
@@ -64,8 +64,7 @@ class TrainClassifier(ReadingConfig, FinetuneConfig):
 def prepare_labelled(params: TrainClassifier, files: TrainingFiles, workers: Workers, *, units: str) -> TrainingSetup:
     """The base with a head, and the rows that it is to tell apart; `units` is what a row is called in the log."""
     compute = choose_compute()
-    columns = ["label", *params.columns]
-    tables = {split: read_split(files.dataset, split, columns) for split in ("train", "validation")}
+    tables = {split: pd.read_parquet(path) for split, path in training_files(files.dataset).items()}
     label_columns = {split: table["label"].tolist() for split, table in tables.items()}
     labels = order_labels(label_columns, params.passes, str(files.dataset))
     as_stored = keeps_precision(params, compute, workers)

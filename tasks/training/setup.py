@@ -1,17 +1,16 @@
 """The set-up of a training: the model, its objective, and the units in which its speed is shown."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
 import torch
 from torch import nn
 
 from llm.config import FinetuneConfig
 from llm.device import Compute
-from llm.errors import UserError, UserFileError
+from llm.errors import UserFileError
 from llm.loaded_model import LoadedModel
 from llm.training.objective import Objective
 from llm.training.workers import Workers
@@ -69,16 +68,6 @@ def split_file(data: Path, split: str) -> Path:
     if not files:
         raise UserFileError(f"{data}: holds no {split}; run `dvc repro preprocess@{data.name}`")
     return files[0]
-
-
-def read_split(data: Path, split: str, columns: Collection[str]) -> pd.DataFrame:
-    """The rows of one split. Raises UserError if they lack one of these columns: it is a dataset of another kind."""
-    path = split_file(data, split)
-    table = pd.read_parquet(path)
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise UserError(f"{path}: has no column {missing[0]}; name another dataset in params.yaml")
-    return table
 
 
 def training_files(data: Path) -> dict[str, Path]:

@@ -122,18 +122,18 @@ def test_registry_that_does_not_answer_keeps_one_thread_waiting_alone(tmp_path, 
     with tracked(tmp_path):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         registry = Registry()
-        with pytest.raises(Unavailable, match=r"the registry does not answer: .*nobody answers"):
+        with pytest.raises(Unavailable, match=r"the registry does not answer: .*try again when it answers"):
             registry.find("assistant")
-        with pytest.raises(Unavailable, match="nobody answers"):  # as of the last second
+        with pytest.raises(Unavailable, match="try again when it answers"):  # as of the last second
             registry.find("assistant")
         clock.seconds += 2
         monkeypatch.setattr("app.registry.configure_tracking", slowly)
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(registry.find, "assistant")
             assert trying.wait(120)
-            with pytest.raises(Unavailable, match="nobody answers"):
+            with pytest.raises(Unavailable, match="try again when it answers"):
                 registry.find("assistant")
             assert not first.done()
             may_go_on.set()
-            with pytest.raises(Unavailable, match="nobody answers"):
+            with pytest.raises(Unavailable, match="try again when it answers"):
                 first.result()

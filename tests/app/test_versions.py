@@ -16,11 +16,11 @@ import app.versions
 from app.api.server import create_app
 from app.errors import Unavailable
 from app.names import VersionName
-from app.registry import CARD
 from app.settings import Settings
 from app.versions import Loader, Versions
 from llm.generation.request import Request
 from llm.objectives import CHAT
+from tasks.registry.card import CARD
 from tasks.registry.decide import settle
 from tests.app.conftest import get, post, readiness, register, running, tracked, wait_until
 from tests.app.steps import stepwise
@@ -376,15 +376,19 @@ def test_shutdown_ends_a_version_that_is_being_loaded(loading, make_versions):
 
 
 def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, make_versions, tmp_path):
+    gates = {"key": "threestage.despite", "value": "f1, <b>evasion</b>"}
+    MlflowClient().set_model_version_tag("threestage-assistant", "1", **gates)
     run = MlflowClient().get_run(MlflowClient().get_model_version("threestage-assistant", "1").run_id)
     card = Path(run.info.artifact_uri, CARD)  # by its path, as MLflow remembers the folder before it was copied
     card.parent.mkdir()
     card.write_text("# It says one thing")
     versions = make_versions()
-    versions.registry.read()
+    noted = [version for version in versions.registry.read() if version.description.startswith("**Approved despite")]
+    assert [version.name for version in noted] == [VersionName("assistant", "1")]
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'another.db'}")
     assert versions.get("assistant", CHAT).name == VersionName("assistant", "1")
-    assert versions.registry.card(VersionName("assistant", "1")) == "# It says one thing"
+    note = r"**Approved despite these gates: f1, \<b\>evasion\</b\>.**"
+    assert versions.registry.card(VersionName("assistant", "1")) == f"{note}\n\n# It says one thing"
     assert versions.registry.card(VersionName("assistant", "2")) is None
     assert len(versions.registry.read()) == 4
     assert not (tmp_path / "another.db").exists()

@@ -7,7 +7,7 @@ import yaml
 
 from benchmarks import seeds
 from llm.errors import UserError
-from tasks.params.load import load_application
+from tasks.params.load import load_training
 from tasks.stages.names import PARAMS_FILE
 from tasks.stages.yaml_text import read_yaml
 
@@ -55,9 +55,9 @@ def test_parameters_with_another_seed_are_still_those_of_the_project(tmp_path):
         folder = tmp_path / model
         folder.mkdir()
         seeds.write_params(folder, values, model, seed=7)
-        expected = load_application(model).model_dump()
+        expected = load_training(model).model_dump()
         expected["train"]["seed"] = 7
-        assert load_application(model, folder / PARAMS_FILE).model_dump() == expected
+        assert load_training(model, folder / PARAMS_FILE).model_dump() == expected
 
 
 def test_fingerprint_changes_with_data_and_parameters_but_not_with_the_seed(project):

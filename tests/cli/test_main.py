@@ -50,7 +50,6 @@ WRONG_OPTIONS = (
     ["chat", "--temperature", "3"],
     ["classify"],
     ["serve", "--port", "x"],
-    ["lineage", "classifier", "--json", "--mermaid"],
     ["notify", "json://localhost", "--name", "Two Words"],
     ["sweep", "pretrain"],
 )
@@ -132,7 +131,7 @@ finally:
         (["classify", "-m", "oracle", "gone.eml"], 1, "error: model 'oracle' is not registered; those are: none", ""),
         (["chat", "hello", "-m", "oracle@champion"], 1, "error: model 'oracle' is not registered; those are: none", ""),
         (["serve", "--allowed-hosts", "a*b"], 1, "error: --allowed-hosts: 'a*b' is no name of a host", ""),
-        (["data", "check", "gone.csv"], 1, "error: gone.csv: no such file or folder", ""),
+        (["data", "check", "corpus", "gone.csv"], 1, "error: gone.csv: no such file or folder", ""),
         (["fetch", "corpsu"], 2, "Usage: threestage fetch ", ""),
         (["status"], 0, "", "dvc"),
     ],

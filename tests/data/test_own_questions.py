@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from paraphrases import paraphrases
 
 from tasks.applications.assistant.rubrics import Question, passes
-from tasks.data.paraphrases import paraphrases
 
 DATA = Path(__file__).parents[2] / "data"
 QUESTIONS = {name: DATA / f"behavioural/instructions/{name}.jsonl" for name in ("general", "harmless", "validation")}

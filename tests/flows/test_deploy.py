@@ -15,7 +15,7 @@ from tasks.stages.lock import workspace
 
 
 @pytest.mark.slow
-def test_a_deployment_belongs_to_one_checkout_and_runs_in_processes(prefect_api, monkeypatch, tmp_path):
+def test_deployment_belongs_to_one_checkout_and_runs_in_processes(prefect_api, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("work.py").write_text("from prefect import flow\n\n@flow(name='night work')\ndef work(): ...\n")
     Path("prefect.yaml").write_text("deployments: [{name: nightly, entrypoint: work.py:work}]\n")
@@ -40,7 +40,7 @@ def test_a_deployment_belongs_to_one_checkout_and_runs_in_processes(prefect_api,
             here("ours")
 
 
-def test_an_update_that_works_withdraws_what_an_earlier_one_could_not_do(tmp_path, monkeypatch):
+def test_update_that_works_withdraws_what_an_earlier_one_could_not_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     git(tmp_path, "init", "--quiet")
     Repo.init().close()

@@ -113,9 +113,7 @@ def report_without_worker(pool: str) -> None:
 
 
 @pytest.mark.usefixtures("impatient_messages")
-def test_each_message_arrives_once_with_its_text_and_links(
-    webhook: Webhook, command_line: CommandLine, tmp_path: Path
-) -> None:
+def test_messages_arrive_once_with_text_and_links(webhook: Webhook, command_line: CommandLine, tmp_path: Path) -> None:
     code, output, error = command_line(tmp_path, "notify", webhook.url)
     assert code == 0, error
     set_up(webhook.url, "team")  # doubles no message

@@ -1,7 +1,7 @@
 """The assistant: answers instructions, some of them with an input or after other turns."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ from pydantic import Field
 
 from llm.config import FinetuneConfig
 from llm.device import choose_compute
-from llm.errors import UserError
 from llm.formats.model_folder import load_model, read_config
 from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
@@ -32,7 +31,6 @@ from tasks.training.setup import (
     TrainingFiles,
     TrainingSetup,
     keeps_precision,
-    read_split,
     split_file,
 )
 
@@ -56,19 +54,8 @@ class Train(FinetuneConfig):
     decides whether the answer declines or helps."""
 
 
-COLUMNS = ("source", "instruction", "input", "output")
-"""Of a dataset of instructions; one with other columns is refused."""
-
-
-def learned_twice(train: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
-    """The rows whose source matches one of the patterns. Raises UserError for a pattern that matches none."""
-    matches = pd.Series(False, train.index)
-    for pattern in patterns:
-        is_match = train["source"].map(partial(fnmatch, pat=pattern))
-        if not is_match.any():
-            raise UserError(f"train.twice: no row has a source like {pattern!r}")
-        matches |= is_match
-    return train[matches]
+def _is_learned_twice(source: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(source, pattern) for pattern in patterns)
 
 
 def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup:
@@ -92,8 +79,9 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     if params.lora:
         add_lora(model, params.lora)
     paths = [split_file(files.dataset, split) for split in ("train", "validation")]
-    tables = [read_split(files.dataset, split, COLUMNS) for split in ("train", "validation")]
-    tables[0] = pd.concat([tables[0], learned_twice(tables[0], params.twice)], ignore_index=True)
+    tables = [pd.read_parquet(path) for path in paths]
+    again = tables[0]["source"].map(partial(_is_learned_twice, patterns=params.twice))
+    tables[0] = pd.concat([tables[0], tables[0][again]], ignore_index=True)
     tables = [table.sample(frac=1, random_state=params.seed) for table in tables]
     window = min(params.window or model.config.context_length, model.config.context_length)
     way_out = f"raise train.window and train.context_length (the base has {base_has}), or bring shorter rows"

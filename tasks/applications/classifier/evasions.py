@@ -161,4 +161,4 @@ FORMS: dict[str, Form] = {
     "all letters apart": letters_apart,
     "links alone": links,
 }
-"""A name for each way, and how it is done. Cleaning makes most other ways equal to one of these, or to the plain mail."""
+"""A name for each way, and how it is done. Cleaning makes most others equal to one of these, or to the plain mail."""

@@ -49,7 +49,7 @@ def raw_documents(path: Path, columns: Columns) -> Iterator[Document | Problem]:
     Raises UserError, naming file, row and reason, if the rest of the file can't be read.
     """
     form = sniff(path)
-    if suffix_of(path) in PROSE and form in ("csv", "eml", "mbox"):
+    if suffix_of(path) in PROSE and form in ("eml", "mbox"):
         form = "text"
     if form == "empty":
         return

@@ -12,12 +12,11 @@ import pyarrow.parquet
 
 from llm.errors import UserError
 from tasks.data.problems import Problem, RowError
-from tasks.data.sniff import head_of, is_json, separator_of, suffix_of
-from tasks.data.textfiles import LARGEST, LONGEST_LINE, TooLargeError, large_list, lines, parse_json, read_text
+from tasks.data.sniff import head_of, suffix_of
+from tasks.data.textfiles import LONGEST_LINE, lines, parse_json, read_text
 
 T = TypeVar("T")
 BATCH = 16  # rows of a Parquet file in memory; a value of megabytes may stand in each of them for a few bytes of file
-ENCLOSED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a cell, whose own quotes are doubled
 LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -58,13 +57,21 @@ def read_rows(
             yield Problem(place_of(path, row.number), str(error))
 
 
+def _separator_of(path: Path) -> str:
+    """A tab by the file's suffix, else the most frequent delimiter of its first line."""
+    if suffix_of(path) in (".tsv", ".tab"):
+        return "\t"
+    first = head_of(path).strip().partition(b"\n")[0].decode("utf-8", errors="replace")
+    return max(",\t;|", key=first.count)
+
+
 def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV or TSV file, without empty ones, with their numbers from 1 as in a spreadsheet.
 
-    Raises UserError, naming file and row, for quotes that don't end.
+    In a tab-separated file quotes are text. Raises UserError, naming file and row, for quotes that don't end.
     """
-    separator = separator_of(head_of(path) or "", suffix_of(path))
-    quoting = csv.QUOTE_NONE if separator == "\t" and _is_plain(path) else csv.QUOTE_MINIMAL
+    separator = _separator_of(path)
+    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     csv.field_size_limit(LONGEST_LINE)  # the default refuses bodies over 128 KB
     number = 0
     try:
@@ -75,21 +82,6 @@ def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield number, cells
     except csv.Error as error:
         raise UserError(f"{path}, row {number + 1}: {error}") from None
-
-
-def _is_plain(path: Path) -> bool:
-    """Whether each line of a tab-separated file is a row, and quotes that begin a cell don't end it: then quotes are
-    text."""
-    widths: set[int] = set()
-    begun = 0
-    ended = 0
-    for _, line in lines(path):
-        cells = line.rstrip("\r\n").split("\t")
-        widths.add(len(cells))
-        quoted = [cell for cell in cells if cell.startswith('"')]
-        begun += len(quoted)
-        ended += sum(ENCLOSED.fullmatch(cell) is not None for cell in quoted)
-    return len(widths) == 1 and begun > ended
 
 
 def first_row_is_header(cells: list[str]) -> None:
@@ -151,19 +143,8 @@ def _json_lines(path: Path) -> Iterator[Row | Problem]:
 
 
 def _json(path: Path) -> Iterator[Row | Problem]:
-    """The rows of a list, one at a time if it is too large to read as a whole, or the file's one object."""
-    try:
-        text = read_text(path)
-    except TooLargeError:
-        if not (head_of(path) or "").lstrip().startswith("["):
-            raise
-        yield from (Row(number, cells) for number, cells in enumerate(large_list(path), 1))
-        return
-    first, _, later_lines = text.strip().partition("\n")
-    if first.startswith("{") and later_lines and is_json(first):  # JSON lines, with a long first line
-        yield from _json_lines(path)
-        return
-    content = parse_json(text, path)
+    """The rows of a list, or the file's one object."""
+    content = parse_json(read_text(path), path)
     if isinstance(content, list):
         yield from (Row(number, cells) for number, cells in enumerate(content, 1))
     else:
@@ -174,27 +155,12 @@ def _parquet(path: Path) -> Iterator[Row | Problem]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_names(file.schema_arrow.names, str(path))
-            for number, row in enumerate(_parquet_rows(file), 1):
-                if row is None:
-                    yield Problem(place_of(path, number), f"a row of over {LARGEST:,} bytes; split it")
-                else:
-                    yield Row(number, row)
+            rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(BATCH))
+            yield from (Row(number, cells) for number, cells in enumerate(rows, 1))
     except UserError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:  # a time zone may have any name
         raise UserError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from None
-
-
-def _parquet_rows(file: pyarrow.parquet.ParquetFile) -> Iterator[dict[str, Any] | None]:
-    """The rows of a file; None for one of over LARGEST bytes."""
-    for batch in file.iter_batches(BATCH):
-        step = 1 if batch.nbytes > LARGEST else BATCH
-        for start in range(0, batch.num_rows, step):
-            part = batch.slice(start, step)
-            if part.nbytes > LARGEST:
-                yield None
-            else:
-                yield from part.to_pylist()
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row | Problem]]] = {

@@ -136,7 +136,7 @@ def test_overlap_of_large_splits_is_counted_in_a_sample(raw, tmp_path, monkeypat
     rows = read(raw, tmp_path)
     rows = replace(rows, facts=rows.facts.assign(split=np.array(SPLITS)[np.arange(len(rows.facts)) % 3]))
     assert overlap(rows, 0.5, seed=1) == 2
-    monkeypatch.setattr("tasks.data.duplicates.HELD_OUT", 40)
+    monkeypatch.setattr("tasks.data.duplicates.SAMPLE", 3)
     assert overlap(rows, 0.5, seed=1) <= 2
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from flows.fetch import fetch
 from llm.errors import UserError
-from tasks.data.compression import open_plain, zstd
+from tasks.data.compression import zstd
 from tasks.data.remote import UnreachableError, download_from_store
 from tasks.data.sources import Source, check_names, fetch_source, fetch_task, source_name, write_source
 
@@ -237,13 +237,6 @@ def test_pip_fetches_from_where_it_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     with pytest.raises(UnreachableError, match=r"^pypi:books==1\.0: pip says .*connection error"):
         write_source(Source(source="pypi:books==1.0", sha256=WRONG), out)
-
-
-def test_zstandard_may_begin_with_a_frame_to_skip(tmp_path):
-    path = tmp_path / "a.zst"
-    path.write_bytes(b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + zstd.compress(b"hello"))
-    with open_plain(path) as file:
-        assert file.read() == b"hello"
 
 
 def test_texts_of_another_encoding_are_written_down_as_utf_8(tmp_path):

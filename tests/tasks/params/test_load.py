@@ -18,12 +18,14 @@ from tasks.params.load import (
     load_application,
     load_dataset,
     load_published_name,
+    load_training,
 )
 from tasks.params.slices import find_dataset, find_evaluation, find_training
 from tasks.stages.names import application_names, dataset_names, model_names
 
 VALUES = yaml.safe_load(OURS.read_text())
 TRAIN = "foundation.train"
+REPLAY = {"base": "published", "prompts": "data/replay.jsonl", "max_new_tokens": 9}
 
 
 def test_our_params_are_valid_and_parsed() -> None:
@@ -68,8 +70,10 @@ def test_names_are_those_of_the_blocks() -> None:
         ("applications.classifier.objective", "assistant", "tasks/applications/classifier/train.py has classifier"),
         ("applications.assistant.rehearses", "data/none.jsonl", "there is no data/none.jsonl; name"),
         ("replay.assistant.base", "publishd", "'publishd' is not one of foundation, .*, published$"),
+        ("replay.assistant.base", "assistant", "assistant itself rehearses these answers; name foundation"),
         ("replay.assistant.prompts", "data/none.jsonl", "there is no data/none.jsonl"),
         ("replay.assistant.sistem", "x", "unknown key; did you mean system?"),
+        ("replay.nothing", REPLAY, "data/replay/nothing.jsonl is for those who rehearse nothing"),
     ],
 )
 def test_a_mistake_is_one_line_with_file_key_and_reason(tmp_path: Path, key: str, value: object, reason: str) -> None:
@@ -143,7 +147,17 @@ def test_published_weights_are_needed_only_where_something_starts_from_them(tmp_
     check_params(write_params(tmp_path, {"published": GONE, "smoke": GONE} | changes | fewer_layers))
 
 
-def test_outline_names_a_missing_section(tmp_path: Path) -> None:
+def test_the_outline_names_a_glob_that_fits_no_source(tmp_path: Path) -> None:
+    key = "datasets.emails.preprocess.train_only"
+    path = write_params(tmp_path, {key: ["*/spam", "everyday-mial/*"]})
+    mistake = f"{path}: {key}: 'everyday-mial/*' fits no source; they are datasets-spam-assassin/, "
+    with pytest.raises(ValueError, match=f"^{re.escape(mistake)}"):
+        check_outline(path)
+    globs = ["written here", "first-words/*.jsonl"]
+    check_outline(write_params(tmp_path, {"datasets.instructions.preprocess.train_only": globs}))
+
+
+def test_the_outline_names_a_missing_section(tmp_path: Path) -> None:
     path = write_params(tmp_path, {"foundation": GONE})
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: foundation: missing')}$"):
         check_outline(path)
@@ -151,7 +165,7 @@ def test_outline_names_a_missing_section(tmp_path: Path) -> None:
 
 def test_a_stage_reads_its_own_block_alone(tmp_path: Path) -> None:
     path = write_params(tmp_path, {f"{TRAIN}.steps": "many", "applications.classifier.evaluate.batch_size": "many"})
-    assert load_application("classifier", path, parts=("train",)).train.layers == 8
+    assert load_training("classifier", path).train.layers == 8
     assert load_dataset("emails", path).preprocess.seed == 1
 
 

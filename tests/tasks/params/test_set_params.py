@@ -138,6 +138,7 @@ def test_set_params_adds_a_key_that_has_its_default(tmp_path: Path) -> None:
             {"foundation.train.seed": 2, "applications.classifier.base": "none"},
             "applications.classifier.base: 'none' is",
         ),
+        ({"datasets.emails.preprocess.labels": ["a", "b"]}, "applications.classifier.train.passes: 'ham' is not"),
     ],
 )
 def test_set_params_rejects_a_wrong_value_and_writes_nothing(

@@ -38,8 +38,14 @@ def test_approve_needs_despite_gates_for_failed_ones_and_keeps_them_in_tags_and_
         approve("classifier", "5", **ME)
     assert aliases() == (None, None, "5")
     event = approve("classifier", "5", by="reviewer-1", reason=" f1\nis  up ", despite_gates=True)
-    assert tags(new, "5") == {"state": "approved", "by": "reviewer-1", "at": event.at, "why": "f1 is up"}
     gates = "f1, evasion_loss, speed (not known)"
+    assert tags(new, "5") == {
+        "state": "approved",
+        "by": "reviewer-1",
+        "at": event.at,
+        "why": "f1 is up",
+        "despite": gates,
+    }
     assert str(event) == f"version 5 approved despite {gates} by reviewer-1, {event.at}: f1 is up"
     assert event.at.endswith("Z")
     assert aliases() == ("5", None, None)

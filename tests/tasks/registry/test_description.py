@@ -34,9 +34,7 @@ def lines(metrics: dict[str, float] = METRICS, **facts: str) -> list[str]:
         name="threestage-classifier",
         metrics=metrics,
         training=TRAINING,
-        evaluation=Hashes({}, {}, {}),
         facts=FACTS | facts,
-        trained={},
     )
     return description(source, run("v1"), {"training": run("t1"), "evaluation": None}).splitlines()
 
@@ -78,8 +76,8 @@ def test_description_links_review_card_lineage_and_runs_without_host_and_port(ev
     (links,) = [line for line in lines() if line.startswith("[review]")]
     artifacts = "#/experiments/1/runs/v1/artifacts"
     assert links == (
-        f"[review]({artifacts}/review/review.html), [model card]({artifacts}/card/card.html), "
-        f"[lineage]({artifacts}/lineage/lineage.html), [evidence]({artifacts}/evaluation), "
+        f"[review]({artifacts}/review/review.html), [model card]({artifacts}/card/card.md), "
+        f"[lineage]({artifacts}/lineage/lineage.txt), [evidence]({artifacts}/evaluation), "
         "[training run](#/experiments/1/runs/t1)"
     )
 

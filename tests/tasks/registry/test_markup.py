@@ -91,16 +91,14 @@ def test_entries_never_swallow_what_follows_them(text):
     assert len(page.find_all(["h1", "h2"])) == 1
 
 
-def test_first_entries_begin_in_bold_and_say_whether_they_are_all():
+def test_first_entries_begin_in_bold_or_are_paragraphs():
     text = "# Errors\n\n**a**: x\n\n> one\n\nmore\n\n**b**: y\n\n> two\n"
-    assert first_entries(text, 1) == ("**a**: x\n\n> one\n\nmore", False)
-    assert first_entries(text, 2) == ("**a**: x\n\n> one\n\nmore\n\n**b**: y\n\n> two", True)
-    assert first_entries("# Samples\n\n> one\n\n> two\n", 1) == ("> one", False)
-    assert first_entries("# Errors\n", 5) == ("", True)
+    assert first_entries(text, 1) == "**a**: x\n\n> one\n\nmore"
+    assert first_entries(text, 2) == "**a**: x\n\n> one\n\nmore\n\n**b**: y\n\n> two"
+    assert first_entries("# Samples\n\n> one\n\n> two\n", 1) == "> one"
+    assert first_entries("# Errors\n", 5) == ""
 
 
 def test_first_entries_are_cut_when_they_are_long():
     long = "\n\n".join(f"**{index}** " + "x" * 9000 for index in range(4))
-    shown, is_whole = first_entries(long, 4)
-    assert len(shown) == 20_000
-    assert not is_whole
+    assert len(first_entries(long, 4)) == 20_000

@@ -94,8 +94,9 @@ def test_uncommitted_parts_tell_code_parameters_and_pipeline_apart(tmp_path, mon
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert uncommitted_parts(current_facts()) == ["code", "params.yaml", "dvc.yaml"]  # unknown outside git
     git(Path(), "init --quiet")
-    for path in ("code.py", "params.yaml", "dvc.yaml"):
-        Path(path).write_text("import new\n" if path == "code.py" else "")
+    Path("llm").mkdir()
+    for path in ("llm/code.py", "params.yaml", "dvc.yaml"):
+        Path(path).touch()
     git(Path(), "add .")
     git(Path(), "commit --quiet --message All")
     assert uncommitted_parts(current_facts()) == []
@@ -103,8 +104,8 @@ def test_uncommitted_parts_tell_code_parameters_and_pipeline_apart(tmp_path, mon
     assert uncommitted_parts(current_facts()) == ["params.yaml"]
     git(Path(), "config status.showUntrackedFiles no")
     Path("scratch.py").touch()
-    assert uncommitted_parts(current_facts()) == ["params.yaml"], "no code imports it"
-    Path("new.py").touch()
+    assert uncommitted_parts(current_facts()) == ["params.yaml"], "it is in no folder of code"
+    Path("llm/new.py").touch()
     assert uncommitted_parts(current_facts()) == ["code", "params.yaml"]
 
 

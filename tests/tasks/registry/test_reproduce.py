@@ -192,27 +192,27 @@ def dirty(version) -> str:
     git(Path(), "add --all")
     git(Path(), "commit --quiet --message Larger")
     code = Path("train.py").read_text()
-    Path("note.py").write_text('NOTE = "new" \n')
-    Path("train.py").write_text(
-        f"from note import NOTE\n{code}\npathlib.Path('models', model, 'note').write_text(NOTE)\n"
-    )
+    Path("llm/note.py").write_text('NOTE = "new" \n')
+    Path("train.py").write_text(f"# with a note\n{code}\nshutil.copy('llm/note.py', f'models/{{model}}/note')\n")
     repro("finetune@classifier", "evaluate@classifier", force=True)
     uri = f"models:/{NAME}/{register_model('classifier')}"
     Path("train.py").write_text(code)
-    Path("note.py").unlink()
+    Path("llm/note.py").unlink()
     git(Path(), "config apply.whitespace error")
     return uri
 
 
 def test_worktree_applies_the_uncommitted_diff_or_raises(dirty, temporary, caplog):
     with caplog.at_level(logging.WARNING, logger="tasks.registry.reproduce"), worktree(registered(dirty)) as tree:
-        assert (tree.project / "note.py").read_text() == 'NOTE = "new" \n'
-        assert (tree.project / "train.py").read_text().startswith("from note import NOTE\n")
+        assert (tree.project / "llm/note.py").read_text() == 'NOTE = "new" \n'
+        assert (tree.project / "train.py").read_text().startswith("# with a note\n")
     messages = [record.getMessage() for record in caplog.records if record.name == "tasks.registry.reproduce"]
-    assert messages == ["not in git: train.py, note.py; applied to its commit from lineage/uncommitted.diff of its run"]
+    assert messages == [
+        "not in git: train.py, llm/note.py; applied to its commit from lineage/uncommitted.diff of its run"
+    ]
     (kept,) = Path("mlartifacts").rglob(UNCOMMITTED)
     kept.write_text("--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-import nothing\n+import all\n")
-    with pytest.raises(UserError, match=r"train.py, note.py\), and .* does not apply: git apply: error"):
+    with pytest.raises(UserError, match=r"train.py, llm/note.py\), and .* does not apply: git apply: error"):
         reproduced(dirty)
     kept.unlink()
     with pytest.raises(UserError, match=rf"its run has no {UNCOMMITTED}, so it can't be made again"):

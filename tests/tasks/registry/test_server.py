@@ -22,53 +22,33 @@ def artifacts(url: str) -> None:
     get_artifact_repository(f"{url}/api/2.0/mlflow-artifacts/artifacts/1").list_artifacts()
 
 
-@pytest.mark.parametrize("ask", [search, artifacts])
+@pytest.mark.parametrize("ask", [search, artifacts, check_server])
 @pytest.mark.parametrize(
-    ("status", "is_away", "message"),
+    ("status", "kind"),
     [
-        (401, False, "it refuses (401); one of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD is wrong"),
-        (403, False, "it refuses anna this (403); who runs it can allow it"),
-        (404, False, ""),
-        (500, True, "it went away ("),
-        (503, True, "it went away ("),
+        (401, UserError),
+        (403, UserError),
+        (404, UserError),
+        (429, ServerAwayError),
+        (500, ServerAwayError),
+        (503, ServerAwayError),
     ],
 )
-def test_server_errors_tell_a_refusal_from_trouble_that_may_pass(answering, monkeypatch, ask, status, is_away, message):
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+def test_server_errors_tell_a_refusal_from_trouble_that_may_pass(answering, monkeypatch, ask, status, kind):
     with answering(status) as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-        with pytest.raises(UserError) as caught, server_errors():
+        with pytest.raises(UserError, match=str(status)) as caught, server_errors():
             ask(url)
-    assert isinstance(caught.value, ServerAwayError) == is_away
-    assert str(caught.value).startswith(f"MLFLOW_TRACKING_URI={url}: {message}")
+    assert type(caught.value) is kind
+    assert str(caught.value).startswith(f"MLFLOW_TRACKING_URI={url}: ")
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("ask", [search, artifacts])
+@pytest.mark.parametrize("ask", [search, artifacts, check_server])
 def test_server_errors_raise_away_when_nobody_answers(monkeypatch, ask):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url := "http://127.0.0.1:9")
-    with pytest.raises(ServerAwayError, match=f"^MLFLOW_TRACKING_URI={url}: it went away"), server_errors():
+    with pytest.raises(ServerAwayError, match=f"^MLFLOW_TRACKING_URI={url}: .*; try again when"), server_errors():
         ask(url)
-
-
-@pytest.mark.parametrize(
-    ("status", "kind", "message"),
-    [
-        (401, UserError, "it refuses (401); set MLFLOW_TRACKING_USERNAME"),
-        (403, UserError, "it refuses you this (403)"),
-        (404, UserError, "it answers 404"),
-        (429, ServerAwayError, "it answers 429"),
-        (503, ServerAwayError, "it answers 503"),
-    ],
-)
-def test_check_server_tells_a_refusal_from_trouble_that_may_pass(answering, monkeypatch, status, kind, message):
-    with answering(status) as url:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-        with pytest.raises(UserError) as caught:
-            check_server(url)
-    assert type(caught.value) is kind
-    assert str(caught.value).startswith(f"MLFLOW_TRACKING_URI={url}: {message}")
 
 
 def test_error_messages_hold_no_password_of_the_address(answering, monkeypatch):
@@ -76,7 +56,7 @@ def test_error_messages_hold_no_password_of_the_address(answering, monkeypatch):
         secret = url.replace("//", "//anna:secret@")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
         for ask in (check_server, search):
-            with pytest.raises(UserError, match=r"it refuses \(401\)") as caught, server_errors():
+            with pytest.raises(UserError, match="401") as caught, server_errors():
                 ask(secret)
             assert "secret" not in str(caught.value)
     with pytest.raises(ServerAwayError) as caught, server_errors():

@@ -82,13 +82,15 @@ def test_registration_error_when_the_tracking_server_goes_away(tracking_server, 
         return logged
 
     monkeypatch.setattr(mlflow.pyfunc, "log_model", log_and_lose_server)
-    with pytest.raises(ServerAwayError, match=rf"^MLFLOW_TRACKING_URI={NOBODY}: it went away") as caught:
+    with pytest.raises(
+        ServerAwayError, match=rf"^MLFLOW_TRACKING_URI={NOBODY}: .*; try again when it answers"
+    ) as caught:
         register_model("classifier")
     assert "\n" not in str(caught.value)
 
 
 def test_server_errors_see_an_absent_server_behind_a_maybe_deleted_model(away):
-    with pytest.raises(ServerAwayError, match="it went away"), server_errors():
+    with pytest.raises(ServerAwayError, match="try again when it answers"), server_errors():
         MlflowClient(NOBODY).set_logged_model_tags("m-1", {"threestage.model": "classifier"})
 
 
@@ -97,5 +99,5 @@ def test_server_errors_see_an_absent_server_behind_a_failed_download(away, monke
     monkeypatch.setattr(artifacts, "_is_directory", lambda path: False)  # as it answered just before
     with pytest.raises(MlflowException, match="following failures") as raised:
         artifacts.download_artifacts("lineage/stages.json")
-    with pytest.raises(ServerAwayError, match="it went away"), server_errors():
+    with pytest.raises(ServerAwayError, match="try again when it answers"), server_errors():
         raise raised.value

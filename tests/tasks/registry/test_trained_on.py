@@ -1,4 +1,3 @@
-import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +6,6 @@ import pandas as pd
 import pytest
 from dvc.repo import Repo
 from mlflow import MlflowClient
-from projects import git
 from token_files import write_tokens
 
 from llm.formats.tokenizer_json import save_tokenizer
@@ -15,7 +13,6 @@ from tasks.registry.record import Record, write_record
 from tasks.registry.store import configure_tracking
 from tasks.registry.trained_on import (
     TrainedOn,
-    committed,
     current_md5,
     current_rows,
     data_of,
@@ -84,17 +81,3 @@ def test_current_rows_of_tokens_are_the_documents(project, encoding):
     save_tokenizer(encoding, folder / "tokenizer.json")
     write_tokens(encoding, {"train": pd.DataFrame({"text": texts})}, folder)
     assert current_rows("corpus")["text"].tolist() == texts
-
-
-def test_committed_data_is_that_of_the_lock_in_git(project):
-    assert committed("emails") is None
-    out = {"path": "data/processed/emails", "hash": "md5", "md5": "abc.dir"}
-    stages = {"preprocess@emails": {"cmd": "c", "outs": [out]}}
-    Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
-    git(Path(), "init --quiet")
-    assert committed("emails") is None
-    git(Path(), "add dvc.lock")
-    git(Path(), "commit --quiet --message Lock")
-    Path("dvc.lock").unlink()
-    assert committed("emails") == TrainedOn("emails", "abc.dir")
-    assert committed("corpus") is None

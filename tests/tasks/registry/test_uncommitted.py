@@ -22,7 +22,7 @@ FILES = {
     "dvc.yaml": "stages: {pretrain: {cmd: a}, finetune: {cmd: b}}\n",
     "llm/gpt.py": "one\r\ntwo\r\n",
     "tests/test_gpt.py": "pass\n",
-    "train.py": "import a, b, c\nfrom llm import gpt\n",
+    "train.py": "from llm import gpt\n",
 }
 
 
@@ -41,18 +41,16 @@ def committed(tmp_path, monkeypatch):
     git(Path(), "commit -qm all")
 
 
-def test_uncommitted_names_parameters_and_cuts_many_or_long_ones(committed):
+def test_uncommitted_names_changed_files_that_make_models(committed):
     write("tests/test_gpt.py", "changed\n")  # which makes no model
     assert uncommitted() == module.Uncommitted("", b"")
-    write("params.yaml", PARAMS.replace("1500", "20").replace("900, lora: null", "20, lora: {rank: 4}"))
-    assert uncommitted().summary == (
-        "not in git: params.yaml, foundation.train.steps 1500 -> 20, applications.mail.train.steps 900 -> 20, "
-        "applications.mail.train.lora null -> nothing, applications.mail.train.lora.rank nothing -> 4"
-    )
-    write("params.yaml", PARAMS + "".join(f"k{n}: {'v' * 50}\n" for n in range(20)))
-    summary = uncommitted().summary
-    assert f"k0 nothing -> {'v' * 40}…, k1" in summary
-    assert summary.endswith(", and 15 more")
+    write("params.yaml", PARAMS.replace("1500", "20"))
+    changed = uncommitted()
+    assert changed.summary == "not in git: params.yaml"
+    assert b"\n+foundation: {train: {steps: 20}}\n" in changed.diff
+    for number in range(8):
+        write(f"llm/{number}.py", "pass\n")
+    assert uncommitted().summary.endswith("llm/4.py, and 3 more")
 
 
 def test_uncommitted_diff_makes_the_files_from_the_commit(committed, tmp_path):
@@ -64,7 +62,7 @@ def test_uncommitted_diff_makes_the_files_from_the_commit(committed, tmp_path):
     git(Path(), "config diff.noprefix true")
     git(Path(), "config color.diff always")
     changed = uncommitted()
-    assert changed.summary == "not in git: params.yaml; dvc.yaml, llm/gpt.py, tasks/data/newer.py, tasks/new.py"
+    assert changed.summary == "not in git: dvc.yaml, llm/gpt.py, params.yaml, tasks/data/newer.py, tasks/new.py"
     git(Path(), "worktree add -q --detach elsewhere HEAD")
     subprocess.run(["git", "apply", "-"], cwd="elsewhere", input=changed.diff, check=True)
     for path in ("params.yaml", "dvc.yaml", "llm/gpt.py", "tasks/new.py", "tasks/data/newer.py"):
@@ -73,34 +71,31 @@ def test_uncommitted_diff_makes_the_files_from_the_commit(committed, tmp_path):
     assert b"deleted file mode" in uncommitted().diff
 
 
-def test_uncommitted_has_new_files_only_if_imported_or_a_dep(committed):
-    secret = "TOKEN = 'hunter2'\nimport a\n"
-    for path in ("scratch.py", "llm/scratch.py", "data/notes.yaml", "tests/test_new.py", "llm/notes.txt"):
+def test_uncommitted_has_no_new_file_outside_the_code_but_deps(committed):
+    secret = "TOKEN = 'hunter2'\n"
+    for path in ("scratch.py", "notes/llm/scratch.py", "data/notes.yaml", "tests/test_new.py", "llm/notes.txt", ".env"):
         write(path, secret)
     assert uncommitted() == module.Uncommitted("", b"")
-    write("a.py", "from llm.deep import (\n    deeper,\n)\n")
-    write("llm/deep/__init__.py", "def later():\n    from . import __name__\n    from ..wide import x\n")
-    write("llm/deep/deeper.py", "not Python: scratch\n")
-    write("llm/wide.py", "import numpy\n")
+    assert current_facts()["git.dirty.code"] == "false"
+    write("llm/deep/new.py", "pass\n")
     write("data/mails/own.jsonl", "{}\n")
     write("extra.py", "pass\n")
     deps = [{"path": "data/mails", "md5": "1.dir"}, {"path": "extra.py", "md5": "2"}]
     write("dvc.lock", json.dumps({"schema": "2.0", "stages": {"train": {"cmd": "a", "deps": deps}}}))
-    new = "a.py, data/mails/own.jsonl, extra.py, llm/deep/__init__.py, llm/deep/deeper.py, llm/wide.py"
     changed = uncommitted()
-    assert changed.summary == f"not in git: {new}"
+    assert changed.summary == "not in git: data/mails/own.jsonl, extra.py, llm/deep/new.py"
     assert b"hunter2" not in changed.diff
     assert current_facts()["git.dirty.code"] == "true"
 
 
 def test_uncommitted_diff_lacks_large_and_binary_files(committed, monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", 500)
-    write("a.py", "x\n" * 300)
-    write("b.py", "y = 1\n")
-    Path("c.py").write_bytes(bytes(99))
+    write("llm/a.py", "x\n" * 300)
+    write("llm/b.py", "y = 1\n")
+    Path("llm/c.py").write_bytes(bytes(99))
     changed = uncommitted()
-    assert changed.summary == "not in git: left out of the diff, a.py, c.py; a.py, b.py, c.py"
-    assert changed.diff.startswith(b"diff --git a/b.py b/b.py\nnew file mode 100644\n")
+    assert changed.summary == "not in git: left out of the diff, llm/a.py, llm/c.py; llm/a.py, llm/b.py, llm/c.py"
+    assert changed.diff.startswith(b"diff --git a/llm/b.py b/llm/b.py\nnew file mode 100644\n")
     assert len(changed.diff) < 500
 
 

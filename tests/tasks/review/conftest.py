@@ -75,8 +75,8 @@ def register(
             source, model_id = logged.model_uri, logged.model_id
         mlflow.log_metrics(LOGGED[model])
         mlflow.log_params({"train.steps": 20, "train.seed": 1})
-        Path(folder, "card.html").write_text("a card")
-        mlflow.log_artifact(f"{folder}/card.html", "card")
+        Path(folder, "card.md").write_text("a card")
+        mlflow.log_artifact(f"{folder}/card.md", "card")
         Path(folder, "roc.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
         mlflow.log_artifact(f"{folder}/roc.svg", "evaluation/evidence")
     data = f"data/processed/{DATASETS[model]}"

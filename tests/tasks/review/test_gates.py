@@ -169,7 +169,7 @@ def test_a_version_of_the_registry_has_these_gates_and_speed_is_none_of_them(com
         Gate("its data moved at most 0.25 from the champion's", True, "the same emails"),
         Gate("its data passed the checks", True, "1 checks of emails"),
         Gate("its lineage is complete", True, f"commit {'a' * 10}, and every hash"),
-        Gate("its model card is there", True, "card/card.html"),
+        Gate("its model card is there", True, "card/card.md"),
     ]
     first = check(changed_to(compared, champion=None), Gates(drift=0.25))
     assert not [gate for gate in first if "moved" in gate.name]  # without a champion nothing can have moved
@@ -249,7 +249,7 @@ NOTHING = Hashes({}, {}, {})
 def test_a_lineage_with_a_gap_and_a_missing_card_do_not_pass(copied, hashes, facts, finding):
     comparison = Comparison("classifier", version(hashes, facts), None, {})
     assert found(comparison, "its lineage is complete") == (False, finding)
-    assert found(comparison, "its model card is there") == (False, "its run has no card/card.html")
+    assert found(comparison, "its model card is there") == (False, "its run has no card/card.md")
 
 
 def test_a_gate_that_is_not_known_is_no_failure_and_does_not_pass():

@@ -45,7 +45,7 @@ def edit_params(project: Path, **changes: object) -> None:
     change_params(project, {"foundation": {"train": changes}})
 
 
-def test_a_wrong_parameter_is_named_before_anything_starts(project_copy, command_line):
+def test_wrong_parameter_is_named_before_anything_starts(project_copy, command_line):
     edit_params(project_copy, learning_rate="fast")
     before = {path.name for path in project_copy.iterdir()}
     processes = psutil.Process().children(recursive=True)
@@ -66,9 +66,7 @@ def test_verbose_shows_the_traceback_of_a_mistake(project_copy, command_line):
     assert last.startswith("error: params.yaml: foundation.train.learning_rate: ")
 
 
-def test_a_bug_keeps_its_traceback_and_prefects_own_report_stays_off_the_console(
-    project_copy, prefect_server_for_tests
-):
+def test_bug_keeps_its_traceback_and_prefects_own_report_stays_off_the_console(project_copy, prefect_server_for_tests):
     (project_copy / "broken.py").write_text(BROKEN)
     variables = os.environ | {"PREFECT_API_URL": prefect_server_for_tests, "PYTHONPATH": "."}
     line = [sys.executable, "broken.py"]
@@ -81,7 +79,7 @@ def test_a_bug_keeps_its_traceback_and_prefects_own_report_stays_off_the_console
     assert error in (project_copy / ".threestage/stages/pretrain/log").read_text()
 
 
-def test_a_changed_library_is_named_before_anything_runs(project_copy, command_line, monkeypatch):
+def test_changed_library_is_named_before_anything_runs(project_copy, command_line, monkeypatch):
     versions = json.loads((project_copy / "libraries.json").read_text()) | {"torch": "1.0"}
     (project_copy / "libraries.json").write_text(json.dumps(versions))
     code, _, error = command_line(project_copy, "pretrain")
@@ -104,7 +102,7 @@ def test_recorded_libraries_stay_as_they_are_if_a_check_fails(project_copy, pref
     assert libraries.read_text() == '{"torch": "1.0"}'
 
 
-def test_a_prefect_server_that_is_down_is_named_on_one_line(project_copy, command_line):
+def test_prefect_server_that_is_down_is_named_on_one_line(project_copy, command_line):
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         code, _, error = command_line(project_copy, "pretrain")
     assert code == 1
@@ -128,7 +126,7 @@ def test_a_prefect_server_that_is_down_is_named_on_one_line(project_copy, comman
         (TerminationSignal(signal.SIGTERM), 143, "terminated\n"),
     ],
 )
-def test_a_command_line_says_its_error_once_and_gives_its_exit_code(capsys, tmp_path, error, code, line):
+def test_command_line_says_its_error_once_and_gives_its_exit_code(capsys, tmp_path, error, code, line):
     def work() -> str:
         if error is not None:
             raise error
@@ -142,7 +140,7 @@ def test_a_command_line_says_its_error_once_and_gives_its_exit_code(capsys, tmp_
     assert last == (f"{line.strip()}; ended after 0 s{further}" if code else "finished in 0 s; a version waits")
 
 
-def test_an_interrupt_reaches_what_a_test_starts():
+def test_interrupt_reaches_what_a_test_starts():
     with subprocess.Popen(["sleep", "60"]) as child:
         child.send_signal(signal.SIGINT)
         assert child.wait(timeout=120) == -signal.SIGINT
@@ -165,7 +163,7 @@ def test_ctrl_c_inside_the_import_system_waits_until_it_has_given_its_lock_back(
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_flow_run_hangs_under_the_task_run_that_started_its_process(prefect_server_for_tests, monkeypatch):
+def test_flow_run_hangs_under_the_task_run_that_started_its_process(prefect_server_for_tests, monkeypatch):
     @task
     def starter() -> str:
         return str(runtime.task_run.id)
@@ -192,7 +190,7 @@ def test_a_flow_run_hangs_under_the_task_run_that_started_its_process(prefect_se
         assert client.read_flow_run(hanging).state.is_completed()
 
 
-def test_a_configured_server_is_used_as_it_is(prefect_server_for_tests):
+def test_configured_server_is_used_as_it_is(prefect_server_for_tests):
     before = psutil.Process().children(recursive=True)
     with server.prefect_server() as url:
         assert url == prefect_server_for_tests

@@ -20,7 +20,7 @@ LOG = STATE / "stages/broken/log"
 LOGGED = f"mkdir -p {LOG.parent}; echo 'error: row 17: no label' > {LOG}; exit 1"
 
 
-def test_one_stage_runs_alone_with_this_interpreter_and_as_no_run_of_a_worker(fresh_graph, monkeypatch):
+def test_stage_runs_alone_with_this_interpreter_and_as_no_run_of_a_worker(fresh_graph, monkeypatch):
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "another")
     Path("dvc.yaml").write_text(DVC_YAML.replace("$SAID", "$SAID $PREFECT__FLOW_RUN_ID"))
     Path("clean").write_text("as it is")
@@ -52,7 +52,7 @@ def test_checkpoints_of_a_finished_training_go_after_dvc_has_stored_its_outs(fre
         (LOGGED, rf"row 17: no label \({LOG}\)$"),
     ],
 )
-def test_a_failing_stage_is_named_with_the_reason(fresh_graph, command, reason):
+def test_failing_stage_is_named_with_the_reason(fresh_graph, command, reason):
     Path("dvc.yaml").write_text(DVC_YAML.replace("exit 3", command))
     Path("model").write_text("x")
     with pytest.raises(UserError, match=f"^stage broken failed: {reason}"):
@@ -73,13 +73,13 @@ def changed_training(fresh_graph) -> Iterator[None]:
     assert expected("train") == RAN
 
 
-def test_a_stage_that_fails_leaves_its_earlier_outs(changed_training):
+def test_stage_that_fails_leaves_its_earlier_outs(changed_training):
     Path("train.sh").write_text("exit 1")
     with pytest.raises(UserError, match="stage train failed"):
         reproduce("train", {})
 
 
-def test_a_stage_that_is_interrupted_leaves_its_earlier_outs(changed_training):
+def test_stage_that_is_interrupted_leaves_its_earlier_outs(changed_training):
     Path("train.sh").write_text("touch begun; exec sleep 300")
     with begun("train") as running:
         assert not Path("model").exists()  # DVC removes it first
@@ -87,7 +87,7 @@ def test_a_stage_that_is_interrupted_leaves_its_earlier_outs(changed_training):
     assert running.returncode != 0
 
 
-def test_a_timeout_ends_a_stage_that_ignores_sigterm(changed_training, monkeypatch):
+def test_timeout_ends_a_stage_that_ignores_sigterm(changed_training, monkeypatch):
     monkeypatch.setattr(dvc_process, "PATIENCE", 0.5)
     Path("train.sh").write_text("trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done")
     reason = r"stage train took longer than 0\.00111 h; the next run goes on from its last"

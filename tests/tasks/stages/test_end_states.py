@@ -43,7 +43,7 @@ def client(prefect_api) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def test_a_killed_run_is_crashed_and_a_completed_one_stays_completed(client, monkeypatch, tmp_path):
+def test_killed_run_is_crashed_and_a_completed_one_stays_completed(client, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     last = tmp_path / ".threestage/retrain/flow_run"
     ended = root(return_state=True).state_details.flow_run_id

@@ -30,7 +30,7 @@ from tasks.stages.names import application_names, dataset_names, evaluation_stag
 pytestmark = pytest.mark.slow
 
 
-def test_a_plan_names_stages_in_order_and_why_they_are_stale(finished_graph):
+def test_plan_names_stages_in_order_and_why_they_are_stale(finished_graph):
     Path("model").unlink()
     today = plan()
     assert today.stages == ["clean", "train", "broken"]
@@ -38,7 +38,7 @@ def test_a_plan_names_stages_in_order_and_why_they_are_stale(finished_graph):
     assert today.behind == {"train": {"clean"}, "broken": {"clean", "train"}}
 
 
-def test_a_plan_names_changed_parameters_deps_and_commands(finished_graph):
+def test_plan_names_changed_parameters_deps_and_commands(finished_graph):
     Path("params.yaml").write_text("rate: 2\n")
     Path("raw").write_text("other")
     Path("dvc.yaml").write_text(DVC_YAML.replace("cat raw", "cat  raw"))
@@ -47,7 +47,7 @@ def test_a_plan_names_changed_parameters_deps_and_commands(finished_graph):
     assert list(today.behind) == ["clean", "train", "broken"]
 
 
-def test_a_plan_without_dvc_lock_runs_all_stages(finished_graph):
+def test_plan_without_dvc_lock_runs_all_stages(finished_graph):
     Path("dvc.lock").unlink()
     assert changes() == {stage: ["it never ran"] for stage in ("clean", "train", "broken")}
 
@@ -82,14 +82,14 @@ def test_our_graph_has_a_stage_for_each_block_in_order(monkeypatch):
         assert order.index(before) < order.index(after)
 
 
-def test_a_replay_that_no_application_rehearses_is_no_stage(project_copy, monkeypatch):
+def test_replay_that_no_application_rehearses_is_no_stage(project_copy, monkeypatch):
     monkeypatch.chdir(project_copy)
     assert "replay@assistant" in stages()
     change_params(project_copy, {"applications": {"assistant": {"rehearses": "data/replay/nothing.jsonl"}}})
     assert "replay@assistant" not in stages()
 
 
-def test_a_stage_is_stale_when_a_dep_or_parameter_changes_or_an_out_is_missing(finished_graph):
+def test_stage_is_stale_when_a_dep_or_parameter_changes_or_an_out_is_missing(finished_graph):
     assert expected("broken") == RAN
     for path, content in (("params.yaml", "rate: 2\n"), ("raw", "other")):
         before = Path(path).read_text()
@@ -137,7 +137,7 @@ def test_published_weights_are_loaded_only_where_something_starts_from_them(fres
     assert is_stale()
 
 
-def test_a_corrupt_dvc_yaml_is_named_on_one_line(fresh_graph):
+def test_corrupt_dvc_yaml_is_named_on_one_line(fresh_graph):
     Path("dvc.yaml").write_text("stages: {train: {cmd: [}}")
     with pytest.raises(UserError, match=r"dvc\.yaml"):
         is_stale()
@@ -165,7 +165,7 @@ stages:
 """
 
 
-def test_an_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypatch):
+def test_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypatch):
     here = tmp_path / "here"
     there = tmp_path / "there"
     here.mkdir()

@@ -105,7 +105,7 @@ def test_md5_of_bytes_equals_the_hash_in_dvc_lock(reproduced):
     assert f"md5: {md5_of(Path('nested'))}\n" in Path("nested.dvc").read_text()
 
 
-def test_a_corrupt_dvc_lock_is_named_on_one_line(reproduced):
+def test_corrupt_dvc_lock_is_named_on_one_line(reproduced):
     Path("dvc.lock").write_text("<<<<<<< ours\n" + Path("dvc.lock").read_text() + "=======\n>>>>>>> theirs\n")
     with pytest.raises(UserError, match=r"^dvc.lock: not what DVC writes") as caught:
         locked("train")
@@ -122,7 +122,7 @@ def test_stale_names_the_stage_and_what_changed_also_upstream(reproduced):
     assert stale("train") == {"clean@emails": ["clean.emails.seed", "clean.py"], "train": ["model"]}
 
 
-def test_a_fingerprint_follows_parameters_code_and_data_but_not_outs(reproduced):
+def test_fingerprint_follows_parameters_code_and_data_but_not_outs(reproduced):
     def rewritten(path: str, content: str) -> str:
         old = Path(path).read_text()
         Path(path).write_text(content)
@@ -143,7 +143,7 @@ def test_a_fingerprint_follows_parameters_code_and_data_but_not_outs(reproduced)
     assert len(changed | unchanged) == 4
 
 
-def test_a_missing_dep_and_a_stage_that_never_ran_are_named_with_the_way_out(project):
+def test_missing_dep_and_a_stage_that_never_ran_are_named_with_the_way_out(project):
     with pytest.raises(OSError, match=r"^processed/emails: missing, stage train needs it; run `dvc repro`"):
         fingerprint(inputs("train"))
     with pytest.raises(ValueError, match=r"^dvc.lock: stage train never ran; run `dvc repro`"):

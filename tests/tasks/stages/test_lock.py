@@ -20,7 +20,7 @@ with exclusive("stages/train"):
 """
 
 
-def test_a_lock_names_its_holder_after_a_timeout_and_is_free_when_that_is_killed(tmp_path, monkeypatch):
+def test_lock_names_its_holder_after_a_timeout_and_is_free_when_that_is_killed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", HOLDER], **options) as holder:

@@ -24,7 +24,7 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_command_dies_when_the_parent_of_its_guard_is_killed():
+def test_command_dies_when_the_parent_of_its_guard_is_killed():
     sleeping = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
     code = f"import subprocess; subprocess.Popen({[*GUARD, *sleeping]!r}).wait()"
     with subprocess.Popen([sys.executable, "-c", code], **PIPES) as parent:
@@ -34,7 +34,7 @@ def test_a_command_dies_when_the_parent_of_its_guard_is_killed():
         wait_for(lambda: not runs(child), every=0.01)
 
 
-def test_a_stage_ends_if_its_dvc_was_killed_during_imports():
+def test_stage_ends_if_its_dvc_was_killed_during_imports():
     slow = (
         "import sys; sys.stdin.read(); "
         "from tasks.stages.parent_death import die_with_parent; die_with_parent(); print(1)"
@@ -55,7 +55,7 @@ stage.wait()
         assert parent.stdout.read() == ""  # and it has ended without a word
 
 
-def test_a_guarded_command_has_its_arguments_process_and_exit_code():
+def test_guarded_command_has_its_arguments_process_and_exit_code():
     code = "import os, sys; print(os.getpid(), sys.argv[1:]); sys.exit(7)"
     with subprocess.Popen([*GUARD, sys.executable, "-c", code, "-a", "b c"], **PIPES) as process:
         pid, arguments = process.stdout.read().strip().split(" ", 1)
@@ -64,7 +64,7 @@ def test_a_guarded_command_has_its_arguments_process_and_exit_code():
     assert int(pid) == process.pid  # the command takes its place
 
 
-def test_a_guarded_command_gets_sigterm():
+def test_guarded_command_gets_sigterm():
     code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(3)); print(1, flush=True); signal.pause()"
     with subprocess.Popen([*GUARD, sys.executable, "-c", code], **PIPES) as process:
         assert process.stdout.readline() == "1\n"

@@ -34,7 +34,7 @@ subprocess.run([sys.executable, "-c", sys.argv[1]])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 @pytest.mark.parametrize("before", [0, 2])  # ends that are heard in one moment, one handler within the other
-def test_a_run_gets_one_sigterm_when_its_worker_is_killed(tmp_path, before):
+def test_run_gets_one_sigterm_when_its_worker_is_killed(tmp_path, before):
     log = tmp_path / ".threestage/run/log"
     variables = os.environ | {"PYTHONPATH": str(ROOT), OF_A_WORKER: "x"}
 

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import psutil
@@ -13,13 +14,13 @@ from llm.errors import UserError
 from tasks.data.gates import Gates
 from tasks.data.textfiles import raw_files
 from tasks.stages.process_pool import pool
-from tasks.stages.ray_cluster import map_in_order, same_processes
+from tasks.stages.ray_cluster import map_in_order
 
 KILLED = """
 import os, signal
 from tasks.stages.process_pool import pool
-with pool(2) as submit:
-    calls = [submit(eval, "__import__('os').getpid()") for _ in range(8)]
+with pool() as processes:
+    calls = [processes.submit(eval, "__import__('os').getpid()") for _ in range(8)]
     print(*{call.result() for call in calls}, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -50,23 +51,23 @@ def two_cores():
 
 
 @pytest.mark.skipif(sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="it takes two cores of Linux")
-def test_same_processes_answer_all_calls_and_end_with_the_block(two_cores, monkeypatch):
+def test_pool_of_an_enclosing_block_answers_all_calls_and_ends_with_it(two_cores, monkeypatch):
     monkeypatch.delenv("THREESTAGE_RAY", raising=False)
     numbers = ["__import__('os').getpid()"] * 8
-    with same_processes():
+    with pool():
         kept = {number for _ in range(3) for number in map_in_order(eval, numbers)}
     assert len(kept) <= 2  # new ones each time would be three at least; one alone may do the work of both
     assert not kept & {*map_in_order(eval, numbers)}
     assert not any(map(psutil.pid_exists, kept))
 
 
-def test_a_pool_passes_on_errors_of_a_call_and_raises_for_a_killed_process(monkeypatch):
+def test_pool_passes_on_errors_of_a_call_and_raises_for_a_killed_process(monkeypatch):
     monkeypatch.delenv("THREESTAGE_RAY", raising=False)
-    with pool(1) as submit:
-        assert isinstance(submit(Gates.model_validate, {"rows": 1}).exception(), ValueError)
-        assert submit(len, "four").result() == 4
-        with pytest.raises(ChildProcessError, match="ended with exit code 3"):
-            submit(os._exit, 3).result()
+    with pool() as processes:
+        assert isinstance(processes.submit(Gates.model_validate, {"rows": 1}).exception(), ValueError)
+        assert processes.submit(len, "four").result() == 4
+        with pytest.raises(BrokenProcessPool, match="terminated abruptly"):
+            processes.submit(os._exit, 3).result()
     with pytest.raises(UserError, match=r"^nowhere: holds no files"):
         list(map_in_order(raw_files, [Path("nowhere"), Path("neither")]))
 
@@ -79,7 +80,7 @@ def runs(number: int) -> bool:
         return False
 
 
-def test_processes_of_a_pool_end_when_their_parent_is_killed():
+def test_pool_of_a_killed_process_ends_with_it():
     done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True)
     processes = [int(number) for number in done.stdout.split()]
     assert processes

@@ -32,12 +32,12 @@ def started(code: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code])
 
 
-def test_a_temporary_server_that_ends_is_named_with_its_exit_code():
+def test_temporary_server_that_ends_is_named_with_its_exit_code():
     with started("raise SystemExit(3)") as process, pytest.raises(UserError, match="ended with exit code 3"):
         server.wait_until_healthy(process, "http://127.0.0.1:9/api")
 
 
-def test_a_temporary_server_that_never_answers_is_a_timeout(monkeypatch):
+def test_temporary_server_that_never_answers_is_a_timeout(monkeypatch):
     monkeypatch.setattr(server, "STARTS_WITHIN", 0.3)
     with started("import time; time.sleep(60)") as process:
         reason = "the temporary Prefect server does not answer after 0.3 s; set PREFECT_API_URL to a standing one"
@@ -52,7 +52,7 @@ def connect(url: str) -> None:
         assert used == url
 
 
-def test_a_configured_server_that_never_answers_is_a_timeout(monkeypatch):
+def test_configured_server_that_never_answers_is_a_timeout(monkeypatch):
     assert server.ANSWERS_WITHIN <= 20
     monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -76,7 +76,7 @@ def test_servers_on_this_machine_are_reached_without_a_proxy(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_server_of_a_flow_refuses_pages_of_other_sites(prefect_api):
+def test_server_of_a_flow_refuses_pages_of_other_sites(prefect_api):
     check_prefect_refuses_pages(prefect_api.removesuffix("/api"))
 
 
@@ -137,7 +137,7 @@ def late(monkeypatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("stop", [InterruptedError("after step 3"), TerminationSignal(15)])
 @pytest.mark.slow
-def test_an_interrupted_run_is_cancelled_at_every_level_and_raises_what_stopped_it(prefect_api, late, stop):
+def test_interrupted_run_is_cancelled_at_every_level_and_raises_what_stopped_it(prefect_api, late, stop):
     ids = []
     with pytest.raises(type(stop)) as raised:
         server.run_as_child(stopping(stop, ids), {"number": 1})
@@ -150,7 +150,7 @@ def test_an_interrupted_run_is_cancelled_at_every_level_and_raises_what_stopped_
 
 
 @pytest.mark.slow
-def test_a_run_that_raises_is_failed_and_another_returns_its_value(prefect_api):
+def test_run_that_raises_is_failed_and_another_returns_its_value(prefect_api):
     ids = []
     with pytest.raises(ValueError, match="wrong"):
         server.run_as_child(stopping(ValueError("wrong"), ids), {"number": 1})
@@ -199,7 +199,7 @@ class Wire(socketserver.ThreadingTCPServer):
 
 
 @pytest.mark.slow
-def test_a_finished_flow_counts_when_its_server_is_gone(prefect_api, caplog):
+def test_finished_flow_counts_when_its_server_is_gone(prefect_api, caplog):
     @flow
     def work(done: bool) -> int:
         wire.cut()
@@ -218,7 +218,7 @@ def test_a_finished_flow_counts_when_its_server_is_gone(prefect_api, caplog):
                     server.run_as_child(work, {"done": False})
 
 
-def test_a_run_retries_until_its_restarted_server_answers(monkeypatch, port):
+def test_run_retries_until_its_restarted_server_answers(monkeypatch, port):
     monkeypatch.setenv(server.PARENT_TASK_RUN, "of a run")
     monkeypatch.setattr(server, "ASKS_EVERY", 0.05)
     answered = threading.Event()

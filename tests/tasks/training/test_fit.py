@@ -18,7 +18,6 @@ from prefect.artifacts import Artifact
 from projects import change_params
 from safetensors.torch import load_file
 
-from flows.tidy import checkpoints_of_trainings
 from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
@@ -28,13 +27,13 @@ from llm.training.divergence import DivergedError
 from llm.training.objective import Objective
 from llm.training.workers import Workers
 from tasks.applications.foundation.train import Train
-from tasks.params.load import load_application
+from tasks.params.load import load_training
 from tasks.registry.record import read_record
 from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.command import state_folder
 from tasks.stages.lock import FINISHED, KEEP
 from tasks.training.fit import fit, training_run
-from tasks.training.interrupted import interrupted, remove
+from tasks.training.interrupted import interrupted, old_trainings
 from tasks.training.progress import KEPT, log_checkpoint
 from tasks.training.report import publish
 from tasks.training.setup import Throughput, TrainingSetup
@@ -144,8 +143,9 @@ def test_checkpoints_of_a_finished_training_stay_until_dvc_has_kept_what_it_made
 
 def test_training_that_is_stopped_after_its_first_evaluation_is_interrupted_too(stage):
     Checkpoints(state_folder("pretrain") / "of other inputs").save(0, {"model": {"weight": torch.ones(1)}}, {})
-    assert [training.step for training in interrupted()] == [0]
-    remove(*interrupted())
+    (training,) = interrupted()
+    assert training.step == 0
+    training.remove()
     assert folders() == []
 
 
@@ -228,9 +228,9 @@ def test_tidy_removes_old_interrupted_trainings_but_for_the_newest_three(stage):
         checkpoints.save(10, {"model": {"weight": torch.ones(1)}}, {})
         then = time.time() - 86_400 * days
         os.utime(checkpoints.folder / "step-000010.safetensors", (then, then))
-    (old,) = checkpoints_of_trainings(days=4.5)
-    assert old.name.startswith("pretrain at step 10, 5.0 days old, ")
-    for training in checkpoints_of_trainings(days=0):
+    (old,) = old_trainings(days=4.5)
+    assert str(old).startswith("pretrain at step 10, 5.0 days old, ")
+    for training in old_trainings(days=0):
         training.remove()
     assert folders() == [f"{days} days old" for days in (1, 2, 3)]
 
@@ -258,7 +258,7 @@ def test_pretraining_twice_writes_the_same_bytes_and_what_it_says_is_true(stage,
 
     train = SMALL | {"seed": 1, "learning_rate": 3e-2}
     change_params(Path(), {"foundation": {"train": train, "evaluate": {"sample_prompts": ["the cat", ""]}}})
-    params = load_application("foundation", parts=("train",))
+    params = load_training("foundation")
     pretrain(params)
     curves = pd.read_csv(REPORT / "curves.csv")
     first = outs()

@@ -50,12 +50,12 @@ def test_labels_are_in_alphabetical_order_but_for_the_one_that_passes(prepared):
         (["ham", "spam"], ["spam", "ham"], {"passes": "junk"}, "train.passes: 'junk' is not one of the labels"),
     ],
 )
-def test_labels_that_can_not_be_learned_are_refused(prepared, train, validation, values, message):
+def test_labels_that_can_not_be_learned_are_named(prepared, train, validation, values, message):
     with pytest.raises(ValueError, match=message):
         prepared(train, validation, **values)
 
 
-def test_head_is_fitted_in_the_evaluation_without_steps_and_after_the_last_step_with_them(prepared):
+def test_without_steps_the_head_is_fitted_in_the_evaluation_and_with_steps_behind_them(prepared):
     labels = ["ham", "spam"] * 6
     setup = prepared(labels, labels, steps=0, ngram_buckets=64, passes="ham")
     config = setup.loaded.model.config
@@ -71,7 +71,7 @@ def test_head_is_fitted_in_the_evaluation_without_steps_and_after_the_last_step_
     assert setup.loaded.model.ngrams.weight.any()
 
 
-def test_last_blocks_and_head_alone_learn_and_the_curve_is_of_validation(prepared):
+def test_only_the_last_blocks_and_the_head_learn_and_the_curve_is_of_validation(prepared):
     labels = ["ham", "spam"] * 6
     lora = {"rank": 2, "alpha": 4, "targets": ["projection"]}
     setup = prepared(labels, labels, lora=lora, last_blocks=1, ngram_buckets=64)

@@ -18,7 +18,7 @@ from llm.training.workers import ALONE
 from tasks.measures.description import Subject
 from tasks.measures.evaluate import evaluate
 from tasks.measures.metrics import figures
-from tasks.params.slices import find_evaluation, find_training
+from tasks.params.slices import find_check, find_evaluation, find_training
 from tasks.training.setup import TrainingFiles
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -46,7 +46,7 @@ def trained(make_gpt, encoding, tmp_path):
     return setup.loaded.model.eval(), data
 
 
-def test_guard_of_params_yaml_replies_to_what_it_declines_and_says_where_help_is(trained, encoding, tmp_path):
+def test_the_guard_of_params_yaml_replies_to_what_it_declines_and_says_where_help_is(trained, encoding, tmp_path):
     model, _ = trained
     assert model.config.labels == ("answer", "crisis", "decline")
     answer, crisis, decline = guard_replies(
@@ -91,3 +91,11 @@ def test_guard_is_measured_by_what_it_stops_and_its_score_table_has_the_same_fig
     by_name = figures(evaluation.metrics(scores), scores)
     assert by_name.keys() >= {"recall", "false_positive_rate", "f1", "everyday_answer", "harmful_decline"}
     assert {name: figure.value for name, figure in by_name.items()} == {name: metrics[name] for name in by_name}
+
+
+def test_block_of_the_guard_is_checked_as_that_of_any_classifier():
+    block = {**BLOCK, "train": {**BLOCK["train"], "passes": "reply"}}
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    mistakes = dict(find_check("guard")(block, values))
+    assert mistakes.keys() == {"train.passes"}
+    assert "'reply' is not among datasets.requests.preprocess.labels" in mistakes["train.passes"]

@@ -1,5 +1,7 @@
 """The form of a file, and forms that nothing reads."""
 
+import gzip
+
 import pytest
 from form_files import put, zipped
 
@@ -13,22 +15,21 @@ from tasks.datasets import corpus, emails, instructions
     ("name", "content", "form"),
     [
         ("a.txt", "Once upon a time", "text"),
-        ("a", '{"a": 1}\n{"a": 2}\n', "jsonl"),
-        ("a.json", '{"a": 1}\n{"a": 2}\n', "jsonl"),
-        ("a.jsonl", '[\n {"a": 1}\n]', "json"),
+        ("a.txt", "a\0b", "text"),
+        ("a", "ham\tone\nspam\ttwo\n", "text"),
+        ("a.NDJSON.gz", gzip.compress(b'{"a": 1}\n{"a": 2}\n'), "jsonl"),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', "json"),
+        ("a.htm", "<p>", "html"),
         ("a", "From a@b.org Thu Aug 22 12:36:23 2002\nTo: b\n\nx", "mbox"),
-        ("a", "Received: from x\n by y\nSubject: z\n\nx", "eml"),
-        ("a", "  <!DOCTYPE html>\n<p>", "html"),
-        ("a", "ham\tone\nspam\ttwo\n", "csv"),
-        ("a.txt", "ham\tone\nspam\ttwo\n", "csv"),
         ("a", "From ripley at stats.ox.ac.uk  Wed Jan  1 09:00:00 2003\nTo: b\n\nx", "mbox"),
         ("a", 'From "anna maria"@b.org\tThu Aug 22 12:36:23 +0200 (Summer Time) 2002\nTo: b\n\nx', "mbox"),
         ("a", "From 10:00 to 12:30 we meet, as in 2024\n\nx", "text"),
+        ("a.txt", "Received: from x\n by y\nSubject: z\n\nx", "eml"),
         ("a.csv", "", "empty"),
         ("a.bin", b"\x7fELF\0\0", "binary"),
     ],
 )
-def test_form_is_that_of_the_content(name, content, form, tmp_path):
+def test_form_is_that_of_the_suffix_or_of_a_text_without_one(name, content, form, tmp_path):
     assert sniff(put(tmp_path, {name: content})) == form
 
 

@@ -49,8 +49,3 @@ def test_conversation_is_its_last_answer_with_the_turns_before(read):
     row = read(instructions, "m.json", {"m.json": json.dumps([{"messages": messages}])}).iloc[0]
     assert (row["system"], row["history"]) == ("Be brief.", ["Hi.", "What is it?"])
     assert (row["instruction"], row["output"]) == ("Name a color.\nAnd no other.", "Blue.")
-
-
-def test_json_lines_with_a_long_first_line_are_rows_whatever_the_name(read):
-    rows = [{"instruction": "Count. " * 20_000, "output": "1"}, {"instruction": "Name a color.", "output": "Blue."}]
-    assert read(instructions, "a.json", {"a.json": json_lines(rows)})["output"].tolist() == ["1", "Blue."]

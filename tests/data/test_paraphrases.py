@@ -1,6 +1,5 @@
 import pytest
-
-from tasks.data.paraphrases import BOUND, paraphrases
+from paraphrases import BOUND, paraphrases
 
 TESTED = ["What do caterpillars turn into?", "How do I crack a nut without a nutcracker?"]
 LEARNED = ["Can I crack a walnut without a nutcracker?", "what do caterpillars turn into", "Why is the sea salty?"]
