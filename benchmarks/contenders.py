@@ -113,7 +113,7 @@ def transformers_gpt2(shape: Shape) -> Peer:
     return Peer(GPT2LMHeadModel(config), lambda output: output.logits)
 
 
-def peer_loss(peer: Peer, precision: str, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
+def peer_loss(peer: Peer, precision: str, *, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
     """The ordinary loss: mean cross-entropy over all logits at once."""
     run = torch.compile(peer.model) if compiled else peer.model
 

@@ -54,7 +54,7 @@ class Training:
         weights = [self.objective.weight(batch) for batch in batches]
         loss = 0.0
         for batch, weight in zip(batches, weights, strict=True):
-            self.workers.synchronise(batch == batches[-1])
+            self.workers.synchronise(now=batch == batches[-1])
             share = weight / sum(weights)  # 1.0 for a single batch, which changes no bit
             batch_loss = self.batch_loss(batch) * share
             batch_loss.backward()

@@ -139,7 +139,7 @@ def review_challenger(model: str) -> Reviewed | str:
             return f"{ended} (while it was compared)"
 
 
-def _review(model: str, number: str, champion: str | None, again: bool) -> Reviewed:
+def _review(model: str, number: str, champion: str | None, *, again: bool) -> Reviewed:
     """The earlier review of the same pair with the same gates, or a new one."""
     bounds = load_application(model).review
     pair = {"challenger": number, "champion": champion, "params": bounds.model_dump(mode="json")}

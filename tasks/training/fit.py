@@ -45,7 +45,7 @@ Samples = Callable[[TrainingSetup], list[str]]
 
 @contextmanager
 def training_run(
-    params: TrainConfig, datasets: dict[str, Path], resume: bool, identity: Mapping[str, str] | None = None
+    params: TrainConfig, datasets: dict[str, Path], *, resume: bool, identity: Mapping[str, str] | None = None
 ) -> Iterator[Checkpoints]:
     """The MLflow run of a training stage, and its checkpoints.
 

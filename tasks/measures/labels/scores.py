@@ -18,7 +18,7 @@ FALSE_POSITIVE_RATE = 0.005
 """Of what should pass, the share that may be lost where `recall_at` looks."""
 
 
-def score_labels(rows: pd.DataFrame, answers: pd.DataFrame, one_passes: bool = False) -> pd.DataFrame:
+def score_labels(rows: pd.DataFrame, answers: pd.DataFrame, *, one_passes: bool = False) -> pd.DataFrame:
     """The measures of answers to rows; a row without an answer is wrong.
 
     `answers` are as a served model gives them: `label`, which may be UNSURE, `leaning` (versions of before are always
