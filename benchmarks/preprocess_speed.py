@@ -114,7 +114,8 @@ def _ours(raw: Path, out: Path, whole: bool) -> int:
         record.write(out, "corpus")
         if whole:
             logging.info("checks")
-            steps.check(job, rows, record=record, report=out)
+            summary = steps.summarise(job, rows, record)
+            steps.check(job, rows, summary).require_success()
         logging.info("tokens")
         meta = write_tokens(load_tokenizer(TOKENIZER), rows, out)
         return sum(counts["tokens"] for counts in meta["splits"].values())

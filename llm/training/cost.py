@@ -1,10 +1,10 @@
 """What a training costs: FLOPs a token, and memory."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm.model.gpt import GPT
-from llm.training.objective import Objective
+from llm.training.objective import ModelT, Objective
 
 
 def training_flops(model: GPT) -> int:
@@ -18,7 +18,7 @@ def training_flops(model: GPT) -> int:
     return 6 * (blocks + model.output_weight.numel() + attention)
 
 
-def memory_needed(model: nn.Module, objective: Objective, index: int) -> int:
+def memory_needed(model: ModelT, objective: Objective[ModelT], index: int) -> int:
     """About how many bytes training takes where it computes; short-lived tensors, and copies in 8 bits, come on top.
 
     Weights, two moments and the best weights so far; then either gradients and what a forward pass keeps, which is

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import psutil
@@ -169,7 +170,7 @@ def _log_memory(setup: TrainingSetup, params: TrainConfig, free: int) -> None:
     logger.log(logging.WARNING if needed > free else logging.INFO, text)
 
 
-def _interruptible(setup: TrainingSetup, stop: StopRequest, samples: Samples) -> Objective:
+def _interruptible(setup: TrainingSetup, stop: StopRequest, samples: Samples) -> Objective[Any]:
     """The objective with these samples; a stop request interrupts its evaluation."""
     return replace(
         setup.objective,

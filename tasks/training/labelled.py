@@ -129,7 +129,7 @@ def _split_off_frozen_blocks(model: Classifier, params: TrainClassifier) -> GPT 
     return pack_for_reading(deepcopy(model.frozen).float())
 
 
-def _untrained(fit: Callable[[], dict[str, float]]) -> Objective:
+def _untrained(fit: Callable[[], dict[str, float]]) -> Objective[Classifier]:
     """What a training of no steps needs: its only evaluation fits the head."""
     return Objective(lambda model, index: torch.zeros(()), fit, best="validation_loss", start_counts=True)
 
