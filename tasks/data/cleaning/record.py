@@ -57,7 +57,6 @@ RULES: dict[str, Rule] = {
     "feedback": Rule(
         "Nearly equal rows of feedback become one: the answer that most networks gave last.", counts=False
     ),
-    "language": Rule("A row in a language that `languages` does not name is left out.", counts=False),
     "lengths": Rule("A row with a field that is too short or too long is left out."),
     "repetition": Rule("A row whose lines mostly repeat each other is left out."),
     "near_duplicates": Rule("All near duplicates but the first are left out."),
