@@ -22,6 +22,7 @@ from tasks.data.compression import without_compression
 from tasks.data.dataset import Dataset
 from tasks.data.formats.documents import Document, documents, raw_documents, tidy_document
 from tasks.data.problems import Problem, rows_of_file, without_problems
+from tasks.data.quality import cell_expectations
 from tasks.data.rows import Rows, part_of_rows
 from tasks.data.splits import Split
 from tasks.data.steps import check_sources, clean
@@ -255,8 +256,7 @@ def corpus_expectations() -> list["Expectation"]:
     least, most = LENGTHS["text"]
     return [
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
-        *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
-        gxe.ExpectColumnValuesToBeUnique(column="id"),
+        *cell_expectations(COLUMNS),
         gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=least, max_value=most),
         gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex="\N{REPLACEMENT CHARACTER}", mostly=0.99),
     ]
