@@ -17,12 +17,14 @@ import psutil
 import pytest
 import tiktoken
 import torch
+import yaml
 from mlflow import MlflowClient
 from projects import CHATML, NO_COMPILER, change_params, environment, make_project, read_params, run
 from real_servers import HANGS, wait_for
 
 from llm.config import GPTConfig, GPTShape
 from llm.formats.export_huggingface import export_huggingface
+from llm.formats.gguf import read_gguf
 from llm.formats.model_folder import load_model, read_config
 from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
@@ -237,6 +239,24 @@ def test_show_prints_a_row_as_the_model_reads_it_with_what_is_learned(project: P
     assert "  learns  the label " in command_line(project, "data", "show", "emails")[1]
     assert command_line(project, "data", "show", "corpus", "0", "--split", "test")[1].startswith("window 0, as found")
     assert "has no row 99999" in command_line(project, "data", "show", "emails", "99999")[2]
+
+
+def test_export_of_a_version_has_its_card_its_figures_and_its_sources(
+    project: Path, tmp_path: Path, command_line
+) -> None:
+    folder = tmp_path / "out"
+    code, output, error = command_line(project, "export", "assistant", str(folder), "--to", "gguf")
+    assert (code, error) == (0, ""), error
+    assert "assistant-1.gguf" in output
+    card = (folder / "README.md").read_text()
+    metrics = json.loads((project / "reports/evaluation/assistant/metrics.json").read_text())
+    assert f"type: response_loss\n      value: {round(metrics['response_loss'], 4)}\n" in card
+    assert "## What it is not for" in card
+    source = yaml.safe_load((project / "params.yaml").read_text())["datasets"]["instructions"]["sources"][0]["source"]
+    assert f"| instructions | {source} |" in card.replace("\\", "")
+    metadata, _ = read_gguf(folder / "assistant-1.gguf")
+    assert metadata["general.dataset.0.name"] == source
+    assert metadata["tokenizer.chat_template"].startswith("{%- if not messages")
 
 
 def test_published_weights_and_their_tokenizer_go_through_the_same_graph(

@@ -10,6 +10,7 @@ instructions have, by slots that a task is made from.
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 
 import pandas as pd
@@ -66,6 +67,11 @@ def own_lines(text: pd.Series) -> pd.Series:
     return lines.map(lambda row_lines: row_lines - common)
 
 
+def _share_of(row_lines: set[str], lines: set[str]) -> float:
+    """The share of a row's lines that are among these."""
+    return len(row_lines & lines) / max(len(row_lines), 1)
+
+
 def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
     """The share of each row's long lines that also occur in earlier splits: 0 in train, and without long lines."""
     lines = own_lines(text)
@@ -73,6 +79,6 @@ def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
     shares = pd.Series(0.0, index=table.index)
     for split in SPLITS:
         of_split = lines[table["split"] == split]
-        shares[of_split.index] = [len(row_lines & earlier) / max(len(row_lines), 1) for row_lines in of_split]
+        shares[of_split.index] = of_split.map(partial(_share_of, lines=earlier)).astype(float)
         earlier = earlier.union(*of_split)
     return shares

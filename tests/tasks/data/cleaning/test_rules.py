@@ -14,7 +14,7 @@ from tasks.data.cleaning.rules import (
 from tasks.data.steps import without_shared_lines
 
 
-def test_a_row_with_a_field_too_long_or_empty_is_left_out_with_the_reason():
+def test_row_with_a_field_too_long_or_empty_is_dropped_with_the_reason():
     table = pd.DataFrame({"id": ["a", "b", "c"], "question": ["why?", "", "w" * 30], "answer": ["so", "so", ""]})
     with recorded() as record:
         kept = within_lengths(table, table["question"], {"question": (1, 20), "answer": (1, 20)})
@@ -25,7 +25,7 @@ def test_a_row_with_a_field_too_long_or_empty_is_left_out_with_the_reason():
     ]
 
 
-def test_a_text_that_says_the_same_again_and_again_is_left_out_and_a_refrain_is_not():
+def test_text_of_repeated_lines_is_dropped_and_a_refrain_stays():
     song = "\n".join(f"Verse {n}\nof the song\nSo say we all" for n in range(8))
     spam = "\n\n".join(["BUY NOW", "Click here"] * 20)
     short = "\n".join(["ha"] * 8)
@@ -44,7 +44,7 @@ THIRD = "Thanks, that did it!\n> Run the check of the file system before it."
 OTHER = "The minutes of Tuesday's meeting are attached, please read them.\nSee you on Friday at the usual place."
 
 
-def test_a_line_is_the_same_however_often_it_is_quoted():
+def test_quoted_lines_equal_unquoted_ones():
     assert long_lines(REPLY) == {
         "does anybody know how to mount a disk that another system wrote",
         "run the check of the file system before it",
@@ -71,7 +71,7 @@ def mails(rows: int, signed: int) -> pd.Series:
     return pd.Series([text + NOTE * (n < signed) for n, text in enumerate(texts)])
 
 
-def test_a_line_that_many_mails_end_with_is_not_held_against_a_mail():
+def test_line_that_ends_many_mails_does_not_count():
     text = mails(100, 60)
     short = pd.Series([f"See you at {n}.\n{NOTE}" for n in range(5)])
     table = pd.DataFrame({"split": ["train"] * 100 + ["test"] * 5})
