@@ -35,7 +35,7 @@ class Training:
     training_model: nn.Module
     """A model with the same weights that computes the losses."""
     batch_loss: Callable[[int], Tensor]
-    """The mean loss of a batch by its number."""
+    """The mean loss of a batch by its number: that of llm/objectives/<name>/loss.py, of the training model."""
     optimizer: Optimizers
     workers: Workers
     checkpoints: Checkpoints | None

@@ -35,7 +35,7 @@ from tasks.stages.lock import FINISHED, KEEP, STATE
 from tasks.stages.ray_cluster import Cluster
 from tasks.training.interrupted import INPUTS, say_what_is_kept
 from tasks.training.progress import ProgressReporter, StopRequest
-from tasks.training.setup import Prepare, TrainingSetup
+from tasks.training.setup import Prepare, Trained, TrainingSetup
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +73,12 @@ def training_run(
 @task(cache_policy=NO_CACHE)
 def fit(
     prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints, *, samples: Samples = lambda setup: []
-) -> tuple[TrainingSetup, list[Row]]:
+) -> Trained:
     """Train the setup that `prepare` builds, from the newest of `checkpoints` on.
 
-    Returns the setup and a row of metrics a step. It trains in this process, or in the workers that THREESTAGE_RAY asks
-    for. At each evaluation it logs the texts that `samples` makes. LoRA's updates are merged into the weights at the
-    end.
+    It trains in this process, or in the workers that THREESTAGE_RAY asks for. At each evaluation it logs the texts that
+    `samples` makes. At the end LoRA's updates are merged into the weights, and the setup takes its last step, such as
+    fitting a classifier's head.
     """
     setup = prepare(ALONE)
     model = setup.loaded.model
@@ -134,7 +134,7 @@ def fit(
     if progress.curves.unsent:
         raise UserError("MLflow did not take all of the curves; the same command goes on from the last step")
     merge_lora(model)
-    return setup, history
+    return Trained(setup, history, metrics=setup.finish())
 
 
 def _log_start(model: nn.Module, compute: Compute, checkpoints: Checkpoints, *, steps: int) -> None:

@@ -12,7 +12,7 @@ from llm.config import FinetuneConfig
 from llm.device import Compute
 from llm.errors import UserFileError
 from llm.loaded_model import LoadedModel
-from llm.training.objective import Objective
+from llm.training.objective import Objective, Row
 from llm.training.workers import Workers
 
 
@@ -44,6 +44,17 @@ class TrainingSetup:
     throughput: Throughput
     finish: Callable[[], dict[str, float]] = dict
     """A last step with the trained weights, such as choosing a threshold on validation. Returns its metrics there."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training."""
+
+    setup: TrainingSetup
+    history: list[Row]
+    """A row of metrics a step."""
+    metrics: dict[str, float]
+    """Those of the setup's last step."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from tasks.training.fit import fit, training_run
 from tasks.training.interrupted import interrupted, old_trainings
 from tasks.training.progress import KEPT, log_checkpoint
 from tasks.training.report import publish
-from tasks.training.setup import Throughput, TrainingSetup
+from tasks.training.setup import Throughput, Trained, TrainingSetup
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context_length": 64, "steps": 60, "batch_size": 2, "dropout": 0.1}
@@ -80,7 +80,7 @@ def learn(params: Train = PARAMS, resume: bool = True, stop: int = 0, ask: int =
         goal = Objective(loss, evaluate, "validation_loss")
         return TrainingSetup(LoadedModel(model, None), goal, compute=CPU, throughput=Throughput("tokens", 8, 30))
 
-    with training_run(params, INPUTS, resume) as checkpoints:
+    with training_run(params, INPUTS, resume=resume) as checkpoints:
         fit(prepare, params, checkpoints)
     return seen
 
@@ -296,7 +296,7 @@ def test_publish_writes_a_model_that_loads_and_a_report_with_the_best_step(stage
         with stage_run():
             goal = Objective(None, None, "validation_f1", lower_is_better=False)
             setup = TrainingSetup(LoadedModel(gpt, encoding), goal, compute=CPU, throughput=Throughput("tokens", 1))
-            return publish("foundation", "language_model", setup=setup, history=history)
+            return publish("foundation", "language_model", trained=Trained(setup, history, metrics={}))
 
     metrics = run()
     assert metrics == {"train_loss": 6.5, "validation_f1": 0.75, "validation_loss": 1.0, "steps": 6, "best_step": 4}
@@ -320,7 +320,7 @@ def test_training_that_explodes_leaves_its_whole_curve_with_each_step_once(stage
             goal = Objective(loss, lambda: {"validation_loss": 1.0}, "validation_loss", start_counts=True)
             return TrainingSetup(LoadedModel(model, None), goal, compute=CPU, throughput=Throughput("tokens", 8, 30))
 
-        with training_run(params, INPUTS, True) as checkpoints:
+        with training_run(params, INPUTS, resume=True) as checkpoints:
             fit(prepare, params, checkpoints)
 
     for _ in range(2):  # the second goes on in the same run, and comes as far

@@ -16,7 +16,7 @@ from llm.objectives.classifier import guard_replies
 from llm.training.loop import train
 from llm.training.workers import ALONE
 from tasks.measures.description import Subject
-from tasks.measures.evaluate import evaluate
+from tasks.measures.evaluate import measure_and_write
 from tasks.measures.metrics import figures
 from tasks.params.slices import find_check, find_evaluation, find_training
 from tasks.training.setup import TrainingFiles
@@ -83,7 +83,7 @@ def test_guard_is_measured_by_what_it_stops_and_its_score_table_has_the_same_fig
         compute=CPU,
         evidence=evidence,
     )
-    metrics = evaluate(evaluation, subject)
+    metrics = measure_and_write(evaluation, subject)
     assert (metrics["recall"], metrics["false_positive_rate"], metrics["f1"]) == (1.0, 0.0, 1.0)
     assert "evasion_recall" not in metrics
     scores = pd.read_parquet(evidence / "scores.parquet")

@@ -16,7 +16,7 @@ from tasks.applications.classifier.evasions import FORMS
 from tasks.applications.classifier.measure import EVALUATION as CLASSIFIER
 from tasks.applications.guard.measure import EVALUATION as GUARD
 from tasks.measures.description import Subject
-from tasks.measures.evaluate import evaluate
+from tasks.measures.evaluate import measure_and_write
 from tasks.measures.labels.measure import Evaluate
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -37,7 +37,7 @@ def measured(model, encoding, emails, evidence, evaluation=CLASSIFIER) -> dict[s
         compute=CPU,
         evidence=evidence,
     )
-    return evaluate(evaluation, subject)
+    return measure_and_write(evaluation, subject)
 
 
 @pytest.fixture
