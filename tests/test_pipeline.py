@@ -28,7 +28,6 @@ from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives import load
 from llm.objectives.classifier import email_text, probabilities
-from tasks.applications.classifier.evasions import GROUPS
 from tasks.applications.foundation.train import CHANGEABLE
 from tasks.registry.record import read_record
 
@@ -36,7 +35,6 @@ LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
 CLASSIFIED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
     *("everyday_ham", "everyday_spam", "short_ham", "short_spam", "evasion_recall", "unsure_share", "sure_errors"),
-    *(f"evasion_{group}" for group in GROUPS),
 )
 GUARDED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
@@ -130,8 +128,7 @@ def test_registry_has_a_challenger_of_each_model_with_evidence_and_lineage(clien
         assert record.hashes.outs[f"models/{model}"] == version.tags["threestage.model"]
         trained = record.facts["run.training"]
         assert client.get_logged_model(version.source.removeprefix("models:/")).source_run_id == trained
-        takes_steps = model != "guard"  # the small project's guard fits its head alone
-        assert bool(client.list_artifacts(trained, "checkpoints")) == takes_steps
+        assert client.list_artifacts(trained, "checkpoints")
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"evaluation", "training"}
 
 

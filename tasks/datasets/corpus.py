@@ -217,7 +217,7 @@ def cut(table: pd.DataFrame, longest: float) -> pd.DataFrame:
     Others stay whole: they read best so, and no held-out text is then part of a document in train.
     """
     rows: list[Row] = []
-    for row in table[COLUMNS].itertuples():
+    for row in map(Row._make, table[COLUMNS].to_numpy().tolist()):
         pieces = _pieces(row.text, min(PIECE, longest)) if len(row.text) > longest else [row.text]
         for number, piece in enumerate(pieces, 1):
             suffix = f"#{number}" if len(pieces) > 1 else ""

@@ -124,10 +124,10 @@ def write_instructions(rows: "Rows", folder: Path, params: Split) -> None:
 def instruction_text(table: Table) -> pd.Series:
     """The text by which rows are compared: everything said in them."""
     columns = ["system", "history", "instruction", "input", "output"]
-    texts = [
-        "\n".join(filter(None, [row.system, *row.history, row.instruction, row.input, row.output]))
-        for row in table[columns].itertuples()
-    ]
+    texts: list[str] = []
+    for system, history, *question_and_answer in table[columns].to_numpy().tolist():
+        parts: list[str] = [system, *history, *question_and_answer]
+        texts.append("\n".join(filter(None, parts)))
     return pd.Series(texts, index=table.index, dtype=object)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tasks.data.cleaning.record import changed
 
-NO_TEXT = ("id", "source", "label", "kind", "group", "split")
+NO_TEXT = ["id", "source", "label", "kind", "group", "split"]
 
 
 def _is_card(number: str) -> bool:

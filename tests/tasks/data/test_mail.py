@@ -173,6 +173,25 @@ def test_letters_are_read_as_they_look(written, read):
     assert clean_mail(written, written) == (read, read)
 
 
+@pytest.mark.parametrize(
+    ("content", "kind", "encoding"),
+    [
+        ("<p>Che<!-- 5 -->ap pi<!-- 5 -->lls to<!-- 5 -->day</p>", "text/html", "7bit"),
+        ("<p>Ch<b></b>eap pi<b></b>lls to<b></b>day</p>", "text/html", "7bit"),
+        ("".join(f"&#{ord(letter)};" for letter in "Cheap pills today"), "text/html", "7bit"),
+        (encodebytes("Cheap pills today".encode("utf-16")).decode(), "text/plain; charset=utf-16", "base64"),
+        ("Cheap pills today".encode("utf-7").decode(), "text/plain; charset=utf-7", "7bit"),
+        ("Ｃｈｅａｐ ｐｉｌｌｓ ｔｏｄａｙ", "text/plain; charset=utf-8", "8bit"),
+        ("C h e a p  p i l l s  t o d a y", "text/plain", "7bit"),
+        ("C.h.e.a.p p.i.l.l.s t.o.d.a.y", "text/plain", "7bit"),
+        ("\N{SOFT HYPHEN}".join("Cheap pills today"), "text/plain; charset=utf-8", "8bit"),
+        ("\N{ZERO WIDTH SPACE}".join("Cheap pills today"), "text/plain; charset=utf-8", "8bit"),
+    ],
+)
+def test_disguised_words_are_read_as_they_are(content, kind, encoding):
+    assert parse_message(raw(content, kind=kind, encoding=encoding))[1] == "Cheap pills today"
+
+
 @given(TEXTS, TEXTS)
 @example("", "\b<html><p>Dear <b>friend</b>")
 @example("", "&lt;html&gt;<p>Dear <b>friend</b>")

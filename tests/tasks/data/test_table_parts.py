@@ -33,7 +33,7 @@ def test_parts_come_in_the_order_of_jobs_with_what_cleaning_did_to_each(tmp_path
     assert read_part(parts[0], ["square"]).to_pydict() == {"square": [1]}
 
 
-def test_what_is_there_is_not_made_again_and_an_error_leaves_what_was_made(tmp_path, caplog):
+def test_resume_makes_missing_parts_alone_and_an_error_leaves_those_before(tmp_path, caplog):
     with pytest.raises(ValueError, match="three"):
         make_parts(tmp_path, [1, 3, 5], squares)
     assert [path.name for path in tmp_path.iterdir()] == ["000000.arrow"]

@@ -102,9 +102,11 @@ def test_outside_of_a_record_rules_do_what_they_do_and_write_nothing_down():
     assert record.counts() == {}
 
 
-def test_of_a_long_line_the_example_shows_where_it_differs():
+def test_example_has_the_first_lines_that_differ_and_is_cut():
     with recorded() as record:
-        changed("characters", "a" * 500 + "&amp;b\nand so on", "a" * 500 + "&b\nand so on")
+        changed(
+            "characters", "same\n\na &amp; b" + "x" * 500 + "\nand so on", "same\na & b" + "x" * 500 + "\nand so on"
+        )
     (example,) = record.examples["characters"]
-    assert example["before"] == "a" * 39 + "&amp;b\nand so on"
-    assert example["after"] == "a" * 39 + "&b\nand so on"
+    assert example["before"] == "a &amp; b" + "x" * 151 + "\nand so on"
+    assert example["after"] == "a & b" + "x" * 155 + "\nand so on"

@@ -1,15 +1,10 @@
 from dataclasses import replace
 
 import pandas as pd
-import pytest
 from dataset_rows import TEXTS, as_rows, as_table
 
 from tasks.data.cleaning.record import recorded
 from tasks.data.cleaning.rules import (
-    SHORTEST,
-    UNKNOWN,
-    in_languages,
-    language_of,
     long_lines,
     repeated_lines,
     shares_before,
@@ -39,38 +34,6 @@ def test_a_text_that_says_the_same_again_and_again_is_left_out_and_a_refrain_is_
     with recorded() as record:
         assert without_repetition(table, table["text"])["id"].tolist() == ["song", "short"]
     assert record.quarantine()["reason"].tolist() == ["95% of its lines repeat others"]
-
-
-IN_LANGUAGES = {
-    "en": "Dear Anna, thank you for the invitation; we would be glad to come on Tuesday, and we will bring the cake.",
-    "de": "Liebe Anna, vielen Dank für die Einladung; wir kommen am Dienstag sehr gerne und bringen den Kuchen mit.",
-    "nl": "Beste Anna, bedankt voor de uitnodiging; we komen dinsdag heel graag en nemen de taart voor iedereen mee.",
-    "fr": "Chère Anna, merci beaucoup pour ton invitation ; nous viendrons mardi avec plaisir et le gâteau promis.",
-}
-
-
-def test_the_language_of_a_text_is_told_where_it_is_long_enough_and_certain():
-    assert [language_of(text) for text in IN_LANGUAGES.values()] == list(IN_LANGUAGES)
-    assert language_of(IN_LANGUAGES["de"][: SHORTEST - 1]) == UNKNOWN
-    assert language_of("0123456789 " * 20) not in IN_LANGUAGES
-
-
-def test_rows_in_other_languages_are_left_out_where_some_are_named():
-    table = pd.DataFrame({"id": [*IN_LANGUAGES, "short"], "text": [*IN_LANGUAGES.values(), "Bonjour"]})
-    with recorded() as record:
-        assert in_languages(table, table["text"], ()).equals(table)
-        assert record.quarantine().empty
-    with recorded() as record:
-        assert in_languages(table, table["text"], ["en", "nl"])["id"].tolist() == ["en", "nl", "short"]
-    assert record.quarantine()[["id", "rule", "reason"]].to_numpy().tolist() == [
-        ["de", "language", "it is in de"],
-        ["fr", "language", "it is in fr"],
-    ]
-
-
-def test_a_language_that_is_none_is_named():
-    with pytest.raises(ValueError, match=r"^languages: 'english' is no code of ISO 639 that is known; en and pt are$"):
-        in_languages(pd.DataFrame({"text": []}), pd.Series([], dtype=object), ["en", "english"])
 
 
 ASKED = "Does anybody know how to mount a disk that another system wrote?\nIt says that the superblock is broken."
