@@ -27,11 +27,12 @@ from pydantic import Field
 from flows.deploy import outdated
 from flows.register import NotRegisteredError, register
 from flows.retrain_page import Page, StageRun
-from flows.review import GATES, NotReviewedError, review
+from flows.review import NotReviewedError, review
 from llm.errors import UserError
 from tasks.data.inbox import INBOX
 from tasks.registry import result_branch
 from tasks.registry.decide import is_open
+from tasks.registry.history import GATES
 from tasks.registry.parent_run import close_left_runs, parent_run
 from tasks.registry.register import check_bytes, registered
 from tasks.registry.summary import next_step

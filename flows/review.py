@@ -10,8 +10,8 @@ from prefect.context import FlowRunContext
 
 from flows.decide import chosen_models
 from llm.errors import UserError
-from tasks.registry.decide import GATES, approve, reject, settle
-from tasks.registry.history import Event
+from tasks.registry.decide import approve, reject, settle
+from tasks.registry.history import GATES, Event
 from tasks.stages.end_states import quiet_stops
 from tasks.stages.server import leave_artifact
 
