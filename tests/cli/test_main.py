@@ -258,4 +258,4 @@ def test_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path, 
     output, errors = reader.communicate()
     assert (reader.returncode, errors) == (0, UNAPPROVED)
     row = json.loads(output)
-    assert (row["line"], row["file"]) == (1, "caf\udce9.jsonl")
+    assert (row["mail"], row["file"]) == (1, "caf\udce9.mbox")
