@@ -28,7 +28,6 @@ from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives import load
 from llm.objectives.classifier import email_text, probabilities
-from tasks.applications.classifier.evasions import GROUPS
 from tasks.applications.foundation.train import CHANGEABLE
 from tasks.registry.record import read_record
 
@@ -36,7 +35,6 @@ LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
 CLASSIFIED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
     *("everyday_ham", "everyday_spam", "short_ham", "short_spam", "evasion_recall", "unsure_share", "sure_errors"),
-    *(f"evasion_{group}" for group in GROUPS),
 )
 GUARDED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),

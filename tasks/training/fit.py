@@ -12,22 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import psutil
-import torch
 from mlflow import MlflowClient
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import nn
 
 from llm.config import TrainConfig
-from llm.device import Compute, choose_compute
+from llm.device import Compute
 from llm.errors import UserError
 from llm.files import write_atomic
 from llm.kernels.training.backend import TORCH
 from llm.model.lora import merge_lora
 from llm.training.backend import build_training_model
 from llm.training.checkpoint import Checkpoints, restore_weights
-from llm.training.cost import memory_needed
 from llm.training.loop import train
 from llm.training.objective import Objective, Row
 from llm.training.workers import ALONE
@@ -73,14 +70,6 @@ def training_run(
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
 
-def _free_memory() -> int:
-    """Free bytes of memory on the training's device."""
-    device = choose_compute().device
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
-
-
 @task(cache_policy=NO_CACHE)
 def fit(
     prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints, *, samples: Samples = lambda setup: []
@@ -91,7 +80,6 @@ def fit(
     for. At each evaluation it logs the texts that `samples` makes. LoRA's updates are merged into the weights at the
     end.
     """
-    free = _free_memory()
     setup = prepare(ALONE)
     model = setup.loaded.model
     training_model = model
@@ -104,7 +92,6 @@ def fit(
             compute = replace(compute, backend=TORCH, backend_reason="several workers share the batches")
     _log_start(model, compute, checkpoints, steps=params.steps)
     if cluster is None and params.steps:
-        _log_memory(setup, params, free)
         if compute.backend.compiles:  # keeps compiled kernels: the next training waits 4 s, not 20
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE / "compiled").absolute()))
         training_model, compute = build_training_model(model, setup.objective, compute)
@@ -160,14 +147,6 @@ def _log_start(model: nn.Module, compute: Compute, checkpoints: Checkpoints, *, 
     if checkpoint is not None:
         _, state = checkpoint
         logger.info("going on after step %d of %d", state["step"], steps)
-
-
-def _log_memory(setup: TrainingSetup, params: TrainConfig, free: int) -> None:
-    """Log the memory that training needs, as a warning if less was free before the model was loaded."""
-    last = params.steps * params.gradient_accumulation - 1  # a growing context is longest there
-    needed = memory_needed(setup.loaded.model, setup.objective, last)
-    text = f"training needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
-    logger.log(logging.WARNING if needed > free else logging.INFO, text)
 
 
 def _interruptible(setup: TrainingSetup, stop: StopRequest, samples: Samples) -> Objective[Any]:

@@ -127,7 +127,6 @@ finally:
     ("command", "code", "reason", "loaded"),
     [
         (["--help"], 0, "", ""),
-        (["classify", "gone.eml", "."], 3, "error: gone.eml: No such file or directory\nerror: .: Is a directory", ""),
         (["classify", "-m", "oracle", "gone.eml"], 1, "error: model 'oracle' is not registered; those are: none", ""),
         (["chat", "hello", "-m", "oracle@champion"], 1, "error: model 'oracle' is not registered; those are: none", ""),
         (["serve", "--allowed-hosts", "a*b"], 1, "error: --allowed-hosts: 'a*b' is no name of a host", ""),

@@ -86,16 +86,17 @@ def test_guard_is_measured_by_what_it_stops_and_its_score_table_has_the_same_fig
     metrics = evaluate(evaluation, subject)
     assert (metrics["recall"], metrics["false_positive_rate"], metrics["f1"]) == (1.0, 0.0, 1.0)
     assert "evasion_recall" not in metrics
-    assert pd.read_csv(evidence / "behavioural.csv")["id"].tolist() == ["everyday", "harmful"]
     scores = pd.read_parquet(evidence / "scores.parquet")
-    known = figures(evaluation.metrics(scores), scores)
-    assert known.keys() >= {"recall", "false_positive_rate", "f1", "everyday_answer", "harmful_decline"}
-    assert {name: figure.value for name, figure in known.items()} == {name: metrics[name] for name in known}
+    asked = scores.query("part != 'test' and measure == 'right'")
+    assert asked["id"].tolist() == ["everyday", "harmful"]
+    by_name = figures(evaluation.metrics(scores), scores)
+    assert by_name.keys() >= {"recall", "false_positive_rate", "f1", "everyday_answer", "harmful_decline"}
+    assert {name: figure.value for name, figure in by_name.items()} == {name: metrics[name] for name in by_name}
 
 
-def test_a_guards_block_is_checked_as_that_of_any_classifier():
+def test_block_of_the_guard_is_checked_as_that_of_any_classifier():
     block = {**BLOCK, "train": {**BLOCK["train"], "passes": "reply"}}
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    found = dict(find_check("guard")(block, values))
-    assert found.keys() == {"train.passes"}
-    assert "'reply' is not among datasets.requests.preprocess.labels" in found["train.passes"]
+    mistakes = dict(find_check("guard")(block, values))
+    assert mistakes.keys() == {"train.passes"}
+    assert "'reply' is not among datasets.requests.preprocess.labels" in mistakes["train.passes"]

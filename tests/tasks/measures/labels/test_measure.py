@@ -12,7 +12,7 @@ from llm.generation.packed import pack_for_reading
 from llm.loaded_model import LoadedModel
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
-from tasks.applications.classifier.evasions import GROUPS
+from tasks.applications.classifier.evasions import FORMS
 from tasks.applications.classifier.measure import EVALUATION as CLASSIFIER
 from tasks.applications.guard.measure import EVALUATION as GUARD
 from tasks.measures.description import Subject
@@ -111,10 +111,10 @@ def test_behavioural_mails_are_measured_if_the_dataset_has_some(make_gpt, encodi
     model = make_classifier(make_gpt)
     metrics = measured(model, encoding, emails, tmp_path)
     assert (metrics["baseline_everyday_ham"], metrics["baseline_everyday_spam"]) == (1.0, 0.5)
-    table = pd.read_csv(tmp_path / "behavioural.csv")
-    assert table["id"].tolist() == ["'=0", "'=1", "'=2", "'=3"]
-    assert metrics["everyday_spam"] == table["right"][2:].mean()
-    assert table["baseline_right"].tolist() == [True, True, True, False]
+    table = pd.read_parquet(tmp_path / "scores.parquet").query("part == 'everyday' and measure == 'right'")
+    assert table["id"].tolist() == ["=0", "=1", "=2", "=3"]
+    assert metrics["everyday_spam"] == table["ours"][2:].mean()
+    assert table["baseline"].tolist() == [1, 1, 1, 0]
 
 
 def test_unsure_answers_and_sure_errors_are_counted_for_both_by_the_same_rule(make_gpt, encoding, emails, tmp_path):
@@ -131,7 +131,7 @@ def test_unsure_answers_and_sure_errors_are_counted_for_both_by_the_same_rule(ma
     assert its.threshold == pytest.approx(0.5)
 
 
-def test_evasions_are_measured_by_form_and_group(make_gpt, encoding, emails, tmp_path, monkeypatch):
+def test_evasions_are_measured_by_form(make_gpt, encoding, emails, tmp_path):
     for split in ("train", "validation", "test"):
         table = pd.read_parquet(emails / f"{split}.parquet")
         words = {"ham": "cats sleep near warm doors " * 20, "spam": "purchase cheap hats today here " * 6}
@@ -139,26 +139,15 @@ def test_evasions_are_measured_by_form_and_group(make_gpt, encoding, emails, tmp
     model = make_classifier(make_gpt)
     metrics = measured(model, encoding, emails, tmp_path)
     table = pd.read_csv(tmp_path / "evasions.csv").set_index("form")
-    assert table.index[0] == "as it was"
-    assert len(table) >= 31
+    assert table.index.tolist() == ["as it was", *FORMS]
     assert table["mails"].tolist() == [6] * len(table)
     assert table.loc["as it was", "baseline_caught"] == 1
-    assert (
-        table.loc[["homoglyphs", "zero-width characters", "comments in words"], "baseline_caught"].tolist() == [1] * 3
-    )
-    plain, evaded = table["caught"].iloc[0], table["caught"].iloc[1:]
+    assert table.loc["homoglyphs", "baseline_caught"] == 1
+    plain = table["caught"].iloc[0]
+    evaded = table["caught"].iloc[1:]
     assert metrics["evasion_recall"] == pytest.approx(evaded.mean(), abs=1e-3)
     assert metrics["evasion_loss"] == pytest.approx(plain - evaded.mean(), abs=1e-3)
     assert metrics["baseline_evasion_recall"] == pytest.approx(table["baseline_caught"].iloc[1:].mean(), abs=1e-3)
-    groups = pd.read_csv(tmp_path / "evasion_groups.csv").set_index("group")
-    by_form = table.iloc[1:].groupby("group", sort=False)
-    assert groups.index.tolist() == list(by_form.groups) == list(GROUPS)
-    assert groups["forms"].sum() == len(table) - 1
-    for group, forms in by_form:
-        assert metrics[f"evasion_{group}"] == pytest.approx(forms["caught"].mean(), abs=1e-3)
-        assert metrics[f"baseline_evasion_{group}"] == pytest.approx(forms["baseline_caught"].mean(), abs=1e-3)
-        low, share, high = groups.loc[group, ["low", "caught", "high"]]
-        assert low <= share <= high
 
 
 def test_three_labels_are_measured_by_their_mean_f1(make_gpt, encoding, emails, tmp_path):
