@@ -77,6 +77,7 @@ class Source(Config):
     def _is_known(cls, source: str) -> str:
         if not KNOWN.fullmatch(source):
             raise ValueError(f"sources are {FORMS}")
+        urlsplit(source)  # raises ValueError for an address such as https://[::1/x
         return source
 
     @field_validator("name")
