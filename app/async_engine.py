@@ -21,20 +21,11 @@ from llm.model.gpt import GPT
 logger = logging.getLogger(__name__)
 
 
-def check_room(
-    held: Sequence[str | None], new: int, *, room: int, share: int, network: str | None, seconds: float = 1.0
-) -> None:
-    """Raise Busy if `new` requests of a network don't fit next to those of the networks in `held`.
-
-    Without a network its `share` does not bound them. A client should try again after `seconds` a request.
-    """
-    bounds = [(len(held), room, "")]
-    if network is not None:
-        bounds.append((held.count(network), share, " of your network"))
-    for count, most, whose in bounds:
-        if count + new > most:
-            reason = f"{count} requests{whose} run or wait already, and at most {most} may"
-            raise Busy(reason, retry_after=max(1, math.ceil((len(held) + new) * seconds)))
+def check_room(held: int, new: int, *, room: int, seconds: float) -> None:
+    """Raise Busy if `new` requests don't fit next to those that are `held`, to be tried after `seconds` a request."""
+    if held + new > room:
+        reason = f"{held} requests run or wait already, and at most {room} may"
+        raise Busy(reason, retry_after=max(1, math.ceil((held + new) * seconds)))
 
 
 class Stream:
@@ -43,9 +34,8 @@ class Stream:
     Iterate to the end, or `close` it before.
     """
 
-    def __init__(self, engine: "AsyncEngine", requests: Sequence[Request], network: str | None) -> None:
+    def __init__(self, engine: "AsyncEngine", requests: Sequence[Request]) -> None:
         self.requests = requests
-        self.network = network
         self.cancelled: set[int] = set()
         """Numbers of requests that the client gave up."""
         self.began = time.monotonic()
@@ -86,18 +76,12 @@ class Stream:
 
 
 class AsyncEngine:
-    """Runs up to `rows` requests at once, lets `queue` more wait, and refuses others as Busy.
+    """Runs up to `rows` requests at once, lets `queue` more wait, and refuses others as Busy."""
 
-    One client network may hold a `share` of these places.
-    """
-
-    def __init__(
-        self, model: GPT, *, rows: int, queue: int, context_length: int | None = None, share: float = 1.0
-    ) -> None:
+    def __init__(self, model: GPT, *, rows: int, queue: int, context_length: int | None = None) -> None:
         self.model = model
         self.rows = rows
         self.room = rows + queue
-        self.share = max(1, int(share * self.room))
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         self._here: set[tuple[Stream, int]] = set()
         self._new: list[tuple[Stream, int]] = []
@@ -119,30 +103,22 @@ class AsyncEngine:
         """Requests that wait for a row."""
         return max(0, len(self._here) - self.rows)
 
-    def submit(self, requests: Sequence[Request], network: str | None = None) -> Stream:
-        """Accept all requests of a client, or none. Without a network its share does not bound them.
+    def submit(self, requests: Sequence[Request]) -> Stream:
+        """Accept all requests of a client, or none.
 
         Raises UserError as `check_request` does, RequestError for more than ever have room, Busy if the queue has no
         room for them now, and Unavailable if the engine is closing. Call it from a running event loop.
         """
         for request in requests:
             check_request(request, self.model.config.vocabulary_size, self.context_length)
-        most = self.room if network is None else self.share
-        if len(requests) > most:
-            raise RequestError(f"{len(requests)} texts in one request; at most {most} have room", "n")
-        stream = Stream(self, requests, network)
+        if len(requests) > self.room:
+            raise RequestError(f"{len(requests)} texts in one request; at most {self.room} have room", "n")
+        stream = Stream(self, requests)
         parts = [(stream, number) for number in range(len(requests))]
         with self._changed:
             if self._closing:
                 raise Unavailable("this version is being unloaded; ask again")
-            check_room(
-                [client.network for client, _ in self._here],
-                len(parts),
-                room=self.room,
-                share=self.share,
-                network=network,
-                seconds=self._seconds / self.rows,
-            )
+            check_room(len(self._here), len(parts), room=self.room, seconds=self._seconds / self.rows)
             self._here.update(parts)
             self._new += parts
             self._changed.notify_all()

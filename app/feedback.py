@@ -14,7 +14,6 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.schema import ChatMessage, Closed
 from app.api.v1 import ERRORS
-from app.clients import network_of
 from app.errors import RequestError
 from app.guard import replies_of, without_answered
 from app.loaded_version import LoadedVersion
@@ -78,7 +77,7 @@ async def feedback(request: Request, correction: Feedback) -> Kept:
     settings: Settings = request.app.state.settings
     if isinstance(correction, EmailFeedback):
         loaded = await request.app.state.loader.get(correction.model, CLASSIFY)
-        row = await labelled(loaded, correction, settings.queue, network=network_of(request))
+        row = await labelled(loaded, correction, settings.queue)
     else:
         loaded = await request.app.state.loader.get(correction.model, CHAT)
         replies = await run_in_threadpool(replies_of, request.app.state)
@@ -88,11 +87,9 @@ async def feedback(request: Request, correction: Feedback) -> Kept:
     return await run_in_threadpool(partial(keep, quarantine, settings, loaded=loaded, row=row, client=client))
 
 
-async def labelled(
-    loaded: LoadedVersion, correction: EmailFeedback, queue: int, *, network: str | None
-) -> dict[str, Any]:
+async def labelled(loaded: LoadedVersion, correction: EmailFeedback, queue: int) -> dict[str, Any]:
     """The row of a mail, once it is the mail's turn to be cleaned. Raises as `email_row`; Busy if `queue` wait."""
-    with loaded.classified_by(queue, network):
+    with loaded.classified_by(queue):
         async with loaded.turn:  # without a thread that waits: there are few
             return await run_in_threadpool(email_row, loaded, correction)
 

@@ -95,11 +95,10 @@ class Generation:
         logprobs: int | None = None,
         seconds: float = 300,
         param: str = "messages",
-        network: str | None = None,
     ) -> None:
         """Begin; raises RequestError for a prompt that doesn't fit, and as `AsyncEngine.submit`.
 
-        `seconds` are left for all of it; `param` is the request's name for its prompts, `network` the client's.
+        `seconds` are left for all of it; `param` is the request's name for its prompts.
         """
         context = loaded.engine.context_length
         longest = max(map(len, prompts), default=0)
@@ -129,7 +128,7 @@ class Generation:
         self._texts = [TextStream(loaded.encoding, stop) for _ in requests]
         self._tokens: list[list[GeneratedToken]] = [[] for _ in requests]
         self._deadline = time.monotonic() + seconds
-        self._stream: Stream = loaded.engine.submit(requests, network)
+        self._stream: Stream = loaded.engine.submit(requests)
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         try:

@@ -56,13 +56,11 @@ def guard_model(settings: Settings, registered: Sequence[RegisteredVersion]) -> 
     return None
 
 
-async def ask_guard(
-    state: Any, versions: Sequence[LoadedVersion], messages: Sequence[Message], network: str | None
-) -> Guarded:
+async def ask_guard(state: Any, versions: Sequence[LoadedVersion], messages: Sequence[Message]) -> Guarded:
     """What the guard says to a conversation with these versions, if there is a guard and the settings want it.
 
-    Raises as `check_conversation`, which bounds what the guard reads; Busy if too many requests wait for the guard, or
-    too many of this network; and Unavailable if there is a guard that can't be asked: then nobody answers.
+    Raises as `check_conversation`, which bounds what the guard reads; Busy if too many requests wait for the guard;
+    and Unavailable if there is a guard that can't be asked: then nobody answers.
     """
     for version in versions:
         check_conversation(version, messages)
@@ -74,7 +72,7 @@ async def ask_guard(
         guard = await state.loader.get(name, GUARD)
     except RequestError as error:
         raise Unavailable(f"the guard can't be asked: {error}") from None
-    with guard.classified_by(settings.rows + settings.queue, network):
+    with guard.classified_by(settings.rows + settings.queue):
         try:
             async with asyncio.timeout(settings.request_seconds), guard.turn:  # no thread waits: there are few
                 return await run_in_threadpool(screen, guard, messages)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,12 +34,10 @@ class LoadedVersion:
     """The engine of a model that writes text."""
     cleaner: Cleaner
     """Reads the mails to classify."""
-    client_share: float = 1.0
-    """The share of one client network in the requests that may wait for the classifier."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the request whose mails are read now; the next one waits for it without a thread."""
-    classifying: list[str | None] = field(default_factory=list)
-    """The client networks of all requests whose mails are read or classified, or that wait for it."""
+    classifying: int = 0
+    """Requests whose mails are read or classified, or that wait for it."""
     asked: float = field(default_factory=time.monotonic)
 
     @property
@@ -48,15 +46,11 @@ class LoadedVersion:
         return f"{registered_name(self.name.model)}/{self.name.version}"
 
     @contextmanager
-    def classified_by(self, most: int, network: str | None = None) -> Iterator[None]:
-        """While mails of a request are read, or wait for their `turn`.
-
-        Raises Busy if `most` requests do already, or the network's share of them.
-        """
-        share = max(1, int(self.client_share * most))
-        check_room(self.classifying, 1, room=most, share=share, network=network, seconds=0)
-        self.classifying.append(network)
+    def classified_by(self, most: int) -> Generator[None]:
+        """While mails of a request are read, or wait for their `turn`. Raises Busy if `most` requests do already."""
+        check_room(self.classifying, 1, room=most, seconds=0)
+        self.classifying += 1
         try:
             yield
         finally:
-            self.classifying.remove(network)
+            self.classifying -= 1

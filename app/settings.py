@@ -18,8 +18,6 @@ class Settings(Config):
     """Texts that one version writes at once."""
     queue: int = Field(default=64, ge=0)
     """Requests that may wait for a row of a version, or for its classifier; the next one gets 429."""
-    client_share: float = Field(default=0.25, gt=0, le=1)
-    """Share of these places that one client network may hold: an IPv4 /24 or an IPv6 /64."""
     context_length: int = Field(default=2048, gt=0)
     """Tokens of the longest text, prompt included, if the model has more; bounds the memory of a row."""
     request_seconds: float = Field(default=300, gt=0)

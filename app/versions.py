@@ -162,7 +162,6 @@ class Versions:
                     rows=settings.rows,
                     queue=settings.queue,
                     context_length=settings.context_length,
-                    share=settings.client_share,
                 )
         except Exception as error:  # of any kind: other versions are loaded, and the one before goes on
             fetched.cleanup()
@@ -181,7 +180,6 @@ class Versions:
             dataset=_dataset(record),
             engine=engine,
             cleaner=self._cleaner,
-            client_share=settings.client_share,
         )
 
     def refresh(self) -> None:

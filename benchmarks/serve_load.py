@@ -261,7 +261,7 @@ def published_file() -> Path:
 def our_command(port: int, clients: int) -> list[str]:
     """The command that starts our server."""
     command = [sys.executable, "-m", "cli", "serve", "--port", str(port), "--rows", str(clients), "--no-page"]
-    return [*command, "--client-share=1", "--log-level", "warning"]
+    return [*command, "--log-level", "warning"]
 
 
 def peer_command(python: Path, file: Path, port: int, *, clients: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""`threestage classify`: is it spam? Mails in files, mailboxes and tables."""
+"""`threestage classify`: is it spam? Mails in files and mailboxes."""
 
 from itertools import islice
 from pathlib import Path
@@ -13,19 +13,16 @@ if TYPE_CHECKING:
 
 
 def classify(
-    files: Annotated[
-        list[str], typer.Argument(help="Messages, mailboxes (mbox), texts, tables of mails, or - for one on stdin.")
-    ],
+    files: Annotated[list[str], typer.Argument(help="Messages, mailboxes (mbox), texts, or - for one on stdin.")],
     model: Model = None,
     explain: Annotated[int, typer.Option(min=0, max=100, help="So many phrases that moved each decision most.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Print the label of each mail, and how probable it is.
 
-    A row of a table (JSON, JSON lines, CSV, Parquet) has `subject` and `body`, or the whole `message`. Of two labels,
-    such as ham and spam, the number is the probability of the second. A mail gets that label above a threshold, which
-    need not be one half; a model with two bounds is `unsure` between them. A line on stderr names these numbers, and
-    so does --json.
+    Of two labels, such as ham and spam, the number is the probability of the second. A mail gets that label above a
+    threshold, which need not be one half; a model with two bounds is `unsure` between them. A line on stderr names
+    these numbers, and so does --json.
     """
     check_model(model)
     reasons = {name: reason for name in files if (reason := _unreadable(name))}

@@ -60,7 +60,6 @@ def check(
         str, typer.Argument(metavar="PATH", help="A file, a folder, a glob in quotes, or any other source.")
     ],
     files: Annotated[str, typer.Option(metavar="GLOB", help="Read only these of a folder or an archive.")] = "*",
-    encoding: Annotated[str | None, typer.Option(metavar="NAME", help="Encoding, if not UTF-8: windows-1252.")] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="VALUE=LABEL", help="A value's label: 1=spam; repeat for more.")
     ] = None,
@@ -79,7 +78,7 @@ def check(
         "label_map": _pairs(label or [], "--label {}: write VALUE=LABEL, such as 1=spam"),
         "columns": _pairs(column or [], "--column {}: write OURS=NAME, such as label=folder"),
     }
-    source = pinned(Source(source=path, files=files, encoding=encoding))
+    source = pinned(Source(source=path, files=files))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         fetched = write_source(source, folder)
@@ -95,7 +94,7 @@ def check(
         return
     typer.echo(f"to take them in, put this below datasets.{dataset}.sources in params.yaml:")
     sha256 = None if path.startswith("hf:") else fetched["sha256"]
-    typer.echo(_block(source=source.source, sha256=sha256, files=files, encoding=encoding))
+    typer.echo(_block(source=source.source, sha256=sha256, files=files))
     for key, values in changes.items():
         if values:
             typer.echo(f"and below datasets.{dataset}.preprocess: {key}: {json.dumps(values)}")

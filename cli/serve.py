@@ -23,9 +23,6 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     rows: Annotated[int, typer.Option(min=1, help="Texts that a version writes at once.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 64,
-    client_share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of these places that one network may hold; 1 is all.")
-    ] = 0.25,
     page: Annotated[bool, typer.Option(help="Serve the web page next to the API.")] = True,
     guard: Guard = True,
     feedback: Annotated[bool, typer.Option(help="Keep feedback on answers, in data/feedback/.")] = True,
@@ -58,7 +55,6 @@ def serve(
         allowed_hosts=(*names, host),
         rows=rows,
         queue=queue,
-        client_share=client_share,
         guard=guard,
         feedback=feedback,
     )

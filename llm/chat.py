@@ -86,8 +86,7 @@ def _compiled(template: str) -> Template:
         raise TemplateError(reason)
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.globals["raise_exception"] = refuse
-    return environment.from_string(template)
+    return environment.from_string(template, {"raise_exception": refuse})
 
 
 def _written(encoding: tiktoken.Encoding, chat: Chat, messages: Sequence[Message]) -> str:

@@ -18,6 +18,7 @@ class Config(BaseModel):
     @classmethod
     def _no_number_is_a_boolean(cls, value: Any, info: ValidationInfo) -> Any:
         """To Python `true` is 1."""
+        assert info.field_name is not None  # it validates fields
         kinds = _kinds(cls.model_fields[info.field_name].annotation)
         if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
             raise ValueError(f"Input should be a valid {'number' if float in kinds else 'integer'}")

@@ -6,6 +6,7 @@ batch's number alone: a run that goes on after a crash sees the order it would h
 """
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -91,7 +92,7 @@ class TokenWindows:
         return np.array_split(rows, min(rounds, len(rows) // workers) * workers)
 
 
-def pad(sequences: list[list[int]], value: int, length: int = 0) -> tuple[Tensor, Tensor]:
+def pad(sequences: Sequence[Sequence[int]], value: int, length: int = 0) -> tuple[Tensor, Tensor]:
     """Sequences filled up on the right to the longest, or to `length`, int64 BT, and their lengths, B.
 
     Attention is causal, so no real token can see the padding behind it.

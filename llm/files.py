@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -36,7 +36,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Generator[BinaryIO]:
     """Yield a new file that replaces `path`, flushed to disk, when the block ends without an error.
 
     Each writer has a temporary name of its own in the folder of `path`; of several writers at once the last one wins.
@@ -71,7 +71,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Generator[Path]:
     """Yield an empty folder that takes the place of `path` when the block ends well.
 
     When the block raises, the new folder is removed and `path` stays as it was. A process that is killed leaves the old

@@ -1,18 +1,16 @@
-"""/classify: labels for mails, one or thousands, as text, as raw messages or as .eml files."""
+"""/classify: labels for mails, one or thousands, as text or as raw messages."""
 
 import math
-import re
 import time
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from app.api.schema import Closed
 from app.api.v1 import ERRORS
-from app.clients import network_of
 from app.errors import Gone, RequestError, Timeout
 from app.loaded_version import LoadedVersion
 from app.metrics import EMAILS
@@ -21,7 +19,6 @@ from llm.loaded_model import LoadedModel
 from llm.objectives import CLASSIFY
 from llm.objectives.classifier import UNSURE, email_text, probabilities
 from llm.objectives.classifier.explanations import moved_by
-from tasks.data.formats.messages import message_bytes
 from tasks.served import cleaning_module
 
 AT_ONCE = 64
@@ -32,8 +29,6 @@ LONGEST_EXPLAINED = 50_000
 """Characters of a mail with an explanation, for which it is read forty times."""
 MOST_SECONDS = 60.0
 """Time in which AT_ONCE mails must become text, as other requests wait for their turn."""
-SECOND_MESSAGE = re.compile(rb"\n\r?\nFrom \S{1,300} .{10,60}\d{4}\r?\n")
-"""The beginning of another message in an mbox."""
 
 router = APIRouter(tags=["email"], responses=ERRORS)
 
@@ -68,8 +63,6 @@ class Moved(BaseModel):
 class Verdict(BaseModel):
     """The label of a mail, or why it has none."""
 
-    name: str | None = None
-    """The name of its file."""
     label: str | None = None
     """One of the labels, or `unsure`."""
     leaning: str | None = None
@@ -109,32 +102,6 @@ async def classify(request: Request, body: ClassifyRequest) -> Classification:
     return await _classified(request, loaded, rows, explained=body.explain)
 
 
-@router.post("/classify/files", summary="Classify .eml files")
-async def classify_files(
-    request: Request,
-    files: Annotated[list[UploadFile], File(description="Messages as mail programs save them", max_length=1000)],
-    model: Annotated[str | None, Form(max_length=200)] = None,
-    explain: Annotated[int, Form(ge=0, le=100)] = 0,
-) -> Classification:
-    """The same for files. The answer repeats their names, which are used for nothing else."""
-    loaded = await request.app.state.loader.get(model, CLASSIFY)
-    rows = [_row(await file.read()) for file in files]
-    classification = await _classified(request, loaded, rows, explained=explain)
-    for verdict, file in zip(classification.verdicts, files, strict=True):
-        verdict.name = file.filename
-    return classification
-
-
-def _row(content: bytes) -> dict[str, Any]:
-    """A file as a row, or the error if it is not one message."""
-    content = message_bytes(content)
-    if b"\0" in content:
-        return {"error": "it is no text"}
-    if content.startswith(b"From ") and SECOND_MESSAGE.search(content):
-        return {"error": "it has several messages: each must be a file of its own"}
-    return {"message": content}
-
-
 async def _classified(
     request: Request, loaded: LoadedVersion, rows: list[dict[str, Any]], *, explained: int
 ) -> Classification:
@@ -143,7 +110,7 @@ async def _classified(
     if explained and len(rows) > MOST_EXPLAINED:
         raise RequestError(f"{len(rows)} mails with explain; at most {MOST_EXPLAINED} are explained at once", "explain")
     verdicts: list[Verdict] = []
-    with loaded.classified_by(settings.queue, network_of(request)):
+    with loaded.classified_by(settings.queue):
         for first in range(0, len(rows), AT_ONCE):
             async with loaded.turn:  # and not a thread that waits: there are few
                 if await request.is_disconnected():

@@ -6,7 +6,6 @@ accepted only with a value that asks for nothing (`tools: null`). Any other name
 `repetition_penalty` are additions that other servers of open models have, too; `text_penalty` is our own.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -66,10 +65,7 @@ class Closed(BaseModel):
         for name in value:
             if name in cls.model_fields or (name in cls.unsupported and value[name] in cls.unsupported[name]):
                 continue
-            reason = "{part} is not supported"
-            if name not in cls.unsupported:
-                close = difflib.get_close_matches(name[:LONGEST_NAME], cls.model_fields, n=1)
-                reason = "{part} is not known" + (f"; did you mean {close[0]}?" if close else "")
+            reason = "{part} is not supported" if name in cls.unsupported else "{part} is not known"
             part = name[:LONGEST_NAME].encode(errors="replace").decode()
             raise PydanticCustomError("unknown_part", reason, {"part": part})
         return {name: part for name, part in value.items() if name in cls.model_fields}

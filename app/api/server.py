@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from threading import Thread
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -188,34 +188,13 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
     # for a part of several types, most of pydantic's errors are that it is none of the others
     specific = [detail for detail in error.errors() if not detail["type"].endswith("_type")]
     first = (specific or error.errors())[0]
-    path = _path(first, error.body)
+    path = ".".join(map(str, first["loc"][1:]))
     reason = first["msg"].removeprefix("Value error, ")
-    context = first.get("ctx", {})
     if isinstance(error.body, bytes):
-        path = ""
         reason = "the body is not said to be JSON: send the header Content-Type: application/json"
-    elif first["type"].startswith("union_tag"):  # whose path is the whole
-        path = context["discriminator"].strip("'")
-        reason = f"one of {', '.join(feedback.ABOUT)}"
-    elif first["type"] == "json_invalid":  # whose path is a number of characters
-        path = ""
-        reason = f"no JSON: {context['error']}"
-    param = ".".join(filter(None, (path, context.get("part"))))
+    param = ".".join(filter(None, (path, first.get("ctx", {}).get("part"))))
     refusal = RequestError(f"{path}: {reason}" if path else reason, param or None)
     return error_response(refusal, 400 if request.url.path.startswith(v1.router.prefix) else 422)
-
-
-def _path(detail: dict[str, Any], body: Any) -> str:
-    """The parts of an error's path that the body has, and a missing one: pydantic also names the types of a union."""
-    parts = []
-    for number, part in enumerate(detail["loc"][1:], 2):
-        try:
-            body = body[part]
-        except (LookupError, TypeError):
-            if detail["type"] != "missing" or number < len(detail["loc"]):
-                continue
-        parts.append(str(part))
-    return ".".join(parts)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

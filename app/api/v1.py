@@ -13,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.limits import until_gone
 from app.api.schema import ChatRequest, CompletionRequest, Error, Model, Models, error_json
-from app.clients import network_of
 from app.errors import NotFound, RequestError
 from app.generation import Choice, GeneratedToken, Generation, Piece, Reply, chat_prompt, check_size, ends, whole
 from app.guard import ask_guard
@@ -86,7 +85,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     began = time.monotonic()
     loaded = await request.app.state.loader.get(body.model, CHAT)
     messages = [message.turn() for message in body.messages]
-    guarded = await ask_guard(request.app.state, [loaded], messages, network=network_of(request))
+    guarded = await ask_guard(request.app.state, [loaded], messages)
     prompt = await run_in_threadpool(chat_prompt, loaded, guarded.messages)
     generation: Generation | Reply
     if guarded.reply is not None:
@@ -170,7 +169,6 @@ def _start_generation(
         stop=body.stops,
         n=body.n or 1,
         seconds=request.app.state.settings.request_seconds - (time.monotonic() - began),
-        network=network_of(request),
         **options,
     )
 

@@ -74,12 +74,11 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         top_p: float,
         longest: float,
         seed: str,
-        request: gr.Request,
     ) -> AsyncIterator[str]:
         try:
             messages = [*conversation(instead, history), Message("user", question)]
             sampling = Sampling(temperature=temperature, top_p=top_p if top_p < 1 else None, seed=seed.strip() or None)
-            texts = answers_so_far(app, [name], messages, sampling=sampling, request=request, longest=int(longest))
+            texts = answers_so_far(app, [name], messages, sampling=sampling, longest=int(longest))
             async with aclosing(texts):
                 async for (text,) in texts:
                     yield text

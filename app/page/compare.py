@@ -35,14 +35,14 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     with gr.Row():
         boxes = [gr.Chatbot(buttons=["copy"], elem_id=f"answer-{side}", **LOOK) for side in ("left", "right")]
 
-    async def ask(question: str, left: str | None, right: str | None, request: gr.Request) -> AsyncIterator[list[Any]]:
+    async def ask(question: str, left: str | None, right: str | None) -> AsyncIterator[list[Any]]:
         if not question.strip():
             raise gr.Error("Write a question first.", print_exception=False)
         if not left or not right or left == right:
             raise gr.Error("Choose two different versions.", print_exception=False)
         with shown_errors():
             messages = [Message("user", question)]
-            answers = answers_so_far(app, (left, right), messages, sampling=GREEDY, request=request)
+            answers = answers_so_far(app, (left, right), messages, sampling=GREEDY)
             async with aclosing(answers):
                 async for texts in answers:
                     yield [[{"role": "assistant", "content": text}] for text in texts]

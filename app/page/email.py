@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from app.api.classify import Verdict, verdicts_of
-from app.clients import network_of
 from app.errors import RequestError
 from app.feedback import EmailFeedback, labelled
 from app.loaded_version import LoadedVersion
@@ -51,13 +50,13 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         file = gr.UploadButton("Check a file (.eml)", file_types=[".eml"])
     result = gr.Markdown(elem_id="verdict", min_height=40)
 
-    async def of_text(name: str | None, subject: str, body: str, request: gr.Request) -> str:
+    async def of_text(name: str | None, subject: str, body: str) -> str:
         with shown_errors():
             mail = {"subject": subject, "body": body}
-            _, verdict = await _classified(app, name, mail, request=request)
+            _, verdict = await _classified(app, name, mail)
             return _explained(verdict)
 
-    async def of_file(name: str | None, path: str, request: gr.Request) -> tuple[str, str, str]:
+    async def of_file(name: str | None, path: str) -> tuple[str, str, str]:
         """The verdict on the mail of a file, and the subject and body that the classifier read."""
         try:
             mails = await run_in_threadpool(first_mails, path)
@@ -66,7 +65,7 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         with shown_errors():
             if len(mails) > 1:
                 raise RequestError("the file has several mails; `threestage classify` checks them all")
-            loaded, verdict = await _classified(app, name, mails[0], request=request)
+            loaded, verdict = await _classified(app, name, mails[0])
             cleaning = cleaning_module(loaded.folder)
             if cleaning:
                 mails = await run_in_threadpool(loaded.cleaner, cleaning.clean_row, mails)
@@ -96,7 +95,7 @@ def _feedback(app: FastAPI, version: gr.Dropdown, *, subject: gr.Textbox, body: 
             loaded = await app.state.loader.get(name, CLASSIFY)
             label = loaded.model.config.labels[number]
             correction = EmailFeedback(about="email", label=label, subject=subject, body=body)
-            row = await labelled(loaded, correction, app.state.settings.queue, network=network_of(request))
+            row = await labelled(loaded, correction, app.state.settings.queue)
             await run_in_threadpool(partial(keep_feedback, app.state, loaded, row, request=request))
 
     labels = gr.Dataset(
@@ -107,14 +106,12 @@ def _feedback(app: FastAPI, version: gr.Dropdown, *, subject: gr.Textbox, body: 
     labels.click(correct, inputs=[version, subject, body, labels], **PRIVATE)
 
 
-async def _classified(
-    app: FastAPI, name: str | None, mail: Row, *, request: gr.Request
-) -> tuple[LoadedVersion, Verdict]:
+async def _classified(app: FastAPI, name: str | None, mail: Row) -> tuple[LoadedVersion, Verdict]:
     """The version and its explained verdict. Raises RequestError for an unreadable mail, and Busy."""
     loaded = await app.state.loader.get(name, CLASSIFY)
     if "error" in mail:
         raise RequestError(mail["error"])
-    with loaded.classified_by(app.state.settings.queue, network_of(request)):
+    with loaded.classified_by(app.state.settings.queue):
         async with loaded.turn:
             (verdict,) = await run_in_threadpool(partial(verdicts_of, loaded, [mail], explained=EXPLAINED))
             if verdict.error:  # it may only be too long for an explanation

@@ -13,7 +13,6 @@ from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from app.clients import network_of
 from app.errors import Busy
 from app.feedback import keep
 from app.generation import Generation, chat_prompt, ends
@@ -109,7 +108,6 @@ async def answers_so_far(
     messages: Sequence[Message],
     *,
     sampling: Sampling,
-    request: gr.Request,
     longest: int | None = None,
 ) -> AsyncIterator[list[str]]:
     """The answers of some versions so far, one of at most `longest` tokens each, again until the last has ended.
@@ -118,8 +116,7 @@ async def answers_so_far(
     `chat_prompt` and `Generation`. Whoever stops before the end closes it, which stops the versions.
     """
     loaded = [await app.state.loader.get(name, CHAT) for name in names]
-    network = network_of(request)
-    guarded = await ask_guard(app.state, loaded, messages, network=network)
+    guarded = await ask_guard(app.state, loaded, messages)
     if guarded.reply is not None:
         yield [guarded.reply + SMALL_MARK.format(version=guarded.by.name)] * len(names)
         return
@@ -141,7 +138,6 @@ async def answers_so_far(
                 stop_tokens=ends(version, chat=True),
                 max_new_tokens=longest and max(1, min(longest, version.engine.context_length - len(prompt))),
                 seconds=app.state.settings.request_seconds,
-                network=network,
             )
             generations.append(generation)
         for number, generation in enumerate(generations):

@@ -40,13 +40,13 @@ class Layout:
 
     name: str
     """As an error names it."""
-    keys: Mapping[str, str]
+    keys: dict[str, str]
     """GPTConfig's fields and the config keys that hold them."""
-    fixed: Mapping[str, Any]
+    fixed: dict[str, Any]
     """GPTConfig's fields that are the same in the whole family."""
-    computed: Mapping[str, tuple[Any, ...]]
+    computed: dict[str, tuple[Any, ...]]
     """Config keys and their values under which GPT computes the same; the first is exported. A key may be absent."""
-    modules: Mapping[str, tuple[str, ...]]
+    modules: dict[str, tuple[str, ...]]
     """Our modules, {} for a block's number, and theirs, whose rows follow each other in ours."""
     head_width: tuple[str, ...] = ()
     """Config keys that, where present, have to be the width of a head."""

@@ -20,6 +20,7 @@ from llm.model.gpt import GPT
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
+
 Build = Callable[[GPT, Mapping[str, Any]], nn.Module]
 """Makes a model around a GPT, as config.json describes it."""
 
@@ -35,7 +36,9 @@ def save_model(folder: Path, loaded: LoadedModel[nn.Module], objective: str, **s
     config.json holds the objective, which names a module of llm/objectives, `settings`, and `model.describe()`.
     """
     model = loaded.model
-    config = {"objective": objective, **settings, **model.describe()}
+    describe = model.describe
+    assert callable(describe)  # the model of every objective has it
+    config = {"objective": objective, **settings, **describe()}
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")

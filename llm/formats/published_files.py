@@ -95,21 +95,25 @@ def _open_gguf(path: Path) -> PublishedFiles:
     )
 
 
-def _scaling_of(slowdown_P: Tensor, base: float, file: str) -> dict[str, Any]:
-    """RotaryScaling's values from how many times slower each pair turns.
+def _scaling_of(slowdown_P: Tensor, base: float, file: str) -> RotaryScaling:
+    """RotaryScaling from how many times slower each pair turns.
 
     GGUF keeps these numbers alone. All of Llama 3.1 and 3.2 were made by the values below, and differ in the factor.
     """
-    values = {"low_frequency_factor": 1.0, "high_frequency_factor": 4.0, "original_context_length": 8192}
+    reason = f"{file}: tensor {ROPE_FREQUENCIES} slows positions down in another way than Llama 3.1 does"
     try:
-        values["factor"] = max(slowdown_P.tolist())
-        periods_P = float(base) ** (torch.arange(len(slowdown_P)) / len(slowdown_P))
-        same = torch.allclose(slowdown(periods_P, RotaryScaling(**values)), slowdown_P, rtol=1e-4)
+        scaling = RotaryScaling(
+            factor=max(slowdown_P.tolist()),
+            low_frequency_factor=1,
+            high_frequency_factor=4,
+            original_context_length=8192,
+        )
     except ValueError:  # no numbers, or none that slow anything down
-        same = False
-    if not same:
-        raise UserError(f"{file}: tensor {ROPE_FREQUENCIES} slows positions down in another way than Llama 3.1 does")
-    return values
+        raise UserError(reason) from None
+    periods_P = float(base) ** (torch.arange(len(slowdown_P)) / len(slowdown_P))
+    if not torch.allclose(slowdown(periods_P, scaling), slowdown_P, rtol=1e-4):
+        raise UserError(reason)
+    return scaling
 
 
 def _open_folder(folder: Path) -> PublishedFiles:

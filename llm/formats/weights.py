@@ -4,7 +4,7 @@ Read in order: `weightless` makes a model that is all shape; `read_safetensors` 
 compares the two; `materialise` gives the model its weights.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -72,16 +72,16 @@ class _Uninitialised(TorchFunctionMode):
     """Leaves out random initialisation: on the meta device it writes nothing, but imports half of torch, 0.7 s."""
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(function, "__module__", None) == "torch.nn.init":
+        if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"]
-        return function(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
 @contextmanager
-def weightless() -> Iterator[None]:
+def weightless() -> Generator[None]:
     """Modules that are made inside take no memory, time or random numbers; `materialise` gives them weights."""
     with torch.device("meta"), _Uninitialised():
         yield

@@ -67,7 +67,7 @@ class PackedGPT(GPT):
         """As `GPT.logits`, float32."""
         return self.decoder.logits(x_BTC)
 
-    def _save_to_state_dict(self, *_: Any) -> None:
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         raise ValueError("a model packed for inference can't be saved; keep the one that it was made from")
 
 
@@ -137,7 +137,8 @@ def _weights(model: GPT) -> Weights:
     )
 
 
-def _block_weights(block: Block) -> BlockWeights:
+def _block_weights(block: nn.Module) -> BlockWeights:
+    assert isinstance(block, Block)  # no backend's: those train
     attention, mlp = block.attention, block.mlp
     return BlockWeights(
         attention_norm=block.attention_norm,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llm.dataset import pad
+from llm.generation.packed import PackedGPT
 from llm.generation.reading import reading_of
 from llm.model.gpt import GPT
 from llm.model.key_value_cache import KeyValueCache
@@ -38,7 +39,7 @@ class Piece:
 @torch.inference_mode()
 def read_pieces(model: GPT, pieces: Sequence[Piece], cache: KeyValueCache) -> list[Tensor]:
     """The hidden states of each piece, TC; keys and values go into the cache. Pieces are in the order of their rows."""
-    if reading_of(model).takes_lists:
+    if isinstance(model, PackedGPT) and reading_of(model).takes_lists:
         return _read_list(model, pieces, cache)
     return [x_TC for batch in batches(pieces) for x_TC in _read_batch(model, batch, cache)]
 
@@ -61,7 +62,7 @@ def _fits(batch: list[Piece], piece: Piece) -> bool:
     return adjacent and alike and sum(lengths) >= LEAST_FILLED * max(lengths) * len(lengths)
 
 
-def _read_list(model: GPT, pieces: Sequence[Piece], cache: KeyValueCache) -> list[Tensor]:
+def _read_list(model: PackedGPT, pieces: Sequence[Piece], cache: KeyValueCache) -> list[Tensor]:
     lengths = torch.tensor([len(piece.tokens) for piece in pieces])
     tokens_N = torch.tensor([token for piece in pieces for token in piece.tokens])
     rows_N = torch.tensor([piece.row for piece in pieces]).repeat_interleave(lengths)

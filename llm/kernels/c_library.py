@@ -1,7 +1,7 @@
 """C sources: built once by the machine's own compiler, and loaded.
 
 The compiler targets this processor, so the built file is for this machine alone. It lies in the user's cache folder
-under a hash of the source, the compiler with its options, and the processor. It is linked without an OpenMP of its own
+under a hash of the source, the compiler, its options and the processor. It is linked without an OpenMP of its own
 and finds torch's, which the process has already: two would fight for the cores.
 
 A loaded file can do whatever its user can, so only this user may be able to write the folder and the file.
@@ -11,7 +11,6 @@ import ctypes
 import logging
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -66,7 +65,7 @@ def _output(*command: str) -> str:
     except subprocess.TimeoutExpired:
         raise NotBuiltError(f"{command[0]} took longer than {PATIENCE} s") from None
     except subprocess.CalledProcessError as error:
-        errors = [line for line in error.stderr.splitlines() if "error" in line] or [f"exit code {error.returncode}"]
+        errors = [line for line in error.stderr.splitlines() if "error:" in line] or [f"exit code {error.returncode}"]
         raise NotBuiltError(f"{command[0]} failed: {errors[0]}") from None
     return process.stdout
 
@@ -79,17 +78,13 @@ def _processor() -> str:
     return "\n".join([platform.machine(), *properties])
 
 
-def _compiler() -> list[str]:
-    """The C compiler's path, with the options that CC may give it. Raises NotBuiltError where there is none."""
+def _compiler() -> str:
+    """The C compiler's path: that of CC, where it is set. Raises NotBuiltError where there is none."""
     chosen = os.environ.get("CC")
     commands = (chosen,) if chosen else COMPILERS
     for command in commands:
-        try:
-            words = shlex.split(command)
-        except ValueError as error:
-            raise NotBuiltError(f"CC={command}: {error}") from None
-        if words and (program := shutil.which(words[0])):
-            return [program, *words[1:]]
+        if program := shutil.which(command):
+            return program
     raise NotBuiltError(f"there is no C compiler ({', '.join(commands)})")
 
 
@@ -100,50 +95,43 @@ def _is_private(path: Path) -> bool:
 
 
 def build(sources: Sequence[Path], folder: Path) -> Path:
-    """The shared object for this machine in a folder, made where there is no whole one. Raises NotBuiltError, why not.
+    """The shared object for this machine in a folder, made where there is none. Raises NotBuiltError, why not.
 
-    The first source is compiled, the others are what it includes. The built file's last bytes are the hash of the
-    others: one that was cut off would load, and end the process. A file that others could have written is built again;
-    a folder in which they could exchange it is refused.
+    The first source is compiled, the others are what it includes. A file that others could have written is built
+    again; a folder in which they could exchange it is refused.
     """
     compiler = _compiler()
     path = folder / f"{sources[0].stem}-{_fingerprint(sources, compiler)}.so"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_private(folder):
         raise NotBuiltError(f"{folder} is another user's, or others may write there (chmod go-w {folder})")
-    if not (path.exists() and _is_private(path) and _is_whole(path)):
+    if not (path.exists() and _is_private(path)):
         logger.info("building %s, which takes some seconds, once", sources[0].name)
         _compile(sources[0], compiler, path)
     return path
 
 
-def _fingerprint(sources: Sequence[Path], compiler: Sequence[str]) -> str:
+def _fingerprint(sources: Sequence[Path], compiler: str) -> str:
     """A hash of all that a built file depends on."""
-    texts = (*compiler, _output(*compiler, "--version"), *COMPILE, _processor())
+    texts = (compiler, _output(compiler, "--version"), *COMPILE, _processor())
     parts = [source.read_bytes() for source in sources]
     parts += [os.fsencode(text) for text in texts]
     return sha256(b"\0".join(parts)).hexdigest()[:32]
 
 
-def _compile(source: Path, compiler: Sequence[str], path: Path) -> None:
-    """Compile a source, link it, and put it at `path` with the hash of its bytes."""
+def _compile(source: Path, compiler: str, path: Path) -> None:
+    """Compile a source, link it, and put it at `path`, flushed to disk."""
     with tempfile.TemporaryDirectory(dir=path.parent) as temporary:  # its own, as others may build at the same time
         compiled = Path(temporary, f"{source.stem}.o")
         linked = Path(temporary, f"{source.stem}.so")
-        whole = Path(temporary, f"{source.stem}.whole")
-        compile_command = [*compiler, *COMPILE, str(source), "-o", str(compiled)]
-        link_command = [*compiler, "-shared", str(compiled), "-o", str(linked), "-lm"]
+        private = Path(temporary, f"{source.stem}.private")
+        compile_command = [compiler, *COMPILE, str(source), "-o", str(compiled)]
+        link_command = [compiler, "-shared", str(compiled), "-o", str(linked), "-lm"]
         _output(*compile_command)
         _output(*link_command)
-        content = linked.read_bytes()
-        write_atomic(whole, content + sha256(content).digest())
-        whole.chmod(0o600)  # the umask may let a group write
-        whole.replace(path)
-
-
-def _is_whole(path: Path) -> bool:
-    content = path.read_bytes()
-    return sha256(content[:-32]).digest() == content[-32:]
+        write_atomic(private, linked.read_bytes())
+        private.chmod(0o600)  # the umask may let a group write
+        private.replace(path)
 
 
 def load(sources: Sequence[Path]) -> ctypes.CDLL | None:

@@ -41,7 +41,7 @@ class MLP(nn.Module):
 
     def __init__(self, shape: GPTShape) -> None:
         super().__init__()
-        self.gate = None
+        self.gate: nn.Linear | None = None
         if shape.mlp == "swiglu":
             self.gate = nn.Linear(shape.n_embd, shape.hidden_width, bias=shape.bias)
         self.expand = nn.Linear(shape.n_embd, shape.hidden_width, bias=shape.bias)
@@ -141,7 +141,7 @@ class GPT(nn.Module):
         angles = rotation(positions_BT, self.config) if self.config.positions == "rotary" else None
         context = Context(backend=self.backend, packed=packed, angles=angles, past=past)
         # A model that is frozen in bfloat16 keeps its norms, and the stream, in float32.
-        x_BTC = self.embedding(tokens_BT, positions_BT).to(self.blocks[0].mlp_norm.weight.dtype)
+        x_BTC = self.embedding(tokens_BT, positions_BT).to(next(self.blocks.parameters()).dtype)
         x_BTC = self.dropout(x_BTC)
         for block in self.blocks:
             x_BTC = block(x_BTC, context)

@@ -15,12 +15,12 @@ from llm.device import Compute
 from llm.kernels.training.backend import Backend
 from llm.model.gpt import GPT
 from llm.model.lora import LoRALinear
-from llm.training.objective import Objective
+from llm.training.objective import ModelT, Objective
 
 logger = logging.getLogger(__name__)
 
 
-def build_training_model(model: nn.Module, objective: Objective, compute: Compute) -> tuple[nn.Module, Compute]:
+def build_training_model(model: ModelT, objective: Objective[ModelT], compute: Compute) -> tuple[ModelT, Compute]:
     """A model that shares the weights of `model` and computes by `compute.backend`, and the compute that it has.
 
     Blocks are compiled by a first pass forward and backward. Where the compiler fails the backend's fallback takes
@@ -42,7 +42,7 @@ def build_training_model(model: nn.Module, objective: Objective, compute: Comput
     return training_model, compute
 
 
-def with_backend(model: nn.Module, backend: Backend, forward: Callable[[], object]) -> nn.Module:
+def with_backend(model: ModelT, backend: Backend, forward: Callable[[], object]) -> ModelT:
     """A copy of a model with a GPT that computes by `backend`. It has the same weights, not copies of them.
 
     `forward` passes a batch through `model`. It shows how large the inputs of frozen layers are, which some backends
@@ -54,7 +54,8 @@ def with_backend(model: nn.Module, backend: Backend, forward: Callable[[], objec
     if backend.frozen_linear is not None:
         for name, largest_I in _largest_inputs(model, forward).items():
             layer = copy.get_submodule(name)
-            layer.frozen = backend.frozen_linear(layer.frozen, largest_I)
+            assert isinstance(layer, LoRALinear)
+            layer.set_submodule("frozen", backend.frozen_linear(layer.frozen, largest_I))
     for gpt in gpts:
         gpt.backend = backend
         if backend.linear is not None:

@@ -25,9 +25,9 @@ def split_blocks(gpt: GPT, count: int) -> tuple[GPT, GPT]:
         upper = GPT(gpt.config.model_copy(update={"n_layer": gpt.config.n_layer - count, "tied": True}))
     lower.embedding = gpt.embedding
     lower.blocks = gpt.blocks[:count]
-    lower.norm = nn.Identity()
-    upper.embedding = StreamInput()
-    upper.dropout = nn.Identity()
+    lower.set_submodule("norm", nn.Identity())
+    upper.set_submodule("embedding", StreamInput())
+    upper.set_submodule("dropout", nn.Identity())
     upper.blocks = gpt.blocks[count:]
     upper.norm = gpt.norm
     return lower.train(gpt.training), upper.train(gpt.training)

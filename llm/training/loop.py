@@ -7,6 +7,7 @@ way back after an interruption stand around it.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from llm.device import keep_freed_memory
 from llm.kernels.training.backend import MuonUpdate
 from llm.training.checkpoint import Checkpoints, restore_weights, trained_weights, weights_here
 from llm.training.divergence import DivergedError, UnsoundError, check_explosion, check_metric, check_update
-from llm.training.objective import Objective, Row, evaluations_since_best
+from llm.training.objective import ModelT, Objective, Row, evaluations_since_best
 from llm.training.optim import Optimizers, build_optimizer, schedule
 from llm.training.workers import ALONE, Workers, full_tensor
 
@@ -28,7 +29,7 @@ class Training:
     """A training under way."""
 
     config: TrainConfig
-    objective: Objective
+    objective: Objective[Any]
     model: nn.Module
     """The model that is evaluated and saved."""
     training_model: nn.Module
@@ -161,11 +162,11 @@ def clip_gradients(model: nn.Module, largest: float) -> float:
 
 
 def train(
-    model: nn.Module,
+    model: ModelT,
     config: TrainConfig,
-    objective: Objective,
+    objective: Objective[ModelT],
     *,
-    training_model: nn.Module | None = None,
+    training_model: ModelT | None = None,
     checkpoints: Checkpoints | None = None,
     report: Report = lambda row, seconds: None,
     stop: Callable[[], bool] = lambda: False,

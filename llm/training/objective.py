@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 Row = dict[str, Any]
 """The metrics of an update, and of the evaluation after it where there is one."""
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Generic[ModelT]):
     """What a training run learns and how it is judged."""
 
-    loss: Callable[[nn.Module, int], Tensor]
+    loss: Callable[[ModelT, int], Tensor]
     """The mean loss of a model on batch number i, under autocast; i counts forward passes from 0."""
     evaluate: Callable[[], Row]
     """Metrics on the validation split."""
@@ -31,7 +33,7 @@ class Objective:
     """Texts for people to read, made at each evaluation and only reported."""
 
 
-def best_evaluation(rows: Sequence[Row], objective: Objective) -> int:
+def best_evaluation(rows: Sequence[Row], objective: Objective[Any]) -> int:
     """The index of the evaluation whose weights are kept, among those of a training so far."""
     sign = 1 if objective.lower_is_better else -1
 
@@ -42,7 +44,7 @@ def best_evaluation(rows: Sequence[Row], objective: Objective) -> int:
     return min(range(len(rows)), key=rank)
 
 
-def evaluations_since_best(history: Sequence[Row], objective: Objective) -> int:
+def evaluations_since_best(history: Sequence[Row], objective: Objective[Any]) -> int:
     """How many evaluations came after the best one."""
     evaluations = [row for row in history if objective.best in row]
     return len(evaluations) - 1 - best_evaluation(evaluations, objective)

@@ -96,10 +96,8 @@ def update_matrices(matrices: Sequence[MuonMatrix], rates: MuonRates) -> None:
     averages: list[Tensor] = []
     squares: list[Tensor] = []
     for matrix in matrices:
-        gradient_RC = matrix.weight_RC.grad
-        assert gradient_RC is not None  # Muon.step leaves out weights without one
-        matrix.momentum_RC.lerp_(gradient_RC, 1 - rates.momentum)
-        nesterov_RC = full_tensor(gradient_RC.lerp(matrix.momentum_RC, rates.momentum))
+        matrix.momentum_RC.lerp_(matrix.gradient_RC, 1 - rates.momentum)
+        nesterov_RC = full_tensor(matrix.gradient_RC.lerp(matrix.momentum_RC, rates.momentum))
         averages += nesterov_RC.split(matrix.rows)
         squares += full_tensor(matrix.squares_R1).split(matrix.rows)
     updates, squares = _directions(averages, squares, rates.beta2)
@@ -131,23 +129,25 @@ class Muon(torch.optim.Optimizer):
         self.update = update
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # pyrefly: ignore[bad-override]  # torch's takes a closure, which no training here has
         """Update every matrix that has a gradient."""
         matrices: dict[MuonRates, list[MuonMatrix]] = defaultdict(list)
         for group in self.param_groups:
-            weights = [weight_RC for weight_RC in group["params"] if weight_RC.grad is not None]
             rates = MuonRates(learning_rate=group["lr"], weight_decay=group["weight_decay"])
-            matrices[rates] += [self._matrix(weight_RC, group["rows"]) for weight_RC in weights]
+            for weight_RC in group["params"]:
+                if weight_RC.grad is not None:
+                    matrices[rates].append(self._matrix(weight_RC, weight_RC.grad, group["rows"]))
         for rates, alike in matrices.items():  # in one call, which shares them out among threads
             self.update(alike, rates)
 
-    def _matrix(self, weight_RC: Tensor, rows: tuple[int, ...] | None) -> MuonMatrix:
+    def _matrix(self, weight_RC: Tensor, gradient_RC: Tensor, rows: tuple[int, ...] | None) -> MuonMatrix:
         state = self.state[weight_RC]
         if not state:
             state["momentum"] = torch.zeros_like(weight_RC)
             state["squares"] = torch.zeros_like(weight_RC[:, :1])
         return MuonMatrix(
             weight_RC=weight_RC,
+            gradient_RC=gradient_RC,
             momentum_RC=state["momentum"],
             squares_R1=state["squares"],
             rows=rows or (weight_RC.shape[0],),

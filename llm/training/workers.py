@@ -5,10 +5,12 @@ the step that one alone would take. With DDP each holds all weights. With FSDP2 
 `DTensor`, and borrows the rest, a block at a time, for as long as it computes with it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeGuard
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,7 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from llm.errors import UserError
 from llm.model.gpt import GPT, Block
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Workers:
     _wrapped: list[Any] = field(default_factory=list)
     """The modules that DDP or FSDP2 wraps: they have methods that nn.Module lacks."""
 
-    def part(self, rows: Sequence[T]) -> Sequence[T]:
+    def part(self, rows: np.ndarray) -> np.ndarray:
         """This worker's rows of a batch. Raises UserError where the batch can't be shared out evenly."""
         if len(rows) % self.count:
             raise UserError(f"batch_size {len(rows)} is no multiple of {self.count} workers")
@@ -59,7 +62,7 @@ class Workers:
         elif self.count > 1:
             self._wrapped = [DistributedDataParallel(_Loss(model, loss))]
             return self._wrapped[0]
-        return lambda *inputs: loss(model, *inputs)
+        return partial(loss, model)
 
     def synchronise(self, now: bool) -> None:
         """Whether the next backward pass exchanges gradients, or only adds up this worker's own."""
@@ -106,7 +109,7 @@ class _Loss(nn.Module):
 ALONE = Workers()
 
 
-def _is_part(tensor: Tensor) -> bool:
+def _is_part(tensor: Tensor) -> TypeGuard["DTensor"]:
     """Whether it is a `DTensor`, whose module takes half a second to import and is there where one was made."""
     return hasattr(tensor, "device_mesh")
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -148,7 +149,7 @@ def _log_start(model: nn.Module, compute: Compute, checkpoints: Checkpoints, *, 
         logger.info("going on after step %d of %d", state["step"], steps)
 
 
-def _interruptible(setup: TrainingSetup, stop: StopRequest, samples: Samples) -> Objective:
+def _interruptible(setup: TrainingSetup, stop: StopRequest, samples: Samples) -> Objective[Any]:
     """The objective with these samples; a stop request interrupts its evaluation."""
     return replace(
         setup.objective,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -39,7 +39,7 @@ class TrainingSetup:
     """What is trained: a model with its tokenizer, and its objective."""
 
     loaded: LoadedModel[nn.Module]
-    objective: Objective
+    objective: Objective[Any]
     compute: Compute
     throughput: Throughput
     finish: Callable[[], dict[str, float]] = dict

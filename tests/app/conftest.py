@@ -179,7 +179,7 @@ def quarantine(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def app(registry, quarantine) -> FastAPI:
     """The shared server's application: four rows, and eight places to wait."""
-    return create_app(Settings(quarantine=quarantine, rows=4, queue=8, client_share=1, poll_seconds=0.5))
+    return create_app(Settings(quarantine=quarantine, rows=4, queue=8, poll_seconds=0.5))
 
 
 @pytest.fixture(scope="session")

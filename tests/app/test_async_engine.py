@@ -18,8 +18,8 @@ from tests.app.steps import stepwise
 def make_engine(make_gpt):
     made = []
 
-    def make(rows=2, queue=2, share=1.0, **shape):
-        made.append(AsyncEngine(make_gpt(**shape), rows=rows, queue=queue, share=share))
+    def make(rows=2, queue=2, **shape):
+        made.append(AsyncEngine(make_gpt(**shape), rows=rows, queue=queue))
         return made[-1]
 
     yield make
@@ -97,24 +97,15 @@ def test_queue_accepts_all_texts_of_a_request_or_none(make_engine):
     asyncio.run(clients())
 
 
-def test_queue_holds_a_share_of_texts_of_one_network(make_engine):
-    engine = make_engine(rows=2, queue=6, share=0.25)
+def test_request_of_more_texts_than_places_is_refused_for_good(make_engine):
+    engine = make_engine(rows=2, queue=1)
 
-    async def clients():
-        with stepwise() as steps:
-            held = [engine.submit([Request([1], 9)], "one") for _ in range(2)]
-            with pytest.raises(Busy, match="2 requests of your network run or wait already, and") as raised:
-                engine.submit([Request([1], 9)], "one")
-            assert raised.value.retry_after >= 1
-            held += [engine.submit([Request([2], 9)] * 2, "another"), engine.submit([Request([3], 9)] * 3)]
-            with pytest.raises(RequestError, match="3 texts in one request; at most 2 have room") as raised:
-                engine.submit([Request([3], 9)] * 3, "third")
-            assert not isinstance(raised.value, Busy)
-            steps.open()
-            await asyncio.gather(*map(read, held))
-        await read(engine.submit([Request([1], 9)], "one"))
+    async def client():
+        with pytest.raises(RequestError, match="4 texts in one request; at most 3 have room") as raised:
+            engine.submit([Request([3], 9)] * 4)
+        assert not isinstance(raised.value, Busy)
 
-    asyncio.run(clients())
+    asyncio.run(client())
 
 
 @pytest.mark.parametrize("request_", [Request([], 3), Request([1] * 30, 9), Request([9999], 3), Request([1], 0)])

@@ -232,9 +232,9 @@ def test_missing_block_of_parameters_is_our_error_and_not_that_of_dvc(pipeline):
 
 
 def test_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path, registry):
-    row = json.dumps({"body": "the cat sat on the mat"})
-    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text(f"{row}\n" * 1500)  # a name that is not UTF-8 is no error
-    reader = shell("PYTHONIOENCODING=utf-8:strict threestage classify --json caf*.jsonl | head -1", tmp_path, registry)
+    mail = "From a@b.example Thu Aug 22 12:36:20 2002\nSubject: hi\n\nthe cat sat on the mat\n\n"
+    (tmp_path / os.fsdecode(b"caf\xe9.mbox")).write_text(mail * 1500)  # a name that is not UTF-8 is no error
+    reader = shell("PYTHONIOENCODING=utf-8:strict threestage classify --json caf*.mbox | head -1", tmp_path, registry)
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     line = f"THREESTAGE_API_KEYS='one, two' exec {sys.executable} -m cli serve --no-page --port {port}"

@@ -154,28 +154,29 @@ class Decoder:
         Those that are no numbers, or too large for a scale of 16 bits, stay as they are: a broken model must look so.
         Where all are kept in one type that C reads, there is no copy in float32 between.
         """
-        rows = _rows(weights)
-        outputs, inputs = len(rows), weights[0].shape[1]
+        rows_OI = _rows(weights)
+        matrix = None if self._exact else self._pack(rows_OI, BYTES)
+        if matrix is None:
+            matrix = self._pack(rows_OI, FLOAT)
+        assert matrix is not None  # any number is a float
+        matrix.bias = self._pointer(bias)
+        return matrix
+
+    def _pack(self, rows_OI: Tensor, kind: int) -> Matrix | None:
+        """The matrix in memory of its own; None where its numbers can't be of this kind."""
+        outputs, inputs = rows_OI.shape
         tiles = -(-outputs // LANES) * -(-inputs // GROUP)
-        for kind in (FLOAT,) if self._exact else (BYTES, FLOAT):
-            weight_bytes = tiles * LANES * GROUP * BITS[kind] // 8
-            scale_bytes = tiles * LANES * SCALES[kind] * 2
-            address = self._memory.room(weight_bytes + scale_bytes)
-            scales = address + weight_bytes
-            source = (outputs, inputs, rows.data_ptr(), rows.nbytes // outputs)
-            arguments = (kind, TYPES[rows.dtype], *source, address, scales, torch.get_num_threads())
-            if self._library.pack(*arguments):
-                break
+        weight_bytes = tiles * LANES * GROUP * BITS[kind] // 8
+        scale_bytes = tiles * LANES * SCALES[kind] * 2
+        address = self._memory.room(weight_bytes + scale_bytes)
+        scales = address + weight_bytes
+        source = (outputs, inputs, rows_OI.data_ptr(), rows_OI.nbytes // outputs)
+        arguments = (kind, TYPES[rows_OI.dtype], *source, address, scales, torch.get_num_threads())
+        if not self._library.pack(*arguments):
+            return None
         self._memory.keep(weight_bytes + scale_bytes)
         self.bits.append(BITS[kind])
-        return Matrix(
-            kind=kind,
-            outputs=outputs,
-            inputs=inputs,
-            weights=address,
-            scales=scales,
-            bias=self._pointer(bias),
-        )
+        return Matrix(kind=kind, outputs=outputs, inputs=inputs, weights=address, scales=scales)
 
     def hidden_states(
         self,

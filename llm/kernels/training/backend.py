@@ -34,6 +34,7 @@ class MuonMatrix:
     """A weight that Muon updates by its gradient, and what Muon remembers of it."""
 
     weight_RC: Tensor
+    gradient_RC: Tensor
     momentum_RC: Tensor
     """The average of its gradients."""
     squares_R1: Tensor

@@ -59,8 +59,10 @@ def _readable(part_BHTD: Tensor) -> Tensor:
     return part_BHTD if part_BHTD.stride(-1) == 1 else part_BHTD.contiguous()
 
 
-def _call(function: Any, arguments: list[Any]) -> None:
-    if function(*arguments, torch.get_num_threads()):
+def _call(function: str, arguments: list[Any]) -> None:
+    library = load_flash()
+    assert library is not None  # it was built where this kernel was chosen
+    if getattr(library, function)(*arguments, torch.get_num_threads()):
         raise MemoryError("no memory for attention")
 
 
@@ -78,7 +80,7 @@ class _FlashAttention(torch.autograd.Function):
         logs_BHT = torch.empty(rows, heads, tokens, dtype=torch.float32)
         arguments = [byref(ctx.shape), _heads(q_BHTD), _heads(k_BKTD), _heads(v_BKTD)]
         arguments += [texts_E4.data_ptr(), len(texts_E4), y_BTHD.data_ptr(), logs_BHT.data_ptr()]
-        _call(load_flash().attend, arguments)
+        _call("attend", arguments)
         tensors = (q_BHTD, k_BKTD, v_BKTD, texts_E4, y_BTHD, logs_BHT)
         ctx.save_for_backward(*tensors)
         return y_BTHD.transpose(1, 2)
@@ -94,7 +96,7 @@ class _FlashAttention(torch.autograd.Function):
         arguments = [byref(ctx.shape), _heads(q_BHTD), _heads(k_BKTD), _heads(v_BKTD), _heads(upstream_BHTD)]
         arguments += [texts_E4.data_ptr(), len(texts_E4), y_BTHD.data_ptr(), logs_BHT.data_ptr()]
         arguments += [dq_BTHD.data_ptr(), dk_BTKD.data_ptr(), dv_BTKD.data_ptr()]
-        _call(load_flash().attend_back, arguments)
+        _call("attend_back", arguments)
         q_dtype, k_dtype, v_dtype = ctx.dtypes
         dq_BHTD = dq_BTHD.transpose(1, 2).to(q_dtype)
         dk_BKTD = dk_BTKD.transpose(1, 2).to(k_dtype)

@@ -70,7 +70,7 @@ def muon_in_c(matrices: Sequence[MuonMatrix], rates: MuonRates) -> None:
     """
     for matrix in matrices:
         _check(matrix)
-    gradients = [matrix.weight_RC.grad.contiguous() for matrix in matrices]  # C reads them: they must stay
+    gradients = [matrix.gradient_RC.contiguous() for matrix in matrices]  # C reads them: they must stay
     parts: list[_Matrix] = []
     for matrix, gradient_RC in zip(matrices, gradients, strict=True):
         parts += _parts(matrix, gradient_RC)
@@ -85,7 +85,9 @@ def muon_in_c(matrices: Sequence[MuonMatrix], rates: MuonRates) -> None:
     )
     constants.coefficients[:] = list(chain.from_iterable(POLAR_EXPRESS))
     arguments = (len(array), array, ctypes.byref(constants), torch.get_num_threads())
-    if load_muon().muon(*arguments):
+    library = load_muon()
+    assert library is not None  # it was built where this kernel was chosen
+    if library.muon(*arguments):
         raise MemoryError("no memory for Muon's update")
 
 

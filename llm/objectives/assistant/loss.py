@@ -69,7 +69,7 @@ def objective(
     compute: Compute,
     opening_weight: float = 1.0,
     workers: Workers = ALONE,
-) -> Objective:
+) -> Objective[Assistant]:
     """Learn from packed windows; keep the weights with the lowest response loss on `validation`.
 
     In training, the first token of each response counts `opening_weight` times; on `validation` all tokens count alike,

@@ -1,7 +1,6 @@
 """The assistant's model, a GPT with its chat template, and the questions that it is asked."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import Any, NamedTuple
 
 from llm.chat import Chat, Message
@@ -39,8 +38,8 @@ class Question(NamedTuple):
     def messages(self) -> list[Message]:
         """The turns; an input stands below its instruction."""
         messages = [Message("system", self.system)] if self.system else []
-        for role, text in zip(cycle(("user", "assistant")), self.history):
-            messages.append(Message(role, text))
+        for turn, text in enumerate(self.history):
+            messages.append(Message("assistant" if turn % 2 else "user", text))
         text = f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
         messages.append(Message("user", text))
         return messages

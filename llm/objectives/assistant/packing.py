@@ -6,6 +6,7 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,35 +38,6 @@ def _shareable(example: Example) -> int:
     return max(0, min(first_learned, len(example) - 1) - 1)
 
 
-class _Room:
-    """The tokens for which each of many windows has room: a binary tree in which a node holds the most of its children.
-
-    A search for the first window with room, or an update, visits one node a level.
-    """
-
-    def __init__(self, windows: int, tokens: int) -> None:
-        """All windows have room for the same number of tokens."""
-        self.leaves = 1 << windows.bit_length()
-        self.most = [tokens] * (2 * self.leaves)  # node n has the children 2 n and 2 n + 1; the root is node 1
-
-    def first(self, needed: int) -> int:
-        """The number of the first window with room for so many tokens; there must be one."""
-        node = 1
-        while node < self.leaves:
-            node *= 2
-            if self.most[node] < needed:
-                node += 1
-        return node - self.leaves
-
-    def change(self, window: int, tokens: int) -> None:
-        """Set the room of a window."""
-        node = self.leaves + window
-        self.most[node] = tokens
-        while node > 1:
-            node //= 2
-            self.most[node] = max(self.most[2 * node], self.most[2 * node + 1])
-
-
 def pack_sequences(examples: Sequence[Example], length: int) -> list[list[Example]]:
     """Pack examples into windows of at most `length` tokens: each, in order, goes into the first window with room.
 
@@ -74,25 +46,26 @@ def pack_sequences(examples: Sequence[Example], length: int) -> list[list[Exampl
     instructions it is 14 tokens of 51. Raises UserError for an example that fits no window.
     """
     prefix = shared_prefix(examples)
-    windows: list[list[Example]] = [[] for _ in examples]  # as many as could be needed
-    room = _Room(len(windows), length)
-    room_with_prefix = _Room(len(windows), length)  # for examples that begin with the prefix
+    windows: list[list[Example]] = []
+    room = np.full(len(examples) + 1, length)  # of each window, and of one more, which is empty
+    held = np.zeros_like(room)  # tokens of the prefix in each window
     for example in examples:
         if len(example) > length:
             raise UserError(f"an example of {len(example)} tokens does not fit a window of {length}")
-        if example.tokens[: min(len(prefix), _shareable(example))] == prefix:
-            example = replace(example, shared=len(prefix))
-            number = room_with_prefix.first(len(example))
-        else:
-            example = replace(example, shared=0)
-            number = room.first(len(example))
-        windows[number].append(example)
-        # A window that holds the prefix has room for it once more in the next example that begins with it.
-        shared = max(member.shared for member in windows[number])
-        free = length - shared - sum(len(member) - member.shared for member in windows[number])
-        room.change(number, free)
-        room_with_prefix.change(number, free + shared)
-    return [window for window in windows if window]
+        begins_with_prefix = example.tokens[: min(len(prefix), _shareable(example))] == prefix
+        free = room[: len(windows) + 1]
+        if begins_with_prefix:
+            free = free + held[: len(windows) + 1]
+        number = int((free >= len(example)).argmax())
+        if number == len(windows):
+            windows.append([])
+        shared = len(prefix) if begins_with_prefix else 0
+        windows[number].append(replace(example, shared=shared))
+        room[number] -= len(example) - shared
+        if shared > held[number]:
+            held[number] = shared
+            room[number] -= shared
+    return windows
 
 
 def row_width(window: Sequence[Example]) -> int:

@@ -2,9 +2,9 @@
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tiktoken
 
@@ -13,8 +13,15 @@ from llm.errors import UserError
 from llm.objectives.assistant.examples import Example, encode_examples
 from llm.objectives.assistant.model import Question
 
-Table = Mapping[str, Iterable[Any]]
-"""Columns by their names, such as a DataFrame's."""
+
+class Table(Protocol):
+    """Columns by their names: a DataFrame, or a dict of lists."""
+
+    def __getitem__(self, name: str, /) -> Iterable[Any]:
+        """The values of a column."""
+        ...
+
+
 BEGINNING = "…"  # ends an answer that any reply beginning with it counts as
 
 

@@ -22,6 +22,7 @@ from llm.objectives.classifier.calibration import UnsureRates, fit_scale
 from llm.objectives.classifier.inputs import Inputs, StreamInputs, TokenInputs
 from llm.objectives.classifier.linear import Sparse, Views, fit
 from llm.objectives.classifier.model import Classifier, encode_windows
+from llm.objectives.classifier.ngrams import NgramModel
 
 FOLDS = 5
 AT_ONCE = 1000
@@ -84,7 +85,7 @@ def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
         return
     model.ngrams.fit_idf(train.texts)
     if len(model.config.labels) == 2:
-        _fit_search(model, train)
+        _fit_search(model.ngrams, train)
 
 
 @torch.inference_mode(False)
@@ -145,22 +146,22 @@ def _states_of_all(model: Classifier, inputs: Inputs) -> Tensor:
     return torch.cat(parts)
 
 
-def _ngram_features(model: Classifier, texts: Sequence[str], windows: Sequence[str]) -> Sparse:
+def _ngram_features(ngrams: NgramModel | None, texts: Sequence[str], windows: Sequence[str]) -> Sparse:
     """The n-grams of texts and their windows; none of a model without."""
-    if model.ngrams is not None:
-        buckets, values, starts = model.ngrams.features(texts, windows)
+    if ngrams is not None:
+        buckets, values, starts = ngrams.features(texts, windows)
         return Sparse.of(buckets, values, starts)
     nothing = torch.zeros(0, dtype=torch.long)
     return Sparse.of(nothing, nothing.float(), torch.zeros(len(texts), dtype=torch.long))
 
 
-def _fit_search(model: Classifier, train: LabelledTexts) -> None:
+def _fit_search(ngrams: NgramModel, train: LabelledTexts) -> None:
     """Learn by n-grams alone what makes a text look like the second of two labels."""
-    sparse = _ngram_features(model, train.texts, train.texts)
+    sparse = _ngram_features(ngrams, train.texts, train.texts)
     views = Views(sparse, torch.zeros(len(train.texts), 1).double())
     weights = fit(views, train.labels, learned_N=torch.ones(len(train.texts)).double(), classes=2)
-    model.ngrams.search.zero_()
-    model.ngrams.search[sparse.features_U] = (weights.sparse_UK[:, 1] - weights.sparse_UK[:, 0]).float()
+    ngrams.search.zero_()
+    ngrams.search[sparse.features_U] = (weights.sparse_UK[:, 1] - weights.sparse_UK[:, 0]).float()
 
 
 def _fit_on(model: Classifier, train: ReadTexts, states_NC: Tensor) -> None:
@@ -169,7 +170,7 @@ def _fit_on(model: Classifier, train: ReadTexts, states_NC: Tensor) -> None:
     states_NC = states_NC.double()
     mean_C = states_NC.mean(dim=0)
     scale_C = STATES / states_NC.std(dim=0, correction=0).clamp(min=1e-6)
-    views = Views(_ngram_features(model, labelled.texts, train.windows), (states_NC - mean_C) * scale_C)
+    views = Views(_ngram_features(model.ngrams, labelled.texts, train.windows), (states_NC - mean_C) * scale_C)
     classes = len(model.config.labels)
     scale, bias = fit_scale(_logits_out_of_fold(views, labelled, classes), labelled.labels)
     everything = torch.ones(len(labelled.texts)).double()

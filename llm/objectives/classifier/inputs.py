@@ -7,6 +7,7 @@ once, and the blocks that learn begin with what they gave.
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ class Inputs(Protocol):
     lengths: list[int]
     """Tokens of each text."""
 
-    def batch(self, rows: Sequence[int], length: int = 0) -> tuple[Tensor, Tensor]:
+    def batch(self, rows: Sequence[int] | np.ndarray, length: int = 0) -> tuple[Tensor, Tensor]:
         """These texts, filled up on the right to the longest, or to `length`, and their lengths, B."""
         ...
 
@@ -36,7 +37,7 @@ class TokenInputs:
         self.texts = texts
         self.lengths = [len(tokens) for tokens in texts]
 
-    def batch(self, rows: Sequence[int], length: int = 0) -> tuple[Tensor, Tensor]:
+    def batch(self, rows: Sequence[int] | np.ndarray, length: int = 0) -> tuple[Tensor, Tensor]:
         """As `Inputs.batch`, int64 BT."""
         return pad([self.texts[row] for row in rows], 0, length)
 
@@ -54,12 +55,12 @@ class StreamInputs:
         self.streams: dict[int, Tensor] = {}
         self.free = ROOM
 
-    def batch(self, rows: Sequence[int], length: int = 0) -> tuple[Tensor, Tensor]:
+    def batch(self, rows: Sequence[int] | np.ndarray, length: int = 0) -> tuple[Tensor, Tensor]:
         """As `Inputs.batch`, float32 BTC."""
         lengths_B = torch.tensor([self.lengths[row] for row in rows])
         x_BTC = torch.zeros(len(rows), max(length, int(lengths_B.max())), self.reader.config.n_embd)
         for x_TC, row in zip(x_BTC, rows, strict=True):
-            x_TC[: self.lengths[row]] = self.stream(int(row))
+            x_TC[: self.lengths[row]] = self.stream(row)
         return x_BTC, lengths_B
 
     def stream(self, row: int) -> Tensor:

@@ -24,7 +24,7 @@ def objective(
     validation: ReadTexts,
     compute: Compute,
     workers: Workers = ALONE,
-) -> Objective:
+) -> Objective[Classifier]:
     """Train the GPT and its head on shuffled texts; keep the weights with the highest F1 on `validation`.
 
     Ties are broken by the smaller loss.

@@ -81,7 +81,7 @@ def objective(
     first_context_length: int | None = None,
     start_counts: bool = False,
     workers: Workers = ALONE,
-) -> Objective:
+) -> Objective[GPT]:
     """Learn from shuffled windows of `train`; keep the weights with the lowest loss on `validation`.
 
     How many tokens see each other is `context_at` each step, from `first_context_length` on. With `start_counts` the

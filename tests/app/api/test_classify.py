@@ -1,4 +1,4 @@
-"""/classify: mails as text, raw messages and files, one or thousands."""
+"""/classify: mails as text and raw messages, one or thousands."""
 
 import os
 import subprocess
@@ -13,14 +13,12 @@ from mlflow.pyfunc import PythonModelContext
 from projects import ROOT, environment
 
 from app.cleaning import Cleaner
-from app.errors import Busy
-from app.loaded_version import LoadedVersion
 from llm.loaded_model import LoadedModel
 from llm.objectives.classifier import probabilities
 from llm.objectives.classifier.explanations import moved_by
-from tasks.data.mail import clean_row, parse_message
+from tasks.data.mail import clean_row
 from tasks.served import ServedModel
-from tests.app.conftest import CHARSETS, any_alive, children, post, wait_until
+from tests.app.conftest import any_alive, children, post, wait_until
 from tests.app.rows import ends_itself, hangs
 from tests.app.steps import samples, stepwise
 
@@ -45,10 +43,6 @@ def served(registry) -> ServedModel:
 
 def classify(address, emails, **options):
     return post(address, "/classify", {"emails": emails} | options)
-
-
-def classify_files(address, files, **options):
-    return httpx.post(f"{address}/classify/files", files=files, data=options, timeout=300)
 
 
 def classified(address) -> float:
@@ -126,54 +120,6 @@ def test_explanation_has_the_strongest_phrases_first(server, served):
     assert "17 mails with explain; at most 16 are explained at once" in answer.json()["error"]["message"]
 
 
-def test_files_are_classified_and_their_names_returned(server):
-    names = ["../../x.eml", "/etc/passwd", "a b\\c.eml", "ä.eml", ""]
-    content = "Subject: hello\nFrom: a@example.com\n\nthe cat sat"
-    files = [("files", (name or None, content.encode(), "message/rfc822")) for name in names[:4]]
-    files += [
-        ("files", ("latin.eml", "Subject: hello\n\nGrüße".encode("latin-1"))),
-        ("files", ("no.eml", b"\xff\x00\xfe")),
-        ("files", ("mbox", f"From a Thu Aug 22 12:36:23 2002\n{content}\n\n".encode() * 2)),
-    ]
-    answer = classify_files(server, files, explain=1)
-    answers = answer.raise_for_status().json()["verdicts"]
-    assert [verdict["name"] for verdict in answers] == [*names[:4], "latin.eml", "no.eml", "mbox"]
-    (mail,) = verdicts(server, [{"subject": "hello", "body": "the cat sat"}])
-    assert [verdict["probability"] for verdict in answers[:4]] == pytest.approx([mail["probability"]] * 4)
-    (latin,) = verdicts(server, [{"subject": "hello", "body": "Grüße"}])
-    assert answers[4]["probability"] == pytest.approx(latin["probability"])
-    assert answers[0]["moved_by"]
-    assert [verdict["error"] for verdict in answers[5:]] == [
-        "it is no text",
-        "it has several messages: each must be a file of its own",
-    ]
-
-
-def test_files_in_any_charset_are_read_as_training_reads_them(server):
-    learned = [dict(zip(("subject", "body"), parse_message(content), strict=True)) for content in CHARSETS.values()]
-    files = [("files", file) for file in CHARSETS.items()]
-    answer = classify_files(server, files)
-    answers = answer.raise_for_status().json()["verdicts"]
-    expected = verdicts(server, learned)
-    assert [verdict["probability"] for verdict in answers] == [verdict["probability"] for verdict in expected]
-
-
-@pytest.mark.parametrize(
-    ("count", "options", "reason"),
-    [
-        (0, {"model": "classifier"}, "files"),
-        (1, {"explain": "many"}, "explain"),
-        (1, {"model": "assistant"}, "assistant/1 can't classify; models that can: classifier"),
-        (1001, {}, "1000"),
-    ],
-    ids=["none", "number", "model", "many"],
-)
-def test_invalid_files_and_options_are_refused(server, count, options, reason):
-    answer = classify_files(server, [("files", ("x.eml", b"x"))] * count, **options)
-    assert answer.status_code in (400, 422)
-    assert reason in answer.json()["error"]["message"]
-
-
 def test_queue_that_is_full_refuses_a_request_and_answers_a_retry(server, change_settings):
     change_settings(queue=0)
     feedback = {"about": "email", "label": "spam", **MAILS[0]}
@@ -182,21 +128,6 @@ def test_queue_that_is_full_refuses_a_request_and_answers_a_retry(server, change
         assert answer.headers["retry-after"] == "1"
     change_settings(queue=1)
     assert verdicts(server, MAILS[:1])
-
-
-UNUSED = ("name", "model", "encoding", "folder", "fetched", "dataset", "engine", "cleaner")
-"""Fields of a version that no request touches while it waits."""
-
-
-def test_queue_holds_a_share_of_requests_of_one_network():
-    loaded = LoadedVersion(**dict.fromkeys(UNUSED), client_share=0.25)
-    with loaded.classified_by(8, "one"), loaded.classified_by(8, "one"):
-        with pytest.raises(Busy, match="2 requests of your network run or wait already, and at most 2 may"):
-            loaded.classified_by(8, "one").__enter__()
-        with loaded.classified_by(8, "another"), loaded.classified_by(8), loaded.classified_by(8, "third"):
-            assert len(loaded.classifying) == 5
-    with loaded.classified_by(8, "one"):
-        assert loaded.classifying == ["one"]
 
 
 def test_cancelled_request_is_not_classified_to_its_end(server, change_settings):

@@ -36,7 +36,7 @@ CHECKS = [
 OPERATIONS = [
     *(("get", path) for path in ("/v1/models", "/v1/models/{name}", "/healthz", "/readyz", "/metrics")),
     *(("post", path) for path in ("/v1/chat/completions", "/v1/completions")),
-    *(("post", path) for path in ("/classify", "/classify/files", "/feedback")),
+    *(("post", path) for path in ("/classify", "/feedback")),
 ]
 CASES = {"get": 10, "post": 60}
 """Of an operation."""
@@ -87,12 +87,11 @@ def test_schema_holds_for_a_whole_answer_and_a_stream(described, path, stream):
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_schema_holds_for_answers_of_every_operation(described, method, path):
     operation, session, statuses = described[path][method], requests.Session(), Counter()
-    checks = CHECKS[:-1] if path == "/classify/files" else CHECKS  # in a form all is text, whatever type it had
 
     def try_it(case):
         answer = case.call(session=session, timeout=300)
         statuses[answer.status_code] += 1
-        case.validate_response(answer, checks=checks)
+        case.validate_response(answer, checks=CHECKS)
 
     def try_drawn(case):
         shorten(case)

@@ -41,7 +41,6 @@ PARTS = {
     "/v1/chat/completions": "choices",
     "/v1/completions": "choices",
     "/classify": "verdicts",
-    "/classify/files": "verdicts",
     "/feedback": "kept",
 }
 """A part of each path's answer."""

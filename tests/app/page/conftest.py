@@ -71,7 +71,7 @@ def kept(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def address(store, kept, tmp_path_factory) -> Iterator[str]:
     """A server with the page, on which two texts run or wait at once."""
-    settings = Settings(quarantine=kept, rows=1, queue=1, client_share=1, context_length=256, poll_seconds=0.3)
+    settings = Settings(quarantine=kept, rows=1, queue=1, context_length=256, poll_seconds=0.3)
     with pytest.MonkeyPatch.context() as patch, tracked(store):
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         with running(settings, page=True) as url:

@@ -170,11 +170,11 @@ def test_email_tab_classifies_explains_and_labels_mails_and_keeps_no_file(page, 
     assert (row["label"], row["version"], row["subject"]) == ("ham", "threestage-classifier/1", MAIL["subject"])
 
     (tmp_path / "lunch.eml").write_bytes(EML)
-    api = httpx.post(f"{address}/classify/files", files={"files": EML}, timeout=120).json()["verdicts"][0]
+    subject, body = parse_message(EML)
+    (api,) = post(address, "/classify", {"emails": [{"subject": subject, "body": body}]}).json()["verdicts"]
     upload = page.locator("input[type=file]")
     upload.set_input_files(tmp_path / "lunch.eml")
     expect(verdict.get_by_role("heading")).to_have_text(f"Real mail ({round(100 * api['probability'])} %)")
-    subject, body = parse_message(EML)
     expect(page.get_by_label("Subject")).to_have_value(subject)
     settled(page)
     press(page, "Real mail")

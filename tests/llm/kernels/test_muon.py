@@ -64,6 +64,8 @@ def test_bits_of_muon_in_c_do_not_depend_on_threads(threads):
 
 @pytest.mark.parametrize("weight", [torch.zeros(64, 96), torch.zeros(64, 64).bfloat16(), torch.zeros(128, 64).T])
 def test_matrices_that_muon_c_does_not_take_are_refused(weight):
-    matrix = MuonMatrix(weight_RC=weight, momentum_RC=weight, squares_R1=weight[:, :1], rows=(len(weight),))
+    matrix = MuonMatrix(
+        weight_RC=weight, gradient_RC=weight, momentum_RC=weight, squares_R1=weight[:, :1], rows=(len(weight),)
+    )
     with pytest.raises(ValueError, match=r"muon.c needs contiguous float32 and multiples of 64"):
         muon_in_c([matrix], MuonRates(learning_rate=0.1, weight_decay=0.1))

