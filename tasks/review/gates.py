@@ -97,7 +97,7 @@ def _difference(comparison: Comparison, metric: str, *, against: str, name: str,
         return Gate(name, None, reason or f"the {against} has no {metric}")
     if difference.is_none:
         return Gate(name, "no clear difference" in passing, "the same")
-    if difference.verdict == "not known":
+    if difference.low is None or difference.high is None:
         return Gate(name, None, f"{signed(difference.value)}, without an interval; {reason}".rstrip("; "))
     ends = f"95 % interval {signed(difference.low)} to {signed(difference.high)}"
     return Gate(name, difference.verdict in passing, f"{difference.verdict}: {signed(difference.value)} ({ends})")

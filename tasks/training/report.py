@@ -37,7 +37,9 @@ def _evaluations(history: list[Row]) -> list[Row]:
 
 
 @task(cache_policy=NO_CACHE)
-def publish(model: str, objective: str, *, setup: TrainingSetup, history: list[Row], **settings: Any) -> dict[str, Any]:
+def publish(
+    model: str, objective: str, *, setup: TrainingSetup[Any], history: list[Row], **settings: Any
+) -> dict[str, Any]:
     """Finish the model, write models/<model>/ and the training's report, log both to MLflow, and return its metrics.
 
     `settings` go to the model folder's config.json.
