@@ -1,7 +1,6 @@
 """`threestage classify`: is it spam? Mails in files and mailboxes."""
 
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,11 +24,6 @@ def classify(
     these numbers, and so does --json.
     """
     check_model(model)
-    reasons = {name: reason for name in files if (reason := _unreadable(name))}
-    if len(reasons) == len({*files}):  # before libraries and a model load, which takes seconds
-        for name, reason in reasons.items():
-            _print_error(name, reason, as_json)
-        raise typer.Exit(SOME_FAILED)
     from app.api.classify import AT_ONCE, verdicts_of
     from app.mail_files import read_mails
     from llm.objectives import CLASSIFY
@@ -55,23 +49,6 @@ def classify(
                 _print(origin, verdict, as_json)
     if failed:
         raise typer.Exit(SOME_FAILED)
-
-
-def _unreadable(name: str) -> str | None:
-    """The reason why a file can't be opened; None if it can."""
-    try:
-        if name != "-":
-            Path(name).open("rb").close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
-def _print_error(name: str, reason: str, as_json: bool) -> None:
-    if as_json:
-        print_json({"file": name, "error": reason})
-    else:
-        to_person(f"error: {name}: {reason}")
 
 
 def _print(origin: "Place", verdict: dict[str, Any], as_json: bool) -> None:

@@ -166,7 +166,6 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "tasks/training/*": "progress, interrupted ones",
     },
     "flows.evaluate": {
-        **dict.fromkeys(SPLITTING, "imported by the detector of languages"),
         "llm/training/*": "how a model learns",
         "tasks/training/setup.py": "forms, and which file is a split",
     },

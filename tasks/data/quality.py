@@ -67,6 +67,14 @@ def summary_of(
     return pd.DataFrame([summary])
 
 
+def cell_expectations(columns: Sequence[str]) -> list["Expectation"]:
+    """The expectations that every row has a value in these columns, and an `id` of its own."""
+    import great_expectations.expectations as gxe
+
+    not_null = [gxe.ExpectColumnValuesToNotBeNull(column=column) for column in columns]
+    return [*not_null, gxe.ExpectColumnValuesToBeUnique(column="id")]
+
+
 def label_expectations(labels: Sequence[str]) -> list["Expectation"]:
     """The expectation on the column `label`, for a dataset with labels."""
     import great_expectations.expectations as gxe

@@ -201,14 +201,14 @@ def fetch_task() -> "Task[[Source, Path], dict[str, Any]]":
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 
-    return task(
-        write_source,
+    as_task = task(
         task_run_name="{source.source}",
         cache_policy=NO_CACHE,
         retries=3,
         retry_delay_seconds=[1, 4, 10],
         retry_condition_fn=_may_pass,
     )
+    return as_task(write_source)
 
 
 def fetch_source(source: Source, folder: Path) -> dict[str, Any]:

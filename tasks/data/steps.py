@@ -10,7 +10,7 @@ import pandas as pd
 from llm.errors import UserError
 from tasks.data.cleaning.personal import mask_rows
 from tasks.data.cleaning.record import RULES, Record
-from tasks.data.cleaning.rules import HALF, in_languages, shares_before, within_lengths, without_repetition
+from tasks.data.cleaning.rules import HALF, shares_before, within_lengths, without_repetition
 from tasks.data.dataset import Dataset, Table
 from tasks.data.duplicates import DUPLICATES, near_rows, overlap
 from tasks.data.folders import files_below
@@ -63,7 +63,6 @@ def clean(table: Table, dataset: Dataset, params: Split) -> Table:
     """Mask personal data if it is masked in all rows, and drop rows whose text no model should learn from."""
     if params.mask_personal_data == "all":
         table = mask_rows(table)
-    table = in_languages(table, dataset.text(table), params.languages)
     table = within_lengths(table, dataset.text(table), dataset.lengths)
     return without_repetition(table, dataset.text(table)).reset_index(drop=True)
 

@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 from llm.config import Config
 from llm.errors import UserError
 from llm.objectives.assistant.loops import has_loop
+from tasks.applications.assistant.language import UNKNOWN, language_of
 from tasks.applications.assistant.refusals import declines, denies, plain, sentences
-from tasks.data.cleaning.rules import UNKNOWN, language_of
 
 Range = tuple[int, int]
 

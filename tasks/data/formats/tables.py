@@ -87,7 +87,10 @@ def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _csv(path: Path) -> Iterator[Row | Problem]:
     """The rows of a CSV or TSV file by column, without columns that have no name."""
     rows = cells_of(path)
-    number, header = next(rows, (1, []))
+    first = next(rows, None)
+    if first is None:
+        return
+    number, header = first
     names = [name.strip() for name in header]
     _check_names(names, f"{path}, row {number}")
     for number, cells in rows:

@@ -74,7 +74,7 @@ def test_zip_that_holds_more_than_it_declares_writes_no_more_than_that(tmp_path,
     assert (out / "a").stat().st_size <= 1_000
 
 
-def test_no_matching_member_is_an_error(tmp_path, out):
+def test_archive_without_matching_members_is_an_error(tmp_path, out):
     archive = make_tar(tmp_path / "a.tgz", {"a.txt": b"one", "b.txt": b"two"})
     with pytest.raises(UserError, match=r"^a\.tgz: none of its members matches files: \*\.csv$"):
         unpack(archive, "*.csv", out)

@@ -13,7 +13,7 @@ from tasks.data.sources import Source, source_name, write_source
 from tasks.data.textfiles import raw_files
 
 
-def test_a_text_alone_is_a_source_and_takes_what_is_there(tmp_path):
+def test_source_may_be_a_path_alone(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"one")
     fetched = write_source(Source.model_validate(str(tmp_path / "a.txt")), tmp_path)
     digest = hashlib.sha256(b"one").hexdigest()
@@ -21,7 +21,7 @@ def test_a_text_alone_is_a_source_and_takes_what_is_there(tmp_path):
     assert (tmp_path / "a/a.txt").read_bytes() == b"one"
 
 
-def test_a_folder_has_the_hash_of_the_list_that_sha256sum_prints(tmp_path):
+def test_hash_of_a_folder_is_that_of_the_list_that_sha256sum_prints(tmp_path):
     mine = tmp_path / "mine"
     for name in ("a.md", "b/c.md", ".hidden", ".git/HEAD"):
         (mine / name).parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def test_a_folder_has_the_hash_of_the_list_that_sha256sum_prints(tmp_path):
         write_source(source, tmp_path)
 
 
-def test_a_folder_of_which_nothing_is_kept_and_a_place_without_files_are_errors(tmp_path):
+def test_folder_without_matching_files_is_an_error(tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(UserFileError, match=r"mine: no file is there$"):
         write_source(Source(source=str(tmp_path / "mine"), name="a"), tmp_path)
@@ -61,7 +61,7 @@ def test_corrupt_glob_is_named_with_its_reason(tmp_path, monkeypatch):
         find_files(glob, glob)
 
 
-def test_a_name_that_is_no_utf_8_is_said(tmp_path):
+def test_file_name_that_is_no_utf_8_is_an_error(tmp_path):
     (tmp_path / b"caf\xe9.txt".decode(errors="surrogateescape")).write_text("a")
     with pytest.raises(UserError, match=r"the name 'caf.*\.txt' is no UTF-8; rename it$"):
         raw_files(tmp_path)
@@ -89,7 +89,7 @@ def test_hidden_files_and_pointers_of_dvc_are_no_data(tmp_path):
     assert files_below(tmp_path / "out") == visible
 
 
-def test_a_hidden_file_is_refused_and_a_hidden_folder_is_called_without_its_dot(tmp_path):
+def test_hidden_file_is_refused_and_hidden_folder_loses_its_dot(tmp_path):
     (tmp_path / ".notes").mkdir()
     (tmp_path / ".notes/a.txt").write_text("one")
     write_source(Source(source=str(tmp_path / ".notes")), tmp_path)
@@ -101,14 +101,14 @@ def test_a_hidden_file_is_refused_and_a_hidden_folder_is_called_without_its_dot(
         Source(source="a.txt", name=".a")
 
 
-def test_a_file_with_a_wildcard_in_its_name_is_that_file(tmp_path):
+def test_file_with_a_wildcard_in_its_name_is_read(tmp_path):
     (tmp_path / "mails [old].csv").write_text("label,body\nham,a\n")
     source = Source(source=str(tmp_path / "mails [old].csv"))
     assert source_name(source) == "mails [old]"
     assert write_source(source, tmp_path)["files"] == 1
 
 
-def test_files_chooses_of_a_single_file_too(tmp_path):
+def test_files_glob_applies_to_a_single_file(tmp_path):
     (tmp_path / "one.txt").write_text("one")
     assert write_source(Source(source=str(tmp_path / "one.txt"), files="*.txt"), tmp_path)["files"] == 1
     with pytest.raises(UserError, match=r"one\.txt: none of its 1 files matches files: \*\.md$"):

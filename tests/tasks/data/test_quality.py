@@ -91,7 +91,7 @@ def test_validation_warning_is_logged_and_stops_nothing(table, caplog):
 
 
 def test_gate_bound_may_be_changed_or_null(table):
-    strict = Gates(rows_of_a_label={"fail": 15}, split_overlap={"fail": None})
+    strict = Gates(rows_of_a_label={"fail": 15}, split_overlap={})
     expectations = summary_expectations(LABELS, strict)
     assert "split_overlap" not in {expectation.column for expectation in expectations}
     with pytest.raises(

@@ -51,7 +51,7 @@ def server(tmp_path):
         ("gs://bucket/books.tar.gz", "books"),
     ],
 )
-def test_a_source_is_named_after_its_package_or_file(source, name):
+def test_source_is_named_after_its_package_or_file(source, name):
     assert source_name(pin(source, b"")) == name
 
 
@@ -70,7 +70,7 @@ def test_a_source_is_named_after_its_package_or_file(source, name):
         "s3://bucket/a.jsonl",
     ],
 )
-def test_a_release_a_url_or_a_file_is_a_source(source):
+def test_source_may_be_a_release_a_url_or_a_path(source):
     assert Source(source=source).source == source
 
 
@@ -92,23 +92,23 @@ def test_a_release_a_url_or_a_file_is_a_source(source):
         "",
     ],
 )
-def test_what_is_no_exact_release_is_no_source(source):
+def test_source_that_is_no_exact_release_is_refused(source):
     with pytest.raises(ValidationError, match="sources are npm:NAME@VERSION"):
         Source(source=source, sha256=WRONG)
 
 
 @pytest.mark.parametrize("source", ["npm:@x/..@1", "https://host.example/", "file:/tmp/.."])
-def test_a_source_without_a_name_is_refused(source):
+def test_source_without_a_name_is_refused(source):
     with pytest.raises(UserError, match="names no package, file or folder; give it a `name`"):
         source_name(pin(source, b""))
 
 
-def test_two_sources_of_one_name_are_refused():
+def test_sources_of_one_name_are_refused():
     with pytest.raises(UserError, match=r"npm:@a/x@1, pypi:x==2: all would be written to the folder x"):
         check_names([pin("npm:@a/x@1", b""), pin("pypi:x==2", b""), pin("npm:y@1", b"")])
 
 
-def test_a_file_source_goes_end_to_end(tmp_path, monkeypatch, prefect_server_for_tests):
+def test_fetch_writes_archives_and_files(tmp_path, monkeypatch, prefect_server_for_tests):
     monkeypatch.chdir(tmp_path)
     archive = make_tar(Path("books.tgz"), {"package/data/a.txt": b"one", "package/data/b.json": b"{}", "x.txt": b""})
     Path("rows.jsonl").write_text('{"text": "two"}\n')
@@ -118,7 +118,7 @@ def test_a_file_source_goes_end_to_end(tmp_path, monkeypatch, prefect_server_for
     assert Path("data/raw/corpus/books/package/data/a.txt").read_bytes() == b"one"
 
 
-def test_nothing_is_written_unless_every_source_is_right(tmp_path, monkeypatch, prefect_server_for_tests):
+def test_fetch_is_atomic(tmp_path, monkeypatch, prefect_server_for_tests):
     monkeypatch.chdir(tmp_path)
     good = make_zip(Path("good.zip"), {"a.txt": b"one"})
     Path("bad.txt").write_text("two")
@@ -127,7 +127,7 @@ def test_nothing_is_written_unless_every_source_is_right(tmp_path, monkeypatch, 
     assert list((tmp_path / "data/raw").iterdir()) == []
 
 
-def test_a_wrong_hash_names_both_hashes_and_opens_nothing(tmp_path):
+def test_wrong_hash_is_named_with_the_expected_one_before_anything_is_unpacked(tmp_path):
     archive = tmp_path / "a.zip"
     archive.write_bytes(b"not even a zip")
     source = Source(source=f"file:{archive}", sha256=WRONG)
@@ -146,7 +146,7 @@ def test_a_wrong_hash_names_both_hashes_and_opens_nothing(tmp_path):
         ("s3://bucket/a", r"^s3://bucket/a: s3fs is not installed; pip install -e '\.\[s3\]'$"),
     ],
 )
-def test_what_is_missing_is_said_with_the_way_out(tmp_path, monkeypatch, source, reason):
+def test_missing_file_or_client_is_named_with_the_way_out(tmp_path, monkeypatch, source, reason):
     monkeypatch.setenv("PATH", str(tmp_path))
     for module in ("pip", "s3fs"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -155,7 +155,7 @@ def test_what_is_missing_is_said_with_the_way_out(tmp_path, monkeypatch, source,
     assert files_below(tmp_path) == []
 
 
-def test_a_host_that_fails_for_a_while_is_tried_again(tmp_path, server):
+def test_retry_after_a_server_error_fetches_the_file(tmp_path, server):
     url, replies = server
     replies["/a.txt"] = [(503, b""), (503, b""), (200, b"text")]
     fetch_task().with_options(retry_delay_seconds=0)(pin(f"{url}/a.txt", b"text"), tmp_path)
@@ -163,7 +163,7 @@ def test_a_host_that_fails_for_a_while_is_tried_again(tmp_path, server):
     assert replies["/a.txt"] == []
 
 
-def test_a_wrong_hash_is_not_tried_again(tmp_path, server):
+def test_retry_never_follows_a_wrong_hash(tmp_path, server):
     url, replies = server
     replies["/a.txt"] = [(200, b"text"), (200, b"text")]
     with pytest.raises(UserError, match="sha256"):
@@ -171,7 +171,7 @@ def test_a_wrong_hash_is_not_tried_again(tmp_path, server):
     assert len(replies["/a.txt"]) == 1
 
 
-def test_a_missing_page_and_an_unreachable_host_are_told_apart(tmp_path, server):
+def test_missing_page_is_no_unreachable_host(tmp_path, server):
     url, _ = server
     with pytest.raises(UserError, match=rf"^{url}/a.txt: Client error '404 Not Found'") as missing:
         write_source(pin(f"{url}/a.txt", b""), tmp_path)
@@ -180,7 +180,7 @@ def test_a_missing_page_and_an_unreachable_host_are_told_apart(tmp_path, server)
         write_source(pin("http://127.0.0.1:9/a.txt", b""), tmp_path)
 
 
-def test_npm_fetches_from_the_registry_that_it_is_told_of(tmp_path, server, monkeypatch):
+def test_npm_fetches_from_the_configured_registry(tmp_path, server, monkeypatch):
     url, replies = server
     manifest = json.dumps({"name": "@me/books", "version": "1.0.0"}).encode()
     archive = make_tar(tmp_path / "books.tgz", {"package/package.json": manifest, "package/data/a.txt": b"one"})
@@ -215,7 +215,7 @@ def test_pip_builds_nothing_of_a_source_distribution(tmp_path, monkeypatch):
     assert files_below(out) == ["books-1.0/books-1.0/PKG-INFO"]
 
 
-def test_pip_fetches_from_where_it_is_told(tmp_path, monkeypatch):
+def test_pip_fetches_from_the_configured_index(tmp_path, monkeypatch):
     shelf, out = tmp_path / "shelf", tmp_path / "out"
     shelf.mkdir()
     out.mkdir()
@@ -246,7 +246,7 @@ def test_pip_fetches_from_where_it_is_told(tmp_path, monkeypatch):
         ("memory://bucket/texts/**/*.txt", ["a.txt", "b/c.txt"]),
     ],
 )
-def test_an_object_store_gives_a_file_a_folder_or_what_a_glob_fits(tmp_path, url, files):
+def test_object_store_gives_a_file_a_folder_or_the_matches_of_a_glob(tmp_path, url, files):
     store = fsspec.filesystem("memory")
     store.pipe({"/bucket/rows.jsonl": b"{}", "/bucket/texts/a.txt": b"one", "/bucket/texts/b/c.txt": b"two"})
     path = download_from_store(url, tmp_path)
@@ -255,7 +255,7 @@ def test_an_object_store_gives_a_file_a_folder_or_what_a_glob_fits(tmp_path, url
         download_from_store("memory://nothing/here", tmp_path)
 
 
-def test_a_dataset_of_the_hubs_form_becomes_a_parquet_file_a_split(tmp_path):
+def test_hub_dataset_becomes_a_parquet_file_for_each_split(tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     for split, count in (("train", 3), ("test", 2)):

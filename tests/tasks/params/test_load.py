@@ -221,11 +221,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         check_params(tmp_path / "params.yaml")
 
 
-def test_a_bound_of_data_leaves_the_other_bounds(tmp_path: Path) -> None:
+def test_bounds_of_a_number_are_those_that_are_given(tmp_path: Path) -> None:
     key = "datasets.emails.preprocess.gates"
     path = write_params(tmp_path, {key: {"duplicate_share": {"fail": 0.9}}})
     gates = load_dataset("emails", path).preprocess.gates
-    assert gates == DataGates(duplicate_share={"warn": 0.3, "fail": 0.9})
+    assert gates == DataGates(duplicate_share={"fail": 0.9})
     path = write_params(tmp_path, {key: {"duplicate_share": {"wran": 0.9}}})
     with pytest.raises(ValueError, match=r"gates\.duplicate_share\.wran: unknown key; did you mean warn\?"):
         load_dataset("emails", path)

@@ -204,7 +204,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("case", TABLES)
-def test_emails_table_is_read_as_people_mean_it(case, read):
+def test_emails_table_of_unusual_columns_or_cells_is_read(case, read):
     name, content, expected = TABLES[case]
     assert contents(read(emails, name, {name: content})) == expected
 

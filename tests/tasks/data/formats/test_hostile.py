@@ -228,7 +228,7 @@ def test_corrupt_mails_are_dropped_and_counted(tmp_path, caplog):
     ]
 
 
-def test_a_field_of_a_megabyte_is_a_body(tmp_path):
+def test_field_of_a_megabyte_is_a_body(tmp_path):
     (tmp_path / "a.csv").write_bytes(b'label,body\nham,"' + LONG + b'"\n')
     assert read(emails, tmp_path) == ([("ham", "", "word " * 8)], [])
 
