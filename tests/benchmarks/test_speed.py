@@ -21,7 +21,7 @@ from benchmarks import (
     time_to_loss,
     train_speed,
 )
-from benchmarks.contenders import StepTimer, matmul_weights, same_size, transformers_gpt2
+from benchmarks.contenders import Shape, matmul_weights, same_size, transformers_gpt2
 from benchmarks.harness import Table
 from llm.config import GPTConfig
 from llm.errors import UserError
@@ -32,7 +32,6 @@ from llm.model.gpt import GPT
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import train_bpe
 from llm.training.cost import training_flops
-from tasks.params.load import load_application
 from tasks.stages.names import PARAMS_FILE
 from tests.app.conftest import write_model
 
@@ -151,27 +150,22 @@ def test_weights_a_token_are_those_of_the_blocks_and_the_output_layer():
         assert generate.weights_a_token(GPTConfig(**shape, tied=tied)) == 3 * block + 2 * 4 + 50 * 4
 
 
-def test_train_speed_compares_ours_with_a_peer_and_writes_a_table(small_params, tmp_path):
+def test_train_speed_writes_a_table_and_the_reason_of_a_contender_that_fails(small_params, tmp_path, monkeypatch):
+    broken = train_speed.Contender("ours", "fp8")
+    monkeypatch.setattr(train_speed, "CONTENDERS", [*train_speed.CONTENDERS, broken])
     out = tmp_path / "train_speed.json"
-    names = ["ours fp32", "transformers fp32"]
+    names = ["ours fp32", "transformers fp32", str(broken)]
     options = ["--set-ups", "default", "--rounds", "1", "--seconds", "0.1", "--warmup", "1", "--threads", "1"]
     train_speed.main([*options, "--only", *names, "--params", str(small_params), "--out", str(out)])
     (table,) = harness.read_tables(out)
     assert table.title.startswith("default: 128 tokens a step; ")
     assert list(table.contenders) == names
-    squares = {"ours fp32": 13, "transformers fp32": 12}  # of the width: ours has a gate, a peer GPT-2's MLP
-    for name, figures in table.contenders.items():
+    assert table.contenders[str(broken)] == {"failed": "exit code 1: KeyError: 'fp8'"}
+    for name, squares in {"ours fp32": 13, "transformers fp32": 12}.items():  # of the width: ours has a gate
+        figures = table.contenders[name]
         assert figures["tokens/s"] == pytest.approx(4 * 32 / figures["seconds a step"], rel=1e-2)
         assert figures["peak GB"] > 0.1
-        assert figures["matmul weights"] == squares[name] * 16 * 16 + 300 * 16
-
-
-def test_train_speed_names_a_contender_that_fails_with_its_reason(small_params):
-    setup = train_speed.set_ups(load_application("foundation", small_params).train, 300)["default"]
-    timer = StepTimer(warmup=0, least_seconds=0.0)
-    options = train_speed.Options(rounds=1, timer=timer, threads=1)
-    table = train_speed.compare("small", setup, [train_speed.Contender("ours", "fp8")], options=options)
-    assert table.contenders == {"ours fp8": {"failed": "exit code 1: KeyError: 'fp8'"}}
+        assert figures["matmul weights"] == squares * 16 * 16 + 300 * 16
 
 
 def test_operations_of_a_step_are_those_of_the_model():
@@ -180,21 +174,37 @@ def test_operations_of_a_step_are_those_of_the_model():
     assert train_speed.operations(weights, same_size(config), 16) == 16 * training_flops(GPT(config))
 
 
-def test_time_to_loss_gives_the_best_run_of_each_contender_by_budget(small_params, token_files, tmp_path, monkeypatch):
+def test_time_to_loss_trains_each_contender_for_a_budget(small_params, token_files, tmp_path, monkeypatch):
     monkeypatch.setattr(time_to_loss, "SIZES", ((3, 4),))
     monkeypatch.setattr(time_to_loss, "RATES", (1e-3,))
     out = tmp_path / "made.json"
-    options = ["--only", "ours", "gpt2", "--budgets", "1.0", "0.5", "--threads", "1"]
-    time_to_loss.main([*options, "--params", str(small_params), "--data", str(token_files), "--out", str(out)])
-    short, long = harness.read_tables(out)
-    assert (short.title, long.title) == tuple(f"Validation bits per byte after {budget} s" for budget in ("0.5", "1"))
-    for table in (short, long):
-        assert list(table.contenders) == ["ours", "gpt2"]
-        for figures in table.contenders.values():
-            assert 0 < figures["bits per byte"] < 8
-            assert figures["steps"] > 1
-    assert short.contenders["gpt2"]["seconds"] >= 0.5
-    assert short.contenders["gpt2"]["recipe"] == long.contenders["gpt2"]["recipe"] == "3 x 32, rate 0.001"
+    options = ["--budgets", "0.5", "--threads", "1", "--params", str(small_params), "--data", str(token_files)]
+    time_to_loss.main([*options, "--out", str(out)])
+    (table,) = harness.read_tables(out)
+    assert table.title == "Validation bits per byte after 0.5 s"
+    assert list(table.contenders) == ["ours", "gpt2"]
+    for figures in table.contenders.values():
+        assert 0 < figures["bits per byte"] < 8
+        assert figures["steps"] > 1
+    assert table.contenders["gpt2"]["seconds"] >= 0.5
+    assert table.contenders["gpt2"]["recipe"] == "3 x 32, rate 0.001"
+
+
+def test_time_to_loss_chooses_size_and_rate_by_the_longest_budget(monkeypatch):
+    runs = []
+
+    def make(run: time_to_loss.Run, recipe: None) -> time_to_loss.Outcome:
+        runs.append(run)
+        is_best = (run.shape.n_layer, run.learning_rate) == (4, 2e-3)
+        return time_to_loss.Outcome(run, {"bits per byte": 1.0 if is_best else None})
+
+    monkeypatch.setattr(time_to_loss, "make", make)
+    shape = Shape(vocabulary_size=300, context_length=32, n_layer=3, n_head=2, n_embd=16)
+    outcomes = time_to_loss.best_by_budget("gpt2", shape, [1.0, 2.0], recipe=None)
+    assert [run.budget for run in runs] == [2.0] * 9 + [1.0]
+    assert {budget: outcome.run.recipe for budget, outcome in outcomes.items()} == dict.fromkeys(
+        (1.0, 2.0), "4 x 16, rate 0.002"
+    )
 
 
 def test_cosine_rises_falls_to_a_tenth_and_stays():

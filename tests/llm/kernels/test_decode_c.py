@@ -21,7 +21,6 @@ from llm.kernels.serving.decode import BITS, BYTES, FLOAT, SCALES, TYPES
 from llm.kernels.serving.decode_library import SOURCES, declare, load_library
 
 OTHER_PROCESSORS = [
-    "x86-64-v2",
     "x86-64-v3",
     pytest.param("alderlake", marks=pytest.mark.skipif(not AVX_VNNI, reason="the processor has no AVX-VNNI")),
 ]
