@@ -24,7 +24,12 @@ FOLDERS = (
     "tests/llm",
     "tests/tasks/data",
     "tests/tasks/datasets",
+    "tests/tasks/applications/foundation",
+    "tests/tasks/applications/guard",
+    "tests/tasks/measures",
     "tests/tasks/params",
+    "tests/tasks/review",
+    "tests/tasks/training",
     "tests/tasks/registry",
     "tests/tasks/stages",
 )

@@ -186,7 +186,7 @@ def _agreed(evaluation: Evaluation, now: pd.DataFrame, before: pd.DataFrame) -> 
     """The number of rows that score as they did in the evaluation; None if it scored other rows."""
     joined = join(now, before)
     judged = first_measures(joined, evaluation.judged_by)
-    return None if judged.empty else int((judged[OURS] == judged[BASELINE]).sum())
+    return None if judged.empty else (judged[OURS] == judged[BASELINE]).tolist().count(True)
 
 
 def _without(rows: pd.DataFrame, learned: list[str] | None) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -34,19 +34,19 @@ from tasks.stages.hashes import fingerprint, inputs
 from tasks.stages.lock import FINISHED, KEEP, STATE
 from tasks.stages.ray_cluster import Cluster
 from tasks.training.interrupted import INPUTS, say_what_is_kept
-from tasks.training.progress import ProgressReporter, StopRequest
+from tasks.training.progress import ProgressReporter, StopRequest, active_run_id
 from tasks.training.setup import Prepare, Trained, TrainingSetup
 
 logger = logging.getLogger(__name__)
 
-Samples = Callable[[TrainingSetup], list[str]]
+Samples = Callable[[TrainingSetup[Any]], list[str]]
 """Makes texts for people to read, at each evaluation."""
 
 
 @contextmanager
 def training_run(
     params: TrainConfig, datasets: dict[str, Path], *, resume: bool, identity: Mapping[str, str] | None = None
-) -> Iterator[Checkpoints]:
+) -> Generator[Checkpoints]:
     """The MLflow run of a training stage, and its checkpoints.
 
     When the block succeeds, the checkpoints are removed, or marked as finished. Run and checkpoints are keyed by
@@ -149,7 +149,7 @@ def _log_start(model: nn.Module, compute: Compute, checkpoints: Checkpoints, *, 
         logger.info("going on after step %d of %d", state["step"], steps)
 
 
-def _interruptible(setup: TrainingSetup, stop: StopRequest, samples: Samples) -> Objective[Any]:
+def _interruptible(setup: TrainingSetup[Any], stop: StopRequest, samples: Samples) -> Objective[Any]:
     """The objective with these samples; a stop request interrupts its evaluation."""
     return replace(
         setup.objective,
@@ -160,15 +160,17 @@ def _interruptible(setup: TrainingSetup, stop: StopRequest, samples: Samples) ->
 
 def _restore_best(model: nn.Module, checkpoints: Checkpoints) -> list[Row]:
     """Give the model the best weights of the newest checkpoint; the rows of its training."""
-    groups, state = checkpoints.load()
+    checkpoint = checkpoints.load()
+    assert checkpoint is not None, "workers leave a checkpoint"
+    groups, state = checkpoint
     restore_weights(model, groups["best"])
     return state["history"]
 
 
 def _last_logged(*names: str) -> int:
     """The last step of which this MLflow run has one of these metrics; -1 without one."""
-    run = mlflow.active_run().info.run_id
+    run_id = active_run_id()
     steps = [-1]
     for name in names:
-        steps += [metric.step for metric in MlflowClient().get_metric_history(run, name)]
+        steps += [metric.step for metric in MlflowClient().get_metric_history(run_id, name)]
     return max(steps)

@@ -59,8 +59,11 @@ class TrainClassifier(ReadingConfig, FinetuneConfig):
         return self
 
 
-def prepare_labelled(params: TrainClassifier, files: TrainingFiles, workers: Workers, *, units: str) -> TrainingSetup:
+def prepare_labelled(
+    params: TrainClassifier, files: TrainingFiles, workers: Workers, *, units: str
+) -> TrainingSetup[Classifier]:
     """The base with a head, and the rows that it is to tell apart; `units` is what a row is called in the log."""
+    assert files.base is not None, "a classifier has a base"
     compute = choose_compute()
     tables = {split: pd.read_parquet(path) for split, path in training_files(files.dataset).items()}
     label_columns = {split: table["label"].tolist() for split, table in tables.items()}
@@ -95,6 +98,7 @@ def prepare_labelled(params: TrainClassifier, files: TrainingFiles, workers: Wor
 
 def show_labelled(params: TrainClassifier, files: TrainingFiles, split: str, number: int) -> ShownRow:
     """A row as the text that the model reads first; it learns to give its label."""
+    assert files.base is not None, "a classifier has a base"
     encoding = load_tokenizer(files.base / TOKENIZER)
     row = read_row(files.dataset, split, number)
     (text,) = row_texts([row[column]] for column in params.columns)

@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import torch
-from torch import nn
 
 from llm.config import FinetuneConfig
 from llm.device import Compute
 from llm.errors import UserFileError
 from llm.loaded_model import LoadedModel
-from llm.training.objective import Objective, Row
+from llm.training.objective import ModelT, Objective, Row
 from llm.training.workers import Workers
 
 
@@ -35,11 +34,11 @@ class Throughput(NamedTuple):
 
 
 @dataclass
-class TrainingSetup:
+class TrainingSetup(Generic[ModelT]):
     """What is trained: a model with its tokenizer, and its objective."""
 
-    loaded: LoadedModel[nn.Module]
-    objective: Objective[Any]
+    loaded: LoadedModel[ModelT]
+    objective: Objective[ModelT]
     compute: Compute
     throughput: Throughput
     finish: Callable[[], dict[str, float]] = dict
@@ -50,7 +49,7 @@ class TrainingSetup:
 class Trained:
     """A finished training."""
 
-    setup: TrainingSetup
+    setup: TrainingSetup[Any]
     history: list[Row]
     """A row of metrics a step."""
     metrics: dict[str, float]
@@ -69,7 +68,7 @@ class TrainingFiles:
     """The base's answers to general prompts, as the stage `replay` writes them; None for the foundation."""
 
 
-Prepare = Callable[[Workers], TrainingSetup]
+Prepare = Callable[[Workers], TrainingSetup[Any]]
 """Builds the same set-up in every worker, with its part of the batches."""
 
 

@@ -77,9 +77,11 @@ def write_samples(table: pd.DataFrame, samples: int, evidence: Path) -> None:
     """A draw of questions with the answer, what was expected, and what the base says, for people to read."""
     shown = table.sample(min(samples, len(table)), random_state=1).sort_index()
     entries = ["# Answers of the assistant"]
-    for row in shown.itertuples():
-        answer = " ".join(row.answer.split())
-        expected = " ".join(row.expected.split())
-        baseline = " ".join(row.baseline_answer.split())
-        entries.append(f"**{row.question}**\n\n- answer: {answer}\n- expected: {expected}\n- its base says: {baseline}")
+    for row in shown.to_dict("records"):
+        answer = " ".join(row["answer"].split())
+        expected = " ".join(row["expected"].split())
+        baseline = " ".join(row["baseline_answer"].split())
+        entries.append(
+            f"**{row['question']}**\n\n- answer: {answer}\n- expected: {expected}\n- its base says: {baseline}"
+        )
     (evidence / "samples.md").write_text("\n\n".join(entries) + "\n")

@@ -26,7 +26,9 @@ def score_evasions(rows: pd.DataFrame, *, ours: Reader, baseline: Reader, eviden
     Each spam is in all forms; a message that can't be read counts as passed. None with more than two labels, or where
     the test split has no spam and ham of a fitting length.
     """
-    spams = [] if len(ours.config.labels) > 2 else draw(rows[rows["part"] == TEST], *ours.config.labels)
+    if len(ours.config.labels) > 2:
+        return None
+    spams = draw(rows[rows["part"] == TEST], *ours.config.labels)
     if not spams:
         return None
     texts = {AS_IT_WAS: [text_of(message(spam.subject, spam.body)) for spam in spams]}
@@ -68,7 +70,7 @@ def caught_by(reader: Reader, texts: dict[str, list[str]]) -> pd.DataFrame:
     """Whether a reader catches each spam, a column a form. Cleaning undoes some forms: equal texts are read once."""
     different = list(dict.fromkeys(text for same_form in texts.values() for text in same_form))
     decided = dict(zip(different, reader.config.decide(reader.probabilities(different)), strict=True))
-    return pd.DataFrame(texts).apply(lambda column: column.map(decided))
+    return pd.DataFrame({form: pd.Series(same_form).map(decided) for form, same_form in texts.items()})
 
 
 def measures_of(caught: pd.DataFrame) -> pd.DataFrame:

@@ -34,8 +34,12 @@ def draw(test: pd.DataFrame, plain: str, looked_for: str) -> list[Spam]:
         chosen = test[(test["label"] == label) & words.between(fewest, most)]
         return chosen.sample(min(MAILS, len(chosen)), random_state=1)
 
-    pairs = zip(some(looked_for, *WORDS["spam"]).itertuples(), some(plain, *WORDS["cover"]).itertuples(), strict=False)
-    return [Spam(id=spam.id, subject=spam.subject, body=spam.body, cover=cover.body) for spam, cover in pairs]
+    spams = some(looked_for, *WORDS["spam"]).to_dict("records")
+    covers = some(plain, *WORDS["cover"])["body"]
+    return [
+        Spam(id=spam["id"], subject=spam["subject"], body=spam["body"], cover=cover)
+        for spam, cover in zip(spams, covers, strict=False)
+    ]
 
 
 Form = Callable[[Spam], bytes]

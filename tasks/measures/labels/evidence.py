@@ -119,7 +119,11 @@ def draw_curves(scores: pd.DataFrame, folder: Path) -> None:
     false_positive_rate, true_positive_rate, _ = roc_curve(actual, chances["classifier"])
     roc = pd.DataFrame({"false_positive_rate": false_positive_rate, "true_positive_rate": true_positive_rate})
     roc.to_csv(folder / "roc.csv", index=False, float_format="%.5f")
-    precision, recall, _ = precision_recall_curve(actual, chances["classifier"], drop_intermediate=True)
+    precision, recall, _ = precision_recall_curve(
+        actual,
+        chances["classifier"],
+        drop_intermediate=True,  # pyrefly: ignore[unexpected-keyword] - newer than scikit-learn's stubs
+    )
     points = pd.DataFrame({"precision": precision, "recall": recall})
     points.to_csv(folder / "precision_recall.csv", index=False, float_format="%.5f")
 

@@ -1,6 +1,6 @@
 """Measures of labels: answers as a served model gives them, scored row by row, and the metrics of their table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -52,7 +52,7 @@ def _text(label: object, probability: str, error: object) -> str:
     return f"{label} ({probability})" if isinstance(label, str) else f"no answer: {error}"
 
 
-def labels_of(columns: Sequence[str]) -> list[str]:
+def labels_of(columns: Iterable[str]) -> list[str]:
     """The labels that have a probability."""
     return [name.removesuffix(PROBABILITY) for name in columns if name.endswith(PROBABILITY)]
 

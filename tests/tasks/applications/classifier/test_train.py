@@ -50,7 +50,7 @@ def test_labels_are_in_alphabetical_order_but_for_the_one_that_passes(prepared):
         (["ham", "spam"], ["spam", "ham"], {"passes": "junk"}, "train.passes: 'junk' is not one of the labels"),
     ],
 )
-def test_labels_that_can_not_be_learned_are_named(prepared, train, validation, values, message):
+def test_labels_that_can_not_be_learned_are_refused(prepared, train, validation, values, message):
     with pytest.raises(ValueError, match=message):
         prepared(train, validation, **values)
 
@@ -64,7 +64,7 @@ def test_head_is_fitted_after_the_last_step(prepared):
     assert setup.loaded.model.ngrams.weight.any()
 
 
-def test_only_the_last_blocks_and_the_head_learn_and_the_curve_is_of_validation(prepared):
+def test_last_blocks_and_head_alone_learn_and_the_curve_is_of_validation(prepared):
     labels = ["ham", "spam"] * 6
     lora = {"rank": 2, "alpha": 4, "targets": ["projection"]}
     setup = prepared(labels, labels, lora=lora, last_blocks=1, ngram_buckets=64)

@@ -47,7 +47,7 @@ def trained(make_gpt, encoding, tmp_path):
     return setup.loaded.model.eval(), data
 
 
-def test_the_guard_of_params_yaml_replies_to_what_it_declines_and_says_where_help_is(trained, encoding, tmp_path):
+def test_guard_of_params_yaml_replies_to_what_it_declines_and_says_where_help_is(trained, encoding, tmp_path):
     model, _ = trained
     assert model.config.labels == ("answer", "crisis", "decline")
     answer, crisis, decline = guard_replies(
