@@ -1,6 +1,7 @@
 """`threestage classify`: is it spam? Mails in files and mailboxes."""
 
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,10 @@ def classify(
     these numbers, and so does --json.
     """
     check_model(model)
+    if not any(name == "-" or Path(name).is_file() for name in files):  # before a model loads, which takes seconds
+        for name in files:
+            _print_error(name, "there is no such file", as_json)
+        raise typer.Exit(SOME_FAILED)
     from app.api.classify import AT_ONCE, verdicts_of
     from app.mail_files import read_mails
     from llm.objectives import CLASSIFY
@@ -49,6 +54,13 @@ def classify(
                 _print(origin, verdict, as_json)
     if failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _print_error(origin: str, reason: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"file": origin, "error": reason})
+    else:
+        to_person(f"error: {origin}: {reason}")
 
 
 def _print(origin: "Place", verdict: dict[str, Any], as_json: bool) -> None:

@@ -171,7 +171,7 @@ def show(
         block = load_training(model)
         base = getattr(block, "base", None)
         files = TrainingFiles(dataset=Path("data/processed", dataset), base=base and Path("models", base))
-        shown = training.show(block.train, files, split, row)
+        shown = training.show(block.train, files, split=split, number=row)
         typer.echo(f"{shown.name}, as {model} reads it: {len(shown.tokens)} tokens, {sum(shown.learned)} learned")
         for is_learned, tokens in shown.parts():
             typer.echo(f"  {'learns' if is_learned else 'reads '}  {'|'.join(tokens)}")

@@ -309,7 +309,7 @@ def main() -> None:
     model = GPT(Config(vocabulary_size=len(tokenizer.bytes_of)))
     weights = sum(weight.numel() for weight in model.parameters())
     print(f"{len(train_N):,} tokens in {time.monotonic() - began:.0f} s; the model has {weights:,} weights")
-    train(model, train_N, held_out_N, steps)
+    train(model, train_N, held_out_N, steps=steps)
     bits = evaluate(model, held_out_N, windows=640) / math.log(2) * len(held_out_N) / len(text[split:].encode())
     print(f"{bits:.2f} bits per byte of the held-out text, after {time.monotonic() - began:.0f} s")
     prompt = tokenizer.encode(text[split : split + 60])

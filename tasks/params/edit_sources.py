@@ -62,7 +62,7 @@ def remove_source(dataset: str, name: str, path: Path = PARAMS_FILE) -> list[str
 
 
 def _with_changes(text: str, dataset: str, changes: Changes) -> str:
-    preprocess = inner(yaml.safe_load(text), "datasets", dataset, "preprocess") or {}
+    preprocess = inner(yaml.safe_load(text)["datasets"], dataset, "preprocess") or {}
     for key, new in changes.items():
         if new:
             text = with_value(text, f"datasets.{dataset}.preprocess.{key}", {**(preprocess.get(key) or {}), **new})

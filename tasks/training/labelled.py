@@ -96,7 +96,7 @@ def prepare_labelled(
     )
 
 
-def show_labelled(params: TrainClassifier, files: TrainingFiles, split: str, number: int) -> ShownRow:
+def show_labelled(params: TrainClassifier, files: TrainingFiles, *, split: str, number: int) -> ShownRow:
     """A row as the text that the model reads first; it learns to give its label."""
     assert files.base is not None, "a classifier has a base"
     encoding = load_tokenizer(files.base / TOKENIZER)

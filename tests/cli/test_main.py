@@ -130,6 +130,7 @@ finally:
         (["classify", "-m", "oracle", "gone.eml"], 1, "error: model 'oracle' is not registered; those are: none", ""),
         (["chat", "hello", "-m", "oracle@champion"], 1, "error: model 'oracle' is not registered; those are: none", ""),
         (["serve", "--allowed-hosts", "a*b"], 1, "error: --allowed-hosts: 'a*b' is no name of a host", ""),
+        (["classify", "gone.eml"], 3, "error: gone.eml: there is no such file", ""),
         (["data", "check", "corpus", "gone.csv"], 1, "error: gone.csv: no such file or folder", ""),
         (["fetch", "corpsu"], 2, "Usage: threestage fetch ", ""),
         (["status"], 0, "", "dvc"),

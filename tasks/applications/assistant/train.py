@@ -130,7 +130,7 @@ def samples(setup: TrainingSetup[Assistant], data: Path, evaluate: Mapping[str, 
     return shown_answers(setup.loaded, questions_of(table), setup.compute)
 
 
-def show(params: Train, files: TrainingFiles, split: str, number: int) -> ShownRow:
+def show(params: Train, files: TrainingFiles, *, split: str, number: int) -> ShownRow:
     """A row as the conversation that the assistant reads; it learns to say its own turns."""
     assert files.base is not None, "an assistant has a base"
     encoding = load_tokenizer(files.base / TOKENIZER)

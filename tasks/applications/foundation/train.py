@@ -139,7 +139,7 @@ def samples(setup: TrainingSetup[GPT], data: Path, evaluate: Mapping[str, Any]) 
     return continuations(loaded, prompts, tokens=SAMPLE_TOKENS, seed=1)
 
 
-def show(params: Train, files: TrainingFiles, split: str, number: int) -> ShownRow:
+def show(params: Train, files: TrainingFiles, *, split: str, number: int) -> ShownRow:
     """A window of the corpus; the model learns to say each token but the first."""
     encoding = load_tokenizer(files.dataset / "tokenizer.json")
     windows = TokenWindows(files.dataset, split, params.context_length)
