@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -27,8 +26,12 @@ class ShownRow:
 
     def parts(self) -> list[tuple[bool, list[str]]]:
         """Tokens that follow each other, and whether they are learned."""
-        grouped = groupby(zip(self.learned, self.tokens, strict=True), key=lambda pair: pair[0])
-        return [(learned, [token for _, token in pairs]) for learned, pairs in grouped]
+        parts: list[tuple[bool, list[str]]] = []
+        for learned, token in zip(self.learned, self.tokens, strict=True):
+            if not parts or parts[-1][0] != learned:
+                parts.append((learned, []))
+            parts[-1][1].append(token)
+        return parts
 
 
 def shown_row(
@@ -40,7 +43,8 @@ def shown_row(
     label: str | None = None,
 ) -> ShownRow:
     """A row from its tokens; a token that is part of a character is shown as its bytes."""
-    return ShownRow(name, [_spelled(encoding, token) for token in tokens], list(learned), label)
+    texts = [_spelled(encoding, token) for token in tokens]
+    return ShownRow(name=name, tokens=texts, learned=list(learned), label=label)
 
 
 def _spelled(encoding: tiktoken.Encoding, token: int) -> str:
