@@ -134,7 +134,7 @@ def npm_pack(package: str, scratch: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(f"npm is not on PATH: install Node.js to fetch {source}")
-    options = ["--loglevel=error", "--fetch-retries=0", "--logs-max=0", f"--cache={scratch / 'cache'}"]
+    options = ["--loglevel=error", "--fetch-retries=0", "--logs-max=0", f"--cache={scratch.resolve() / 'cache'}"]
     _run([npm, "pack", "--ignore-scripts", *options, "--", package], scratch, source)
     return next(scratch.glob("*.tgz"))
 
@@ -148,6 +148,7 @@ def pip_download(requirement: str, sha256: str | None, scratch: Path) -> Path:
     source = f"pypi:{requirement}"
     if importlib.util.find_spec("pip") is None:
         raise UserError(f"pip is missing: run `{Path(sys.executable).name} -m ensurepip` to fetch {source}")
+    scratch = scratch.resolve()  # pip runs there
     pinned = scratch / "requirements.txt"
     pinned.write_text(requirement + (f" --hash=sha256:{sha256}\n" if sha256 else "\n"))
     options = ["--no-deps", "--no-cache-dir", "--retries=0", "--no-input", "--disable-pip-version-check"]

@@ -188,7 +188,8 @@ def test_npm_fetches_from_the_configured_registry(tmp_path, server, monkeypatch)
     document = {"name": "@me/books", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
     replies |= {"/@me%2fbooks": (200, json.dumps(document).encode()), "/books.tgz": (200, archive.read_bytes())}
     monkeypatch.setenv("npm_config_registry", url)
-    out = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    out = Path("out")  # stages name their folders from the project's
     out.mkdir()
     write_source(pin("npm:@me/books@1.0.0", archive, "package/data/*"), out)
     assert files_below(out) == ["books/package/data/a.txt"]
@@ -216,7 +217,8 @@ def test_pip_builds_nothing_of_a_source_distribution(tmp_path, monkeypatch):
 
 
 def test_pip_fetches_from_the_configured_index(tmp_path, monkeypatch):
-    shelf, out = tmp_path / "shelf", tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    shelf, out = tmp_path / "shelf", Path("out")  # stages name their folders from the project's
     shelf.mkdir()
     out.mkdir()
     metadata = {"METADATA": b"Metadata-Version: 2.1\nName: books\nVersion: 1.0\n", "WHEEL": b"Wheel-Version: 1.0\n"}
