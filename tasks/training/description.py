@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config import TrainConfig
-from tasks.training.setup import TrainingFiles, TrainingSetup
+from tasks.training.setup import TrainingSetup
 from tasks.training.shown_row import ShownRow
 
 
@@ -37,7 +37,7 @@ class Training:
     cleaning: str | None = None
     """The package whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
     `INPUTS` and `REQUIREMENTS`, and ships with every version."""
-    show: Callable[[Any, TrainingFiles, str, int], ShownRow] | None = None
+    show: Callable[..., ShownRow] | None = None
     """`show(params, files, split, number)` returns a row as the model reads it, for `threestage data show`."""
     identity: Callable[[Any], dict[str, str]] = no_identity
     """Anything else on which the trained weights depend, from the `train` section: names and hashes."""
