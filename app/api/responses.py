@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import uuid4
 
@@ -150,7 +151,7 @@ async def responses(request: Request, body: ResponseRequest) -> Response:
     prompt = await run_in_threadpool(chat_prompt, loaded, guarded.messages)
     stop_tokens = ends(loaded, chat=True)
     schema = body.text.format.schema_followed
-    constraint = await run_in_threadpool(schema_constraint, loaded, schema, stop_tokens, param="text.format")
+    constraint = await run_in_threadpool(partial(schema_constraint, loaded, schema, stop_tokens, param="text.format"))
     generation: Generation | Reply
     if guarded.reply is not None:
         loaded = guarded.by

@@ -17,7 +17,6 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from llm.errors import UserError
 from tasks.registry.card import CARD, CardSource, model_card
@@ -245,12 +244,11 @@ def _log_evidence(source: CardSource, diff: bytes, examples: Examples) -> None:
 
 
 def _make_challenger(version: ModelVersion) -> None:
-    """Link a new version to its weights, and make it the challenger, once.
+    """Make a new version the challenger, once.
 
     It does not become the challenger if the same key was rejected, or if a person chose another version to be reviewed.
     """
     client = MlflowClient()
-    _link_to_weights(version)
     title = f"{version.name} version {version.version}"
     if any(state_of(same) == REJECTED for same in _versions(version.name, version.tags[KEY])):
         logger.info("%s was rejected, and stays so", title)
@@ -260,15 +258,3 @@ def _make_challenger(version: ModelVersion) -> None:
         reason = "somebody chose another challenger in MLflow, which no review has compared yet"
         logger.warning("%s is not the challenger: %s", title, reason)
     client.set_tag(run_id_of(version), REGISTERING, DONE)
-
-
-def _link_to_weights(version: ModelVersion) -> None:
-    """Add a version to the tag by which MLflow's page of the logged model links its versions."""
-    client = MlflowClient()
-    assert version.source is not None  # `_register` gives each version its model's URI
-    logged = client.get_logged_model(version.source.removeprefix("models:/"))
-    linked = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
-    numbers = [int(link["version"]) for link in linked if link["name"] == version.name]
-    if int(version.version) not in numbers:
-        linked.append({"name": version.name, "version": version.version})
-        client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(linked)})

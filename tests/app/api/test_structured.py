@@ -64,9 +64,9 @@ def test_response_is_the_chats_answer_and_has_its_usage(client):
     again = [*HELLO, {"role": "assistant", "content": response.output_text}, {"role": "user", "content": "the cat"}]
     following = client.responses.create(model="assistant", input=talk, max_output_tokens=12)
     assert following.output_text == content_of(ask(client, again))
-    told = client.responses.create(model="assistant", instructions="Be brief.", input="hello", max_output_tokens=12)
+    brief = client.responses.create(model="assistant", instructions="Be brief.", input="hello", max_output_tokens=12)
     system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
-    assert told.output_text == content_of(ask(client, system))
+    assert brief.output_text == content_of(ask(client, system))
 
 
 def test_response_streams_the_same_text_and_follows_a_schema(client):

@@ -8,7 +8,7 @@ from llm.tokenizer import decode
 from tasks.applications.assistant.baseline import BRIEF, SHOTS, brief, shots, with_shots
 
 
-def test_the_base_is_told_to_be_brief_unless_a_question_has_a_system_prompt():
+def test_base_is_told_to_be_brief_unless_a_question_has_a_system_prompt():
     assert brief(Question("Why?")).system == BRIEF
     assert brief(Question("Why?", system="You are Ruth.")).system == "You are Ruth."
 

@@ -12,7 +12,7 @@ from llm.objectives.assistant import build
 from tasks.applications.assistant.answers import MARGIN
 from tasks.applications.assistant.measure import EVALUATION, Evaluate
 from tasks.measures.description import Subject
-from tasks.measures.evaluate import evaluate
+from tasks.measures.evaluate import measure_and_write
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 WHO = ("", "baseline_", "nearest_")
@@ -55,7 +55,7 @@ def measured(model, encoding, base, params) -> dict[str, float]:
         compute=CPU,
         evidence=base.parent,
     )
-    return evaluate(EVALUATION, subject)
+    return measure_and_write(EVALUATION, subject)
 
 
 def expected_loss(model, encoding, outputs) -> float:

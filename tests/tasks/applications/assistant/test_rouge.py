@@ -31,5 +31,5 @@ def test_english_is_scored_as_by_rouge_score(expected, said):
         ("+", "-", 0.0),
     ],
 )
-def test_so_is_every_other_script(expected, said, score):
+def test_rouge_of_other_scripts_counts_their_words_or_signs(expected, said, score):
     assert rouge_l(expected, said) == pytest.approx(score)

@@ -50,14 +50,14 @@ def prepared(make_gpt, encoding, tmp_path, monkeypatch):
     return prepare
 
 
-def test_an_assistant_speaks_in_its_bases_template_with_a_system_prompt_of_its_own(prepared, encoding):
+def test_assistant_speaks_in_its_bases_template_with_a_system_prompt_of_its_own(prepared, encoding):
     model = prepared(system="the moon").loaded.model
     assert model.chat == Chat(**SAME, system="the moon")
     asked = encoding.decode(prompt_tokens(encoding, model.chat, Question("sat").messages()))
     assert asked == "the moon<|endoftext|>sat<|endoftext|>"
 
 
-def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(prepared, encoding, caplog):
+def test_shorter_context_and_window_leave_longer_rows_out(prepared, encoding, caplog):
     caplog.set_level("WARNING")
     assert prepared().loaded.model.config.context_length == 128
     assert "left out" not in caplog.text
@@ -70,7 +70,7 @@ def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(pre
     assert setup.throughput.units_a_step == row_width(window)
 
 
-def test_rows_of_sources_that_are_learned_twice_count_twice(prepared):
+def test_rows_of_sources_under_twice_count_twice(prepared):
     found = [prepared(window=32, twice=twice).finish()["train_rows_left_out"] for twice in ((), ("s*",), ("other/*",))]
     assert found == [1, 2, 1]
 
@@ -86,12 +86,12 @@ def test_prepare_rehearses_the_answers_that_are_not_left_out(prepared, tmp_path)
     assert rehearsed.objective.loss(rehearsed.loaded.model, 0).isfinite()
 
 
-def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):
+def test_context_is_never_longer_than_the_bases(prepared):
     assert prepared(context_length=4096).loaded.model.config.context_length == 128
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_split_whose_rows_are_all_longer_than_a_window_is_named_with_the_longest(prepared, tmp_path, split, encoding):
+def test_split_whose_rows_all_exceed_the_window_is_refused(prepared, tmp_path, split, encoding):
     rows = {"instruction": ["sat " * 9, "the dog " * 20], "output": ["mat", "ate"]}
     write(tmp_path, split, **rows)
     (longest,) = encode_examples(encoding, Chat(**SAME), [Question("the dog " * 20)], outputs=["ate"], longest=999)
@@ -104,9 +104,7 @@ def test_a_split_whose_rows_are_all_longer_than_a_window_is_named_with_the_longe
 
 
 @pytest.mark.parametrize("chat", [None, SAME])
-def test_any_base_will_do_with_and_without_a_template_and_with_learned_positions(
-    prepared, make_gpt, encoding, tmp_path, chat
-):
+def test_base_may_lack_a_template_and_have_learned_positions(prepared, make_gpt, encoding, tmp_path, chat):
     save_model(
         tmp_path / "base",
         LoadedModel(make_gpt(context_length=96), encoding),
@@ -118,7 +116,7 @@ def test_any_base_will_do_with_and_without_a_template_and_with_learned_positions
     assert model.chat == (Chat(**SAME, system="the moon") if chat else Chat(system="the moon"))
 
 
-def test_what_lora_freezes_stays_in_bfloat16_where_the_device_computes_in_it(prepared):
+def test_frozen_weights_stay_in_bfloat16_where_the_device_computes_in_it(prepared):
     lora = LoRAConfig(rank=2, alpha=4)
 
     def dtypes(setup) -> dict[bool, set[torch.dtype]]:
