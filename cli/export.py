@@ -46,6 +46,6 @@ def export(
     with tracebacks(verbose):
         from app.export import export as write
 
-        write(model, form.value, folder, (precision or Precision.STORED).value)
+        write(model, form.value, folder, precision=(precision or Precision.STORED).value)
     size = sum(path.stat().st_size for path in folder.iterdir())
     typer.echo(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))} ({size / 1e6:.0f} MB)")

@@ -208,7 +208,8 @@ def test_port_in_use_is_named_before_a_server_starts(ready):
     for name in ("MLFLOW_PORT", "PREFECT_PORT"):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
-            done = _make(ready, "ui", *_free(), f"{name}={port}")
+            arguments = ["ui", *_free(), f"{name}={port}"]
+            done = _make(ready, *arguments)
         assert done.returncode == 2
         assert done.stdout == f"{name}={port} is no free port: name another, as in make ui {name}=5050\n"
     assert not list(ready.glob("*.pid"))
@@ -251,9 +252,12 @@ def test_server_that_ends_early_is_reported_and_ends_its_neighbour(ready):
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopping_ends_both_servers(ready, sent):
+    def both_run() -> bool:
+        return len(list(ready.glob("*.pid"))) == 2
+
     _servers(ready)
     with _ui(ready) as ui:
-        wait_for(lambda: len(list(ready.glob("*.pid"))) == 2)
+        wait_for(both_run)
         assert _alive(ready, "mlflow")
         assert _alive(ready, "uvicorn")
         # where commands put them that know of no server

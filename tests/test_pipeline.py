@@ -252,8 +252,8 @@ def test_show_prints_a_row_as_the_model_reads_it_with_what_is_learned(project: P
     assert code == 0
     assert first.startswith(f"{rows['id'][1]}, as assistant reads it: ")
     learned = [line.partition("learns  ")[2] for line in parts if "  learns  " in line]
-    said = "".join(learned[-1].split("|")).replace("↵", "\n")
-    assert said.startswith(rows["output"][1])
+    answer = "".join(learned[-1].split("|")).replace("↵", "\n")
+    assert answer.startswith(rows["output"][1])
     assert "  learns  the label " in command_line(project, "data", "show", "emails")[1]
     assert command_line(project, "data", "show", "corpus", "0", "--split", "test")[1].startswith("window 0, as found")
     assert "has no row 99999" in command_line(project, "data", "show", "emails", "99999")[2]

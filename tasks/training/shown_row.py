@@ -48,7 +48,8 @@ def shown_row(
     label: str | None = None,
 ) -> ShownRow:
     """A row from its tokens; a token that is part of a character is shown as its bytes."""
-    return ShownRow(name, [_spelled(encoding, token) for token in tokens], list(learned), label)
+    texts = [_spelled(encoding, token) for token in tokens]
+    return ShownRow(name=name, tokens=texts, learned=list(learned), label=label)
 
 
 def _spelled(encoding: tiktoken.Encoding, token: int) -> str:
