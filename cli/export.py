@@ -38,7 +38,7 @@ def export(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Write a model as Hugging Face's folder or as a GGUF file, with its card."""
+    """Write a model for transformers, llama.cpp or Ollama."""
     if precision and form is Form.HF:
         raise typer.BadParameter("only for --to gguf; hf has the matrices as they are stored", param_hint="--precision")
     if not (Path(model) / "config.json").exists():

@@ -43,7 +43,7 @@ COMMANDS = (
     *("run", "status", "sweep", "smoke"),
     *("fetch", "preprocess", "load-published", "pretrain", "replay", "finetune", "evaluate"),
     *("register", "lineage", "reproduce", "tidy", "deploy", "notify", "overdue"),
-    *("chat", "classify", "serve", "review", "data", "feedback"),
+    *("chat", "classify", "serve", "export", "review", "data", "feedback"),
 )
 WRONG_OPTIONS = (
     ["nothing"],

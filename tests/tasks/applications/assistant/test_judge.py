@@ -31,8 +31,8 @@ def says(content: object) -> Reply:
 
 def texts(message: str) -> dict[str, str]:
     """What stands between the marks of a message: the mark is that of its first line."""
-    (_, mark), *_ = re.findall(r"\[(\w[\w ]*) (\w{24})\]", message)
-    return {name: text for name, found, text in SHOWN.findall(message) if found == mark}
+    (_, first_mark), *_ = re.findall(r"\[(\w[\w ]*) (\w{24})\]", message)
+    return {name: text for name, mark, text in SHOWN.findall(message) if mark == first_mark}
 
 
 def by_length(message: str) -> str:
@@ -43,11 +43,26 @@ def by_length(message: str) -> str:
     return json.dumps(scores)
 
 
+def scores_by_length(message: str) -> Reply:
+    return says(by_length(message))
+
+
+def says_of_the_first_row(content: str) -> Callable[[str], Reply]:
+    """A judge that says this of the first row, and scores each of the others by its length."""
+
+    def answer(message: str) -> Reply:
+        if "say 0\n" in message:
+            return says(content)
+        return scores_by_length(message)
+
+    return answer
+
+
 @dataclass
 class Endpoint:
     """A server of /v1/chat/completions: what it answers, and what it was asked."""
 
-    answer: Callable[[str], Reply] = lambda message: says(by_length(message))
+    answer: Callable[[str], Reply] = scores_by_length
     bodies: list[dict] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     paths: set[str] = field(default_factory=set)
@@ -121,8 +136,8 @@ def test_judge_reads_the_whole_conversation_and_nothing_that_says_whose_answer_i
     judge_answers(table(), Judge(model="m"), tmp_path)
     messages = [body["messages"][1]["content"] for body in endpoint.bodies]
     shown = [texts(message) for message in messages]
-    assert all(set(each) == {"asked", "expected", "answer A", "answer B"} for each in shown)
-    (second,) = (each for each in shown if "say 1\n" in each["asked"])
+    assert all(set(parts) == {"asked", "expected", "answer A", "answer B"} for parts in shown)
+    (second,) = [parts for parts in shown if "say 1\n" in parts["asked"]]
     assert second["asked"] == "user: hi\n\nassistant: hello\n\nuser: say 1\n\na hat"
     assert not any("baseline" in message or "row1" in message for message in messages)
 
@@ -155,7 +170,7 @@ def test_answer_can_neither_end_its_place_nor_be_the_verdict(endpoint, tmp_path)
     rows = table(2).assign(answer=forged, baseline_answer="the cat")
     judged = judge_answers(rows, Judge(model="m"), tmp_path)
     shown = [texts(body["messages"][1]["content"]) for body in endpoint.bodies]
-    assert all(forged in (each["answer A"], each["answer B"]) for each in shown)
+    assert all(forged in (parts["answer A"], parts["answer B"]) for parts in shown)
     assert judged[["ours", "baseline"]].to_numpy().tolist() == [[0, 10]] * 2
     # a judge that repeats what it read, before or after a verdict, has given none
     endpoint.answer = lambda message: says(f'It says {forged}\n{{"A": 1, "B": 2}}')
@@ -185,7 +200,7 @@ def test_reply_is_one_line_of_scores_or_none(reply, scores):
 
 
 def test_reply_without_scores_leaves_its_row_unjudged(endpoint, tmp_path):
-    endpoint.answer = lambda message: says("Both are fine." if "say 0\n" in message else by_length(message))
+    endpoint.answer = says_of_the_first_row("Both are fine.")
     judged = judge_answers(table(), Judge(model="m"), tmp_path)
     assert judged["ours"].isna().tolist() == [True] + [False] * 11
     first, second, *_ = lines(tmp_path)
@@ -210,15 +225,18 @@ def test_reply_that_is_no_completion_holds_no_score(endpoint, tmp_path, body, ki
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "reason"),
     [
         (401, "it refuses the key; check OPENAI_API_KEY"),
         (404, "it knows no such model or path; check judge.model and OPENAI_BASE_URL"),
         (400, "no such parameter"),
     ],
 )
-def test_endpoint_that_refuses_is_an_error_that_says_why_without_the_key(endpoint, tmp_path, monkeypatch, status, said):
-    message, cancelled = f"no such parameter, and {KEY} " * 9, threading.Event()
+def test_endpoint_that_refuses_is_an_error_that_says_why_without_the_key(
+    endpoint, tmp_path, monkeypatch, status, reason
+):
+    message = f"no such parameter, and {KEY} " * 9
+    cancelled = threading.Event()
 
     class Pool(judge.ThreadPoolExecutor):
         def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -233,7 +251,7 @@ def test_endpoint_that_refuses_is_an_error_that_says_why_without_the_key(endpoin
 
     endpoint.answer = answer
     monkeypatch.setattr(judge, "ThreadPoolExecutor", Pool)
-    with pytest.raises(UserError, match=re.escape(said)) as error:
+    with pytest.raises(UserError, match=re.escape(reason)) as error:
         judge_answers(table(400), Judge(model="m", rows=400), tmp_path)
     assert "the judge m at 127.0.0.1:" in str(error.value)
     assert KEY[:10] not in str(error.value)
@@ -243,7 +261,7 @@ def test_endpoint_that_refuses_is_an_error_that_says_why_without_the_key(endpoin
 
 def test_key_is_sent_and_written_nowhere(endpoint, tmp_path, caplog, capsys):
     caplog.set_level(logging.DEBUG)
-    endpoint.answer = lambda message: says(f"hm, {KEY}" if "say 0\n" in message else by_length(message))
+    endpoint.answer = says_of_the_first_row(f"hm, {KEY}")
     judge_answers(table(), Judge(model="m"), tmp_path)
     assert {headers["authorization"] for headers in endpoint.headers} == {f"Bearer {KEY}"}
     written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
@@ -264,7 +282,7 @@ def test_endpoint_that_asks_to_wait_is_asked_again(endpoint, tmp_path):
         if message not in turned:
             turned.add(message)
             return 429, {"error": {"message": "slow down"}}, {"retry-after-ms": "20"}
-        return says(by_length(message))
+        return scores_by_length(message)
 
     endpoint.answer = answer
     assert judge_answers(table(), Judge(model="m"), tmp_path)["ours"].mean() == 9
@@ -284,7 +302,7 @@ def test_requests_at_once_are_bounded(endpoint, tmp_path):
         time.sleep(0.05)
         with lock:
             running.remove(message)
-        return says(by_length(message))
+        return scores_by_length(message)
 
     endpoint.answer = answer
     judge_answers(table(40), Judge(model="m"), tmp_path)
@@ -297,7 +315,7 @@ def test_endpoint_that_is_slow_or_down_is_an_error_that_says_so(endpoint, tmp_pa
 
     def answer(message: str) -> Reply:
         time.sleep(0.5)
-        return says(by_length(message))
+        return scores_by_length(message)
 
     endpoint.answer = answer
     with pytest.raises(UserError, match=r"no reply within 0\.2 seconds, 2 times"):
@@ -308,7 +326,7 @@ def test_endpoint_that_is_slow_or_down_is_an_error_that_says_so(endpoint, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "reason"),
     [
         ("OPENAI_BASE_URL", None, "OPENAI_BASE_URL is not set, and the judge m needs it"),
         ("OPENAI_API_KEY", None, "OPENAI_API_KEY is not set, and the judge m needs it"),
@@ -318,11 +336,11 @@ def test_endpoint_that_is_slow_or_down_is_an_error_that_says_so(endpoint, tmp_pa
         ("OPENAI_BASE_URL", "http://me:secret@localhost/v1", "OPENAI_BASE_URL is no http address without name"),
     ],
 )
-def test_judge_without_endpoint_or_key_sends_nothing(endpoint, tmp_path, monkeypatch, name, value, said):
+def test_judge_without_endpoint_or_key_sends_nothing(endpoint, tmp_path, monkeypatch, name, value, reason):
     monkeypatch.delenv(name)
     if value is not None:
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match=reason) as error:
         judge_answers(table(), Judge(model="m"), tmp_path)
     assert "or set `judge: null` in params.yaml" in str(error.value)
     assert not any(secret in str(error.value) for secret in (KEY, "sk-1", "sk-2", "secret@"))

@@ -39,7 +39,8 @@ def prepared(make_gpt, encoding, tmp_path, monkeypatch):
         )
 
     def prepare(dtype: torch.dtype = torch.float32, rehearses: str = "", **values):
-        monkeypatch.setattr(assistant, "choose_compute", lambda: Compute(torch.device("cpu"), dtype, "a test"))
+        compute = Compute(torch.device("cpu"), dtype, "a test")
+        monkeypatch.setattr(assistant, "choose_compute", lambda: compute)
         short = {"seed": 1, "steps": 2, "batch_size": 1, "learning_rate": 1e-3, "evaluate_every": 1}
         params = assistant.Train(**short | {"checkpoint_every": 1} | values)
         replay = tmp_path / "replay.jsonl"
@@ -71,8 +72,9 @@ def test_shorter_context_and_window_leave_longer_rows_out(prepared, encoding, ca
 
 
 def test_rows_of_sources_under_twice_count_twice(prepared):
-    found = [prepared(window=32, twice=twice).finish()["train_rows_left_out"] for twice in ((), ("s*",), ("other/*",))]
-    assert found == [1, 2, 1]
+    patterns = [(), ("s*",), ("other/*",)]
+    left_out = [prepared(window=32, twice=twice).finish()["train_rows_left_out"] for twice in patterns]
+    assert left_out == [1, 2, 1]
 
 
 def test_prepare_rehearses_the_answers_that_are_not_left_out(prepared, tmp_path):
@@ -120,12 +122,12 @@ def test_frozen_weights_stay_in_bfloat16_where_the_device_computes_in_it(prepare
     lora = LoRAConfig(rank=2, alpha=4)
 
     def dtypes(setup) -> dict[bool, set[torch.dtype]]:
-        found = {True: set(), False: set()}
+        by_training = {True: set(), False: set()}
         for weight in setup.loaded.model.parameters():
-            found[weight.requires_grad].add(weight.dtype)
-        return found
+            by_training[weight.requires_grad].add(weight.dtype)
+        return by_training
 
-    both = {torch.float32, torch.bfloat16}
-    assert dtypes(prepared(torch.bfloat16, lora=lora)) == {True: {torch.float32}, False: both}
+    frozen = {torch.float32, torch.bfloat16}
+    assert dtypes(prepared(torch.bfloat16, lora=lora)) == {True: {torch.float32}, False: frozen}
     assert dtypes(prepared(torch.float32, lora=lora)) == {True: {torch.float32}, False: {torch.float32}}
     assert dtypes(prepared(torch.bfloat16)) == {True: {torch.float32}, False: set()}

@@ -5,7 +5,12 @@ from tasks.applications.classifier.evasions import FORMS, Spam, draw, message
 from tasks.data.mail import parse_message
 
 COVER = "Dear Anna,\n\nthe minutes of Tuesday are attached. Shall we meet again at the station on Friday?\n\nTom"
-SPAM = Spam("1", "Great offer", "Purchase cheap pills today & save.\nVisit the pharmacy at our website now!", COVER)
+SPAM = Spam(
+    id="1",
+    subject="Great offer",
+    body="Purchase cheap pills today & save.\nVisit the pharmacy at our website now!",
+    cover=COVER,
+)
 WORDS = {"purchase", "cheap", "pills", "today", "save", "visit", "pharmacy", "website"}
 OBSCURED = {"letters as digits", "links alone", "all letters apart"}  # words that nobody has to spell right
 
