@@ -159,24 +159,17 @@ def show(
 ) -> None:
     """Print a row of a dataset as each model reads it, token by token, with what is learned."""
     in_project()
-    from tasks.params.load import load_training
-    from tasks.params.slices import find_training
-    from tasks.training.setup import TrainingFiles
+    from tasks.params.shown_rows import show_row
 
     for model in _models_that_learn(dataset):
-        training = find_training(model)
-        if training.show is None:
+        shown = show_row(model, split, row)
+        if shown is None:
             typer.echo(f"{model} does not say how it reads a row")
             continue
-        block = load_training(model)
-        base = getattr(block, "base", None)
-        files = TrainingFiles(dataset=Path("data/processed", dataset), base=base and Path("models", base))
-        shown = training.show(block.train, files, split=split, number=row)
-        typer.echo(f"{shown.name}, as {model} reads it: {len(shown.tokens)} tokens, {sum(shown.learned)} learned")
-        for is_learned, tokens in shown.parts():
-            typer.echo(f"  {'learns' if is_learned else 'reads '}  {'|'.join(tokens)}")
-        if shown.label is not None:
-            typer.echo(f"  learns  the label {shown.label}")
+        title, *parts = shown.lines(model, between="|")
+        typer.echo(title)
+        for part in parts:
+            typer.echo(f"  {part}")
 
 
 def _models_that_learn(dataset: str) -> list[str]:

@@ -31,6 +31,8 @@ from llm.model.gpt import GPT
 from llm.objectives import load
 from llm.objectives.classifier import email_text, probabilities
 from tasks.applications.foundation.train import CHANGEABLE
+from tasks.data.splits import SPLITS
+from tasks.params.shown_rows import EXAMPLES
 from tasks.registry.record import read_record
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
@@ -132,6 +134,22 @@ def test_registry_has_a_challenger_of_each_model_with_evidence_and_lineage(clien
         assert client.get_logged_model(version.source.removeprefix("models:/")).source_run_id == trained
         assert client.list_artifacts(trained, "checkpoints")
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"evaluation", "training"}
+
+
+def test_version_has_a_card_of_its_data_with_the_rows_of_each_split_and_examples(
+    project: Path, client: MlflowClient
+) -> None:
+    cards = {}
+    for model in METRICS:
+        version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
+        cards[model] = mlflow.artifacts.load_text(f"runs:/{version.run_id}/card/dataset.md")
+    tables = [pd.read_parquet(project / f"data/processed/emails/{split}.parquet") for split in SPLITS]
+    counts = [str((table["label"] == "spam").sum()) for table in tables]
+    assert f"| spam | {' | '.join(counts)} |" in cards["classifier"].splitlines()
+    assert "- learns the label spam" in cards["classifier"].splitlines()
+    assert cards["assistant"].count("- learns ") >= EXAMPLES
+    assert "window 0, as foundation reads it" in cards["foundation"]
+    assert all(card.startswith("# ") and "## Checks" in card for card in cards.values())
 
 
 def test_assistant_is_the_published_model_with_its_template_and_merged_lora(project: Path) -> None:

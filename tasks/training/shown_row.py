@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -24,14 +26,17 @@ class ShownRow:
     label: str | None = None
     """The label that it learns to give."""
 
-    def parts(self) -> list[tuple[bool, list[str]]]:
-        """Tokens that follow each other, and whether they are learned."""
-        parts: list[tuple[bool, list[str]]] = []
-        for learned, token in zip(self.learned, self.tokens, strict=True):
-            if not parts or parts[-1][0] != learned:
-                parts.append((learned, []))
-            parts[-1][1].append(token)
-        return parts
+    def lines(self, model: str, between: str = "") -> list[str]:
+        """A title, then what the model reads and what it learns to say: a line for each part, with its tokens joined by
+        `between`."""
+        title = f"{self.name}, as {model} reads it: {len(self.tokens)} tokens, {sum(self.learned)} learned"
+        verbs = {True: "learns", False: "reads "}
+        lines = [title]
+        for is_learned, pairs in groupby(zip(self.learned, self.tokens, strict=True), key=itemgetter(0)):
+            lines.append(f"{verbs[is_learned]}  {between.join(token for _, token in pairs)}")
+        if self.label is not None:
+            lines.append(f"learns  the label {self.label}")
+        return lines
 
 
 def shown_row(
