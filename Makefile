@@ -34,9 +34,10 @@ test: $(TOOLS) ## set up, then run all tests
 test-quick: $(TOOLS) ## unit tests alone, in a minute or two
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
-lint: $(TOOLS) ## style, format and import contracts
+lint: $(TOOLS) ## style, format, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/pyrefly check
 	@$(BIN)/lint-imports
 
 # The ports are asked first: MLflow says what failed only among much else, and macOS itself may listen on 5000 (AirPlay).

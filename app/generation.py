@@ -143,7 +143,7 @@ class Generation:
             for prompt in prompts
             for number in range(n)
         ]
-        self._echoed = [list(request.prompt) if echo else [] for request in requests]
+        self._echoed: list[Sequence[int]] = [request.prompt for request in requests] if echo else [()] * len(requests)
         self.prompt_tokens = sum(map(len, prompts))
         self.completion_tokens = 0
         self._encoding = loaded.encoding
@@ -196,7 +196,7 @@ class Generation:
         prompt = self._echoed[choice]
         if not prompt:
             return ""
-        self._echoed[choice] = []
+        self._echoed[choice] = ()
         if event.scored is not None or event.logprobs is not None:
             scores = [None, *(event.scored or ())]
             self._tokens[choice] += [ScoredToken(token, score) for token, score in zip(prompt, scores, strict=True)]

@@ -95,12 +95,12 @@ def load(name: str) -> Model:
         template = read_chat_template(path)
         chat = None if template is None else Chat(template=template)
         return Model(path.name, LoadedModel(pack_for_inference(model), encoding), chat)
-    with find_model(name) as found:
-        config = read_config(found.folder)
-        objective_package(found.folder)  # raises for an unknown one
+    with find_model(name) as exported:
+        config = read_config(exported.folder)
+        objective_package(exported.folder)  # raises for an unknown one
         return Model(
-            name=found.name,
-            loaded=load_for_inference(found.folder),
+            name=exported.name,
+            loaded=load_for_inference(exported.folder),
             chat_form=Chat.model_validate(config["chat"]) if config["objective"] == "assistant" else None,
             objective=config["objective"],
             cleaning=config.get("cleaning"),

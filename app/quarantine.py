@@ -24,7 +24,6 @@ from app.settings import Settings
 from llm.files import write_atomic
 from tasks.data.feedback import FEEDBACK, plain
 from tasks.data.inbox import INBOX
-from tasks.stages.graph import LOCK_FILE, track
 from tasks.stages.lock import exclusive
 
 DAY = 86_400
@@ -98,6 +97,8 @@ class Quarantine:
         if decision == "dropped":
             return self._decide(ids, decision), []
         in_project()
+        from tasks.stages.graph import LOCK_FILE, track  # with DVC, which a server outside of a project lacks
+
         with exclusive(LOCK_FILE, patience=0):  # a running stage would record the new rows as those that it read
             return self._decide(ids, decision), track(INBOX)
 

@@ -21,6 +21,7 @@ from llm.errors import UserError
 from llm.formats.model_folder import CONFIG
 from llm.objectives import interface_of
 from tasks.registry.card import CARD
+from tasks.registry.dataset_card import DATASET_CARD
 from tasks.registry.history import had_champion
 from tasks.registry.lineage import STAGES
 from tasks.registry.markup import plain
@@ -159,6 +160,10 @@ class Registry:
             version = self._store().get_model_version(registered_name(name.model), name.version)
         return text and approved_despite(version) + text
 
+    def dataset_card(self, name: VersionName) -> str | None:
+        """Where MLflow finds the card of a version's data; None if it has none that can be read."""
+        return f"runs:/{self._run_id(name)}/{DATASET_CARD}" if self._text(name, DATASET_CARD) else None
+
     def record(self, name: VersionName) -> Record | None:
         """The record of a version's origins; None if there is none."""
         text = self._text(name, RECORD)
@@ -175,12 +180,17 @@ class Registry:
             version = self._store().get_model_version(registered_name(name.model), name.version)
             return self._store().get_run(run_id_of(version)).data.metrics
 
-    def _text(self, name: VersionName, artifact: str) -> str | None:
+    def _run_id(self, name: VersionName) -> str | None:
         with server_errors():
-            run = self._store().get_model_version(registered_name(name.model), name.version).run_id
+            return self._store().get_model_version(registered_name(name.model), name.version).run_id
+
+    def _text(self, name: VersionName, artifact: str) -> str | None:
+        run_id = self._run_id(name)
+        if run_id is None:
+            return None
         with TemporaryDirectory() as folder:
             try:
-                return Path(self._store().download_artifacts(run, artifact, folder)).read_text(encoding="utf-8")
+                return Path(self._store().download_artifacts(run_id, artifact, folder)).read_text(encoding="utf-8")
             except (MlflowException, OSError):
                 return None
 

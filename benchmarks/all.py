@@ -2,7 +2,7 @@
 
 One benchmark after the other, then one table: ours, the best of the others, and how many times as good ours is. With
 `--quick` each is short, has only the contenders that come near, and writes no results. Without it each runs in full,
-which takes hours, and writes its own. Peers take part where their environments are; benchmarks/README.md makes them.
+which takes hours, and writes its own. llama.cpp takes part where its environment is; benchmarks/README.md makes it.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.contenders import PRECISION
 from benchmarks.harness import ROOT, Table, read_tables, results_file, say, show
-from benchmarks.lora_speed import COMPILED, PRECISIONS
+from benchmarks.lora_speed import COMPILED
 from benchmarks.serve_load import published_file
 from llm.errors import UserError
 
@@ -25,51 +25,34 @@ class Benchmark:
 
     quick: tuple[str, ...]
     """Options with which it takes a minute or two."""
-    peers: str = ""
-    """The folder of its peers' environment."""
-    option: str = "--peers"
-    """The option that names their Python."""
-    nearest: tuple[str, ...] = ()
-    """Contenders from there that take part in a quick run, behind `--only`."""
-    needs_published: bool = False
-    """Whether it reads the file of the published weights."""
+    reads_published: bool = False
+    """Whether it reads the file of the published weights, as llama.cpp does."""
 
 
 SHORT_TRAINING = ("--rounds", "1", "--seconds", "5", "--only")
-NEAREST_PEFT = tuple(f"peft, {[*PRECISIONS][-1]}, {form}" for form in ("packed", "separated"))
+LLAMA_CPP = ROOT / ".peers-llama/bin/python"
 BENCHMARKS = {
-    "train_speed": Benchmark(
-        quick=(*SHORT_TRAINING, f"ours {PRECISION} + compile", f"transformers {PRECISION} + compile"),
-        peers=".peers",
-        nearest=(f"llms-from-scratch fast {PRECISION} + compile",),
-    ),
-    "lora_speed": Benchmark(quick=(*SHORT_TRAINING, str(COMPILED)), peers=".peers-lora", nearest=NEAREST_PEFT),
-    "generate": Benchmark(
-        quick=("--rounds", "1", "--new", "64"), peers=".peers-llama", option="--peer", needs_published=True
-    ),
-    "classify_speed": Benchmark(quick=("--rounds", "1", "--mails", "300")),
-    "time_to_loss": Benchmark(quick=("--budgets", "60", "--only", "ours")),
-    "preprocess_speed": Benchmark(quick=("--gigabytes", "0.05")),
+    "train_speed": Benchmark((*SHORT_TRAINING, f"ours {PRECISION} + compile", f"transformers {PRECISION} + compile")),
+    "lora_speed": Benchmark((*SHORT_TRAINING, str(COMPILED))),
+    "generate": Benchmark(("--rounds", "1", "--new", "64"), reads_published=True),
+    "classify_speed": Benchmark(("--rounds", "1", "--mails", "300")),
+    "time_to_loss": Benchmark(("--budgets", "60", "--only", "ours")),
 }
 
 
 def run(name: str, benchmark: Benchmark, *, quick: bool) -> list[Table] | None:
     """The tables of a benchmark, run in a process of its own; None if it failed, which it has then said itself."""
-    python = ROOT / benchmark.peers / "bin/python"
-    has_peers = bool(benchmark.peers) and python.exists()
     command = [sys.executable, "-m", f"benchmarks.{name}"]
     if quick:
         command += benchmark.quick
-    if quick and has_peers:
-        command += benchmark.nearest
-    if has_peers:
-        command += [benchmark.option, str(python)]
-    if benchmark.needs_published:
+    if benchmark.reads_published:
         try:
             command += ["--pretrained", str(published_file())]
         except UserError as error:
             say(str(error))
             return None
+        if LLAMA_CPP.exists():
+            command += ["--peer", str(LLAMA_CPP)]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "tables.json") if quick else results_file(name)
         process = subprocess.run([*command, "--out", str(out)], cwd=ROOT, check=False)

@@ -1,22 +1,16 @@
 """The models and loops that compete in training, ours and those of other libraries.
 
-A contender runs in a process of its own, in this project's environment or in that of its peers
-(benchmarks/requirements*.txt), so only torch and the modules of llm/ that need nothing else are imported at the top.
+A contender runs in a process of its own, whose memory is measured: only torch is imported at the top.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,13 +20,9 @@ from torch.nn import functional as F
 from benchmarks.harness import FAILED, Figures, peak_memory
 from llm.kernels.processor import has_fast_bfloat16
 
-if TYPE_CHECKING:  # pydantic, which the peers' environment may lack
+if TYPE_CHECKING:
     from llm.config import TrainConfig
 
-NANOGPT = "NANOGPT"
-"""The environment variable with the folder of a checkout of nanoGPT."""
-PEERS = ("llms-from-scratch", "litgpt")  # packages of the other environment
-REQUIREMENTS = "requirements.txt"  # of that environment
 LONG = 10**12  # tokens of a training that is worth whatever makes its steps faster
 ENDLESS = {"steps": 10**6, "evaluate_every": 10**6, "checkpoint_every": 10**6}  # the clock ends a run
 LEAST_STEPS = 3  # a process measures at least so many
@@ -106,27 +96,6 @@ class Peer:
     model: nn.Module
     logits: Callable[[Any], Tensor] = lambda output: output
     """Takes what the model returns to logits BTV."""
-    loss: Callable[[Any], Tensor] | None = None
-    """Takes what it returns for inputs and targets to the mean cross-entropy, if it computes that itself."""
-
-
-def llms_from_scratch(shape: Shape) -> Peer:
-    """The book's GPTModel."""
-    from llms_from_scratch.ch04 import GPTModel
-
-    return Peer(GPTModel(_book_config(shape)))
-
-
-def llms_from_scratch_fast(shape: Shape) -> Peer:
-    """The variant of the book's model that is built from torch's own layers."""
-    from llms_from_scratch.ch04 import GPTModelFast
-
-    return Peer(GPTModelFast(_book_config(shape)))
-
-
-def _book_config(shape: Shape) -> dict[str, Any]:
-    config = {"vocab_size": shape.vocabulary_size, "context_length": shape.context_length, "emb_dim": shape.n_embd}
-    return config | {"n_heads": shape.n_head, "n_layers": shape.n_layer, "drop_rate": shape.dropout, "qkv_bias": False}
 
 
 def transformers_gpt2(shape: Shape) -> Peer:
@@ -144,47 +113,12 @@ def transformers_gpt2(shape: Shape) -> Peer:
     return Peer(GPT2LMHeadModel(config), lambda output: output.logits)
 
 
-def litgpt(shape: Shape) -> Peer:
-    """The GPT of `litgpt`, as near to a GPT-2 as it comes: rotary positions, untied output."""
-    from litgpt import GPT, Config
-
-    sizes = {name: getattr(shape, name) for name in ("n_layer", "n_head", "n_embd")}
-    sizes |= {"vocab_size": shape.vocabulary_size, "padded_vocab_size": shape.vocabulary_size}
-    return Peer(GPT(Config(block_size=shape.context_length, parallel_residual=False, attn_bias=True, **sizes)))
-
-
-def nanogpt(shape: Shape) -> Peer:
-    """The GPT of a checkout of nanoGPT, whose folder is in NANOGPT."""
-    spec = importlib.util.spec_from_file_location("nanogpt_model", Path(os.environ[NANOGPT], "model.py"))
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where its dataclass looks for it
-    spec.loader.exec_module(module)
-    sizes = {name: getattr(shape, name) for name in ("n_layer", "n_head", "n_embd", "dropout")}
-    config = module.GPTConfig(block_size=shape.context_length, vocab_size=shape.vocabulary_size, **sizes)
-    return Peer(module.GPT(config), loss=lambda output: output[1])
-
-
-MODELS: dict[str, Callable[[Shape], Peer]] = {
-    "llms-from-scratch": llms_from_scratch,
-    "llms-from-scratch fast": llms_from_scratch_fast,
-    "transformers": transformers_gpt2,
-    "litgpt": litgpt,
-    "nanoGPT": nanogpt,
-}
-
-
-def needs_peers(model: str) -> bool:
-    """Whether it runs in the peers' environment; `transformers` is among this project's own test tools."""
-    return model.startswith(PEERS)
-
-
-def peer_loss(peer: Peer, precision: str, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """The ordinary loss: mean cross-entropy over all logits at once; or the model's own."""
+def peer_loss(peer: Peer, precision: str, *, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """The ordinary loss: mean cross-entropy over all logits at once."""
     run = torch.compile(peer.model) if compiled else peer.model
 
     def loss(inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            if peer.loss is not None:
-                return peer.loss(run(inputs_BT, targets_BT.contiguous()))  # which nanoGPT takes a view of
             logits_BTV = peer.logits(run(inputs_BT))
             return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
 
@@ -197,7 +131,7 @@ def peer_steps(
     loss: Callable[..., Tensor],
     optimizer: torch.optim.Optimizer,
     batches: Callable[[int], tuple[Any, ...]],
-    clip: float | None,
+    clip: float,
     share: Callable[[], float] = lambda: 1.0,
 ) -> Iterator[float]:
     """Train without end, yielding the seconds of each step; `share` of the peak rate is asked before each."""
@@ -209,17 +143,9 @@ def peer_steps(
             group["lr"] = peak * share()
         optimizer.zero_grad()
         loss(*batches(number)).backward()
-        if clip is not None:
-            nn.utils.clip_grad_norm_(peer.model.parameters(), clip)
+        nn.utils.clip_grad_norm_(peer.model.parameters(), clip)
         optimizer.step()
         yield time.perf_counter() - started
-
-
-def book_loss(peer: Peer) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss function of the book's package."""
-    from llms_from_scratch.ch05 import calc_loss_batch
-
-    return partial(calc_loss_batch, model=peer.model, device=torch.device("cpu"))
 
 
 def our_model(

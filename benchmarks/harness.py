@@ -137,7 +137,6 @@ class Job:
     arguments: dict[str, Any]
     """Its keyword arguments; dataclasses become mappings."""
     threads: int
-    python: str = sys.executable
 
     def run(self) -> Figures:
         """What the function returns, or `{"failed": reason}`.
@@ -145,7 +144,7 @@ class Job:
         The process ends with this one: an orphan would slow whatever is timed next.
         """
         arguments = json.dumps(self.arguments, default=asdict)
-        command = [sys.executable, "-m", "tasks.stages.parent_death", self.python, "-m", "benchmarks.harness"]
+        command = [sys.executable, "-m", "tasks.stages.parent_death", sys.executable, "-m", "benchmarks.harness"]
         command += [self.task, arguments, str(self.threads)]
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
         process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -169,23 +168,6 @@ def run_in_turns(jobs: Mapping[str, Job], rounds: int) -> dict[str, list[Figures
             returned[name].append(figures)
             say(f"round {number} of {rounds}, {name}: {figures.get(FAILED) or figures['status']}")
     return returned
-
-
-def peers_python(path: str, packages: Sequence[str], requirements: str) -> str:
-    """The absolute path of the peers' Python, for argparse. It must have the packages and this torch."""
-    python = str(Path(path).absolute())  # unresolved: a link into a virtual environment leads out of it
-    environment = Path(path).parents[1]
-    recipe = f"python3 -m venv {environment} && {environment}/bin/pip install -r benchmarks/{requirements}"
-    if not Path(python).exists():
-        raise argparse.ArgumentTypeError(f"{path}: no such file; make it with: {recipe}")
-    import torch
-
-    there = Job("benchmarks.harness:versions", {"packages": ["torch", *packages]}, threads=1, python=python).run()
-    if FAILED in there:
-        raise argparse.ArgumentTypeError(f"{path}: {there[FAILED]}; make it with: {recipe}")
-    if there["torch"].split("+")[0] != torch.__version__.split("+")[0]:
-        raise argparse.ArgumentTypeError(f"{path}: its torch is {there['torch']}, this one {torch.__version__}")
-    return python
 
 
 def choose(parser: argparse.ArgumentParser, names: Sequence[str] | None, contenders: Mapping[str, Any]) -> list[str]:

@@ -1,9 +1,9 @@
-"""How fast a CPU trains LoRA: `python -m benchmarks.lora_speed --peers .peers-lora/bin/python`.
+"""How fast a CPU trains LoRA: `python -m benchmarks.lora_speed`.
 
 Training steps of SmolLM2-135M, rank 16 on all matrices of attention and MLP, on 4 x 512 tokens of short conversations:
-this project as it trains its assistant against `peft` on `transformers`. Each contender runs in fresh processes that
-take turns; figures are medians over all steps of all rounds. Tokens are random, a quarter of each text is learned, and
-all get the same texts. All train without dropout, with fused AdamW, and clip.
+this project as it trains its assistant, against `peft` on `transformers` where `pip install peft` has added it. Each
+contender runs in fresh processes that take turns; figures are medians over all steps of all rounds. Tokens are random,
+a quarter of each text is learned, and all get the same texts. All train without dropout, with fused AdamW, and clip.
 
 `peft` gets the texts padded (a text a row), packed (each text sees those before it in its row), or separated (packed,
 with positions of which `transformers` makes a mask). Its frozen weights are float32 or bfloat16 under autocast, or
@@ -15,8 +15,8 @@ except for packed texts, which see each other.
 import random
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,10 @@ from benchmarks.harness import (
     choose,
     finish,
     make_parser,
-    peers_python,
     run_in_turns,
 )
 
-PEERS = ("peft", "transformers")  # packages of the other environment
-REQUIREMENTS = "requirements-lora.txt"  # of that environment
+PEFT = "peft"
 RANK, ALPHA, RATE, CLIP = 16, 32, 8e-4, 1.0  # as params.yaml has them for the assistant
 FROZEN = "bfloat16 weights" if PRECISION == "bf16" else "float32 weights"  # as the pipeline keeps them here
 IGNORED = -100  # by the losses of transformers, as by ours
@@ -177,7 +175,7 @@ if PRECISION == "bf16":
         "all bfloat16": Precision(torch.bfloat16, torch.bfloat16, autocast=False),
     }
 EAGER, COMPILED = Contender(OURS), Contender(OURS, form="separated, compiled")
-OTHERS = [Contender("peft", precision, form) for precision in PRECISIONS for form in FORMS]
+OTHERS = [Contender(PEFT, precision, form) for precision in PRECISIONS for form in FORMS]
 
 
 def transformers_model(folder: Path, precision: Precision) -> nn.Module:
@@ -300,11 +298,6 @@ def _figures(rounds: list[Figures], tokens: int) -> Figures:
 def main(arguments: list[str] | None = None) -> None:
     """Compare, print, write."""
     parser = make_parser("lora_speed", __doc__, rounds=3)
-    parser.add_argument(
-        "--peers",
-        type=partial(peers_python, packages=PEERS, requirements=REQUIREMENTS),
-        help="Python of benchmarks/requirements-lora.txt; without it ours alone",
-    )
     parser.add_argument("--only", nargs="+", metavar="CONTENDER", help="of those in the table")
     parser.add_argument("--base", type=Path, default=Path("models/published"), help="a model folder to fine-tune")
     parser.add_argument("--seconds", type=float, default=10, help="a process trains so long after its warm-up")
@@ -318,24 +311,25 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--texts {options.texts}: an even number, each of at least 8 of --window {options.window} tokens")
     if not (options.base / "config.json").exists():
         parser.error(f"--base {options.base}: no model folder; `dvc repro load_published` makes models/published")
-    here = [EAGER, COMPILED, *(OTHERS if options.peers else [])]
+    has_peft = find_spec(PEFT) is not None
+    here = [EAGER, COMPILED, *(OTHERS if has_peft else [])]
     contenders = {str(contender): contender for contender in here}
     names = choose(parser, options.only, contenders)
 
     with tempfile.TemporaryDirectory() as temporary:
-        folders = {OURS: str(options.base.absolute()), "peft": str(Path(temporary, "model"))}
-        vocabulary = export(options.base, Path(folders["peft"]))
+        folders = {OURS: str(options.base.absolute()), PEFT: str(Path(temporary, "model"))}
+        vocabulary = export(options.base, Path(folders[PEFT]))
         size = Size(options.rows, window=options.window, texts=options.texts, vocabulary=vocabulary)
         timer = StepTimer(options.warmup, options.seconds)
         jobs = {}
         for name in names:
             arguments_of_job = {"contender": contenders[name], "folders": folders, "size": size, "timer": timer}
-            job = Job("benchmarks.lora_speed:measure", arguments_of_job, options.threads)
-            jobs[name] = job if contenders[name].library == OURS else replace(job, python=options.peers)
+            jobs[name] = Job("benchmarks.lora_speed:measure", arguments_of_job, options.threads)
         measured = run_in_turns(jobs, options.rounds)
     figures = {name: _figures(rounds, size.tokens) for name, rounds in measured.items()}
     title = f"LoRA: {size.tokens:,} tokens a step, {size.rows * size.texts} texts"
-    finish(options, [Table(title, "seconds a step", figures, less_is_better=True)])
+    packages = ["transformers", PEFT] if has_peft else ["transformers"]
+    finish(options, [Table(title, "seconds a step", figures, less_is_better=True)], packages)
 
 
 if __name__ == "__main__":

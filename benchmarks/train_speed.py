@@ -1,26 +1,22 @@
-"""How fast a CPU trains: `python -m benchmarks.train_speed --peers .peers/bin/python`.
+"""How fast a CPU trains: `python -m benchmarks.train_speed`.
 
 Training steps on random tokens. Each contender runs in fresh processes that take turns; figures are medians over all
-steps of all rounds. This project's loop competes with llms-from-scratch, transformers, litgpt and, where a checkout is
-given, nanoGPT: in float32, in bfloat16 autocast, and in that with torch.compile. A processor without bfloat16 runs
-float32 alone.
+steps of all rounds. This project's loop competes with `transformers`: in float32, in bfloat16 autocast, and in that
+with torch.compile. A processor without bfloat16 runs float32 alone.
 
-There are two set-ups: GPT-2 124M, and the default model of params.yaml, for which the others get a GPT-2 of the same
-layers, heads, width, vocabulary and context. "as published" is the book's own loop: float32, dropout 0.1, plain AdamW,
-no clipping. All others train without dropout, with fused AdamW, and clip. Ours, compiled, multiplies in 8 bits where a
-long training does, with VNNI and without AMX: in all blocks of GPT-2 124M.
+There are two set-ups: GPT-2 124M, and the default model of params.yaml, for which `transformers` gets a GPT-2 of the
+same layers, heads, width, vocabulary and context. All train without dropout, with fused AdamW, and clip. Ours,
+compiled, multiplies in 8 bits where a long training does, with VNNI and without AMX: in all blocks of GPT-2 124M.
 
 Utilisation is the arithmetic that a step needs, 6 * weights in matrix products * tokens and causal attention, divided
 by the time and by the speed of this machine's matrix products of 2048 x 2048 in the same run.
 """
 
-import os
 import statistics
 import time
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,23 +25,18 @@ from benchmarks.contenders import (
     DTYPES,
     ENDLESS,
     LONG,
-    MODELS,
-    NANOGPT,
-    PEERS,
     PRECISION,
-    REQUIREMENTS,
     Batches,
     Shape,
     StepTimer,
-    book_loss,
     matmul_weights,
-    needs_peers,
     our_model,
     our_steps,
     peer_loss,
     peer_steps,
     same_size,
     step_figures,
+    transformers_gpt2,
 )
 from benchmarks.harness import (
     FAILED,
@@ -56,7 +47,6 @@ from benchmarks.harness import (
     choose,
     finish,
     make_parser,
-    peers_python,
     run_in_turns,
 )
 from llm.config import GPTConfig, TrainConfig
@@ -67,27 +57,20 @@ from tasks.stages.names import FOUNDATION, PARAMS_FILE
 
 @dataclass(frozen=True)
 class Contender:
-    """A model of ours or of MODELS."""
+    """Our model, or that of `transformers`."""
 
     model: str
     precision: str
-    mode: Literal["eager", "compiled", "published"] = "eager"
+    compiled: bool = False
 
     def __str__(self) -> str:
-        how = {"eager": "", "compiled": " + compile", "published": ", as published"}[self.mode]
-        return f"{self.model} {self.precision}{how}"
+        return f"{self.model} {self.precision}{' + compile' if self.compiled else ''}"
 
 
 PRECISIONS = list(dict.fromkeys(("fp32", PRECISION)))  # without bfloat16 a step would take minutes in it
-OUR_CONTENDERS = [
-    *(Contender(OURS, precision) for precision in PRECISIONS),
-    Contender(OURS, PRECISION, "compiled"),  # as the pipeline's long trainings
-]
-OTHERS = [
-    Contender("llms-from-scratch", "fp32", "published"),
-    *(Contender(model, precision) for model in MODELS for precision in PRECISIONS),
-    *(Contender(model, PRECISION, "compiled") for model in MODELS),
-]
+MODELS = (OURS, "transformers")
+CONTENDERS = [Contender(model, precision) for model in MODELS for precision in PRECISIONS]
+CONTENDERS += [Contender(model, PRECISION, compiled=True) for model in MODELS]  # ours as in long trainings
 
 
 @dataclass(frozen=True)
@@ -145,7 +128,7 @@ def measure(
             loss=loss,
             report=step_timer.seconds.append,
             stop=step_timer.is_enough,
-            tokens=LONG if contestant.mode == "compiled" else 0,
+            tokens=LONG if contestant.compiled else 0,
             dtype=DTYPES[contestant.precision],
         )
         in_int8 = backend.in_int8
@@ -157,15 +140,11 @@ def measure(
 def _train_peer(
     contender: Contender, shape: dict[str, Any], train: dict[str, Any], *, batches: Batches, timer: StepTimer
 ) -> torch.nn.Module:
-    is_published = contender.mode == "published"
-    peer = MODELS[contender.model](Shape(**shape | {"dropout": 0.1 if is_published else 0.0}))
+    peer = transformers_gpt2(Shape(**shape))
     rates = {"lr": train["learning_rate"], "weight_decay": train["weight_decay"]}
-    optimizer = torch.optim.AdamW(peer.model.parameters(), **rates, fused=None if is_published else True)
-    if is_published:
-        loss, clip = book_loss(peer), None
-    else:
-        loss, clip = peer_loss(peer, contender.precision, compiled=contender.mode == "compiled"), train["gradient_clip"]
-    timer.run(peer_steps(peer, loss=loss, optimizer=optimizer, batches=batches, clip=clip))
+    optimizer = torch.optim.AdamW(peer.model.parameters(), **rates, fused=True)
+    loss = peer_loss(peer, contender.precision, compiled=contender.compiled)
+    timer.run(peer_steps(peer, loss=loss, optimizer=optimizer, batches=batches, clip=train["gradient_clip"]))
     return peer.model
 
 
@@ -200,7 +179,6 @@ class Options:
     rounds: int
     timer: StepTimer
     threads: int
-    peers: str | None
 
 
 def compare(name: str, setup: SetUp, contenders: list[Contender], *, options: Options) -> Table:
@@ -209,10 +187,7 @@ def compare(name: str, setup: SetUp, contenders: list[Contender], *, options: Op
     for contender in contenders:
         arguments = {"contender": contender, "ours": setup.ours.model_dump(), "shape": setup.shape}
         arguments |= {"train": setup.train.model_dump(), "timer": options.timer}
-        job = Job("benchmarks.train_speed:measure", arguments, options.threads)
-        if options.peers and needs_peers(contender.model):
-            job = replace(job, python=options.peers)
-        jobs[str(contender)] = job
+        jobs[str(contender)] = Job("benchmarks.train_speed:measure", arguments, options.threads)
     measured = run_in_turns(jobs, options.rounds)
     peaks = {}
     for precision in PRECISIONS:
@@ -237,40 +212,24 @@ def _figures(rounds: list[Figures], setup: SetUp, peaks: dict[str, float]) -> Fi
 def main(arguments: list[str] | None = None) -> None:
     """Compare, print, write."""
     parser = make_parser("train_speed", __doc__, rounds=3)
-    parser.add_argument(
-        "--peers",
-        type=partial(peers_python, packages=PEERS, requirements=REQUIREMENTS),
-        help="Python of benchmarks/requirements.txt; without it, and nanoGPT, ours alone",
-    )
-    parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", help="a checkout of nanoGPT, which then takes part")
-    parser.add_argument("--only", nargs="+", metavar="CONTENDER", help="`transformers` needs no --peers")
+    parser.add_argument("--only", nargs="+", metavar="CONTENDER", help="of those in the table")
     parser.add_argument("--seconds", type=float, default=10, help="a process trains so long after its warm-up")
     parser.add_argument("--warmup", type=int, default=2, help="steps of a process that do not count")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each process")
     parser.add_argument("--set-ups", nargs="+", choices=("GPT-2 124M", "default"), default=["GPT-2 124M", "default"])
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="whose foundation is the default model")
     options = parser.parse_args(arguments)
-    if options.nanogpt:
-        if not (options.nanogpt / "model.py").exists():
-            parser.error(f"--nanogpt {options.nanogpt}: there is no model.py")
-        os.environ[NANOGPT] = str(options.nanogpt.absolute())  # each contender's process has it from here
-
-    contenders = {str(contender): contender for contender in OUR_CONTENDERS}
-    for contender in OTHERS:
-        is_here = options.nanogpt if contender.model == "nanoGPT" else options.peers or not needs_peers(contender.model)
-        if is_here:
-            contenders[str(contender)] = contender
-    ours_alone = None if options.peers or options.nanogpt else list(map(str, OUR_CONTENDERS))
-    names = choose(parser, options.only or ours_alone, contenders)
+    contenders = {str(contender): contender for contender in CONTENDERS}
+    names = choose(parser, options.only, contenders)
 
     foundation = load_application(FOUNDATION, options.params)
     corpus = load_dataset(foundation.dataset, options.params).preprocess
     chosen_set_ups = set_ups(foundation.train, corpus.vocabulary_size)
     timer = StepTimer(options.warmup, options.seconds)
-    how = Options(options.rounds, timer=timer, threads=options.threads, peers=options.peers)
+    how = Options(options.rounds, timer=timer, threads=options.threads)
     chosen = [contenders[name] for name in names]
     tables = [compare(name, chosen_set_ups[name], chosen, options=how) for name in options.set_ups]
-    finish(options, tables)
+    finish(options, tables, packages=["transformers"])
 
 
 if __name__ == "__main__":

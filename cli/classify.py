@@ -25,10 +25,9 @@ def classify(
     these numbers, and so does --json.
     """
     check_model(model)
-    reasons = {name: reason for name in files if (reason := _unreadable(name))}
-    if len(reasons) == len({*files}):  # before libraries and a model load, which takes seconds
-        for name, reason in reasons.items():
-            _print_error(name, reason, as_json)
+    if not any(name == "-" or Path(name).is_file() for name in files):  # before a model loads, which takes seconds
+        for name in files:
+            _print_error(name, "there is no such file", as_json)
         raise typer.Exit(SOME_FAILED)
     from app.api.classify import AT_ONCE, verdicts_of
     from app.mail_files import read_mails
@@ -57,21 +56,11 @@ def classify(
         raise typer.Exit(SOME_FAILED)
 
 
-def _unreadable(name: str) -> str | None:
-    """The reason why a file can't be opened; None if it can."""
-    try:
-        if name != "-":
-            Path(name).open("rb").close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
-def _print_error(name: str, reason: str, as_json: bool) -> None:
+def _print_error(origin: str, reason: str, as_json: bool) -> None:
     if as_json:
-        print_json({"file": name, "error": reason})
+        print_json({"file": origin, "error": reason})
     else:
-        to_person(f"error: {name}: {reason}")
+        to_person(f"error: {origin}: {reason}")
 
 
 def _print(origin: "Place", verdict: dict[str, Any], as_json: bool) -> None:

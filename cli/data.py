@@ -56,7 +56,6 @@ class Reading:
 Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset of params.yaml, such as emails.")]
 Files = Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder, a glob in quotes, or any other source.")]
 Glob = Annotated[str, typer.Option("--files", metavar="GLOB", help="Read only these files of a folder or an archive.")]
-Encoding = Annotated[str | None, typer.Option(metavar="NAME", help="Encoding, if not UTF-8: windows-1252.")]
 Label = Annotated[
     list[str] | None, typer.Option(metavar="VALUE=LABEL", help="A value's label: 1=spam; repeat for more.")
 ]
@@ -80,7 +79,6 @@ def check(
     dataset: Dataset,
     path: Files,
     glob: Glob = "*",
-    encoding: Encoding = None,
     label: Label = None,
     column: Column = None,
 ) -> None:
@@ -89,7 +87,7 @@ def check(
     Exit code: 1 where something stops `preprocess`.
     """
     in_project()
-    checked = _check(dataset, path, glob=glob, encoding=encoding, labels=label or [], columns=column or [])
+    checked = _check(dataset, path, glob=glob, labels=label or [], columns=column or [])
     from tasks.data.inbox import INBOX  # which loads pandas
 
     if Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve()):
@@ -107,13 +105,12 @@ def add(
     dataset: Dataset,
     path: Files,
     glob: Glob = "*",
-    encoding: Encoding = None,
     label: Label = None,
     column: Column = None,
 ) -> None:
     """Check files, and put them into params.yaml behind the dataset's sources."""
     in_project()
-    checked = _check(dataset, path, glob=glob, encoding=encoding, labels=label or [], columns=column or [])
+    checked = _check(dataset, path, glob=glob, labels=label or [], columns=column or [])
     from tasks.params.edit_sources import add_source
 
     add_source(dataset, checked.entry, checked.changes)
@@ -128,13 +125,12 @@ def replace(
         str | None, typer.Option(metavar="NAME", help="The source that leaves; by default all of the dataset.")
     ] = None,
     glob: Glob = "*",
-    encoding: Encoding = None,
     label: Label = None,
     column: Column = None,
 ) -> None:
     """Check files, and put them into params.yaml in the place of the dataset's sources."""
     in_project()
-    checked = _check(dataset, path, glob=glob, encoding=encoding, labels=label or [], columns=column or [])
+    checked = _check(dataset, path, glob=glob, labels=label or [], columns=column or [])
     from tasks.params.edit_sources import replace_sources
 
     for line in replace_sources(dataset, checked.entry, checked.changes, replaced=source):
@@ -163,24 +159,17 @@ def show(
 ) -> None:
     """Print a row of a dataset as each model reads it, token by token, with what is learned."""
     in_project()
-    from tasks.params.load import load_training
-    from tasks.params.slices import find_training
-    from tasks.training.setup import TrainingFiles
+    from tasks.params.shown_rows import show_row
 
     for model in _models_that_learn(dataset):
-        training = find_training(model)
-        if training.show is None:
+        shown = show_row(model, split, row)
+        if shown is None:
             typer.echo(f"{model} does not say how it reads a row")
             continue
-        block = load_training(model)
-        base = getattr(block, "base", None)
-        files = TrainingFiles(dataset=Path("data/processed", dataset), base=base and Path("models", base))
-        shown = training.show(block.train, files, split, row)
-        typer.echo(f"{shown.name}, as {model} reads it: {len(shown.tokens)} tokens, {sum(shown.learned)} learned")
-        for is_learned, tokens in shown.parts():
-            typer.echo(f"  {'learns' if is_learned else 'reads '}  {'|'.join(tokens)}")
-        if shown.label is not None:
-            typer.echo(f"  learns  the label {shown.label}")
+        title, *parts = shown.lines(model, between="|")
+        typer.echo(title)
+        for part in parts:
+            typer.echo(f"  {part}")
 
 
 def _models_that_learn(dataset: str) -> list[str]:
@@ -204,9 +193,7 @@ def _next_command(dataset: str) -> str:
     return f"`threestage run {' '.join(models)}`"
 
 
-def _check(
-    dataset: str, path: str, *, glob: str, encoding: str | None, labels: list[str], columns: list[str]
-) -> Checked:
+def _check(dataset: str, path: str, *, glob: str, labels: list[str], columns: list[str]) -> Checked:
     """Print how a dataset reads files. Exits with 1 where something stops `preprocess`."""
     from tasks.data.sources import Source, pinned, write_source
 
@@ -214,7 +201,7 @@ def _check(
         "label_map": _pairs(labels, "--label {}: write VALUE=LABEL, such as 1=spam"),
         "columns": _pairs(columns, "--column {}: write OURS=NAME, such as label=folder"),
     }
-    source = pinned(Source(source=path, files=glob, encoding=encoding))
+    source = pinned(Source(source=path, files=glob))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         fetched = write_source(source, folder)
@@ -224,7 +211,7 @@ def _check(
     if reading.stopping() or reading.table.empty:
         raise typer.Exit(1)
     sha256 = None if path.startswith("hf:") else fetched["sha256"]
-    entry = {"source": source.source, "sha256": sha256, "files": glob, "encoding": encoding}
+    entry = {"source": source.source, "sha256": sha256, "files": glob}
     return Checked({key: value for key, value in entry.items() if value not in (None, "*")}, changes)
 
 

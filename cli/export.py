@@ -38,7 +38,7 @@ def export(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Write a model as Hugging Face's folder or as a GGUF file, with its card."""
+    """Write a model for transformers, llama.cpp or Ollama."""
     if precision and form is Form.HF:
         raise typer.BadParameter("only for --to gguf; hf has the matrices as they are stored", param_hint="--precision")
     if not (Path(model) / "config.json").exists():
@@ -46,6 +46,6 @@ def export(
     with tracebacks(verbose):
         from app.export import export as write
 
-        write(model, form.value, folder, (precision or Precision.STORED).value)
+        write(model, form.value, folder, precision=(precision or Precision.STORED).value)
     size = sum(path.stat().st_size for path in folder.iterdir())
     typer.echo(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))} ({size / 1e6:.0f} MB)")

@@ -61,20 +61,22 @@ def reproduce(version: Version, verbose: Verbose = False) -> None:
     stops at the first difference. Exit codes: 0 identical; 1 a stage made other bytes; 2 it can't be made here.
     """
     in_project()
-    from flows.reproduce import reproduce as flow
-    from tasks.registry.reproduce import Comparison, registered
+    from prefect.settings import get_current_settings
+
+    from tasks.registry.reproduce import Comparison, make_again, registered
     from tasks.stages.command import run_command
     from tasks.stages.lock import STATE
     from tasks.stages.parent_death import tie_to_parent
-    from tasks.stages.server import prefect_server, run_as_child
+    from tasks.stages.server import prefect_server
 
     tie_to_parent()
     comparisons: list[Comparison] = []
 
     def work() -> None:
-        uri = registered(version).uri  # before a server starts; the alias may move meanwhile
-        with prefect_server():
-            comparisons.append(run_as_child(flow, {"version": uri}))
+        recorded = registered(version)  # before a server starts
+        with prefect_server() as url:
+            home = str(get_current_settings().home.absolute())  # its profile may hold credentials
+            comparisons.append(make_again(recorded, {"PREFECT_API_URL": url, "PREFECT_HOME": home}))
 
     code = run_command(work, STATE / "reproduce" / "log", verbose=verbose)
     if code:

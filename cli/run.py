@@ -113,9 +113,12 @@ def _is_something_stale(stages: Sequence[str]) -> bool:
     from tasks.params.load import check_outline, check_params
 
     check_outline()
+    from tasks.params.schema import may_be_wrong
     from tasks.stages import graph
     from tasks.stages.libraries import installed, recorded
 
+    if may_be_wrong():
+        check_params()
     try:
         if recorded() != installed():
             return True

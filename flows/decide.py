@@ -8,9 +8,9 @@ from prefect.context import FlowRunContext
 from pydantic import Field
 
 from llm.errors import UserError
-from tasks.registry.decide import approve, check_name, model_state, reject, roll_back
+from tasks.registry.decide import approve, model_state, reject, roll_back
 from tasks.registry.history import Event
-from tasks.registry.outcomes import BY_LENGTH
+from tasks.registry.outcomes import BY_LENGTH, check_name
 from tasks.registry.versions import PENDING
 from tasks.stages.names import model_names
 

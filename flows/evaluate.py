@@ -12,8 +12,8 @@ from llm.config import Config
 from llm.device import choose_compute, keep_freed_memory
 from llm.files import atomic_folder, write_atomic
 from llm.objectives import load
-from tasks.measures import evaluate as measures
 from tasks.measures.description import Subject
+from tasks.measures.evaluate import measure_and_write
 from tasks.measures.pictures import draw_curves
 from tasks.params.slices import find_evaluation
 from tasks.registry.logged_model import find_model
@@ -27,7 +27,7 @@ from tasks.training.setup import split_file
 @flow(flow_run_name="evaluate-{name}")
 def evaluate(name: str, params: Config) -> None:
     """Measure a model on the test split and keep the evidence that a reviewer reads."""
-    measure = task(measures.evaluate, name="measure", cache_policy=NO_CACHE)
+    measure = task(measure_and_write, name="measure", cache_policy=NO_CACHE)
     data = Path("data/processed") / params.dataset
     report = Path("reports/evaluation") / name
     with stage_run(params.evaluate, {"test": split_file(data, "test")}):

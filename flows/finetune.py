@@ -25,5 +25,5 @@ def finetune(name: str, params: Config, resume: bool = True) -> None:
         params.train, training_files(dataset), resume=resume, identity=application.identity(params.train)
     )
     with run as checkpoints:
-        setup, history = fit(prepare, params.train, checkpoints, samples=samples)
-        publish(name, params.objective, setup=setup, history=history, **cleaning)
+        trained = fit(prepare, params.train, checkpoints, samples=samples)
+        publish(name, params.objective, trained=trained, **cleaning)

@@ -7,6 +7,7 @@ threestage preprocess emails
 import shutil
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 import pandas as pd
@@ -20,6 +21,7 @@ from tasks.data.cleaning.personal import mask
 from tasks.data.cleaning.record import Record, recorded
 from tasks.data.duplicates import without_duplicates
 from tasks.data.inbox import open_inbox
+from tasks.data.quality import Validation
 from tasks.data.splits import Split
 from tasks.data.steps import Preprocessing
 from tasks.params.slices import find_dataset
@@ -35,6 +37,7 @@ read_inbox = step(steps.read_inbox)
 drop_duplicates = step(without_duplicates)
 split_rows = step(steps.split_rows)
 add_inbox = step(steps.add_inbox)
+summarise = step(steps.summarise)
 check = step(steps.check)
 
 
@@ -46,6 +49,17 @@ def show_cleaning(name: str, record: Record, report: Path) -> None:
         mlflow.log_artifact(str(report / page))
     mlflow.log_metrics({f"cleaning.{rule}": count for rule, count in record.counts().items()})
     leave_artifact(create_markdown_artifact, f"cleaning-{name}", markdown=(report / "cleaning.md").read_text())
+
+
+@step
+def show_validation(validation: Validation, report: Path) -> None:
+    """Publish the results of the checks, and Great Expectations' pages."""
+    validation.write(report)
+    mlflow.log_artifact(str(report / "validation.json"))
+    mlflow.log_metric("quality.warnings", len(validation.missed("warn")))
+    with TemporaryDirectory() as folder:
+        validation.write_pages(Path(folder))
+        mlflow.log_artifacts(folder, artifact_path="data_docs")
 
 
 @step
@@ -95,7 +109,10 @@ def preprocess(name: str, params: Split) -> None:
         rows = split_rows(rows, params)
         rows = add_inbox(rows, inbox_rows, params)
         show_cleaning(name, record, report)
-        summary = check(job, rows, record=record, report=report)
+        summary = summarise(job, rows, record)
+        validation = check(job, rows, summary)
+        show_validation(validation, report)
+        validation.require_success()
         step(dataset.write, name="write")(rows, folder, params)
         show_summary(name, summary)
     shutil.rmtree(job.work)

@@ -24,5 +24,5 @@ def pretrain(params: Config, resume: bool = True) -> None:
         params.train, training_files(dataset), resume=resume, identity=application.identity(params.train)
     )
     with run as checkpoints:
-        setup, history = fit(prepare, params.train, checkpoints, samples=samples)
-        publish(FOUNDATION, params.objective, setup=setup, history=history)
+        trained = fit(prepare, params.train, checkpoints, samples=samples)
+        publish(FOUNDATION, params.objective, trained=trained)

@@ -1,6 +1,7 @@
 """Register models and their evidence in MLflow as challengers: `threestage register`, after `dvc repro`."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from prefect import Task, flow, task
 from prefect.artifacts import create_table_artifact
@@ -8,6 +9,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import State
 
 from llm.errors import UserError
+from tasks.params.shown_rows import learned_examples
 from tasks.registry.lineage import log_lineage
 from tasks.registry.register import DELETED, register_model
 from tasks.registry.server import ServerAwayError
@@ -25,7 +27,7 @@ def _is_away(_: Task, __: TaskRun, state: State) -> bool:
 
 
 def _register(model: str) -> str:
-    version = register_model(model)
+    version = register_model(model, partial(learned_examples, model))
     if version != DELETED:
         log_lineage(registered_name(model), version)
     return version

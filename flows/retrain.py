@@ -27,12 +27,12 @@ from pydantic import Field
 from flows.deploy import outdated
 from flows.register import NotRegisteredError, register
 from flows.retrain_page import Page, StageRun
-from flows.review import GATES, NotReviewedError, remind, review
+from flows.review import NotReviewedError, review
 from llm.errors import UserError
 from tasks.data.inbox import INBOX
 from tasks.registry import result_branch
 from tasks.registry.decide import is_open
-from tasks.registry.events import send_unsent
+from tasks.registry.history import GATES
 from tasks.registry.parent_run import close_left_runs, parent_run
 from tasks.registry.register import check_bytes, registered
 from tasks.registry.summary import next_step
@@ -288,10 +288,7 @@ class _Run:
         by_gates = self.decide == GATES
         models: list[str] = []
         with self._go_on():
-            send_unsent()
             models = [model for model in self.models if is_open(model, pending=by_gates)]
-            for model in set(self.models) - set(models):
-                remind(model)
         if not models:
             return
         with self._go_on():

@@ -10,9 +10,8 @@ from prefect.context import FlowRunContext
 
 from flows.decide import chosen_models
 from llm.errors import UserError
-from tasks.registry.decide import GATES, approve, model_state, reject, settle
-from tasks.registry.events import announce, is_announced, send_unsent
-from tasks.registry.history import Event
+from tasks.registry.decide import approve, reject, settle
+from tasks.registry.history import GATES, Event
 from tasks.stages.end_states import quiet_stops
 from tasks.stages.server import leave_artifact
 
@@ -56,16 +55,6 @@ def decide_by_gates(reviewed: "Reviewed") -> Event:
     return decide(reviewed.model, reviewed.version, by=GATES, reason=reviewed.reason)
 
 
-def remind(model: str) -> None:
-    """Announce again, once a day, a challenger that was compared and waits for a decision."""
-    now = model_state(model)
-    if now.challenger in (None, now.champion) or is_announced(now.name, now.challenger):
-        return
-    last = now.last(now.challenger)
-    if last and (last.event, last.champion) == ("compared", now.champion):
-        announce(model, now.challenger, verdict=f"It still waits: {last}.")
-
-
 @flow(name="review", flow_run_name="review")
 def review(models: list[str] | None = None, auto: bool = False) -> dict[str, str]:
     """Compare challengers with their champions. Returns the outcome of each model.
@@ -75,7 +64,6 @@ def review(models: list[str] | None = None, auto: bool = False) -> dict[str, str
         auto: the gates decide; if one could not be computed, a person does
     """
     quiet_stops()
-    send_unsent()
     outcomes: dict[str, str] = {}
     states: list[str] = []
     failed: dict[str, UserError] = {}

@@ -4,23 +4,27 @@ Tests check a change. A smoke run checks each week that the last commit still wo
 libraries and sources. It keeps nothing: no model, no version.
 """
 
-from prefect import flow, get_run_logger
+from uuid import UUID
+
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
+from prefect.runtime import task_run
+from prefect.settings import get_current_settings
 
 from flows.deploy import outdated
-from flows.reproduce import make
 from llm.errors import UserError
 from tasks.registry.record import current_facts, uncommitted_parts
-from tasks.registry.worktree import checkout
+from tasks.registry.worktree import Worktree, checkout
 from tasks.smoke import Result, bring_raw, measured, models_with_bounds, reduce_params, share_published, thin
-from tasks.stages.end_states import quiet_stops
+from tasks.stages.end_states import no_child_open, quiet_stops
 from tasks.stages.graph import stages
 from tasks.stages.lock import exclusive
 from tasks.stages.names import evaluation_stage
 from tasks.stages.prefect_worker import depend_on_worker, end_stopped
-from tasks.stages.server import leave_artifact
+from tasks.stages.server import PARENT_TASK_RUN, leave_artifact
 
 NAME = "smoke"
 LONGEST = 6 * 3600  # seconds
@@ -51,6 +55,15 @@ def smoke() -> str:
     return f"{NAME}: within bounds: {'; '.join(map(str, results))}"
 
 
+@task(task_run_name="{stage}", cache_policy=NO_CACHE)
+def make(tree: Worktree, stage: str, api_url: str) -> None:
+    """Run a DVC stage in a worktree; its own flow run is a child of this task."""
+    home = str(get_current_settings().home.absolute())  # its profile may hold credentials
+    environment = {"PREFECT_API_URL": api_url, "PREFECT_HOME": home, PARENT_TASK_RUN: str(task_run.id)}
+    with no_child_open(UUID(task_run.id)):
+        tree.run(stage, environment)
+
+
 def _row(result: Result) -> dict[str, str]:
     remark = "" if result.passed else "OUTSIDE"
     return {"result": result.name, "value": str(result.value), "bound": f"{result.bound:g}", "": remark}
@@ -67,8 +80,8 @@ def _run(api_url: str) -> list[Result]:
         share_published(tree)
         evaluations = [evaluation_stage(model) for model in models_with_bounds(tree, section)]
         for stage in stages(tree.project, evaluations):
-            task, _, dataset = stage.partition("@")
-            if task != "fetch":
+            work, _, dataset = stage.partition("@")
+            if work != "fetch":
                 make(tree, stage, api_url)
                 continue
             if not bring_raw(tree, dataset):

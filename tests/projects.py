@@ -61,7 +61,7 @@ SMALL = {
                 "max_tokens": 128,
             },
         },
-        "guard": {"train": {"layers": None, "last_blocks": None, "max_tokens": 64, "ngram_buckets": 4096, "steps": 0}},
+        "guard": {"train": {"layers": None, "last_blocks": None, "max_tokens": 64, "ngram_buckets": 4096, "steps": 1}},
         "assistant": {
             "train": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10}
             | {"context_length": None, "window": 128, "lora": {"rank": 4, "alpha": 8}}

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dockerfile import STAGES, copied, of
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from projects import ROOT
 from team import DEPLOY, SERVICES, read_env
 from typer.testing import CliRunner
@@ -22,7 +25,8 @@ LOCK = dict(
     line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"
 )
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+VERSION = PYPROJECT["project"]["version"]
 UNITS = DEPLOY / "systemd"
 HARDENING = UNITS / "threestage-.service.d/hardening.conf"
 ADDRESSES = {"0.0.0.0": "127.0.0.1", "postgres": "127.0.0.1", "/artifacts": "/var/lib/threestage/artifacts"}
@@ -31,37 +35,6 @@ ADDRESSES = {"0.0.0.0": "127.0.0.1", "postgres": "127.0.0.1", "/artifacts": "/va
 
 def lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if line and line[0] != "#"]
-
-
-def stages() -> dict[str, list[tuple[str, str]]]:
-    """The instructions of each stage of the Dockerfile."""
-    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
-    instructions: dict[str, list[tuple[str, str]]] = {}
-    for line in text.splitlines():
-        word, _, arguments = line.strip().partition(" ")
-        if word == "FROM":
-            stage = arguments.split(" AS ")[1]
-            instructions[stage] = []
-        if word and word[0] != "#":
-            instructions.setdefault(stage, []).append((word, arguments))
-    return instructions
-
-
-STAGES = stages()
-
-
-def of(stage: str, word: str) -> list[str]:
-    return [arguments for instruction, arguments in STAGES[stage] if instruction == word]
-
-
-def without_options(words: list[str]) -> list[str]:
-    return [word for word in words if not word.startswith("--")]
-
-
-def copied(stage: str) -> list[list[str]]:
-    """The words of the instructions that copy files of the project into a stage."""
-    copies = [shlex.split(arguments) for arguments in of(stage, "COPY") if not arguments.startswith("--from=")]
-    return [without_options(words) for words in copies]
 
 
 def read_unit(*paths: Path) -> ConfigParser:
@@ -91,13 +64,16 @@ def test_images_install_the_locks_versions_and_hold_no_secrets():
     (base,) = set(bases) - STAGES.keys()
     assert re.fullmatch(r"python:3\.11\.\d+-slim-bookworm", base)
     installs = [arguments for stage in STAGES for arguments in of(stage, "RUN") if "uv pip install" in arguments]
-    assert len(installs) == 3
-    for arguments in installs:
-        assert "--constraint requirements.lock" in arguments
-        assert "://" not in arguments, "the builder chooses the index"
-        words = shlex.split(arguments.partition("requirements.lock")[2])
+    commands = [command for arguments in installs for command in arguments.split("&&") if "uv pip" in command]
+    assert len(commands) == 4
+    for command in commands:
+        assert "--constraint requirements.lock" in command
+        assert "://" not in command, "the builder chooses the index"
+        words = shlex.split(command.partition("requirements.lock")[2])
         names = [re.sub(r"\[.*\]", "", word) for word in words if not word.startswith("--")]
-        assert set(names) <= LOCK.keys() | {"."}
+        assert set(names) <= LOCK.keys() | {".", "serve"}
+    served = {canonicalize_name(Requirement(text).name) for text in PYPROJECT["dependency-groups"]["serve"]}
+    assert served <= {canonicalize_name(name) for name in LOCK}
     folders = [words[0] for words in copied("app-build") if len(set(words)) == 1]
     assert sorted(folders) == ["app", "cli", "llm", "tasks"], "`threestage serve` imports no flow"
     for stage in ("servers", "worker", "app"):

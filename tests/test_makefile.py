@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from packaging.requirements import Requirement
+from installed import with_requirements
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -208,7 +208,8 @@ def test_port_in_use_is_named_before_a_server_starts(ready):
     for name in ("MLFLOW_PORT", "PREFECT_PORT"):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
-            done = _make(ready, "ui", *_free(), f"{name}={port}")
+            arguments = ["ui", *_free(), f"{name}={port}"]
+            done = _make(ready, *arguments)
         assert done.returncode == 2
         assert done.stdout == f"{name}={port} is no free port: name another, as in make ui {name}=5050\n"
     assert not list(ready.glob("*.pid"))
@@ -251,9 +252,12 @@ def test_server_that_ends_early_is_reported_and_ends_its_neighbour(ready):
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopping_ends_both_servers(ready, sent):
+    def both_run() -> bool:
+        return len(list(ready.glob("*.pid"))) == 2
+
     _servers(ready)
     with _ui(ready) as ui:
-        wait_for(lambda: len(list(ready.glob("*.pid"))) == 2)
+        wait_for(both_run)
         assert _alive(ready, "mlflow")
         assert _alive(ready, "uvicorn")
         # where commands put them that know of no server
@@ -342,24 +346,11 @@ def _pins() -> dict[str, str]:
 
 
 def test_lock_pins_every_package_that_an_environment_needs():
-    pins, missing, seen = _pins(), set(), set()
-    needed = [Requirement("threestage[dev]")]
-    while needed:
-        requirement = needed.pop()
-        name = canonicalize_name(requirement.name)
-        if (name, *sorted(requirement.extras)) in seen:
-            continue
-        seen.add((name, *sorted(requirement.extras)))
-        distribution = importlib.metadata.distribution(name)
-        if name != "threestage" and pins.get(name) != Version(distribution.version).public:
-            missing.add(f"{name} {distribution.version}")
-        for extra in ("", *requirement.extras):
-            requirements = map(Requirement, distribution.requires or ())
-            needed += [
-                inner for inner in requirements if inner.marker is None or inner.marker.evaluate({"extra": extra})
-            ]
-    assert len(seen) > 200
-    assert missing == set()
+    pins = _pins()
+    needed = with_requirements(["threestage[dev]"]) - {"threestage"}
+    here = {name: Version(importlib.metadata.version(name)).public for name in needed}
+    assert len(here) > 200
+    assert {name: version for name, version in here.items() if pins.get(name) != version} == {}
 
 
 def test_lock_names_the_libraries_that_the_committed_results_were_made_with():

@@ -17,26 +17,28 @@ import psutil
 import pytest
 import tiktoken
 import torch
+import yaml
 from mlflow import MlflowClient
 from projects import CHATML, NO_COMPILER, change_params, environment, make_project, read_params, run
 from real_servers import HANGS, wait_for
 
 from llm.config import GPTConfig, GPTShape
 from llm.formats.export_huggingface import export_huggingface
+from llm.formats.gguf import read_gguf
 from llm.formats.model_folder import load_model, read_config
 from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives import load
 from llm.objectives.classifier import email_text, probabilities
-from tasks.applications.classifier.evasions import GROUPS
 from tasks.applications.foundation.train import CHANGEABLE
+from tasks.data.splits import SPLITS
+from tasks.params.shown_rows import EXAMPLES
 from tasks.registry.record import read_record
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
 CLASSIFIED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
     *("everyday_ham", "everyday_spam", "short_ham", "short_spam", "evasion_recall", "unsure_share", "sure_errors"),
-    *(f"evasion_{group}" for group in GROUPS),
 )
 GUARDED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
@@ -130,9 +132,24 @@ def test_registry_has_a_challenger_of_each_model_with_evidence_and_lineage(clien
         assert record.hashes.outs[f"models/{model}"] == version.tags["threestage.model"]
         trained = record.facts["run.training"]
         assert client.get_logged_model(version.source.removeprefix("models:/")).source_run_id == trained
-        takes_steps = model != "guard"  # the small project's guard fits its head alone
-        assert bool(client.list_artifacts(trained, "checkpoints")) == takes_steps
+        assert client.list_artifacts(trained, "checkpoints")
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"evaluation", "training"}
+
+
+def test_version_has_a_card_of_its_data_with_the_rows_of_each_split_and_examples(
+    project: Path, client: MlflowClient
+) -> None:
+    cards = {}
+    for model in METRICS:
+        version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
+        cards[model] = mlflow.artifacts.load_text(f"runs:/{version.run_id}/card/dataset.md")
+    tables = [pd.read_parquet(project / f"data/processed/emails/{split}.parquet") for split in SPLITS]
+    counts = [str((table["label"] == "spam").sum()) for table in tables]
+    assert f"| spam | {' | '.join(counts)} |" in cards["classifier"].splitlines()
+    assert "- learns the label spam" in cards["classifier"].splitlines()
+    assert cards["assistant"].count("- learns ") >= EXAMPLES
+    assert "window 0, as foundation reads it" in cards["foundation"]
+    assert all(card.startswith("# ") and "## Checks" in card for card in cards.values())
 
 
 def test_assistant_is_the_published_model_with_its_template_and_merged_lora(project: Path) -> None:
@@ -235,11 +252,29 @@ def test_show_prints_a_row_as_the_model_reads_it_with_what_is_learned(project: P
     assert code == 0
     assert first.startswith(f"{rows['id'][1]}, as assistant reads it: ")
     learned = [line.partition("learns  ")[2] for line in parts if "  learns  " in line]
-    said = "".join(learned[-1].split("|")).replace("↵", "\n")
-    assert said.startswith(rows["output"][1])
+    answer = "".join(learned[-1].split("|")).replace("↵", "\n")
+    assert answer.startswith(rows["output"][1])
     assert "  learns  the label " in command_line(project, "data", "show", "emails")[1]
     assert command_line(project, "data", "show", "corpus", "0", "--split", "test")[1].startswith("window 0, as found")
     assert "has no row 99999" in command_line(project, "data", "show", "emails", "99999")[2]
+
+
+def test_export_of_a_version_has_its_card_its_figures_and_its_sources(
+    project: Path, tmp_path: Path, command_line
+) -> None:
+    folder = tmp_path / "out"
+    code, output, error = command_line(project, "export", "assistant", str(folder), "--to", "gguf")
+    assert (code, error) == (0, ""), error
+    assert "assistant-1.gguf" in output
+    card = (folder / "README.md").read_text()
+    metrics = json.loads((project / "reports/evaluation/assistant/metrics.json").read_text())
+    assert f"type: response_loss\n      value: {round(metrics['response_loss'], 4)}\n" in card
+    assert "## What it is not for" in card
+    source = yaml.safe_load((project / "params.yaml").read_text())["datasets"]["instructions"]["sources"][0]["source"]
+    assert f"| instructions | {source} |" in card.replace("\\", "")
+    metadata, _ = read_gguf(folder / "assistant-1.gguf")
+    assert metadata["general.dataset.0.name"] == source
+    assert metadata["tokenizer.chat_template"].startswith("{%- if not messages")
 
 
 def test_published_weights_and_their_tokenizer_go_through_the_same_graph(

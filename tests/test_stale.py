@@ -80,7 +80,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/data/published.py": [*PREPROCESS, *LOAD, "pretrain"],
     "tasks/data/mail": PREPROCESS + EVALUATE,
     "tasks/data/splits.py": PREPROCESS,
-    "tasks/data/sniff.py": FETCH + PREPROCESS,
+    "tasks/data/sniff.py": PREPROCESS,
     "tasks/data/formats/mails.py": PREPROCESS,  # any dataset may read any form
     "tasks/data/drift.py": [],
     "tasks/datasets/emails.py": ["preprocess@emails"],
@@ -106,7 +106,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "params.yaml:foundation.evaluate.sample_prompts": ["evaluate_foundation"],
     "params.yaml:applications.classifier.review": [],
 }
-FETCHING = ("archives", "compression", "folders", "sniff", "local", "recode", "remote", "sources")
+FETCHING = ("archives", "compression", "folders", "local", "remote", "sources")
 FETCHING = [f"tasks/data/{name}.py" for name in FETCHING]
 SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "dataset", "problems", "gates", "shingles", "splits")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none
@@ -166,7 +166,6 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "tasks/training/*": "progress, interrupted ones",
     },
     "flows.evaluate": {
-        **dict.fromkeys(SPLITTING, "imported by the detector of languages"),
         "llm/training/*": "how a model learns",
         "tasks/training/setup.py": "forms, and which file is a split",
     },

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import uuid4
 
@@ -150,7 +151,7 @@ async def responses(request: Request, body: ResponseRequest) -> Response:
     prompt = await run_in_threadpool(chat_prompt, loaded, guarded.messages)
     stop_tokens = ends(loaded, chat=True)
     schema = body.text.format.schema_followed
-    constraint = await run_in_threadpool(schema_constraint, loaded, schema, stop_tokens, param="text.format")
+    constraint = await run_in_threadpool(partial(schema_constraint, loaded, schema, stop_tokens, param="text.format"))
     generation: Generation | Reply
     if guarded.reply is not None:
         loaded = guarded.by
@@ -255,12 +256,12 @@ class _Answer:
         return Stream(self._events(), media_type="text/event-stream", headers=headers)
 
     async def _events(self) -> AsyncIterator[str]:
-        place = {"output_index": 0, "content_index": 0, "item_id": self.message_id}
+        position = {"output_index": 0, "content_index": 0, "item_id": self.message_id}
         yield self._event("response.created", response=self.json())
         yield self._event("response.in_progress", response=self.json())
         message = self._message("", "in_progress")
         yield self._event("response.output_item.added", output_index=0, item=message)
-        yield self._event("response.content_part.added", **place, part=_part(""))
+        yield self._event("response.content_part.added", **position, part=_part(""))
         text = ""
         finish = ""
         try:
@@ -269,15 +270,15 @@ class _Answer:
                     FIRST_TOKEN.labels(self.version).observe(time.monotonic() - self.began)
                 if piece.text:
                     text += piece.text
-                    yield self._event("response.output_text.delta", **place, delta=piece.text, logprobs=[])
+                    yield self._event("response.output_text.delta", **position, delta=piece.text, logprobs=[])
                 finish = piece.finish or finish
         except RequestError as error:
             detail = json.loads(error_json(error))["error"]
             yield self._event("error", message=detail["message"], code=detail["code"], param=detail["param"])
             return
         whole_answer = self.json(text=text, finish=finish)
-        yield self._event("response.output_text.done", **place, text=text, logprobs=[])
-        yield self._event("response.content_part.done", **place, part=_part(text))
+        yield self._event("response.output_text.done", **position, text=text, logprobs=[])
+        yield self._event("response.content_part.done", **position, part=_part(text))
         yield self._event("response.output_item.done", output_index=0, item=whole_answer["output"][0])
         yield self._event(f"response.{whole_answer['status']}", response=whole_answer)
 

@@ -60,14 +60,14 @@ class Closed(BaseModel):
         """The parts that mean something. Only the first unknown name is an error: 4 MB have room for 500,000."""
         if not isinstance(value, dict):
             return value
-        known = {field.alias or name for name, field in cls.model_fields.items()}
+        names = {field.alias or name for name, field in cls.model_fields.items()}
         for name in value:
-            if name in known or (name in cls.unsupported and value[name] in cls.unsupported[name]):
+            if name in names or (name in cls.unsupported and value[name] in cls.unsupported[name]):
                 continue
             reason = "{part} is not supported" if name in cls.unsupported else "{part} is not known"
             part = name[:LONGEST_NAME].encode(errors="replace").decode()
             raise PydanticCustomError("unknown_part", reason, {"part": part})
-        return {name: part for name, part in value.items() if name in known}
+        return {name: part for name, part in value.items() if name in names}
 
 
 FIRST_ERROR = Field(fail_fast=True)

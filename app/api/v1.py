@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 from uuid import uuid4
@@ -101,7 +102,9 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     prompt = await run_in_threadpool(chat_prompt, loaded, guarded.messages)
     stop_tokens = ends(loaded, chat=True)
     schema = body.response_format.schema_followed if body.response_format else None
-    constraint = await run_in_threadpool(schema_constraint, loaded, schema, stop_tokens, param="response_format")
+    constraint = await run_in_threadpool(
+        partial(schema_constraint, loaded, schema, stop_tokens, param="response_format")
+    )
     generation: Generation | Reply
     if guarded.reply is not None:
         loaded = guarded.by

@@ -1,6 +1,7 @@
 """Conversations that survive a reload: the browser stores them, the server does not."""
 
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -60,74 +61,85 @@ def history_controls(blocks: gr.Blocks, versions: Versions, chat: gr.ChatInterfa
         delete_all = gr.Button("Delete all conversations", size="sm", min_width=140)
     storage = fields.storage
     version = fields.version
-    system = fields.system
     turns = [chat.chatbot, chat.chatbot_state, chat.chatbot_value]
-    shown = [storage, fields.choice, version, system, *turns]
-    switched = gr.State(False)
-    switches = gr.Textbox(visible="hidden")
-    switching = [storage, switched, switches]
+    shown = [storage, fields.choice, version, fields.system, *turns]
+    show = partial(_show, versions)
     events = list(blocks.fns.values())
     answers = [event.get_config() for event in events if event.types_generator]
-    after_answers = [
-        Dependency(None, event.get_config(), event._id, event.fn)
-        for event in events
-        if event.outputs == [chat.chatbot_state, chat.chatbot_value]
-    ]
-
-    def show(stored: Any, name: str | None) -> list[Any]:
-        """Values of `shown`. A new conversation is with the version of that name, or the default."""
-        conversations = read_conversations(stored)
-        conversation = conversations.shown
-        if conversation is None:
-            values = [read_versions(versions, CHAT, chosen=name), gr.skip(), [], [], []]
-        else:
-            texts = [list(conversation.turns)] * len(turns)
-            values = [read_versions(versions, CHAT, chosen=conversation.version), conversation.system, *texts]
-        return [conversations.model_dump(), conversations.dropdown(), *values]
-
-    def switch(conversations: Conversations) -> list[Any]:
-        """Values of `switching`."""
-        return [conversations.model_dump(), True, token_hex(8)]
-
-    def choose(stored: Any, number: int) -> list[Any]:
-        conversations = read_conversations(stored)
-        if number == (0 if conversations.shown else NEW):  # a field that loses the focus says its value again
-            return [gr.skip()] * len(switching)
-        return switch(conversations.choose(number))
-
-    def begin(stored: Any, name: str | None, said: list[Turn]) -> list[Any]:
-        conversations = read_conversations(stored)
-        if not said or (conversations.shown and conversations.shown.version == name):
-            return [gr.skip()] * len(switching)
-        return switch(conversations.choose(NEW))
-
-    def delete_shown(stored: Any) -> list[Any]:
-        return switch(read_conversations(stored).delete())
-
-    def delete_kept() -> list[Any]:
-        return switch(Conversations())
-
-    def show_switched(is_switched: bool, stored: Any, name: str | None) -> list[Any]:
-        return [False, *(show(stored, name) if is_switched else [gr.skip()] * len(shown))]
-
-    def save_stopped(stored: Any, said: list[Turn], name: str | None, instead: str) -> tuple[Any, gr.Dropdown]:
-        return saved(stored, Conversation(version=name, system=instead, turns=stored_turns(said)))
-
-    def save_undone(
-        stored: Any, said: list[Turn], name: str | None, instead: str, data: gr.UndoData
-    ) -> tuple[Any, gr.Dropdown]:
-        number = data.index[0] if isinstance(data.index, list | tuple) else data.index
-        return save_stopped(stored, said[:number], name, instead)
-
     blocks.load(show, inputs=[storage, version], outputs=shown, **QUIET)
-    change: dict[str, Any] = {"outputs": switching, **QUIET}
-    fields.choice.input(choose, inputs=[storage, fields.choice], **change)
-    version.change(begin, inputs=[storage, version, chat.chatbot], **change)
-    gr.on([delete.click, chat.chatbot.clear], delete_shown, inputs=storage, **change)
-    delete_all.click(delete_kept, **change)
+
+    switched = gr.State(False)
+    switches = gr.Textbox(visible="hidden")
+    switch: dict[str, Any] = {"outputs": [storage, switched, switches], **QUIET}
+    fields.choice.input(_choose, inputs=[storage, fields.choice], **switch)
+    version.change(_begin, inputs=[storage, version, chat.chatbot], **switch)
+    gr.on([delete.click, chat.chatbot.clear], _delete_shown, inputs=storage, **switch)
+    delete_all.click(_delete_all, **switch)
     switches.change(show, inputs=[storage, version], outputs=shown, cancels=answers, **QUIET)
-    for event in after_answers:  # a cancelled answer shows its turns until then
-        event.then(show_switched, inputs=[switched, storage, version], outputs=[switched, *shown], **QUIET)
-    save: dict[str, Any] = {"inputs": [storage, chat.chatbot, version, system], "outputs": [storage, fields.choice]}
-    chat.textbox.stop(save_stopped, **save, **QUIET)
-    chat.chatbot.undo(save_undone, **save, **QUIET)
+    for event in events:
+        if event.outputs == [chat.chatbot_state, chat.chatbot_value]:  # a cancelled answer shows its turns until then
+            after = Dependency(None, event.get_config(), event._id, event.fn)
+            again = partial(_show_switched, versions)
+            after.then(again, inputs=[storage, version, switched], outputs=[*shown, switched], **QUIET)
+
+    save: dict[str, Any] = {"inputs": [storage, chat.chatbot, version, fields.system], **QUIET}
+    chat.textbox.stop(_save, outputs=[storage, fields.choice], **save)
+    chat.chatbot.undo(_save_undone, outputs=[storage, fields.choice], **save)
+
+
+def _show(versions: Versions, stored: Any, name: str | None) -> list[Any]:
+    """What the page shows of the open conversation. A new one is with the version of that name, or the default."""
+    conversations = read_conversations(stored)
+    conversation = conversations.shown
+    values: list[Any]
+    if conversation is None:
+        values = [read_versions(versions, CHAT, chosen=name), gr.skip(), [], [], []]
+    else:
+        texts = list(conversation.turns)
+        values = [read_versions(versions, CHAT, chosen=conversation.version), conversation.system, texts, texts, texts]
+    return [conversations.model_dump(), conversations.dropdown(), *values]
+
+
+def _show_switched(versions: Versions, stored: Any, name: str | None, switched: Any) -> list[Any]:
+    """The same after the end of an answer, if another conversation was opened meanwhile."""
+    if not switched:
+        return [gr.skip()] * 8
+    return [*_show(versions, stored, name), False]
+
+
+def _switch(conversations: Conversations) -> list[Any]:
+    """Store what is open now, and tell the page so."""
+    return [conversations.model_dump(), True, token_hex(8)]
+
+
+def _choose(stored: Any, number: int) -> list[Any]:
+    conversations = read_conversations(stored)
+    if number == (0 if conversations.shown else NEW):  # a list that loses the focus says its value again
+        return [gr.skip()] * 3
+    return _switch(conversations.choose(number))
+
+
+def _begin(stored: Any, name: str | None, turns: list[Turn]) -> list[Any]:
+    conversations = read_conversations(stored)
+    if not turns or (conversations.shown and conversations.shown.version == name):
+        return [gr.skip()] * 3
+    return _switch(conversations.choose(NEW))
+
+
+def _delete_shown(stored: Any) -> list[Any]:
+    return _switch(read_conversations(stored).delete())
+
+
+def _delete_all() -> list[Any]:
+    return _switch(Conversations())
+
+
+def _save(stored: Any, turns: list[Turn], name: str | None, instead: str) -> tuple[Any, gr.Dropdown]:
+    return saved(stored, Conversation(version=name, system=instead, turns=stored_turns(turns)))
+
+
+def _save_undone(
+    stored: Any, turns: list[Turn], name: str | None, instead: str, data: gr.UndoData
+) -> tuple[Any, gr.Dropdown]:
+    number = data.index[0] if isinstance(data.index, list | tuple) else data.index
+    return _save(stored, turns[:number], name, instead)

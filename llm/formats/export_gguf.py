@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tiktoken
 import torch
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType
@@ -12,6 +13,7 @@ from gguf.quants import quantize
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from llm.chat import Chat, end_of_turn, start_of_text, template_with_system
+from llm.config import GPTConfig, RotaryScaling
 from llm.errors import UserError
 from llm.formats.families import ROPE_FREQUENCIES
 from llm.formats.layout import Layout
@@ -72,7 +74,7 @@ def export_gguf(
         tensor_type = _tensor_type(tuple(tensor.shape), matrix_type)
         writer.add_tensor(name, quantize(tensor.float().numpy(), tensor_type), raw_dtype=tensor_type)
     if model.config.rotary_scaling is not None:
-        writer.add_tensor(ROPE_FREQUENCIES, _slowdown(model))
+        writer.add_tensor(ROPE_FREQUENCIES, _slowdown(model.config, model.config.rotary_scaling))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -128,11 +130,11 @@ def _add_shape(writer: GGUFWriter, layout: Layout, model: GPT) -> None:
     writer.add_rope_dimension_count(model.config.head_width)
 
 
-def _slowdown(model: GPT) -> Any:
-    config = model.config
+def _slowdown(config: GPTConfig, scaling: RotaryScaling) -> np.ndarray:
+    """How many times slower each rotary pair turns."""
     pairs = config.head_width // 2
     periods_P = config.rotary_base ** (torch.arange(pairs) / pairs)
-    return slowdown(periods_P, config.rotary_scaling).numpy()
+    return slowdown(periods_P, scaling).numpy()
 
 
 def _add_tokenizer(writer: GGUFWriter, encoding: tiktoken.Encoding, rows: int) -> None:

@@ -72,11 +72,11 @@ def turn_forms(encoding: tiktoken.Encoding, chat: Chat) -> dict[str, TurnForm]:
     Raises UserError where turns in these forms are not what the template writes.
     """
     form_of = Chat(template=chat.template)  # its system prompt is written by itself
+    opening = [SYSTEM]
     try:
         text_around(encoding, form_of, [SYSTEM, USER])
-        opening = [SYSTEM]
     except UserError:
-        opening = []
+        opening.clear()
     conversation = [*opening, USER, ASSISTANT, USER, ASSISTANT]
     texts = text_around(encoding, form_of, conversation)
     answer_behind = texts[-1]

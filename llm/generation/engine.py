@@ -115,8 +115,8 @@ def _logprobs(logits_V: Tensor, token: int, likeliest: int | None) -> Logprobs |
     if likeliest is None:
         return None
     logprobs_V = logits_V.float().log_softmax(dim=-1)
-    (place,) = _likeliest(logits_V[None], likeliest)
-    return Logprobs(logprobs_V[token].item(), place)
+    (candidates,) = _likeliest(logits_V[None], likeliest)
+    return Logprobs(logprobs_V[token].item(), candidates)
 
 
 def _likeliest(logits_TV: Tensor, count: int) -> list[list[tuple[int, float]]]:
@@ -247,8 +247,8 @@ class Engine:
         scores = (-F.cross_entropy(logits_TV, tokens_T, reduction="none")).tolist()
         if not likeliest:
             return [Logprobs(score, []) for score in scores]
-        places = _likeliest(logits_TV, likeliest)
-        return [Logprobs(score, place) for score, place in zip(scores, places, strict=True)]
+        candidates = _likeliest(logits_TV, likeliest)
+        return [Logprobs(score, likely) for score, likely in zip(scores, candidates, strict=True)]
 
     def _choose(self, complete: list[_PieceResult]) -> list[tuple[int, Tensor]]:
         """The next token of each text, with the logits that it was chosen by."""

@@ -39,6 +39,7 @@ class JsonText:
 
 @lru_cache(maxsize=8)  # a server that replaces versions must not keep their tokenizers
 def _tokenizer(encoding: tiktoken.Encoding, ends: frozenset[int], rows: int) -> LLTokenizer:
+    # pyrefly: ignore[missing-attribute]  # llguidance adds it to the class of its Rust part
     return LLTokenizer.from_tiktoken(
         encoder=encoding._mergeable_ranks,
         special_tokens=encoding._special_tokens,

@@ -67,7 +67,7 @@ class PackedGPT(GPT):
         """As `GPT.logits`, float32."""
         return self.decoder.logits(x_BTC)
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: FBT001
         raise ValueError("a model packed for inference can't be saved; keep the one that it was made from")
 
 

@@ -50,7 +50,7 @@ def causal(length: int) -> Tensor:
 class SelfAttention(nn.Module):
     """Three trained matrices make the queries, keys and values of a text's own tokens."""
 
-    def __init__(self, width: int, head_width: int, bias: bool = True) -> None:
+    def __init__(self, width: int, head_width: int, *, bias: bool = True) -> None:
         super().__init__()
         self.query = nn.Linear(width, head_width, bias=bias)
         self.key = nn.Linear(width, head_width, bias=bias)
@@ -67,8 +67,8 @@ class SelfAttention(nn.Module):
 class CausalAttention(SelfAttention):
     """Self-attention in which no token sees a later one; in training a share of the weights is dropped."""
 
-    def __init__(self, width: int, head_width: int, bias: bool = True, dropout: float = 0.0) -> None:
-        super().__init__(width, head_width, bias)
+    def __init__(self, width: int, head_width: int, *, bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__(width, head_width, bias=bias)
         self.dropout = dropout
 
     def forward(self, x_BTC: Tensor, visible_BTS: Tensor | None = None) -> Tensor:
@@ -85,7 +85,7 @@ class CausalAttention(SelfAttention):
 class MultiHeadAttention(nn.Module):
     """Several causal heads side by side, each in a subspace of its own; a last matrix mixes their outputs."""
 
-    def __init__(self, width: int, n_head: int, bias: bool = True, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, n_head: int, *, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         head_width = width // n_head
         self.heads = nn.ModuleList(

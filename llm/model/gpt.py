@@ -122,6 +122,7 @@ class GPT(nn.Module):
     ) -> Tensor:
         """The normalised stream after the last block, BTC.
 
+        Where frozen blocks were split off (llm/training/frozen_blocks.py), their stream, BTC, is in place of tokens.
         Tokens stand at 0 … T-1 unless `positions_BT` says otherwise. With `sequences_BT` (integers) several texts share
         a row, and a token sees its own text alone; below zero is padding, whose output is undefined. A text whose
         `positions_BT` begin at p, not at 0, also sees the first p tokens of its row. With a cache a token also sees

@@ -35,7 +35,7 @@ class Training:
     training_model: nn.Module
     """A model with the same weights that computes the losses."""
     batch_loss: Callable[[int], Tensor]
-    """The mean loss of a batch by its number."""
+    """The mean loss of a batch by its number: that of llm/objectives/<name>/loss.py, of the training model."""
     optimizer: Optimizers
     workers: Workers
     checkpoints: Checkpoints | None
@@ -54,7 +54,7 @@ class Training:
         weights = [self.objective.weight(batch) for batch in batches]
         loss = 0.0
         for batch, weight in zip(batches, weights, strict=True):
-            self.workers.synchronise(batch == batches[-1])
+            self.workers.synchronise(now=batch == batches[-1])
             share = weight / sum(weights)  # 1.0 for a single batch, which changes no bit
             batch_loss = self.batch_loss(batch) * share
             batch_loss.backward()

@@ -64,7 +64,7 @@ class Workers:
             return self._wrapped[0]
         return partial(loss, model)
 
-    def synchronise(self, now: bool) -> None:
+    def synchronise(self, *, now: bool) -> None:
         """Whether the next backward pass exchanges gradients, or only adds up this worker's own."""
         for module in self._wrapped:
             if self.sharded:
@@ -89,7 +89,7 @@ class Workers:
         """The mean of a value over the workers."""
         return self.sums(value / self.count)[0]
 
-    def any(self, flag: bool) -> bool:
+    def any(self, flag: bool, /) -> bool:  # noqa: FBT001
         """Whether it is so for one of them at least."""
         return self.sums(flag)[0] > 0
 

@@ -8,7 +8,7 @@ import zlib
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from tarfile import ReadError
-from typing import Any
+from typing import Any, Self
 
 from llm.errors import UserError
 from tasks.data.compression import SUFFIXES, open_plain
@@ -28,7 +28,7 @@ class _Header(tarfile.TarInfo):
     """A member's header, which is an error if it is damaged: tarfile takes it for the end of the archive."""
 
     @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tarfile)
         except DAMAGED as error:

@@ -2,10 +2,11 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -18,12 +19,6 @@ else:
     from backports import zstd
 
 SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
-OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
-    **dict.fromkeys((".gz", ".tgz"), gzip.open),
-    **dict.fromkeys((".zst", ".tzst"), zstd.open),
-    **dict.fromkeys((".xz", ".txz"), lzma.open),
-    **dict.fromkeys((".bz2", ".tbz2"), bz2.open),
-}
 BROKEN = (zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstd.ZstdError, EOFError)
 
 
@@ -33,14 +28,25 @@ def without_compression(name: str) -> str:
     return name[: len(name) - len(suffix)]
 
 
+def _open(path: Path) -> IO[bytes]:
+    match path.suffix.lower():
+        case ".gz" | ".tgz":
+            return io.BufferedReader(gzip.open(path))
+        case ".zst" | ".tzst":
+            return io.BufferedReader(zstd.open(path), 2**20)
+        case ".xz" | ".txz":
+            return lzma.open(path)
+        case ".bz2" | ".tbz2":
+            return bz2.open(path)
+    return path.open("rb")
+
+
 @contextmanager
-def open_plain(path: Path) -> Iterator[IO[bytes]]:
+def open_plain(path: Path) -> Generator[IO[bytes]]:
     """Open a file's bytes, decompressed. Reading raises UserError if they can't be decompressed."""
-    opener = OPENERS.get(path.suffix.lower())
-    with path.open("rb") as file:
+    with _open(path) as file:
         try:
-            with opener(file) if opener else file as plain:
-                yield plain
+            yield file
         except (*BROKEN, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ class Drift:
     """The population stability index: 0 if all shares are equal."""
 
 
-def stability_index(before: Mapping[Hashable, float], now: Mapping[Hashable, float]) -> float:
+def stability_index(before: Mapping[Any, float], now: Mapping[Any, float]) -> float:
     """The population stability index of two counts by the same keys: the sum of (q - p) ln(q / p) over their shares.
 
     It is the sum of the Kullback-Leibler divergences (1951) in both directions. Raises UserError if one of the counts
@@ -59,7 +60,7 @@ def moved(before: pd.DataFrame, now: pd.DataFrame) -> list[Drift]:
         counts_now = now[label].astype(str).value_counts().to_dict()
         drifts.append(Drift(label, stability_index(counts_before, counts_now)))
     for column in common:
-        if column in (*NO_PROPERTY, label) or not now[column].map(type).eq(str).all():
+        if column in (*NO_PROPERTY, label) or not now[column].map(lambda value: isinstance(value, str)).all():
             continue
         texts_before = before[column].fillna("").astype(str)
         texts_now = now[column].fillna("").astype(str)

@@ -5,7 +5,7 @@ shares.
 """
 
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,30 +80,25 @@ def by_votes(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -> pd.Data
     """
     lines = lines_of_feedback(rows, asked, answer)
     is_last = ~lines.duplicated(["text", "client"], keep="last")
-    scores, votes = _count_votes(lines[is_last])
-    representative: dict[int, int] = {}  # of each text
-    reasons = pd.Series(None, rows.index, dtype=object)
-    for line, last in zip(lines.itertuples(), is_last, strict=True):
-        other_scores = [score for name, score in scores[line.text].items() if name != line.answer]
-        if line.good and scores[line.text][line.answer] > max([0, *other_scores]):
-            if representative.setdefault(line.text, line.Index) != line.Index:
-                reasons[line.Index] = "a nearly equal row that came before it stands for it"
-        elif not last:
-            reasons[line.Index] = "the same network said something else later"
-        elif not line.good:
-            reasons[line.Index] = "a bad answer is not learned from"
-        else:
-            reasons[line.Index] = "other networks say something else, and as many or more of them"
-    agreed = {index: votes[text, lines["answer"][index]] for text, index in representative.items()}
-    kept = drop("feedback", rows, reasons=reasons, text=asked + "\n" + answer)
-    return kept.assign(votes=pd.Series(agreed, dtype=float)).drop(columns=["time", "verdict"])
-
-
-def _count_votes(lines: pd.DataFrame) -> tuple[dict[int, Counter[str]], Counter[tuple[int, str]]]:
-    """The score of each answer by text, and how many networks gave it, by text and answer."""
-    scores: dict[int, Counter[str]] = defaultdict(Counter)
-    votes: Counter[tuple[int, str]] = Counter()
-    for line in lines.itertuples():
-        scores[line.text][line.answer] += 1 if line.good else -1
-        votes[line.text, line.answer] += line.good
-    return scores, votes
+    lines["vote"] = lines["good"].map({True: 1, False: -1}).where(is_last, 0)
+    lines["votes"] = (lines["good"] & is_last).astype(float)
+    of_answer = lines.groupby(["text", "answer"])
+    lines["score"] = of_answer["vote"].transform("sum")
+    is_best = lines["score"] == lines.groupby("text")["score"].transform("max").clip(lower=1)
+    best_answers = lines["answer"].where(is_best).groupby(lines["text"]).transform("nunique")
+    is_agreed = lines["good"] & is_best & (best_answers == 1)
+    stands_for_others = is_agreed & ~lines["text"].where(is_agreed).duplicated()
+    reasons = np.select(
+        [stands_for_others, is_agreed, ~is_last, ~lines["good"]],
+        [
+            "",
+            "a nearly equal row that came before it stands for it",
+            "the same network said something else later",
+            "a bad answer is not learned from",
+        ],
+        "other networks say something else, and as many or more of them",
+    )
+    reasons_of_rows = pd.Series(reasons, lines.index, dtype=object).where(~stands_for_others).reindex(rows.index)
+    kept = drop("feedback", rows, reasons=reasons_of_rows, text=asked + "\n" + answer)
+    votes = of_answer["votes"].transform("sum").reindex(kept.index)
+    return kept.assign(votes=votes).drop(columns=["time", "verdict"])

@@ -1,9 +1,5 @@
 """The gates of a dataset: for each number a bound to warn at and a bound to fail at."""
 
-from typing import Any
-
-from pydantic import ValidationInfo, field_validator
-
 from llm.config import Config
 
 LEAST = ("rows_of_a_split", "rows_of_a_label", "splits_of_a_label")  # lower bounds; all others are upper bounds
@@ -19,7 +15,7 @@ class Gate(Config):
 
 
 class Gates(Config):
-    """All bounds. A key that you give changes that bound alone."""
+    """All bounds. A number that you name has the bounds that you give it, and no others."""
 
     rows_of_a_split: Gate = Gate(warn=10, fail=1)
     """The least rows of train, validation and test."""
@@ -38,9 +34,3 @@ class Gates(Config):
     """The most rows of validation and test that may have a near duplicate in an earlier split."""
     straddling_groups: Gate = Gate(fail=0)
     """The most groups that may be in several splits."""
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _over_the_default(cls, value: Any, info: ValidationInfo) -> Any:
-        default = cls.model_fields[info.field_name].default
-        return default.model_dump() | value if isinstance(value, dict) else value

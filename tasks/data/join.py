@@ -73,7 +73,7 @@ def _join_feedback(table: Table, rows: Table, *, dataset: Dataset, params: Split
     is_outvoted = rows.index.isin(near.inbox) & (rows["votes"] < AGREE).to_numpy() & reasons.isna().to_numpy()
     reasons[is_outvoted] = f"a row of train is about it, which gives way to {AGREE} networks that agree"
     rows = drop("inbox", rows, reasons=reasons, text=dataset.text(rows))
-    train_rows = np.count_nonzero(table["split"] == "train") - len(np.unique(near.of(rows)))
+    train_rows = (table["split"] == "train").sum() - len(np.unique(near.of(rows)))
     text = dataset.text(rows)
     copies = _within_shares(rows, text, train_rows=train_rows, weight=params.feedback_weight)
     is_over = pd.Series(~rows.index.isin(copies.index), rows.index)
@@ -146,7 +146,7 @@ def _within_shares(rows: Table, text: pd.Series, *, train_rows: int, weight: int
     suffixes: list[str] = []
     of_network: Counter[str] = Counter()
     for number in range(1, weight + 1):
-        for index, network in order["client"].items():
+        for index, network in zip(order.index.tolist(), order["client"].tolist(), strict=True):
             if len(chosen) < most and of_network[network] < most_of_network:
                 of_network[network] += 1
                 chosen.append(index)

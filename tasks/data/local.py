@@ -22,8 +22,7 @@ class SourceFiles(NamedTuple):
 def find_files(path: str, source: str) -> SourceFiles:
     """The files at a path or matching a glob, sorted, without hidden ones.
 
-    Raises UserError, naming the source, if there is no file, for a hidden file, and for a link to a file or folder
-    outside its folder.
+    Links to folders are not followed. Raises UserError, naming the source, if there is no file, and for a hidden file.
     """
     location = Path(path).expanduser()
     if location.is_file():
@@ -41,22 +40,10 @@ def find_files(path: str, source: str) -> SourceFiles:
             raise UserError(f"{source}: {error}") from None
     else:
         raise UserFileError(f"{source}: no such file or folder")
-    matches = without_hidden(matches, base)
-    _check_links(matches, base, source)
-    paths = tuple(path for path in matches if path.is_file())
+    paths = tuple(path for path in without_hidden(matches, base) if path.is_file())
     if not paths:
         raise UserFileError(f"{source}: no file is there")
     return SourceFiles(base, paths, is_single=False)
-
-
-def _check_links(paths: list[Path], base: Path, source: str) -> None:
-    """Raise UserError for a link that leads out of the folder `base`."""
-    root = base.resolve()
-    for path in paths:
-        if path.exists() and not path.resolve().is_relative_to(root):  # the root of the matches is not itself a match
-            folders = path.parents[: len(path.relative_to(base).parts) - 1]
-            link = next(part for part in (*reversed(folders), path) if part.is_symlink())
-            raise UserError(f"{source}: {link} is a link that leads out of its folder; copy what is there into it")
 
 
 def sha256_of(path: Path) -> str:

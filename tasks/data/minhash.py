@@ -6,7 +6,7 @@ rensa computes the MinHashes.
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from rensa import RMinHash
+from rensa import RMinHash  # pyrefly: ignore[missing-module-attribute]: compiled, without stubs
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 

@@ -17,10 +17,6 @@ class RowError(ValueError):
     """The reason why a row can't be read."""
 
 
-class OtherFormError(UserError):
-    """A file in a form that a dataset does not read."""
-
-
 @dataclass(frozen=True)
 class Problem:
     """A file or row that can't be read."""
@@ -30,17 +26,15 @@ class Problem:
     reason: str
     left_out: bool = False
     """Whether the stage goes on without it; otherwise it stops."""
-    other_form: bool = False
-    """Whether it is a file whose form the dataset does not read."""
 
     def __str__(self) -> str:
         return ": ".join(filter(None, [self.where, self.reason]))
 
 
 def check_form(path: Path, form: str, readable: Iterable[str], *, reason: str) -> None:
-    """Raise OtherFormError, with this reason, if a file's form is not among those that are readable."""
+    """Raise UserError, with this reason, if a file's form is not among those that are readable."""
     if form not in readable:
-        raise OtherFormError(f"{path}: {reason}")
+        raise UserError(f"{path}: {reason}")
 
 
 def rows_of_file(read: Callable[[Path], Iterator[Row | Problem]], path: Path) -> Iterator[Row | Problem]:
@@ -49,7 +43,7 @@ def rows_of_file(read: Callable[[Path], Iterator[Row | Problem]], path: Path) ->
         yield from read(path)
     except UserError as error:
         where, _, reason = str(error).partition(": ")
-        yield Problem(where, reason, other_form=isinstance(error, OtherFormError))
+        yield Problem(where, reason)
 
 
 def without_problems(rows: Iterable[Row | Problem], problems: list[Problem] | None) -> Iterator[Row]:

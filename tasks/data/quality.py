@@ -3,14 +3,12 @@
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-import mlflow
 import pandas as pd
 
 from llm.errors import UserError
@@ -42,7 +40,7 @@ class Counts:
     """Rows dropped for other reasons."""
 
 
-def summarise(
+def summary_of(
     table: pd.DataFrame, counts: Counts, *, groups: str | None = None, labels: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Sum up a de-duplicated and split table in one row.
@@ -60,13 +58,21 @@ def summarise(
         "duplicate_share": round(counts.duplicates / max(rows_read, 1), 4),
         "left_out_share": round(counts.left_out / max(rows_read, 1), 4),
         "split_overlap": counts.overlapping,
-        "straddling_groups": int((table.groupby(groups)["split"].nunique() > 1).sum()) if groups else 0,
+        "straddling_groups": (table.groupby(groups)["split"].nunique() > 1).sum() if groups else 0,
     }
-    summary |= {f"{name}_rows": int((split == name).sum()) for name in SPLITS}
-    summary |= {f"rows_of_{label}": int((table["label"] == label).sum()) for label in labels}
+    summary |= {f"{name}_rows": (split == name).sum() for name in SPLITS}
+    summary |= {f"rows_of_{label}": (table["label"] == label).sum() for label in labels}
     summary |= {f"share_of_{label}": round(float((table["label"] == label).mean()), 4) for label in labels}
-    summary |= {f"splits_of_{label}": int(split[table["label"] == label].nunique()) for label in labels}
+    summary |= {f"splits_of_{label}": split[table["label"] == label].nunique() for label in labels}
     return pd.DataFrame([summary])
+
+
+def cell_expectations(columns: Sequence[str]) -> list["Expectation"]:
+    """The expectations that every row has a value in these columns, and an `id` of its own."""
+    import great_expectations.expectations as gxe
+
+    not_null = [gxe.ExpectColumnValuesToNotBeNull(column=column) for column in columns]
+    return [*not_null, gxe.ExpectColumnValuesToBeUnique(column="id")]
 
 
 def label_expectations(labels: Sequence[str]) -> list["Expectation"]:
@@ -77,9 +83,10 @@ def label_expectations(labels: Sequence[str]) -> list["Expectation"]:
 
 
 def summary_expectations(labels: Sequence[str], gates: Gates) -> list["Expectation"]:
-    """The expectations on the result of `summarise`, from the bounds of `gates`; bounds that only warn have the
+    """The expectations on the result of `summary_of`, from the bounds of `gates`; bounds that only warn have the
     severity `warning`."""
     import great_expectations.expectations as gxe
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
     columns = {
         "rows_of_a_split": [f"{split}_rows" for split in SPLITS],
@@ -89,7 +96,7 @@ def summary_expectations(labels: Sequence[str], gates: Gates) -> list["Expectati
     expectations: list[Expectation] = []
     for name, gate in gates:
         side = "min_value" if name in LEAST else "max_value"
-        for severity, bound in (("warning", gate.warn), ("critical", gate.fail)):
+        for severity, bound in ((FailureSeverity.WARNING, gate.warn), (FailureSeverity.CRITICAL, gate.fail)):
             if bound is None:
                 continue
             for column in columns.get(name, [name]):
@@ -99,17 +106,31 @@ def summary_expectations(labels: Sequence[str], gates: Gates) -> list["Expectati
     return expectations
 
 
-Finding = dict[str, Any]
-"""An expectation and its result, as validation.json has it."""
+class Finding(TypedDict):
+    """An expectation and its result, as validation.json has it."""
+
+    check: str
+    expectation: str
+    column: str | None
+    expected: dict[str, Any]
+    """The arguments of the expectation."""
+    level: Literal["warn", "fail"]
+    success: bool
+    observed: NotRequired[Any]
+    """The value, of an expectation on a whole table."""
+    unexpected: NotRequired[int]
+    """The number of rows that fail, of an expectation on single rows."""
+    rows: NotRequired[int]
+    examples: NotRequired[list[dict[str, str]]]
 
 
 def _finding(check: str, result: "ExpectationValidationResult") -> Finding:
     """An expectation and its result, without anything that differs between equal runs."""
-    details = result.to_json_dict()
+    details: dict[str, Any] = result.to_json_dict()
     observed = details["result"]
     config = details["expectation_config"]
     kwargs = config["kwargs"]
-    finding = {
+    finding: Finding = {
         "check": check,
         "expectation": config["type"],
         "column": kwargs.get("column"),
@@ -141,7 +162,7 @@ def _sentence(finding: Finding) -> str:
     if "observed" in finding:
         observation = f"observed {finding['observed']}"
     else:
-        examples = ", ".join(f"{row['id']}: {row[column]!r}" for row in finding["examples"])
+        examples = ", ".join(f"{row['id']}: {row[str(column)]!r}" for row in finding["examples"])
         observation = f"{finding['unexpected']} of {finding['rows']} rows fail, such as {examples}"
     where = f", {column}" if column else ""
     bounds = f" ({expected})" if expected else ""
@@ -157,7 +178,7 @@ def _of_batches(findings: Sequence[Finding]) -> Finding:
     rows = sum(finding["rows"] for finding in findings)
     examples = list(chain.from_iterable(finding["examples"] for finding in findings))[:EXAMPLES]
     success = unexpected <= (1 - first["expected"].get("mostly", 1.0)) * rows
-    return first | {"unexpected": unexpected, "rows": rows, "examples": examples, "success": success}
+    return {**first, "unexpected": unexpected, "rows": rows, "examples": examples, "success": success}
 
 
 @dataclass(frozen=True)
@@ -172,40 +193,64 @@ class Check:
     expectations: list["Expectation"]
 
 
-def validate(dataset: str, checks: Sequence[Check], report: Path) -> None:
-    """Check tables against their expectations and write the results to `report`/validation.json.
+@dataclass(frozen=True)
+class Validation:
+    """The results of a dataset's checks."""
 
-    An open MLflow run gets the report, how many warnings there are, and Great Expectations' pages under data_docs/.
-    Raises UserError with a line for each failed expectation; those that only warn are logged.
-    """
+    dataset: str
+    findings: list[Finding]
+    context: "AbstractDataContext"
+
+    def missed(self, level: Literal["warn", "fail"]) -> list[Finding]:
+        """The failed expectations of a level."""
+        return [finding for finding in self.findings if not finding["success"] and finding["level"] == level]
+
+    def write(self, report: Path) -> None:
+        """Write the results to `report`/validation.json."""
+        content = {"dataset": self.dataset, "success": not self.missed("fail"), "expectations": self.findings}
+        write_atomic(report / "validation.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def write_pages(self, folder: Path) -> None:
+        """Write Great Expectations' pages."""
+        self.context.add_data_docs_site(
+            "pages",
+            {
+                "class_name": "SiteBuilder",
+                "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)},
+                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            },
+        )
+        self.context.build_data_docs(site_names=["pages"])
+
+    def require_success(self) -> None:
+        """Log the expectations that only warn. Raises UserError with a line for each that failed."""
+        for finding in self.missed("warn"):
+            logger.warning("%s: %s", self.dataset, _sentence(finding))
+        if failed := self.missed("fail"):
+            raise UserError("\n  ".join([f"{self.dataset}: {len(failed)} checks failed", *map(_sentence, failed)]))
+        passed = len(self.findings) - len(self.missed("warn"))
+        logger.info("%d checks of %s passed", passed, self.dataset)
+
+
+def validate(dataset: str, checks: Sequence[Check]) -> Validation:
+    """Check tables against their expectations."""
     context = _context()
     source = context.data_sources.add_pandas(dataset)
     findings: list[Finding] = []
     for check in checks:
         findings += _run(context, source, check)
-    findings.sort(key=_order)
-    failed = [finding for finding in findings if not finding["success"] and finding["level"] == "fail"]
-    warned = [finding for finding in findings if not finding["success"] and finding["level"] == "warn"]
-    content = {"dataset": dataset, "success": not failed, "expectations": findings}
-    write_atomic(report / "validation.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    for finding in warned:
-        logger.warning("%s: %s", dataset, _sentence(finding))
-    if mlflow.active_run():
-        mlflow.log_metric("quality.warnings", len(warned))
-        _log_pages(context, report)
-    if failed:
-        raise UserError("\n  ".join([f"{dataset}: {len(failed)} checks failed", *map(_sentence, failed)]))
-    logger.info("%d checks of %s passed", len(findings) - len(warned), dataset)
+    return Validation(dataset, sorted(findings, key=_order), context)
 
 
 def _context() -> "AbstractDataContext":
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     # Great Expectations sets INFO itself.
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     return context
 
 
@@ -225,13 +270,3 @@ def _run(context: "AbstractDataContext", source: "PandasDatasource", check: Chec
 
 def _order(finding: Finding) -> tuple[str, str, str, str]:
     return finding["check"], finding["column"] or "", finding["expectation"], finding["level"]
-
-
-def _log_pages(context: "AbstractDataContext", report: Path) -> None:
-    mlflow.log_artifact(str(report / "validation.json"))
-    with tempfile.TemporaryDirectory() as folder:
-        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": folder}
-        site = {"class_name": "SiteBuilder", "store_backend": store}
-        context.add_data_docs_site("pages", site | {"site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}})
-        context.build_data_docs(site_names=["pages"])
-        mlflow.log_artifacts(folder, artifact_path="data_docs")

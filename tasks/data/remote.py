@@ -4,12 +4,11 @@ Packages are fetched with the registries' ordinary clients and never run.
 """
 
 import importlib.util
-import json
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from llm.errors import UserError
 from tasks.data.archives import CHUNK, bar
@@ -20,19 +19,18 @@ EXTRAS = {"s3": "s3fs", "gs": "gcsfs"}
 # Only a registry's release: npm and pip also accept git URLs, whose code would run before the hash is checked.
 NPM = r"npm:(@[A-Za-z0-9~-][A-Za-z0-9._~-]*/)?[A-Za-z0-9~][A-Za-z0-9._~-]*@[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?"
 PYPI = r"pypi:[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9._,-]+\])?==[0-9][0-9A-Za-z.!+_-]*"
-NPM_PASSING = re.compile(r"E(NOTFOUND|AI_AGAIN|CONN\w+|TIMEDOUT|NETUNREACH|HOSTUNREACH|PIPE|429|5\d\d)|ERR_SOCKET\w*")
-PIP_PASSING = re.compile(r".*(connection error|timed out|Connection\w*Error|ReadTimeout|429 Client|5\d\d Server).*")
+LONGEST = 700  # characters of what npm or pip says
 
 
 class UnreachableError(UserError):
-    """A source can't be reached now; a retry may help."""
+    """A source can't be fetched now; a retry may help."""
 
 
 def download(url: str, scratch: Path) -> Path:
     """The file at a URL. Raises UserError, or UnreachableError if a retry may help."""
     import httpx  # which takes a fifth of a second
 
-    path = scratch / (PurePosixPath(httpx.URL(url).path).name or "download")
+    path = scratch / (PurePosixPath(urlsplit(url).path).name or "download")
     plain = {"Accept-Encoding": "identity"}  # the hashed bytes, not compressed by the server
     try:
         with httpx.stream("GET", url, headers=plain, follow_redirects=True, timeout=30) as response:
@@ -42,7 +40,7 @@ def download(url: str, scratch: Path) -> Path:
                 for chunk in response.iter_raw(CHUNK):
                     file.write(chunk)
                     progress.update(len(chunk))
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
         passing = isinstance(error, httpx.TransportError) or status in (408, 429) or status >= 500
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -89,7 +87,7 @@ def download_from_store(url: str, scratch: Path) -> Path:
         raise UserError(f"{url}: {error or 'there is no such file in the store'}") from None
     except OSError as error:
         raise UnreachableError(f"{url}: {error}") from None
-    return target if names == [path] else scratch / "store"
+    return scratch / "store" / PurePosixPath(path).name if names == [path] else scratch / "store"
 
 
 def download_from_hub(name: str, scratch: Path) -> Path:
@@ -123,16 +121,11 @@ def revision_of(repository: str) -> str:
     from huggingface_hub.errors import HTTPError  # of the client that the hub's library uses
 
     try:
-        return HfApi().dataset_info(repository).sha
+        return HfApi().dataset_info(repository).sha or ""
     except (HTTPError, OSError) as error:
         raise UnreachableError(
             f"hf:{repository}: the hub doesn't answer ({str(error).partition(chr(10))[0]})"
         ) from None
-
-
-def wrong_hash(source: str, digest: str, expected: str) -> UserError:
-    """The error for a source with other bytes."""
-    return UserError(f"{source}: its sha256 is {digest}, params.yaml expects {expected}")
 
 
 def npm_pack(package: str, scratch: Path) -> Path:
@@ -141,23 +134,9 @@ def npm_pack(package: str, scratch: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(f"npm is not on PATH: install Node.js to fetch {source}")
-    options = ["--json", "--loglevel=silent", "--fetch-retries=0", "--logs-max=0", f"--cache={scratch / 'cache'}"]
-    command = [npm, "pack", "--ignore-scripts", *options, "--", package]
-    run = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
-    if run.returncode:
-        code, summary = _npm_error(run)
-        error = UnreachableError if NPM_PASSING.fullmatch(code) else UserError
-        raise error(f"{source}: npm says {code} {summary}")
+    options = ["--loglevel=error", "--fetch-retries=0", "--logs-max=0", f"--cache={scratch.resolve() / 'cache'}"]
+    _run([npm, "pack", "--ignore-scripts", *options, "--", package], scratch, source)
     return next(scratch.glob("*.tgz"))
-
-
-def _npm_error(run: subprocess.CompletedProcess[str]) -> tuple[str, str]:
-    try:
-        error = json.loads(run.stdout)["error"]
-        return str(error["code"]), " ".join(error["summary"].split())
-    except (ValueError, KeyError, TypeError):
-        lines = f"{run.stdout}\n{run.stderr}".split("\n")
-        return f"exit code {run.returncode}", next((line for line in reversed(lines) if line.strip()), "")
 
 
 def pip_download(requirement: str, sha256: str | None, scratch: Path) -> Path:
@@ -169,30 +148,19 @@ def pip_download(requirement: str, sha256: str | None, scratch: Path) -> Path:
     source = f"pypi:{requirement}"
     if importlib.util.find_spec("pip") is None:
         raise UserError(f"pip is missing: run `{Path(sys.executable).name} -m ensurepip` to fetch {source}")
+    scratch = scratch.resolve()  # pip runs there
     pinned = scratch / "requirements.txt"
     pinned.write_text(requirement + (f" --hash=sha256:{sha256}\n" if sha256 else "\n"))
-    # Only with -vv does pip's output distinguish a host that doesn't answer from a missing package.
-    options = ["-vv", "--no-deps", "--no-cache-dir", "--retries=0", "--no-input", "--disable-pip-version-check"]
+    options = ["--no-deps", "--no-cache-dir", "--retries=0", "--no-input", "--disable-pip-version-check"]
     options += ["--require-hashes"] if sha256 else []
     options += ["--only-binary=:all:", f"--dest={scratch / 'pip'}", f"--requirement={pinned}"]
-    command = [sys.executable, "-m", "pip", "download", *options]
-    run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if run.returncode:
-        raise _pip_error(run, requirement, sha256)
+    _run([sys.executable, "-m", "pip", "download", *options], scratch, source)
     return next((scratch / "pip").iterdir())
 
 
-def _pip_error(run: subprocess.CompletedProcess[str], requirement: str, sha256: str | None) -> UserError:
-    source = f"pypi:{requirement}"
-    output = f"{run.stdout}\n{run.stderr}"
-    digest = re.search(r"Expected sha256 .*\n\s+Got\s+([0-9a-f]{64})", output)
-    if digest and sha256:
-        return wrong_hash(source, digest[1], sha256)
-    if trouble := PIP_PASSING.search(output):
-        return UnreachableError(f"{source}: pip says {trouble[0].strip()}")
-    version = re.escape(requirement.partition("==")[2])
-    if re.search(rf"No sources permitted for .*-{version}\.(tar|tgz|zip)", output):
-        reason = "it has no wheel for this Python, and pip would run the code that builds one"
-        return UserError(f"{source}: {reason}; give its file as https://… or file:PATH")
-    errors = re.findall(r"^ERROR: (.*)$", output, re.MULTILINE)
-    return UserError(f"{source}: pip says {errors[-1] if errors else f'exit code {run.returncode}'}")
+def _run(command: list[str], scratch: Path, source: str) -> None:
+    """Run npm or pip. Raises UnreachableError for each failure: their output does not say whether a retry helps."""
+    run = subprocess.run(command, cwd=scratch, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if run.returncode:
+        reason = " ".join(run.stderr.replace("npm error", "").split())
+        raise UnreachableError(f"{source}: {reason[:LONGEST] or f'exit code {run.returncode}'}")

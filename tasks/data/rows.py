@@ -80,7 +80,7 @@ class Rows:
     def of(cls, dataset: Dataset, folder: Path, parts: list[Path]) -> "Rows":
         """All rows of some parts."""
         columns = read_part(parts[0]).schema.names
-        kept = [name for name in ("source", "label", dataset.groups) if name in columns]
+        kept = [name for name in ("source", "label", dataset.groups) if name and name in columns]
         tables = [read_part(path, [*kept, f"{HASH}length"]) for path in parts]
         facts = pa.concat_tables(tables, promote_options="permissive")
         facts = facts.rename_columns([*kept, "length"])

@@ -37,7 +37,7 @@ class ShingleMatrix:
     def common(self, sets: Sets) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Indices of known texts and of others that share shingles, and how many they share."""
         columns = self._matrix(sets).T.tocsr()
-        for start in range(0, self.matrix.shape[0], BLOCK):
+        for start in range(0, len(self.sizes), BLOCK):
             counts = (self.matrix[start : start + BLOCK] @ columns).tocoo()
             yield counts.row.astype(np.int64) + start, counts.col.astype(np.int64), counts.data
 

@@ -1,6 +1,5 @@
 """The sources of a dataset: fetched, checked against a hash, and read without trusting them."""
 
-import codecs
 import logging
 import re
 import shutil
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import StringConstraints, field_validator, model_validator
@@ -20,7 +19,6 @@ from llm.errors import UserError
 from tasks.data.archives import TAR, ZIP, is_archive, unpack
 from tasks.data.compression import without_compression
 from tasks.data.local import SourceFiles, digest, find_files
-from tasks.data.recode import recode
 from tasks.data.remote import (
     NPM,
     PYPI,
@@ -34,7 +32,6 @@ from tasks.data.remote import (
     npm_pack,
     pip_download,
     revision_of,
-    wrong_hash,
 )
 
 if TYPE_CHECKING:  # params.yaml is checked by these classes, and needs no Prefect
@@ -63,8 +60,6 @@ class Source(Config):
     """
     files: str = "*"
     """A glob of the files of an archive or a folder to keep, on their whole path in it; `*` also matches `/`."""
-    encoding: str | None = None
-    """The encoding of its texts if it is not UTF-8, such as windows-1252: they are written as UTF-8."""
     name: str | None = None
     """The folder below data/raw/<dataset>/; by default the package's or the file's own name."""
     licence: str | None = None
@@ -82,38 +77,15 @@ class Source(Config):
     def _is_known(cls, source: str) -> str:
         if not KNOWN.fullmatch(source):
             raise ValueError(f"sources are {FORMS}")
-        if source.startswith("https:"):
-            import httpx
-
-            try:
-                httpx.URL(source)
-            except httpx.InvalidURL as error:
-                raise ValueError(str(error)) from None
+        urlsplit(source)  # raises ValueError for an address such as https://[::1/x
         return source
-
-    @field_validator("encoding")
-    @classmethod
-    def _python_knows_it(cls, encoding: str | None) -> str | None:
-        try:
-            "".encode(encoding or "utf-8")  # some of Python's codecs turn bytes into bytes
-            return encoding and codecs.lookup(encoding).name
-        except LookupError:
-            raise ValueError("it is to be one that Python knows") from None
 
     @field_validator("name")
     @classmethod
     def _is_one_folder(cls, name: str | None) -> str | None:
-        if name is not None and (name.strip(".") == "" or "/" in name or "\\" in name):
-            raise ValueError("a name is that of one folder")
-        if name is not None and name.startswith("."):
-            raise ValueError("hidden folders are not read; give it a name without the dot")
+        if name is not None and (not name or name.startswith(".") or "/" in name):
+            raise ValueError("a name is that of one folder, which is not hidden")
         return name
-
-    @model_validator(mode="after")
-    def _a_hub_has_revisions(self) -> Self:
-        if self.sha256 and self.source.startswith("hf:"):
-            raise ValueError(f"{self.source} has no sha256; pin it as hf:DATASET@REVISION")
-        return self
 
 
 def _scheme_and_location(source: Source) -> tuple[str, str]:
@@ -126,7 +98,7 @@ def _scheme_and_location(source: Source) -> tuple[str, str]:
     return "file", source.source
 
 
-def _may_pass(_task: "Task", _task_run: "TaskRun", state: "State") -> bool:
+def _may_pass(_task: "Task[..., Any]", _task_run: "TaskRun", state: "State[Any]") -> bool:
     return isinstance(state.result(raise_on_failure=False), UnreachableError)
 
 
@@ -225,13 +197,19 @@ def obtain(source: Source, scratch: Path) -> SourceFiles:
 
 
 @cache
-def fetch_task() -> "Task":
+def fetch_task() -> "Task[[Source, Path], dict[str, Any]]":
     """`write_source` as a Prefect task, which tries again if a server does not answer."""
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 
-    options = {"retries": 3, "retry_delay_seconds": [1, 4, 10], "retry_condition_fn": _may_pass}
-    return task(write_source, task_run_name="{source.source}", cache_policy=NO_CACHE, **options)
+    as_task = task(
+        task_run_name="{source.source}",
+        cache_policy=NO_CACHE,
+        retries=3,
+        retry_delay_seconds=[1, 4, 10],
+        retry_condition_fn=_may_pass,
+    )
+    return as_task(write_source)
 
 
 def fetch_source(source: Source, folder: Path) -> dict[str, Any]:
@@ -250,14 +228,12 @@ def write_source(source: Source, folder: Path) -> dict[str, Any]:
         files = obtain(source, Path(scratch))
         sha256 = digest(files)
         if source.sha256 and sha256 != source.sha256:
-            raise wrong_hash(source.source, sha256, source.sha256)
+            raise UserError(f"{source.source}: its sha256 is {sha256}, params.yaml expects {source.sha256}")
         target.mkdir()
         if files.is_single and is_archive(files.paths[0]):
             unpack(files.paths[0], source.files, target)
         else:
             _write_folder(files, source, target)
-    if source.encoding:
-        recode(target, source.encoding, source.source)
     sizes = [file.stat().st_size for file in target.rglob("*") if file.is_file()]
     size = f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB"
     logger.info("%s: %s", source.source, f"{size}, sha256 {sha256}")

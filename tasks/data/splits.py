@@ -30,8 +30,6 @@ class Split(Config):
 
     train_only: tuple[str, ...] = ()
     """Globs of sources whose rows are only trained on, never measured on, such as hand-written ones."""
-    languages: tuple[str, ...] = ()
-    """ISO 639 codes, such as `en`, of the languages to keep; empty keeps all. Short texts are always kept."""
     feedback_weight: int = Field(default=5, ge=1, le=100)
     """The most copies of a row of feedback in train; the bound of 2 % in tasks/data/join.py comes first."""
     mask_personal_data: Literal["feedback", "all", "none"] = "feedback"

@@ -1,6 +1,6 @@
 """The steps of preprocessing, which all datasets share: read, clean, drop duplicates, split, add the inbox, check."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,13 +10,21 @@ import pandas as pd
 from llm.errors import UserError
 from tasks.data.cleaning.personal import mask_rows
 from tasks.data.cleaning.record import RULES, Record
-from tasks.data.cleaning.rules import HALF, in_languages, shares_before, within_lengths, without_repetition
+from tasks.data.cleaning.rules import HALF, shares_before, within_lengths, without_repetition
 from tasks.data.dataset import Dataset, Table
 from tasks.data.duplicates import DUPLICATES, near_rows, overlap
 from tasks.data.folders import files_below
 from tasks.data.inbox import IN_INBOX
 from tasks.data.join import join_inbox
-from tasks.data.quality import Check, Counts, label_expectations, summarise, summary_expectations, validate
+from tasks.data.quality import (
+    Check,
+    Counts,
+    Validation,
+    label_expectations,
+    summary_expectations,
+    summary_of,
+    validate,
+)
 from tasks.data.rows import Rows, part_of_rows
 from tasks.data.shingles import shingles
 from tasks.data.splits import Split, check_train_only, draw_splits, is_train_only
@@ -35,6 +43,11 @@ class Preprocessing:
     """The folder of its parts."""
     inbox: Path
 
+    @property
+    def labels(self) -> Sequence[str]:
+        """The values of the column `label`, if the dataset has one."""
+        return self.dataset.labels(self.params) if self.dataset.labels else ()
+
 
 def check_sources(table: Table, params: Split, folder: Path) -> None:
     """Raise UserError if no row was read, or if `train_only` names no source of the rows.
@@ -50,7 +63,6 @@ def clean(table: Table, dataset: Dataset, params: Split) -> Table:
     """Mask personal data if it is masked in all rows, and drop rows whose text no model should learn from."""
     if params.mask_personal_data == "all":
         table = mask_rows(table)
-    table = in_languages(table, dataset.text(table), params.languages)
     table = within_lengths(table, dataset.text(table), dataset.lengths)
     return without_repetition(table, dataset.text(table)).reset_index(drop=True)
 
@@ -102,15 +114,18 @@ def split_rows(rows: Rows, params: Split) -> Rows:
     reasons = pd.Series("its group has rows of a source that is learned from only", splits.index).where(splits.isna())
     rows = rows.without("train_only", reasons)
     rows = replace(rows, facts=rows.facts.assign(split=splits))
-    return without_shared_lines(rows) if rows.dataset.lines else rows
+    return without_shared_lines(rows)
 
 
 def without_shared_lines(rows: Rows) -> Rows:
-    """The rows without those of validation and test that have half of their long lines in earlier splits."""
+    """The rows without those of validation and test that have half of their long `lines` in earlier splits."""
+    lines = rows.dataset.lines
+    if lines is None:
+        return rows
     table = rows.read(rows.positions).assign(split=rows.facts["split"])
-    shares = shares_before(table, rows.dataset.lines(table))
+    shares = shares_before(table, lines(table))
     reasons = shares.map(lambda share: f"{share:.0%} of its long lines stand in splits before").where(shares >= HALF)
-    return rows.without("long_lines", reasons, rows.dataset.lines)
+    return rows.without("long_lines", reasons, lines)
 
 
 def add_inbox(rows: Rows, inbox: Table | None, params: Split) -> Rows:
@@ -129,24 +144,26 @@ def add_inbox(rows: Rows, inbox: Table | None, params: Split) -> Rows:
     new_rows = joined[is_new].drop(columns=["split", "position"]).reset_index(drop=True)
     if params.mask_personal_data == "feedback":  # compared with other rows first: masks make equal rows differ
         new_rows = mask_rows(new_rows)
-    rows = replace(rows, facts=rows.facts.drop(index=replaced))
+    rows = replace(rows, facts=rows.facts.drop(index=pd.Index(replaced)))
     return rows.with_train_rows(new_rows, params.near_duplicate)
 
 
-def check(job: Preprocessing, rows: Rows, *, record: Record, report: Path) -> Table:
-    """Check rows and splits against their expectations. Returns the summary in one row."""
-    labels = job.dataset.labels(job.params) if job.dataset.labels else ()
+def summarise(job: Preprocessing, rows: Rows, record: Record) -> Table:
+    """The numbers of rows read, dropped and split, in one row."""
     left_out = sum(count for rule, count in record.dropped.items() if RULES[rule].counts and rule != DUPLICATES)
     counts = Counts(
         duplicates=record.dropped[DUPLICATES],
         left_out=left_out,
         overlapping=overlap(rows, job.params.near_duplicate, job.params.seed),
     )
-    summary = summarise(rows.facts, counts, groups=job.dataset.groups, labels=labels)
-    row_expectations = [*job.dataset.expectations(), *label_expectations(labels)]
+    return summary_of(rows.facts, counts, groups=job.dataset.groups, labels=job.labels)
+
+
+def check(job: Preprocessing, rows: Rows, summary: Table) -> Validation:
+    """Check rows and their summary against their expectations."""
+    row_expectations = [*job.dataset.expectations(), *label_expectations(job.labels)]
     checks = [
         Check("rows", rows.batches(), row_expectations),
-        Check("summary", [summary], summary_expectations(labels, job.params.gates)),
+        Check("summary", [summary], summary_expectations(job.labels, job.params.gates)),
     ]
-    validate(job.name, checks, report)
-    return summary
+    return validate(job.name, checks)

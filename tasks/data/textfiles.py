@@ -52,7 +52,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises UserError, naming file and row, for bytes in another encoding and for a line that is too long.
     """
     for row, line in byte_lines(path):
-        way_out = "save the file as UTF-8, or give its source an `encoding`"
+        way_out = "save the file as UTF-8, such as by iconv"
         if b"\0" in line:
             raise UserError(f"{path}, row {row}: holds NUL, so it is no text in UTF-8; {way_out}")
         try:

@@ -22,6 +22,7 @@ from tasks.data.compression import without_compression
 from tasks.data.dataset import Dataset
 from tasks.data.formats.documents import Document, documents, raw_documents, tidy_document
 from tasks.data.problems import Problem, rows_of_file, without_problems
+from tasks.data.quality import cell_expectations
 from tasks.data.rows import Rows, part_of_rows
 from tasks.data.splits import Split
 from tasks.data.steps import check_sources, clean
@@ -217,7 +218,7 @@ def cut(table: pd.DataFrame, longest: float) -> pd.DataFrame:
     Others stay whole: they read best so, and no held-out text is then part of a document in train.
     """
     rows: list[Row] = []
-    for row in table[COLUMNS].itertuples():
+    for row in map(Row._make, table[COLUMNS].to_numpy().tolist()):
         pieces = _pieces(row.text, min(PIECE, longest)) if len(row.text) > longest else [row.text]
         for number, piece in enumerate(pieces, 1):
             suffix = f"#{number}" if len(pieces) > 1 else ""
@@ -255,8 +256,7 @@ def corpus_expectations() -> list["Expectation"]:
     least, most = LENGTHS["text"]
     return [
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
-        *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
-        gxe.ExpectColumnValuesToBeUnique(column="id"),
+        *cell_expectations(COLUMNS),
         gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=least, max_value=most),
         gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex="\N{REPLACEMENT CHARACTER}", mostly=0.99),
     ]

@@ -16,6 +16,7 @@ from tasks.data.formats.labelled import read_labelled, without_contradictions
 from tasks.data.formats.labels import LabelledSplit, Labels
 from tasks.data.formats.mails import mails
 from tasks.data.problems import Problem
+from tasks.data.quality import cell_expectations
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
@@ -79,8 +80,7 @@ def email_expectations() -> list["Expectation"]:
 
     return [
         gxe.ExpectTableColumnsToMatchOrderedList(column_list=COLUMNS),
-        *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
-        gxe.ExpectColumnValuesToBeUnique(column="id"),
+        *cell_expectations(COLUMNS),
         *(gxe.ExpectColumnValueLengthsToBeBetween(column=name, max_value=most) for name, (_, most) in LENGTHS.items()),
     ]
 

@@ -17,6 +17,7 @@ from tasks.data.formats.conversations import conversations
 from tasks.data.instructions.packs import read_packs
 from tasks.data.instructions.rows import WORDED, made_rows, source_of
 from tasks.data.problems import Problem, rows_of_file, without_problems
+from tasks.data.quality import cell_expectations
 from tasks.data.splits import SPLITS, Split
 from tasks.data.textfiles import raw_files
 
@@ -124,10 +125,10 @@ def write_instructions(rows: "Rows", folder: Path, params: Split) -> None:
 def instruction_text(table: Table) -> pd.Series:
     """The text by which rows are compared: everything said in them."""
     columns = ["system", "history", "instruction", "input", "output"]
-    texts = [
-        "\n".join(filter(None, [row.system, *row.history, row.instruction, row.input, row.output]))
-        for row in table[columns].itertuples()
-    ]
+    texts: list[str] = []
+    for system, history, *question_and_answer in table[columns].to_numpy().tolist():
+        parts: list[str] = [system, *history, *question_and_answer]
+        texts.append("\n".join(filter(None, parts)))
     return pd.Series(texts, index=table.index, dtype=object)
 
 
@@ -153,8 +154,7 @@ def instruction_expectations() -> list["Expectation"]:
     wordings = [f"{split}_instruction" for split in HELD_OUT]
     return [
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
-        *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
-        gxe.ExpectColumnValuesToBeUnique(column="id"),
+        *cell_expectations(COLUMNS),
         gxe.ExpectColumnValuesToBeInSet(column="kind", value_set=[OWN, *read_packs().kinds]),
         *(
             gxe.ExpectColumnValueLengthsToBeBetween(column=column, min_value=low, max_value=high)

@@ -12,6 +12,7 @@ from tasks.data.formats.labelled import LabelledText, read_labelled, without_con
 from tasks.data.formats.labels import LabelledSplit, Labels
 from tasks.data.formats.tables import READERS, read_rows
 from tasks.data.problems import Problem, RowError, check_form
+from tasks.data.quality import cell_expectations
 from tasks.data.sniff import sniff
 from tasks.data.textfiles import tidy
 
@@ -63,8 +64,7 @@ def request_expectations() -> list["Expectation"]:
 
     return [
         gxe.ExpectTableColumnsToMatchOrderedList(column_list=COLUMNS),
-        *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
-        gxe.ExpectColumnValuesToBeUnique(column="id"),
+        *cell_expectations(COLUMNS),
     ]
 
 

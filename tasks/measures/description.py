@@ -39,6 +39,11 @@ class Measured:
     """Metrics that are no statistic of the table."""
 
 
+def no_options(evaluate: Config) -> dict[str, Any]:
+    """No options of an answer."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Asking:
     """How a review asks a registered version."""
@@ -53,7 +58,7 @@ class Asking:
     """Further columns of the rows that are no part of the score table."""
     ask: Literal["predict", "bits"] = "predict"
     """The question to a version: its answers, or the bits that it needs for each `text`."""
-    options: Callable[[Any], dict[str, Any]] = field(default=lambda evaluate: {})
+    options: Callable[[Any], dict[str, Any]] = no_options
     """`options(evaluate)`: further options of an answer, from the `evaluate` section in params.yaml."""
 
 

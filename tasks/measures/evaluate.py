@@ -5,7 +5,7 @@ from tasks.measures.metrics import logged
 from tasks.measures.scores import write_scores
 
 
-def evaluate(evaluation: Evaluation, subject: Subject) -> dict[str, float]:
+def measure_and_write(evaluation: Evaluation, subject: Subject) -> dict[str, float]:
     """Measure a model; returns its metrics, and leaves the score table and files for people in the evidence."""
     measured = evaluation.measure(subject)
     write_scores(measured.scores, subject.evidence)

@@ -11,7 +11,7 @@ RESAMPLES, SEED = 2000, 1
 FEWEST = 6  # rows that an interval takes: of so many that all agree a sign test, too, is sure at 95 %
 
 Ends = tuple[float, float] | tuple[None, None]
-Statistic = Callable[..., np.ndarray]
+Statistic = Callable[..., np.ndarray | float]
 """Takes arrays of one shape, and gives a number for each of their last axes."""
 
 
@@ -50,11 +50,11 @@ def interval(statistic: Statistic, *columns: np.ndarray, wordings: Wordings | No
         values = []
         for drawn in resamples:
             resampled = [column[drawn] for column in columns]
-            values.append(statistic(*resampled))
+            values.append(float(statistic(*resampled)))
         low, high = np.percentile(values, [2.5, 97.5])
         return float(low), float(high)
 
-    def over_last_axis(*resampled: np.ndarray, axis: int) -> np.ndarray:
+    def over_last_axis(*resampled: np.ndarray, axis: int) -> np.ndarray | float:
         return statistic(*resampled)
 
     result = bootstrap(

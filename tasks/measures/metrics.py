@@ -153,7 +153,7 @@ def _difference_ends(
         return NO_ENDS
     count = len(ours)
 
-    def difference(*columns: np.ndarray) -> np.ndarray:
+    def difference(*columns: np.ndarray) -> np.ndarray | float:
         return metric.statistic(*columns[:count]) - metric.statistic(*columns[count:])
 
     return interval(difference, *ours, *baseline, wordings=wordings)

@@ -1,6 +1,6 @@
 """Pictures of evaluations as SVG: the same bytes for the same numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 
 @contextmanager
-def picture(path: Path, xlabel: str, ylabel: str) -> Iterator[Axes]:
+def picture(path: Path, xlabel: str, ylabel: str) -> Generator[Axes]:
     """Axes that become an SVG."""
     with mpl.rc_context({"svg.hashsalt": "threestage", "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(4.5, 3.5), layout="constrained")

@@ -31,7 +31,7 @@ class Bounds(Config):
 class Gates(Bounds):
     """The gates that a challenger must pass.
 
-    Gates on answers, data quality, lineage and card are always checked, too.
+    Gates on answers and lineage are always checked, too. Data that failed its checks never reaches a model.
     """
 
     no_loss: tuple[str, ...] = ()

@@ -62,7 +62,7 @@ def remove_source(dataset: str, name: str, path: Path = PARAMS_FILE) -> list[str
 
 
 def _with_changes(text: str, dataset: str, changes: Changes) -> str:
-    preprocess = inner(yaml.safe_load(text), "datasets", dataset, "preprocess") or {}
+    preprocess = inner(yaml.safe_load(text)["datasets"], dataset, "preprocess") or {}
     for key, new in changes.items():
         if new:
             text = with_value(text, f"datasets.{dataset}.preprocess.{key}", {**(preprocess.get(key) or {}), **new})
@@ -98,7 +98,7 @@ def _write_without_globs(text: str, dataset: str, path: Path) -> list[str]:
     for application, block in named_blocks(values, "applications", path).items():
         if inner(block, "dataset") == dataset:
             keys.append(f"applications.{application}.train.twice")
-    removed = []
+    removed: list[str] = []
     for key in keys:
         globs = inner(values, *key.split(".")) or []
         kept = [glob for glob in globs if _fits(glob, sources)]

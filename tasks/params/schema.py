@@ -36,8 +36,10 @@ def params_schema(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in values["datasets"]:
         block = create_model(f"{name}_dataset", __base__=DatasetBlock, preprocess=(find_dataset(name).params, ...))
         datasets[name] = (block, ...)
-    applications = {name: (_model_block(name, ApplicationBlock), ...) for name in values["applications"]}
-    replays = dict.fromkeys(values[REPLAY], (Replay, ...))
+    applications: dict[str, Any] = {
+        name: (_model_block(name, ApplicationBlock), ...) for name in values["applications"]
+    }
+    replays: dict[str, Any] = dict.fromkeys(values[REPLAY], (Replay, ...))
     sections: dict[str, Any] = {
         PUBLISHED: (str, Field(description="Weights that a fine-tune with `base: published` starts from.")),
         REPLAY: (create_model("replays", __config__=CLOSED, **replays), ...),
@@ -62,6 +64,19 @@ def _model_block(name: str, base: type[ModelBlock]) -> type[BaseModel]:
 def schema_text(values: Mapping[str, Any]) -> str:
     """The content of params.schema.json."""
     return json.dumps(params_schema(values), indent=1) + "\n"
+
+
+def may_be_wrong(path: Path = PARAMS_FILE) -> bool:
+    """Whether params.yaml differs from params.schema.json, within a quarter of a second: the classes take two seconds.
+
+    They decide, as the schema may be older than they are.
+    """
+    from jsonschema import Draft202012Validator
+
+    if not SCHEMA_FILE.exists():
+        return False
+    validator = Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+    return not validator.is_valid(read_yaml(path))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The model card of a version: how good it is, its use and limits, and the sources that it learned from.
+"""The model card of a version: how good it is, its use and limits, and the data that it learned from.
 
 People describe use and limits in `tasks/applications/<model>/card.md`. The card is no part of a version's key: a better
 card of the same model and evidence makes no new version.
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm.errors import UserError
 from llm.files import read_text
+from tasks.registry.dataset_card import DATASET_CARD, data_sources, learned_from
 from tasks.registry.main_figures import main_figures, own_figures
 from tasks.registry.markup import render_markdown
 from tasks.stages.hashes import Hashes, locked
@@ -57,23 +57,11 @@ def _prose(model: str) -> str:
     return MAIN_FIGURES.sub("", read_text(path)).strip()
 
 
-def _sources(dataset: str) -> list[tuple[str, str, str]]:
-    """Name, licence and note of each pinned source of a dataset; none if the data was pulled, not fetched."""
-    try:
-        sources = locked(f"fetch@{dataset}").params[f"datasets.{dataset}.sources"]
-    except UserError:
-        return []
-    rows = []
-    for source in sources:
-        values = {"source": source} if isinstance(source, str) else source
-        rows.append((values["source"], values.get("licence", ""), values.get("note", "")))
-    return rows
-
-
 def model_card(source: CardSource) -> str:
     """The card in Markdown. The same files of the project give the same bytes."""
     meanings = main_figures(source.model)
-    data = next((path for path in source.training.deps if path.startswith("data/processed/")), "")
+    data = learned_from(source.training)
+    licences = [entry.licence for entry in data_sources(Path(data).name) if entry.licence]
     return render_markdown(
         TEMPLATE,
         name=source.name,
@@ -83,5 +71,6 @@ def model_card(source: CardSource) -> str:
         prose=_prose(source.model),
         data=data,
         data_hash=source.training.deps.get(data),
-        sources=_sources(Path(data).name),
+        licences=list(dict.fromkeys(licences)),
+        dataset_card=DATASET_CARD,
     )

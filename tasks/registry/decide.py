@@ -31,24 +31,20 @@ from llm.errors import UserError
 from tasks.registry.events import DECIDED, emit
 from tasks.registry.history import (
     DECIDING,
-    GATES,
     HISTORY,
-    IN_MLFLOW,
     JSON,
     REGISTER,
-    REVIEW,
     Event,
     ModelState,
     read_state,
 )
 from tasks.registry.outcomes import (
-    BY_LENGTH,
     Reason,
     approved_event,
+    checked_reason,
     compared_event,
     decided_in_mlflow,
     new_event,
-    one_line,
     rejected_event,
     rolled_back_event,
 )
@@ -166,7 +162,7 @@ def approve(model: str, version: str, *, by: str, reason: str, despite_gates: bo
     """
     with _deciding(model) as state:
         title = _title(state, version)
-        checked = _checked_reason(by, reason)
+        checked = checked_reason(by, reason)
         if state.champion == version:
             raise UserError(f"{title} is the champion already")
         _check_state(state, version, refused=(REJECTED,))
@@ -187,7 +183,7 @@ def reject(model: str, version: str, *, by: str, reason: str) -> Event:
     """
     with _deciding(model) as state:
         title = _title(state, version)
-        checked = _checked_reason(by, reason)
+        checked = checked_reason(by, reason)
         if state.champion == version:
             raise UserError(f"{title} is the champion and can't be rejected: roll back instead")
         return _decide(state, rejected_event(state, version, checked))
@@ -200,7 +196,7 @@ def roll_back(model: str, *, by: str, reason: str, instead_of: str | None = None
     roll back once. Raises UserError if there is no previous version.
     """
     with _deciding(model) as state:
-        checked = _checked_reason(by, reason)
+        checked = checked_reason(by, reason)
         if instead_of not in (None, state.champion):
             raise UserError(f"{state.name}: the champion is {state.champion or 'gone'}, not {instead_of}; look again")
         leaving = state.champion or _removed(state)
@@ -208,16 +204,6 @@ def roll_back(model: str, *, by: str, reason: str, instead_of: str | None = None
         if event is None or event.champion is None:
             raise UserError(f"{state.name} has no {PREVIOUS} version: move the alias {CHAMPION} in MLflow")
         return _decide(state, event)
-
-
-def check_name(name: str) -> str:
-    """The name of a person who decides. Raises UserError if it is not one short line of text, or is a program's."""
-    name = name.strip()
-    if not name.isprintable() or not 0 < len(name) <= BY_LENGTH:
-        raise UserError(f"{name[:BY_LENGTH]!r}: the name of who decides is one line of up to {BY_LENGTH} characters")
-    if name.casefold() in (REGISTER, REVIEW, GATES, IN_MLFLOW.casefold()):
-        raise UserError(f"{name!r} is no person's name: threestage itself decides under it")
-    return name
 
 
 @contextmanager
@@ -242,15 +228,6 @@ def _settle(model: str) -> ModelState:
 def _removed(state: ModelState) -> str | None:
     """The champion that a person removed, if nothing was decided about the champion since."""
     return state.last_move.version if state.last_move and state.last_move.event == "removed" else None
-
-
-def _checked_reason(by: str, reason: str) -> Reason:
-    checked = Reason(by=one_line(by), why=one_line(reason))
-    if not checked.by:
-        raise UserError("a decision needs the name of who decides, for those who ask later")
-    if not checked.why:
-        raise UserError("a decision needs a reason, for those who ask later")
-    return checked
 
 
 def _title(state: ModelState, version: str) -> str:

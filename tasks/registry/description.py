@@ -12,6 +12,7 @@ from mlflow.entities import Run
 
 from llm.files import read_text
 from tasks.registry.card import CardSource, made_by
+from tasks.registry.dataset_card import DATASET_CARD
 from tasks.registry.main_figures import main_figures, own_figures
 from tasks.registry.markup import cut, entries_markdown, first_entries, render_markdown
 from tasks.registry.record import NONE
@@ -32,6 +33,7 @@ def description(source: CardSource, run: Run, runs: Mapping[str, Run | None]) ->
     links = {
         "review": _address(run, "artifacts/review/review.html"),
         "model card": _address(run, "artifacts/card/card.md"),
+        "dataset card": _address(run, f"artifacts/{DATASET_CARD}"),
         "lineage": _address(run, "artifacts/lineage/lineage.txt"),
         "evidence": _address(run, "artifacts/evaluation"),
     }

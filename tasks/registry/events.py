@@ -1,29 +1,17 @@
-"""Prefect events about a model's versions: they trigger the messages of `deploy/automations.yaml`.
+"""Prefect events about a model's versions: they trigger the messages of `deploy/automations.yaml`."""
 
-An event that a server did not take is kept in `.threestage/events/unsent` and sent by the next run.
-"""
-
-import json
 import logging
 import os
-import time
-from pathlib import Path
 
 from mlflow import MlflowClient
 
-from llm.files import write_atomic
 from tasks.registry.server import is_server, tracking_uri, without_secret
 from tasks.registry.versions import registered_name, run_id_of
 from tasks.stages.hashes import PREFIX
-from tasks.stages.lock import STATE, exclusive
 from tasks.stages.server import prefect_page
 from tasks.stages.ui import address
 
 WAITS, DECIDED = f"{PREFIX}.version.waits", f"{PREFIX}.version.decided"
-EVENTS = "events"
-UNSENT = STATE / EVENTS / "unsent"
-NEVER_TAKEN = (400, 413, 422)  # answers of a server that will not take the same event later, either
-REMIND_AFTER = 20 * 3600  # seconds: each night, though one may come a little earlier than the one before
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +50,17 @@ def emit(event: str, name: str, version: str, **details: str) -> None:
     """Send an event to the standing Prefect server, if one is configured.
 
     It is one request without retries: unlike `prefect.events.emit_event` it leaves no work for the end of the process.
-    If it fails, a warning is logged, the decision stands, and `send_unsent` sends the event later.
+    If it fails, a warning is logged, and the decision stands.
     """
-    if not _standing_server():
+    if not (api := _standing_server()):
         return
+    import httpx
+    from prefect.client.orchestration import get_client
     from prefect.context import FlowRunContext
     from prefect.events import Event
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from tasks.stages.server import ANSWERS_WITHIN
 
     payload = {"page": version_page(name, version)} | details
     related: list[dict[str, str]] = []
@@ -76,59 +69,16 @@ def emit(event: str, name: str, version: str, **details: str) -> None:
         payload["run"] = prefect_page(str(context.flow_run.id))
         run = f"prefect.flow-run.{context.flow_run.id}"
         related = [{"prefect.resource.id": run, "prefect.resource.role": "flow-run"}]
-    resource = {
-        "prefect.resource.id": f"{PREFIX}.version.{name}.{version}",
-        "prefect.resource.name": f"{name} version {version}",
-    }
+    title = f"{name} version {version}"
+    resource = {"prefect.resource.id": f"{PREFIX}.version.{name}.{version}", "prefect.resource.name": title}
     happened = Event(event=event, resource=resource, related=related, payload=payload)
-    write_atomic(UNSENT / f"{happened.occurred:%Y%m%dT%H%M%S.%f}-{happened.id}.json", happened.model_dump_json())
-    if event == WAITS:
-        write_atomic(_announced(name, version), "")
-    send_unsent()
-
-
-def send_unsent() -> None:
-    """Send the events that no server has taken yet, the oldest first; at the first that fails, log a warning."""
-    if not (api := _standing_server()):
-        return
-    import httpx
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-
-    from tasks.stages.server import ANSWERS_WITHIN
-
-    with exclusive(EVENTS):  # two processes would send one twice
-        for path in sorted(UNSENT.glob("*.json")):
-            event = json.loads(path.read_text())
-            title = event["resource"]["prefect.resource.name"]
-            try:
-                with (
-                    temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-                    get_client(httpx_settings={"timeout": ANSWERS_WITHIN}, sync_client=True) as client,
-                ):
-                    client.request("POST", "/events", json=[event])
-            except (httpx.HTTPError, RuntimeError) as error:
-                if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in NEVER_TAKEN:
-                    logger.warning(
-                        "the Prefect server refuses the message about %s, which is dropped: %s", title, error
-                    )
-                    path.unlink()
-                    continue
-                reason = (str(error) or type(error).__name__).partition("\n")[0]
-                warning = (
-                    f"PREFECT_API_URL={api} did not take the message about {title}: {reason}; the next run sends it"
-                )
-                logger.warning(without_secret(warning, api))
-                return
-            path.unlink()
-
-
-def is_announced(name: str, version: str) -> bool:
-    """Whether this folder announced within REMIND_AFTER seconds that a version waits."""
-    announced = _announced(name, version)
-    return announced.exists() and time.time() - announced.stat().st_mtime < REMIND_AFTER
-
-
-def _announced(name: str, version: str) -> Path:
-    """The file whose time says when a version was announced."""
-    return STATE / EVENTS / "announced" / f"{name}.{version}"
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(httpx_settings={"timeout": ANSWERS_WITHIN}, sync_client=True) as client,
+        ):
+            client.request("POST", "/events", json=[happened.model_dump(mode="json")])
+    except (httpx.HTTPError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        warning = f"PREFECT_API_URL={api} did not take the message about {title}: {reason}"
+        logger.warning(without_secret(warning, api))

@@ -49,7 +49,7 @@ def plain(value: Any, longest: int = LONGEST) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Container[int] = ()) -> list[str]:
     """The lines of a Markdown table; values are escaped, and the columns in `right` are right-aligned."""
     lines = [_table_row(row) for row in rows]
-    sides = "|".join(_column_side(column in right) for column in range(len(columns)))
+    sides = "|".join(_column_side(is_right=column in right) for column in range(len(columns)))
     return [_table_row(columns), f"|{sides}|", *lines]
 
 
@@ -57,7 +57,7 @@ def _table_row(values: Sequence[Any]) -> str:
     return f"| {' | '.join(plain(number(value)) for value in values)} |"
 
 
-def _column_side(is_right: bool) -> str:
+def _column_side(*, is_right: bool) -> str:
     return "---:" if is_right else "---"
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from tasks.registry.history import IN_MLFLOW, REVIEW, Event, EventKind, ModelState
+from llm.errors import UserError
+from tasks.registry.history import GATES, IN_MLFLOW, REGISTER, REVIEW, Event, EventKind, ModelState
 from tasks.registry.versions import APPROVED, BY, CHAMPION, REJECTED, STATE, WHY
 
 BY_LENGTH, WHY_LENGTH = 200, 1000  # characters; PostgreSQL keeps 5000 of a model's tag
@@ -21,6 +22,26 @@ class Reason:
 def one_line(text: str) -> str:
     """A text on one line, without control characters."""
     return "".join(filter(str.isprintable, " ".join(text.split())))
+
+
+def check_name(name: str) -> str:
+    """The name of a person who decides. Raises UserError if it is not one short line of text, or is a program's."""
+    name = name.strip()
+    if not name.isprintable() or not 0 < len(name) <= BY_LENGTH:
+        raise UserError(f"{name[:BY_LENGTH]!r}: the name of who decides is one line of up to {BY_LENGTH} characters")
+    if name.casefold() in (REGISTER, REVIEW, GATES, IN_MLFLOW.casefold()):
+        raise UserError(f"{name!r} is no person's name: threestage itself decides under it")
+    return name
+
+
+def checked_reason(by: str, reason: str) -> Reason:
+    """The reason of a person, each part on one line. Raises UserError if one is missing."""
+    checked = Reason(by=one_line(by), why=one_line(reason))
+    if not checked.by:
+        raise UserError("a decision needs the name of who decides, for those who ask later")
+    if not checked.why:
+        raise UserError("a decision needs a reason, for those who ask later")
+    return checked
 
 
 def new_event(state: ModelState, kind: EventKind, version: str, *, reason: Reason) -> Event:

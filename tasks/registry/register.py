@@ -2,7 +2,7 @@
 
 The hashes of the weights and of their evaluation in dvc.lock decide whether a version is new. A version ships the code
 that it was registered with: it is what people reviewed, and newer code alone makes no version. The weights are those
-that the training logged; a version's own run holds its evidence, its card and its record.
+that the training logged; a version's own run holds its evidence, its cards and its record.
 """
 
 import json
@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from llm.errors import UserError
 from tasks.registry.card import CARD, CardSource, model_card
+from tasks.registry.dataset_card import DATASET_CARD, Examples, dataset_card, learned_from
 from tasks.registry.decide import challenge, settle
 from tasks.registry.description import description
 from tasks.registry.logged_model import BYTES, code_digest, find_model, is_whole, log_model, remove_models
@@ -97,8 +97,10 @@ def _describe(model: str) -> str | None:
     return ", ".join(words)
 
 
-def register_model(model: str) -> str:
+def register_model(model: str, examples: Examples = tuple) -> str:
     """Register the model and its evidence, as dvc.lock has them, and return the version.
+
+    `examples` makes those of the dataset card, and is only called for a new version.
 
     A new version becomes the challenger, and the one before is superseded. An existing version stays as it is, and one
     that people deleted stays deleted. Decisions made in MLflow are carried out, and a killed earlier registration is
@@ -121,7 +123,7 @@ def register_model(model: str) -> str:
                 "%s: its version was deleted in MLflow; delete the version's run, too, to register it again", name
             )
             return DELETED
-        version = _register(model, name, key)
+        version = _register(model, name, key=key, examples=examples)
         _make_challenger(version)
         return number_of(version)
 
@@ -175,8 +177,8 @@ def _clean_up() -> None:
         client.delete_run(run_id)
 
 
-def _register(model: str, name: str, key: str) -> ModelVersion:
-    """Log the evidence, a model card and a record in a new run, and create a version from them and the model."""
+def _register(model: str, name: str, key: str, examples: Examples) -> ModelVersion:
+    """Log the evidence, cards and a record in a new run, and create a version from them and the model."""
     training, evaluation = locked(training_stage(model)), locked(evaluation_stage(model))
     runs = {
         "training": made_by(training_stage(model), training.outs),
@@ -201,7 +203,7 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         run_name=f"register {model}",
         parent_run_id=os.environ.get(PARENT_RUN),
         tags={KEY: key, REGISTERING: workspace()},
-        description=f"Version of the {model}: its evaluation, card and lineage. Its weights are with the training run.",
+        description=f"Version of the {model}: its evaluation, cards, lineage. Its weights are with the training run.",
     ) as run:
         write_record(run.info.run_id, record)
         log_inputs(training, evaluation)
@@ -209,7 +211,7 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         logged = logged or mlflow.get_logged_model(log_model(model))
         is_measured = facts["run.evaluation"] in [metric.run_id for metric in logged.metrics or ()]
         log_measured(source.metrics, "test", None if is_measured else logged.model_id)
-        _log_evidence(source, changed.diff)
+        _log_evidence(source, changed.diff, examples)
     client = MlflowClient()
     if registered_model(name) is None:
         client.create_registered_model(name)
@@ -223,12 +225,14 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
     )
 
 
-def _log_evidence(source: CardSource, diff: bytes) -> None:
-    """Log reports, card, the stages behind the version and uncommitted changes to the active run."""
+def _log_evidence(source: CardSource, diff: bytes, examples: Examples) -> None:
+    """Log reports, cards, the stages behind the version and uncommitted changes to the active run."""
     model = source.model
     mlflow.log_artifacts(str(Path("reports/evaluation", model)), "evaluation")
     mlflow.log_artifacts(str(training_report(model)), "training")
     mlflow.log_text(model_card(source), CARD)
+    if data := learned_from(source.training):
+        mlflow.log_text(dataset_card(Path(data).name, source.training.deps[data], examples()), DATASET_CARD)
     with tempfile.TemporaryDirectory() as folder:
         lineage = Path(folder, "lineage")
         lineage.mkdir()
@@ -240,12 +244,11 @@ def _log_evidence(source: CardSource, diff: bytes) -> None:
 
 
 def _make_challenger(version: ModelVersion) -> None:
-    """Link a new version to its weights, and make it the challenger, once.
+    """Make a new version the challenger, once.
 
     It does not become the challenger if the same key was rejected, or if a person chose another version to be reviewed.
     """
     client = MlflowClient()
-    _link_to_weights(version)
     title = f"{version.name} version {version.version}"
     if any(state_of(same) == REJECTED for same in _versions(version.name, version.tags[KEY])):
         logger.info("%s was rejected, and stays so", title)
@@ -255,15 +258,3 @@ def _make_challenger(version: ModelVersion) -> None:
         reason = "somebody chose another challenger in MLflow, which no review has compared yet"
         logger.warning("%s is not the challenger: %s", title, reason)
     client.set_tag(run_id_of(version), REGISTERING, DONE)
-
-
-def _link_to_weights(version: ModelVersion) -> None:
-    """Add a version to the tag by which MLflow's page of the logged model links its versions."""
-    client = MlflowClient()
-    assert version.source is not None  # `_register` gives each version its model's URI
-    logged = client.get_logged_model(version.source.removeprefix("models:/"))
-    linked = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
-    numbers = [int(link["version"]) for link in linked if link["name"] == version.name]
-    if int(version.version) not in numbers:
-        linked.append({"name": version.name, "version": version.version})
-        client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(linked)})

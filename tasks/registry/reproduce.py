@@ -9,10 +9,9 @@ import logging
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import mlflow
 
@@ -25,8 +24,7 @@ from tasks.registry.store import configure_tracking
 from tasks.registry.tracking import made_by
 from tasks.registry.versions import find_version, run_id_of
 from tasks.registry.worktree import Worktree, checkout, holds_bytes
-from tasks.stages.hashes import LOCK, Hashes, as_hashes, flatten, locked_stages, write_lock
-from tasks.stages.libraries import LIBRARIES, installed
+from tasks.stages.hashes import LOCK, Hashes, as_hashes, locked_stages, write_lock
 from tasks.stages.names import training_stage
 
 UNCOMMITTED = "lineage/uncommitted.diff"
@@ -34,7 +32,7 @@ UNCOMMITTED = "lineage/uncommitted.diff"
 CLASS = ("machine.cpu", "machine.os", "machine.python", "device", "dtype", "blocks")
 """Facts about a machine that may change bytes."""
 MISSING = "missing"
-UNKNOWN = "of an unknown reason: deps, parameters, libraries and machine are as they were, as far as recorded"
+UNKNOWN = "of an unknown reason: inputs and machine are as they were, as far as recorded"
 
 logger = logging.getLogger(__name__)
 
@@ -149,27 +147,18 @@ def _apply_uncommitted(version: Registered, tree: Worktree) -> None:
     logger.warning("%s; applied to its commit from %s of its run", version.uncommitted, UNCOMMITTED)
 
 
-def expected_differences(version: Registered) -> list[str]:
-    """Reasons to expect other bytes: other libraries, another kind of machine."""
-    import torch  # noqa: F401, without it the facts lack the device
-
-    params = version.hashes[version.stage].params
-    libraries = {name: params[name] for name in LIBRARIES if name in params}
-    here = current_facts()
-    machine = {name: version.facts[name] for name in CLASS if name in version.facts and name in here}
-    return [
-        *_changes("library ", libraries, installed()),
-        *_changes("", machine, here),
-    ]
-
-
-def _changes(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """In words, which of the values before are others now."""
-    return [
-        f"{kind}{name.removeprefix('machine.')} was {value}, here it is {after.get(name, MISSING)}"
-        for name, value in before.items()
-        if after.get(name, MISSING) != value
-    ]
+def make_again(version: Registered, environment: Mapping[str, str]) -> Comparison:
+    """Run the stages of a version again, with these variables, and compare the bytes. Stops at the first difference."""
+    with worktree(version) as tree:
+        stages = gather(version, tree)
+        logger.info("to run: %s", ", ".join(stages))
+        comparison = Comparison(uri=version.uri, ran=(), outs={})
+        for number, stage in enumerate(stages, 1):
+            tree.run(stage, environment, threads=version.facts.get("threads"))
+            comparison = compare(version, tree, stages[:number])
+            if comparison.differs:
+                break
+        return comparison
 
 
 def gather(version: Registered, tree: Worktree) -> list[str]:
@@ -207,23 +196,22 @@ def _copy_inputs(tree: Worktree, deps: Mapping[str, str]) -> None:
         logger.info("%s: not in the commit, copied from here", path)
 
 
-def compare(version: Registered, tree: Worktree, ran: list[str], expected: list[str]) -> Comparison:
-    """Compare the outs of the last stage with the version's record; `expected` holds reasons known before."""
+def compare(version: Registered, tree: Worktree, ran: list[str]) -> Comparison:
+    """Compare the outs of the last stage with the version's record."""
     then = version.hashes[ran[-1]]
     now = as_hashes(locked_stages(tree.project / LOCK)[ran[-1]])
     differs = {path: md5 for path, md5 in then.outs.items() if now.outs.get(path) != md5}
-    reasons = (why(then, now) or expected or [UNKNOWN]) if differs else []
+    reasons: list[str] = []
+    if differs:
+        changed = replace(now, outs={}).differences(replace(then, outs={}))
+        reasons = [f"{name} differs" for name in changed] or other_machine(version.facts) or [UNKNOWN]
     return Comparison(uri=version.uri, ran=tuple(ran), outs=now.outs, differs=differs, reasons=tuple(reasons))
 
 
-def why(then: Hashes, now: Hashes) -> list[str]:
-    """How the inputs of a stage differ: deps first, then parameters, then libraries."""
-    after = flatten(now.params)
-    before = dict.fromkeys(after, MISSING) | flatten(then.params)
-    libraries = {name: value for name, value in before.items() if name in LIBRARIES}
-    parameters = {name: value for name, value in before.items() if name not in LIBRARIES}
-    return [
-        *_changes("its dep ", then.deps, now.deps),
-        *_changes("parameter ", parameters, after),
-        *_changes("library ", libraries, after),
-    ]
+def other_machine(facts: Mapping[str, str]) -> list[str]:
+    """In words, which facts of a machine are others here."""
+    import torch  # noqa: F401, without it the facts lack the device
+
+    here = current_facts()
+    names = [name for name in CLASS if name in facts and facts[name] != here.get(name, facts[name])]
+    return [f"{name} was {facts[name]}, here it is {here[name]}" for name in names]

@@ -68,7 +68,8 @@ def answers(
     killed from outside.
     """
     uri = f"models:/{name}/{version}"
-    listed = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    objects = rows.astype(object)
+    listed = objects.where(rows.notna(), None).to_dict("records")  # pyrefly: ignore[bad-argument-type] - stubs lack None
     with tempfile.TemporaryDirectory(prefix="threestage-review-") as temporary:
         folder = Path(temporary)
         model = _downloaded(uri, folder / "model")

@@ -134,12 +134,13 @@ def review_challenger(model: str) -> Reviewed | str:
             now = model_state(model)
             if version not in now.state_of:
                 return f"version {version} was deleted meanwhile: its review ends"
-            if (ended := now.last(version)) in (None, before) or ended.event == "compared":
+            ended = now.last(version)
+            if ended is None or ended == before or ended.event == "compared":
                 raise
             return f"{ended} (while it was compared)"
 
 
-def _review(model: str, number: str, champion: str | None, again: bool) -> Reviewed:
+def _review(model: str, number: str, champion: str | None, *, again: bool) -> Reviewed:
     """The earlier review of the same pair with the same gates, or a new one."""
     bounds = load_application(model).review
     pair = {"challenger": number, "champion": champion, "params": bounds.model_dump(mode="json")}
@@ -171,7 +172,7 @@ def _review(model: str, number: str, champion: str | None, again: bool) -> Revie
 
 
 def _earlier(version: ModelVersion, pair: dict[str, Any]) -> dict[str, Any] | None:
-    files = {file.path for file in MlflowClient().list_artifacts(version.run_id, FOLDER)}
+    files = {file.path for file in MlflowClient().list_artifacts(run_id_of(version), FOLDER)}
     if not files >= {HTML, FINDINGS}:
         return None
     findings = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{FINDINGS}")
@@ -185,7 +186,7 @@ def _publish(reviewed: Reviewed, comparison: Comparison, pair: dict[str, Any]) -
         write_page(Path(folder), comparison, gates=reviewed.gates, ways=reviewed.ways)
         findings = {**pair, "verdict": reviewed.verdict, "gates": [asdict(gate) for gate in reviewed.gates]}
         Path(folder, Path(FINDINGS).name).write_text(json.dumps(findings, indent=2) + "\n")
-        client.log_artifacts(version.run_id, folder, FOLDER)
+        client.log_artifacts(run_id_of(version), folder, FOLDER)
     version = client.get_model_version(version.name, version.version)  # a person may have edited it meanwhile
     description = version.description or ""
     if description.startswith(f"[{LABEL}"):  # an earlier review's line
@@ -196,13 +197,20 @@ def _publish(reviewed: Reviewed, comparison: Comparison, pair: dict[str, Any]) -
     client.update_model_version(version.name, version.version, f"{head}\n\n{description}".rstrip() + "\n")
 
 
+def run_id_of(version: ModelVersion) -> str:
+    """The run of a version. Raises UserError for one that was made by hand and has none."""
+    if version.run_id is None:
+        raise UserError(f"version {version.version} of {version.name} has no run: register it again")
+    return version.run_id
+
+
 def _link(version: ModelVersion) -> str:
     """The review's address within MLflow's pages, which begins with `#`."""
-    experiment = MlflowClient().get_run(version.run_id).info.experiment_id
+    experiment = MlflowClient().get_run(run_id_of(version)).info.experiment_id
     return f"#/experiments/{experiment}/runs/{version.run_id}/artifacts/{HTML}"
 
 
 def _address(version: ModelVersion) -> str:
     if is_server(uri := tracking_uri()):
         return f"{without_secret(uri, uri).rstrip('/')}/{_link(version)}"
-    return f"{MlflowClient().get_run(version.run_id).info.artifact_uri.removeprefix('file://')}/{HTML}"
+    return f"{MlflowClient().get_run(run_id_of(version)).info.artifact_uri.removeprefix('file://')}/{HTML}"

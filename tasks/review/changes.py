@@ -70,7 +70,7 @@ def origin(version: ModelVersion) -> Origin:
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """The names whose values differ, with the values before and after."""
-    names = [name for name in before | after if before.get(name) != after.get(name)]
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return [(name, before.get(name, "-"), after.get(name, "-")) for name in names]
 
 

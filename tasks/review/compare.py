@@ -107,7 +107,7 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
         unit=evaluation.unit,
     )
     if evaluation.asking is None:
-        comparison, tables = _evaluated(comparison, same_test)
+        comparison, tables = _evaluated(comparison, same_test=same_test)
     else:
         asker = Asker(name=name, asking=evaluation.asking, unit=evaluation.unit, evaluate=block.evaluate, within=within)
         comparison, tables = _asked(
@@ -123,7 +123,7 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
     return with_rows(comparison, evaluation, judged_rows(evaluation, tables.own, tables.joined))
 
 
-def _evaluated(comparison: Comparison, same_test: bool) -> tuple[Comparison, Tables | None]:
+def _evaluated(comparison: Comparison, *, same_test: bool) -> tuple[Comparison, Tables | None]:
     """The tables of an application whose versions no review asks."""
     own = read_table(comparison.challenger)
     if comparison.champion is None:
@@ -186,7 +186,7 @@ def _agreed(evaluation: Evaluation, now: pd.DataFrame, before: pd.DataFrame) -> 
     """The number of rows that score as they did in the evaluation; None if it scored other rows."""
     joined = join(now, before)
     judged = first_measures(joined, evaluation.judged_by)
-    return None if judged.empty else int((judged[OURS] == judged[BASELINE]).sum())
+    return None if judged.empty else (judged[OURS] == judged[BASELINE]).tolist().count(True)
 
 
 def _without(rows: pd.DataFrame, learned: list[str] | None) -> pd.DataFrame:

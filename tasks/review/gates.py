@@ -4,13 +4,10 @@ Their bounds are the section `review` in params.yaml. No gate checks the time fo
 machine's load: the page shows it.
 """
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from tasks.data.drift import FETCH, moved
@@ -45,9 +42,7 @@ def check(comparison: Comparison, gates: Gates) -> list[Gate]:
         *(gate for name in gates.no_loss for gate in _no_losses(comparison, name)),
         *(_ahead(comparison, name) for name in gates.ahead),
         *([_drift(version, champion, gates.drift)] if gates.drift is not None and champion else []),
-        _data_quality(model, version),
         _lineage(model, version),
-        _card(version),
     ]
 
 
@@ -102,7 +97,7 @@ def _difference(comparison: Comparison, metric: str, *, against: str, name: str,
         return Gate(name, None, reason or f"the {against} has no {metric}")
     if difference.is_none:
         return Gate(name, "no clear difference" in passing, "the same")
-    if difference.verdict == "not known":
+    if difference.low is None or difference.high is None:
         return Gate(name, None, f"{signed(difference.value)}, without an interval; {reason}".rstrip("; "))
     ends = f"95 % interval {signed(difference.low)} to {signed(difference.high)}"
     return Gate(name, difference.verdict in passing, f"{difference.verdict}: {signed(difference.value)} ({ends})")
@@ -137,23 +132,6 @@ def _train_rows(data: TrainedOn) -> pd.DataFrame | None:
     return current_rows(data.dataset) if current_md5(data.dataset) == data.md5 else rows_before(data)
 
 
-def _data_quality(model: str, version: ModelVersion) -> Gate:
-    """Whether its training data passed its checks; known only while that data is the data here."""
-    name, dataset, trained = "its data passed the checks", load_application(model).dataset, data_of(version)
-    report, here = Path("reports/quality", dataset, "validation.json"), current_md5(dataset)
-    if trained is None or trained.md5 != here:
-        learned = trained.md5 if trained else "data of no known hash"
-        return Gate(name, None, f"it learned from {learned}, and data/processed/{dataset} is {here}")
-    if not report.exists():
-        return Gate(name, None, f"{report} is missing: run `dvc pull {report.parent}` or `dvc repro`")
-    checks = json.loads(report.read_text())
-    missed = [check for check in checks["expectations"] if not check["success"]]
-    listed = ", ".join(f"{check['column']}: {check['expectation']}" for check in missed)
-    warned = f", with warnings: {listed}" if listed else ""
-    passed = f"{len(checks['expectations'])} checks of {dataset}{warned}"
-    return Gate(name, bool(checks["success"]), passed if checks["success"] else listed)
-
-
 def _lineage(model: str, version: ModelVersion) -> Gate:
     """Whether a commit and DVC hold everything that is needed to make it again."""
     made_from, dataset = origin(version), load_application(model).dataset
@@ -168,10 +146,3 @@ def _lineage(model: str, version: ModelVersion) -> Gate:
     return Gate(
         "its lineage is complete", not gaps, "; ".join(gaps) or f"commit {made_from.commit[:10]}, and every hash"
     )
-
-
-def _card(version: ModelVersion) -> Gate:
-    card = "card/card.md"
-    files = MlflowClient().list_artifacts(version.run_id, "card") if version.run_id else []
-    is_there = card in [file.path for file in files]
-    return Gate("its model card is there", is_there, card if is_there else f"its run has no {card}")

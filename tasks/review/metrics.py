@@ -92,7 +92,9 @@ def metrics_of(
     return metrics
 
 
-def _to_baseline(name: str, logged: Mapping[str, float], *, ends: Ends, figure: Figure | None) -> Difference | None:
+def _to_baseline(
+    name: str, logged: Mapping[str, float], *, ends: tuple[float | None, float | None], figure: Figure | None
+) -> Difference | None:
     """The lead over the baseline: as it was logged, or else that of the score table.
 
     Without either the baseline counts as certain, and the interval is the challenger's own.

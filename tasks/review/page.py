@@ -69,7 +69,7 @@ def _by_main_metric(comparison: Comparison) -> str:
     return f"{sentence} Of {comparison.rows} {comparison.unit} {counts}."
 
 
-def _values(metric: Metric, difference: Difference, against_champion: bool) -> str:
+def _values(metric: Metric, difference: Difference, *, against_champion: bool) -> str:
     """Both values of a metric, and their difference with its interval."""
     value = metric.paired if against_champion and metric.paired is not None else metric.value
     opponents = metric.champion if against_champion else metric.baseline

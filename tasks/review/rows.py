@@ -80,9 +80,13 @@ def with_rows(comparison: Comparison, evaluation: Evaluation, judged: JudgedRows
 def _shown(rows: pd.DataFrame) -> Sequence[Row]:
     return [
         Row(
-            id=row_id, text=row.question, expected=row.expected, challenger=row[ANSWER], champion=row["champion_answer"]
+            id=row["id"],
+            text=row["question"],
+            expected=row["expected"],
+            challenger=row[ANSWER],
+            champion=row["champion_answer"],
         )
-        for (_, row_id), row in rows.iterrows()
+        for row in rows.reset_index().to_dict("records")
     ]
 
 

@@ -24,12 +24,12 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]
             options |= {"file": io.StringIO(), "bar_format": "{l_bar}{r_bar}"}
         super().__init__(*arguments, **options)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Draw the bar, or log it if the last line is old enough."""
         if self.is_drawn:
-            return bool(super().display(msg, pos))
+            super().display(msg, pos)
+            return
         now = time.monotonic()
         if now - self.logged >= LOG_EVERY:
             self.logged = now
             logger.info("%s", str(self).replace("||", ""))
-        return True

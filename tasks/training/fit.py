@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -12,22 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import psutil
-import torch
 from mlflow import MlflowClient
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import nn
 
 from llm.config import TrainConfig
-from llm.device import Compute, choose_compute
+from llm.device import Compute
 from llm.errors import UserError
 from llm.files import write_atomic
 from llm.kernels.training.backend import TORCH
 from llm.model.lora import merge_lora
 from llm.training.backend import build_training_model
 from llm.training.checkpoint import Checkpoints, restore_weights
-from llm.training.cost import memory_needed
 from llm.training.loop import train
 from llm.training.objective import Objective, Row
 from llm.training.workers import ALONE
@@ -37,19 +34,19 @@ from tasks.stages.hashes import fingerprint, inputs
 from tasks.stages.lock import FINISHED, KEEP, STATE
 from tasks.stages.ray_cluster import Cluster
 from tasks.training.interrupted import INPUTS, say_what_is_kept
-from tasks.training.progress import ProgressReporter, StopRequest
-from tasks.training.setup import Prepare, TrainingSetup
+from tasks.training.progress import ProgressReporter, StopRequest, active_run_id
+from tasks.training.setup import Prepare, Trained, TrainingSetup
 
 logger = logging.getLogger(__name__)
 
-Samples = Callable[[TrainingSetup], list[str]]
+Samples = Callable[[TrainingSetup[Any]], list[str]]
 """Makes texts for people to read, at each evaluation."""
 
 
 @contextmanager
 def training_run(
-    params: TrainConfig, datasets: dict[str, Path], resume: bool, identity: Mapping[str, str] | None = None
-) -> Iterator[Checkpoints]:
+    params: TrainConfig, datasets: dict[str, Path], *, resume: bool, identity: Mapping[str, str] | None = None
+) -> Generator[Checkpoints]:
     """The MLflow run of a training stage, and its checkpoints.
 
     When the block succeeds, the checkpoints are removed, or marked as finished. Run and checkpoints are keyed by
@@ -73,25 +70,16 @@ def training_run(
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
 
-def _free_memory() -> int:
-    """Free bytes of memory on the training's device."""
-    device = choose_compute().device
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
-
-
 @task(cache_policy=NO_CACHE)
 def fit(
     prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints, *, samples: Samples = lambda setup: []
-) -> tuple[TrainingSetup, list[Row]]:
+) -> Trained:
     """Train the setup that `prepare` builds, from the newest of `checkpoints` on.
 
-    Returns the setup and a row of metrics a step. It trains in this process, or in the workers that THREESTAGE_RAY asks
-    for. At each evaluation it logs the texts that `samples` makes. LoRA's updates are merged into the weights at the
-    end.
+    It trains in this process, or in the workers that THREESTAGE_RAY asks for. At each evaluation it logs the texts that
+    `samples` makes. At the end LoRA's updates are merged into the weights, and the setup takes its last step, such as
+    fitting a classifier's head.
     """
-    free = _free_memory()
     setup = prepare(ALONE)
     model = setup.loaded.model
     training_model = model
@@ -104,7 +92,6 @@ def fit(
             compute = replace(compute, backend=TORCH, backend_reason="several workers share the batches")
     _log_start(model, compute, checkpoints, steps=params.steps)
     if cluster is None and params.steps:
-        _log_memory(setup, params, free)
         if compute.backend.compiles:  # keeps compiled kernels: the next training waits 4 s, not 20
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE / "compiled").absolute()))
         training_model, compute = build_training_model(model, setup.objective, compute)
@@ -147,7 +134,7 @@ def fit(
     if progress.curves.unsent:
         raise UserError("MLflow did not take all of the curves; the same command goes on from the last step")
     merge_lora(model)
-    return setup, history
+    return Trained(setup, history, metrics=setup.finish())
 
 
 def _log_start(model: nn.Module, compute: Compute, checkpoints: Checkpoints, *, steps: int) -> None:
@@ -162,15 +149,7 @@ def _log_start(model: nn.Module, compute: Compute, checkpoints: Checkpoints, *, 
         logger.info("going on after step %d of %d", state["step"], steps)
 
 
-def _log_memory(setup: TrainingSetup, params: TrainConfig, free: int) -> None:
-    """Log the memory that training needs, as a warning if less was free before the model was loaded."""
-    last = params.steps * params.gradient_accumulation - 1  # a growing context is longest there
-    needed = memory_needed(setup.loaded.model, setup.objective, last)
-    text = f"training needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
-    logger.log(logging.WARNING if needed > free else logging.INFO, text)
-
-
-def _interruptible(setup: TrainingSetup, stop: StopRequest, samples: Samples) -> Objective[Any]:
+def _interruptible(setup: TrainingSetup[Any], stop: StopRequest, samples: Samples) -> Objective[Any]:
     """The objective with these samples; a stop request interrupts its evaluation."""
     return replace(
         setup.objective,
@@ -181,15 +160,17 @@ def _interruptible(setup: TrainingSetup, stop: StopRequest, samples: Samples) ->
 
 def _restore_best(model: nn.Module, checkpoints: Checkpoints) -> list[Row]:
     """Give the model the best weights of the newest checkpoint; the rows of its training."""
-    groups, state = checkpoints.load()
+    checkpoint = checkpoints.load()
+    assert checkpoint is not None, "workers leave a checkpoint"
+    groups, state = checkpoint
     restore_weights(model, groups["best"])
     return state["history"]
 
 
 def _last_logged(*names: str) -> int:
     """The last step of which this MLflow run has one of these metrics; -1 without one."""
-    run = mlflow.active_run().info.run_id
+    run_id = active_run_id()
     steps = [-1]
     for name in names:
-        steps += [metric.step for metric in MlflowClient().get_metric_history(run, name)]
+        steps += [metric.step for metric in MlflowClient().get_metric_history(run_id, name)]
     return max(steps)

@@ -1,6 +1,6 @@
 """The set-up of a training on labelled rows: the emails of the classifier, the requests of the guard."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +27,6 @@ from llm.objectives.classifier.loss import objective
 from llm.objectives.classifier.model import Classifier
 from llm.objectives.classifier.texts import row_texts
 from llm.training.frozen_blocks import split_blocks
-from llm.training.objective import Objective
 from llm.training.workers import Workers
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps_precision, training_files
 from tasks.training.shown_row import ShownRow, read_row, shown_row
@@ -35,9 +34,6 @@ from tasks.training.shown_row import ShownRow, read_row, shown_row
 
 class TrainClassifier(ReadingConfig, FinetuneConfig):
     """Parameters of a classifier and of its training on labelled texts."""
-
-    steps: int = Field(ge=0)
-    """Updates of the GPT's weights; 0 leaves them as they are, and fits the head on what they read."""
 
     last_blocks: int | None = Field(default=None, gt=0)
     """How many blocks LoRA updates, counted from the output; null updates all. Those below read each text once, without
@@ -63,8 +59,11 @@ class TrainClassifier(ReadingConfig, FinetuneConfig):
         return self
 
 
-def prepare_labelled(params: TrainClassifier, files: TrainingFiles, workers: Workers, *, units: str) -> TrainingSetup:
+def prepare_labelled(
+    params: TrainClassifier, files: TrainingFiles, workers: Workers, *, units: str
+) -> TrainingSetup[Classifier]:
     """The base with a head, and the rows that it is to tell apart; `units` is what a row is called in the log."""
+    assert files.base is not None, "a classifier has a base"
     compute = choose_compute()
     tables = {split: pd.read_parquet(path) for split, path in training_files(files.dataset).items()}
     label_columns = {split: table["label"].tolist() for split, table in tables.items()}
@@ -79,20 +78,14 @@ def prepare_labelled(params: TrainClassifier, files: TrainingFiles, workers: Wor
     train = read_texts(loaded, texts["train"], reader)
     validation = read_texts(loaded, texts["validation"], reader)
 
-    def fit() -> dict[str, float]:
-        budget = params.false_positive_rate if params.passes else None
-        return fit_head(model, train, validation, false_positive_rate=budget, unsure=params.unsure)
-
     def finish() -> dict[str, float]:
-        metrics = fit()
+        budget = params.false_positive_rate if params.passes else None
+        metrics = fit_head(model, train, validation, false_positive_rate=budget, unsure=params.unsure)
         model.gpt = whole
         model.frozen = None
         return metrics
 
     throughput = Throughput(units, params.batch_size * params.gradient_accumulation)
-    if not params.steps:
-        whole.requires_grad_(False)
-        return TrainingSetup(loaded, _untrained(fit), compute=compute, throughput=throughput)
     compute = _choose_backend(params, model.gpt, train, compute=compute)
     return TrainingSetup(
         loaded,
@@ -103,8 +96,9 @@ def prepare_labelled(params: TrainClassifier, files: TrainingFiles, workers: Wor
     )
 
 
-def show_labelled(params: TrainClassifier, files: TrainingFiles, split: str, number: int) -> ShownRow:
+def show_labelled(params: TrainClassifier, files: TrainingFiles, *, split: str, number: int) -> ShownRow:
     """A row as the text that the model reads first; it learns to give its label."""
+    assert files.base is not None, "a classifier has a base"
     encoding = load_tokenizer(files.base / TOKENIZER)
     row = read_row(files.dataset, split, number)
     (text,) = row_texts([row[column]] for column in params.columns)
@@ -120,7 +114,7 @@ def _load_with_head(
     gpt, encoding = load_model(base, dropout=params.dropout, n_layer=params.layers, as_stored=as_stored)
     reading = {name: getattr(params, name) for name in ReadingConfig.model_fields}
     model = Classifier(gpt, ClassifierConfig(labels=labels, **reading)).to(device)
-    if params.lora and params.steps:
+    if params.lora:
         add_lora(model, params.lora, params.last_blocks)
     return LoadedModel(model, encoding)
 
@@ -134,15 +128,10 @@ def _labelled_texts(table: pd.DataFrame, columns: Sequence[str], labels: tuple[s
 def _split_off_frozen_blocks(model: Classifier, params: TrainClassifier) -> GPT | None:
     """Leave the model's GPT the blocks that learn; a copy of the others, to read texts with. None if all learn."""
     n_layer = model.gpt.config.n_layer
-    if not (params.lora and params.steps and params.last_blocks) or params.last_blocks >= n_layer:
+    if not (params.lora and params.last_blocks) or params.last_blocks >= n_layer:
         return None
     model.frozen, model.gpt = split_blocks(model.gpt, n_layer - params.last_blocks)
     return pack_for_reading(deepcopy(model.frozen).float())
-
-
-def _untrained(fit: Callable[[], dict[str, float]]) -> Objective[Classifier]:
-    """What a training of no steps needs: its only evaluation fits the head."""
-    return Objective(lambda model, index: torch.zeros(()), fit, best="validation_loss", start_counts=True)
 
 
 def _choose_backend(params: TrainClassifier, gpt: GPT, train: ReadTexts, *, compute: Compute) -> Compute:

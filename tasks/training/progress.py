@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import mlflow
 from mlflow import MlflowClient
@@ -32,6 +32,15 @@ PATIENCE = 5  # seconds for the progress of a finished training to reach Prefect
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
+
+def active_run_id() -> str:
+    """The id of the MLflow run that this training logs to."""
+    run = mlflow.active_run()
+    assert run is not None, "a training stage has a run"
+    return run.info.run_id
+
 
 class _Sender:
     """Sends news to a server from a thread of its own: a server that is slow or gone delays no step.
@@ -39,7 +48,7 @@ class _Sender:
     News that fails to arrive is sent again with the next.
     """
 
-    def __init__(self, server: str, send: Callable[[list[Any]], None]) -> None:
+    def __init__(self, server: str, send: Callable[[list[Any]], object]) -> None:
         self.server = server
         self.send = send
         self.unsent: list[Any] = []
@@ -124,7 +133,7 @@ class ProgressReporter:
         self.waiting: list[dict[str, float]] = []
         self.smooth = 0.0
         self.bar = ProgressBar(total=steps, desc=name, unit="step", mininterval=1.0, dynamic_ncols=True)
-        run = mlflow.active_run().info.run_id
+        run = active_run_id()
         artifact = leave_artifact(create_progress_artifact, name, progress=0.0, description=f"{name}: steps")
         self.curves = _Sender("MLflow", lambda rows: log_steps(run, rows))
         self.weights = _Sender("MLflow", lambda steps: log_checkpoint(run, checkpoints.folder, steps[-1]))
@@ -134,7 +143,7 @@ class ProgressReporter:
     def __call__(self, row: Row, seconds: float) -> None:
         """Take in one row of metrics."""
         step = row["step"]
-        speed = {}
+        speed: dict[str, float] = {}
         if step > 0:
             if seconds:
                 speed = {f"{self.throughput.units}_per_second": self.throughput.units_a_step / seconds}
@@ -224,10 +233,10 @@ class StopRequest:
         if first and self.evaluating:
             raise InterruptedError
 
-    def within(self, evaluate: Callable[[], Row]) -> Callable[[], Row]:
+    def within(self, evaluate: Callable[[], Result]) -> Callable[[], Result]:
         """The evaluation, but interruptible."""
 
-        def interruptible() -> Row:
+        def interruptible() -> Result:
             self.evaluating = True
             try:
                 return evaluate()

@@ -62,7 +62,7 @@ class _Job:
 
     prepare: Prepare
     config: TrainConfig
-    samples: Callable[[TrainingSetup], list[str]]
+    samples: Callable[[TrainingSetup[Any]], list[str]]
     checkpoints: Path
     project: Path
     """The folder in which it works."""
@@ -125,7 +125,7 @@ def train_on_ray(
     checkpoints: Checkpoints,
     report: Callable[[Row, float], None],
     stop: Callable[[], bool],
-    samples: Callable[[TrainingSetup], list[str]],
+    samples: Callable[[TrainingSetup[Any]], list[str]],
 ) -> None:
     """Train in the workers of a cluster, and leave the result as the newest checkpoint.
 
@@ -153,11 +153,16 @@ def train_on_ray(
             sharded=cluster.sharding == "fsdp" and count > 1,
             relay=relay,
         )
+        failure_config = FailureConfig(max_failures=RESTARTS)
+        # Ray's stubs know two forms of each of these classes; at run time they are of one version.
         trainer = TorchTrainer(
             _train_here,
             train_loop_config={"job": job},
-            scaling_config=ScalingConfig(num_workers=count, use_gpu=gpus > 0),
-            run_config=RunConfig(storage_path=str(folder), failure_config=FailureConfig(max_failures=RESTARTS)),
+            scaling_config=ScalingConfig(num_workers=count, use_gpu=gpus > 0),  # pyrefly: ignore[bad-argument-type]
+            run_config=RunConfig(  # pyrefly: ignore[bad-argument-type]
+                storage_path=str(folder),
+                failure_config=failure_config,  # pyrefly: ignore[bad-argument-type]
+            ),
         )
         failures: list[Exception] = []
         thread = threading.Thread(target=partial(_fit, trainer, failures), daemon=True)

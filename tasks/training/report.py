@@ -18,7 +18,7 @@ from tasks.registry.logged_model import log_model
 from tasks.registry.tracking import log_measured
 from tasks.stages.names import training_report
 from tasks.stages.server import leave_artifact
-from tasks.training.setup import TrainingSetup
+from tasks.training.setup import Trained
 
 
 def _evaluations(history: list[Row]) -> list[Row]:
@@ -37,24 +37,24 @@ def _evaluations(history: list[Row]) -> list[Row]:
 
 
 @task(cache_policy=NO_CACHE)
-def publish(model: str, objective: str, *, setup: TrainingSetup, history: list[Row], **settings: Any) -> dict[str, Any]:
-    """Finish the model, write models/<model>/ and the training's report, log both to MLflow, and return its metrics.
+def publish(model: str, objective: str, *, trained: Trained, **settings: Any) -> dict[str, Any]:
+    """Write models/<model>/ and the training's report, log both to MLflow, and return its metrics.
 
     `settings` go to the model folder's config.json.
     """
     report = training_report(model)
-    evaluations = _evaluations(history)
-    chosen = evaluations[best_evaluation(evaluations, setup.objective)]
+    evaluations = _evaluations(trained.history)
+    chosen = evaluations[best_evaluation(evaluations, trained.setup.objective)]
     metrics = {name: round(value, 6) for name, value in chosen.items() if value is not None}
-    metrics["steps"] = history[-1]["step"]
+    metrics["steps"] = trained.history[-1]["step"]
     metrics["best_step"] = metrics.pop("step")
-    metrics |= {name: round(value, 6) for name, value in setup.finish().items()}
+    metrics |= {name: round(value, 6) for name, value in trained.metrics.items()}
 
     report.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(evaluations).to_csv(report / "curves.csv", index=False, float_format="%.6f")
     write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     with atomic_folder(Path("models") / model) as folder:
-        save_model(folder, setup.loaded, objective, **settings)
+        save_model(folder, trained.setup.loaded, objective, **settings)
 
     mlflow.log_artifacts(str(report), "report")
     log_measured({f"final.{name}": value for name, value in metrics.items()}, "validation", log_model(model))

@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import torch
-from torch import nn
 
 from llm.config import FinetuneConfig
 from llm.device import Compute
 from llm.errors import UserFileError
 from llm.loaded_model import LoadedModel
-from llm.training.objective import Objective
+from llm.training.objective import ModelT, Objective, Row
 from llm.training.workers import Workers
 
 
@@ -35,15 +34,26 @@ class Throughput(NamedTuple):
 
 
 @dataclass
-class TrainingSetup:
+class TrainingSetup(Generic[ModelT]):
     """What is trained: a model with its tokenizer, and its objective."""
 
-    loaded: LoadedModel[nn.Module]
-    objective: Objective[Any]
+    loaded: LoadedModel[ModelT]
+    objective: Objective[ModelT]
     compute: Compute
     throughput: Throughput
     finish: Callable[[], dict[str, float]] = dict
     """A last step with the trained weights, such as choosing a threshold on validation. Returns its metrics there."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training."""
+
+    setup: TrainingSetup[Any]
+    history: list[Row]
+    """A row of metrics a step."""
+    metrics: dict[str, float]
+    """Those of the setup's last step."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class TrainingFiles:
     """The base's answers to general prompts, as the stage `replay` writes them; None for the foundation."""
 
 
-Prepare = Callable[[Workers], TrainingSetup]
+Prepare = Callable[[Workers], TrainingSetup[Any]]
 """Builds the same set-up in every worker, with its part of the batches."""
 
 

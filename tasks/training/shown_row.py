@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -25,10 +26,17 @@ class ShownRow:
     label: str | None = None
     """The label that it learns to give."""
 
-    def parts(self) -> list[tuple[bool, list[str]]]:
-        """Tokens that follow each other, and whether they are learned."""
-        grouped = groupby(zip(self.learned, self.tokens, strict=True), key=lambda pair: pair[0])
-        return [(learned, [token for _, token in pairs]) for learned, pairs in grouped]
+    def lines(self, model: str, between: str = "") -> list[str]:
+        """A title, then what the model reads and what it learns to say: a line for each part, with its tokens joined by
+        `between`."""
+        title = f"{self.name}, as {model} reads it: {len(self.tokens)} tokens, {sum(self.learned)} learned"
+        verbs = {True: "learns", False: "reads "}
+        lines = [title]
+        for is_learned, pairs in groupby(zip(self.learned, self.tokens, strict=True), key=itemgetter(0)):
+            lines.append(f"{verbs[is_learned]}  {between.join(token for _, token in pairs)}")
+        if self.label is not None:
+            lines.append(f"learns  the label {self.label}")
+        return lines
 
 
 def shown_row(
@@ -40,7 +48,8 @@ def shown_row(
     label: str | None = None,
 ) -> ShownRow:
     """A row from its tokens; a token that is part of a character is shown as its bytes."""
-    return ShownRow(name, [_spelled(encoding, token) for token in tokens], list(learned), label)
+    texts = [_spelled(encoding, token) for token in tokens]
+    return ShownRow(name=name, tokens=texts, learned=list(learned), label=label)
 
 
 def _spelled(encoding: tiktoken.Encoding, token: int) -> str:

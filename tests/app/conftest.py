@@ -28,6 +28,7 @@ from app.page.mount import mount_page
 from app.quarantine import Quarantine
 from app.settings import Settings
 from cli.main import cli
+from tasks.registry.dataset_card import DATASET_CARD
 from tasks.registry.record import Record, write_record
 from tasks.registry.store import configure_tracking
 from tasks.stages.hashes import Hashes
@@ -58,6 +59,7 @@ def register(folder: Path, model: str, *aliases: str) -> str:
         )
         deps = {f"data/processed/{DATASETS.get(model, 'instructions')}": "0" * 32}
         write_record(run.info.run_id, Record("register", Hashes({}, deps, {}), {}))
+        mlflow.log_text("# Its data\n", DATASET_CARD)
     version = client.create_model_version(
         name, logged.model_uri, run.info.run_id, model_id=logged.model_id, description=f"A small {model}."
     )

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -18,12 +17,11 @@ from benchmarks import (
     generate,
     harness,
     lora_speed,
-    preprocess_speed,
     serve_load,
     time_to_loss,
     train_speed,
 )
-from benchmarks.contenders import StepTimer, matmul_weights, same_size, transformers_gpt2
+from benchmarks.contenders import Shape, matmul_weights, same_size, transformers_gpt2
 from benchmarks.harness import Table
 from llm.config import GPTConfig
 from llm.errors import UserError
@@ -34,7 +32,6 @@ from llm.model.gpt import GPT
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import train_bpe
 from llm.training.cost import training_flops
-from tasks.params.load import load_application
 from tasks.stages.names import PARAMS_FILE
 from tests.app.conftest import write_model
 
@@ -98,7 +95,7 @@ def test_table_compares_our_best_with_the_best_of_the_others(capsys):
         "ours bf16": {"seconds a step": 3.0},
         "ours bf16 + compile": {"seconds a step": 2.0, "peak GB": 0.5},
         "transformers bf16": {"seconds a step": 5.0},
-        "litgpt fp32": {"failed": "exit code 1"},
+        "transformers fp32": {"failed": "exit code 1"},
         "transformers bf16 + compile": {"seconds a step": 3.0},
     }
     table = Table("default; 8 tokens", "seconds a step", contenders, less_is_better=True)
@@ -153,28 +150,22 @@ def test_weights_a_token_are_those_of_the_blocks_and_the_output_layer():
         assert generate.weights_a_token(GPTConfig(**shape, tied=tied)) == 3 * block + 2 * 4 + 50 * 4
 
 
-def test_train_speed_compares_ours_with_a_peer_and_writes_a_table(small_params, tmp_path):
+def test_train_speed_writes_a_table_and_the_reason_of_a_contender_that_fails(small_params, tmp_path, monkeypatch):
+    broken = train_speed.Contender("ours", "fp8")
+    monkeypatch.setattr(train_speed, "CONTENDERS", [*train_speed.CONTENDERS, broken])
     out = tmp_path / "train_speed.json"
-    names = ["ours fp32", "transformers fp32"]
+    names = ["ours fp32", "transformers fp32", str(broken)]
     options = ["--set-ups", "default", "--rounds", "1", "--seconds", "0.1", "--warmup", "1", "--threads", "1"]
     train_speed.main([*options, "--only", *names, "--params", str(small_params), "--out", str(out)])
     (table,) = harness.read_tables(out)
     assert table.title.startswith("default: 128 tokens a step; ")
     assert list(table.contenders) == names
-    squares = {"ours fp32": 13, "transformers fp32": 12}  # of the width: ours has a gate, a peer GPT-2's MLP
-    for name, figures in table.contenders.items():
+    assert table.contenders[str(broken)] == {"failed": "exit code 1: KeyError: 'fp8'"}
+    for name, squares in {"ours fp32": 13, "transformers fp32": 12}.items():  # of the width: ours has a gate
+        figures = table.contenders[name]
         assert figures["tokens/s"] == pytest.approx(4 * 32 / figures["seconds a step"], rel=1e-2)
         assert figures["peak GB"] > 0.1
-        assert figures["matmul weights"] == squares[name] * 16 * 16 + 300 * 16
-
-
-def test_train_speed_names_a_contender_that_fails_with_its_reason(small_params):
-    setup = train_speed.set_ups(load_application("foundation", small_params).train, 300)["default"]
-    timer = StepTimer(warmup=0, least_seconds=0.0)
-    options = train_speed.Options(rounds=1, timer=timer, threads=1, peers=sys.executable)
-    table = train_speed.compare("small", setup, [train_speed.Contender("litgpt", "fp32")], options=options)
-    reason = "exit code 1: ModuleNotFoundError: No module named 'litgpt'"
-    assert table.contenders == {"litgpt fp32": {"failed": reason}}
+        assert figures["matmul weights"] == squares * 16 * 16 + 300 * 16
 
 
 def test_operations_of_a_step_are_those_of_the_model():
@@ -183,21 +174,37 @@ def test_operations_of_a_step_are_those_of_the_model():
     assert train_speed.operations(weights, same_size(config), 16) == 16 * training_flops(GPT(config))
 
 
-def test_time_to_loss_gives_the_best_run_of_each_contender_by_budget(small_params, token_files, tmp_path, monkeypatch):
+def test_time_to_loss_trains_each_contender_for_a_budget(small_params, token_files, tmp_path, monkeypatch):
     monkeypatch.setattr(time_to_loss, "SIZES", ((3, 4),))
-    monkeypatch.setattr(time_to_loss, "RATES", {"gpt2": (1e-3,)})
+    monkeypatch.setattr(time_to_loss, "RATES", (1e-3,))
     out = tmp_path / "made.json"
-    options = ["--only", "ours", "gpt2", "--budgets", "1.0", "0.5", "--threads", "1"]
-    time_to_loss.main([*options, "--params", str(small_params), "--data", str(token_files), "--out", str(out)])
-    short, long = harness.read_tables(out)
-    assert (short.title, long.title) == tuple(f"Validation bits per byte after {budget} s" for budget in ("0.5", "1"))
-    for table in (short, long):
-        assert list(table.contenders) == ["ours", "gpt2"]
-        for figures in table.contenders.values():
-            assert 0 < figures["bits per byte"] < 8
-            assert figures["steps"] > 1
-    assert short.contenders["gpt2"]["seconds"] >= 0.5
-    assert short.contenders["gpt2"]["recipe"] == long.contenders["gpt2"]["recipe"] == "3 x 32, rate 0.001"
+    options = ["--budgets", "0.5", "--threads", "1", "--params", str(small_params), "--data", str(token_files)]
+    time_to_loss.main([*options, "--out", str(out)])
+    (table,) = harness.read_tables(out)
+    assert table.title == "Validation bits per byte after 0.5 s"
+    assert list(table.contenders) == ["ours", "gpt2"]
+    for figures in table.contenders.values():
+        assert 0 < figures["bits per byte"] < 8
+        assert figures["steps"] > 1
+    assert table.contenders["gpt2"]["seconds"] >= 0.5
+    assert table.contenders["gpt2"]["recipe"] == "3 x 32, rate 0.001"
+
+
+def test_time_to_loss_chooses_size_and_rate_by_the_longest_budget(monkeypatch):
+    runs = []
+
+    def make(run: time_to_loss.Run, recipe: None) -> time_to_loss.Outcome:
+        runs.append(run)
+        is_best = (run.shape.n_layer, run.learning_rate) == (4, 2e-3)
+        return time_to_loss.Outcome(run, {"bits per byte": 1.0 if is_best else None})
+
+    monkeypatch.setattr(time_to_loss, "make", make)
+    shape = Shape(vocabulary_size=300, context_length=32, n_layer=3, n_head=2, n_embd=16)
+    outcomes = time_to_loss.best_by_budget("gpt2", shape, [1.0, 2.0], recipe=None)
+    assert [run.budget for run in runs] == [2.0] * 9 + [1.0]
+    assert {budget: outcome.run.recipe for budget, outcome in outcomes.items()} == dict.fromkeys(
+        (1.0, 2.0), "4 x 16, rate 0.002"
+    )
 
 
 def test_cosine_rises_falls_to_a_tenth_and_stays():
@@ -260,18 +267,6 @@ def test_classify_speed_names_a_mail_without_an_answer(classifier, tmp_path):
         classify(pd.DataFrame({"subject": ["the cat", ""], "body": ["", ""]}))
 
 
-def test_preprocess_speed_measures_a_contender_in_its_own_process(tmp_path, monkeypatch):
-    sentences = [f"Sentence number {number} is long enough to be counted." for number in range(99)]
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    (raw / "speech.txt").write_text(" ".join(sentences))
-    monkeypatch.setattr(preprocess_speed, "RAW", raw)
-    monkeypatch.setitem(preprocess_speed.CONTENDERS, "nobody", preprocess_speed.plain)
-    table = preprocess_speed.compare(0.0001, ["nobody"], tmp_path)
-    assert table.title == "0.00 GB of text"
-    assert table.contenders == {"nobody": {"failed": "KeyError: 'nobody'"}}  # which only this process knows
-
-
 def test_serve_load_moves_an_alias_and_ends_well(tmp_path, monkeypatch):
     model = write_model(tmp_path / "assistant", "assistant")
     out = tmp_path / "out.json"
@@ -288,14 +283,14 @@ def test_serve_load_moves_an_alias_and_ends_well(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", list(every.BENCHMARKS))
-def test_all_gives_each_benchmark_options_that_it_takes(name, capsys):
+def test_benchmark_options_of_all_are_taken(name, capsys):
     main = import_module(f"benchmarks.{name}").main
     with pytest.raises(SystemExit):
         main([*every.BENCHMARKS[name].quick, "--out", "x.json", "--no-such-option"])
     assert capsys.readouterr().err.splitlines()[-1].endswith(" error: unrecognized arguments: --no-such-option")
 
 
-def test_all_quick_leaves_results_alone_and_names_what_failed(monkeypatch, capfd):
+def test_quick_run_of_all_leaves_results_alone_and_names_what_failed(monkeypatch, capfd):
     broken = every.Benchmark(quick=("--rounds", "0"))
     monkeypatch.setattr(every, "BENCHMARKS", {"lora_speed": broken})
     before = {path: path.read_bytes() for path in harness.RESULTS.rglob("*.json")}
@@ -315,13 +310,7 @@ def test_all_quick_leaves_results_alone_and_names_what_failed(monkeypatch, capfd
             ["--only", "ours", "--data", "nowhere"],
             "--data nowhere: no corpus there; `make run`",
         ),
-        (
-            time_to_loss.main,
-            ["--peers", "nowhere/bin/python"],
-            "no such file; make it with: python3 -m venv nowhere ",
-        ),
         (lora_speed.main, ["--texts", "3"], "--texts 3: an even number, each of at least 8 of --window 512 tokens"),
-        (lora_speed.main, ["--peers", sys.executable], "No package metadata was found for peft"),
     ],
 )
 def test_benchmark_refuses_what_it_can_not_compare_on_one_line(main, options, reason, capsys):

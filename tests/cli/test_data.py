@@ -205,14 +205,15 @@ def changed_lines(before: str) -> list[str]:
 def test_add_writes_the_checked_source_and_nothing_else(prompts):
     before = Path("params.yaml").read_text()
     Path("mails.csv").write_text("folder,body\n0,hello there\n1,win cash\n")
-    output = run_data("add", "emails", "mails.csv", "--label=0=ham", "--label=1=spam", "--column=label=folder")
+    arguments = ["add", "emails", "mails.csv", "--label=0=ham", "--label=1=spam", "--column=label=folder"]
+    output = run_data(*arguments)
     assert output.endswith("params.yaml has it; next: `threestage run classifier`\n")
     sha256 = hashlib.sha256(Path("mails.csv").read_bytes()).hexdigest()
     added = ["+       - source: mails.csv", f"+         sha256: {sha256}"]
     added += ["+       columns: {label: folder}", "+       label_map: {'0': ham, '1': spam}"]
     assert changed_lines(before) == added
     assert load_dataset("emails").sources[-1].source == "mails.csv"
-    again = ["data", "add", "emails", "mails.csv", "--label=0=ham", "--label=1=spam", "--column=label=folder"]
+    again = ["data", *arguments]
     assert "emails has a source mails already: replace it" in error_of(CliRunner().invoke(cli, again))
 
 

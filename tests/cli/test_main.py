@@ -43,7 +43,7 @@ COMMANDS = (
     *("run", "status", "sweep", "smoke"),
     *("fetch", "preprocess", "load-published", "pretrain", "replay", "finetune", "evaluate"),
     *("register", "lineage", "reproduce", "tidy", "deploy", "notify", "overdue"),
-    *("chat", "classify", "serve", "review", "data", "feedback"),
+    *("chat", "classify", "serve", "export", "review", "data", "feedback"),
 )
 WRONG_OPTIONS = (
     ["nothing"],
@@ -127,10 +127,10 @@ finally:
     ("command", "code", "reason", "loaded"),
     [
         (["--help"], 0, "", ""),
-        (["classify", "gone.eml", "."], 3, "error: gone.eml: No such file or directory\nerror: .: Is a directory", ""),
         (["classify", "-m", "oracle", "gone.eml"], 1, "error: model 'oracle' is not registered; those are: none", ""),
         (["chat", "hello", "-m", "oracle@champion"], 1, "error: model 'oracle' is not registered; those are: none", ""),
         (["serve", "--allowed-hosts", "a*b"], 1, "error: --allowed-hosts: 'a*b' is no name of a host", ""),
+        (["classify", "gone.eml"], 3, "error: gone.eml: there is no such file", ""),
         (["data", "check", "corpus", "gone.csv"], 1, "error: gone.csv: no such file or folder", ""),
         (["fetch", "corpsu"], 2, "Usage: threestage fetch ", ""),
         (["status"], 0, "", "dvc"),
@@ -271,4 +271,4 @@ def test_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path, 
     output, errors = reader.communicate()
     assert (reader.returncode, errors) == (0, UNAPPROVED)
     row = json.loads(output)
-    assert (row["line"], row["file"]) == (1, "caf\udce9.jsonl")
+    assert (row["mail"], row["file"]) == (1, "caf\udce9.mbox")

@@ -58,6 +58,8 @@ def test_classifier_learns_from_one_spam_mail_in_each_split(small_project: Path,
         "cleaning.near_duplicates": 1,
     }
     assert run.data.metrics["quality.warnings"] == 1
+    artifacts = {artifact.path for artifact in MlflowClient().list_artifacts(run.info.run_id)}
+    assert {"cleaning.json", "cleaning.md", "validation.json", "data_docs"} <= artifacts
     for split in ("train", "validation", "test"):
         labels = pd.read_parquet(small_project / f"data/processed/emails/{split}.parquet")["label"]
         assert (labels == "spam").sum() == 1

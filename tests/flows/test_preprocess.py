@@ -15,7 +15,7 @@ from tasks.data.duplicates import without_duplicates
 from tasks.data.inbox import open_inbox
 from tasks.data.rows import Rows
 from tasks.data.splits import SPLITS, Split
-from tasks.data.steps import Preprocessing, add_inbox, check, read_inbox, read_rows, split_rows
+from tasks.data.steps import Preprocessing, add_inbox, check, read_inbox, read_rows, split_rows, summarise
 from tasks.params.slices import find_dataset
 
 PARAMS = {"seed": 1, "validation": 0.1, "test": 0.1, "near_duplicate": 0.8}
@@ -86,14 +86,15 @@ def test_duplicates_alone_are_one_row_and_too_few_to_split(name, tmp_path, monke
         split_rows(rows, job.params)
 
 
-def test_labels_of_the_parameters_must_be_in_every_split(mails, tmp_path):
+def test_labels_of_the_parameters_must_be_in_every_split(mails):
     job = job_of("emails", labels=LABELS)
     rows = split_rows(read(job), job.params)
-    summary = check(job, rows, record=Record(), report=tmp_path / "report").iloc[0]
-    assert summary[["splits_of_urgent", "splits_of_can wait"]].tolist() == [3, 3]
+    summary = summarise(job, rows, Record())
+    check(job, rows, summary).require_success()
+    assert summary.iloc[0][["splits_of_urgent", "splits_of_can wait"]].tolist() == [3, 3]
     with_third = job_of("emails", labels=[*LABELS, "no answer"])
     with pytest.raises(UserError, match=r"rows_of_no answer: .* observed 0"):
-        check(with_third, rows, record=Record(), report=tmp_path / "other")
+        check(with_third, rows, summarise(with_third, rows, Record())).require_success()
 
 
 def processed(**params) -> dict[str, pd.DataFrame]:

@@ -70,7 +70,7 @@ def test_config_takes_numbers_and_booleans_where_they_may_stand():
         (Sampling, {}, "top_p", math.nan),
     ],
 )
-def test_every_config_rejects_numbers_that_are_none(config, values, name, value):
+def test_config_rejects_numbers_that_are_none(config, values, name, value):
     with pytest.raises(ValidationError) as caught:
         config(**values | {name: value})
     (error,) = [error for error in caught.value.errors() if "Input should be a" in error["msg"]]

@@ -52,7 +52,7 @@ def test_atomic_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatc
     assert names(tmp_path) == {"a.txt", "folder"}
 
 
-def test_two_atomic_writers_of_one_file_at_once_never_mix(tmp_path):
+def test_atomic_writers_of_one_file_at_once_never_mix(tmp_path):
     path = tmp_path / "a.txt"
     with atomic_file(path) as file:
         file.write(b"first, ")

@@ -68,7 +68,7 @@ def _call(function: str, arguments: list[Any]) -> None:
 
 class _FlashAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, texts_E4: Tensor, whole: bool) -> Tensor:
+    def forward(ctx: Any, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, texts_E4: Tensor, whole: bool) -> Tensor:  # noqa: FBT001
         ctx.dtypes = (q_BHTD.dtype, k_BKTD.dtype, v_BKTD.dtype)
         q_BHTD = _readable(q_BHTD)
         k_BKTD = _readable(k_BKTD)

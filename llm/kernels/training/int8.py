@@ -31,7 +31,7 @@ def _magnitudes(largest_I: Tensor) -> Tensor:
     return largest_I.clamp(min=largest_I.mean() / 10).clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _quantized(x_NI: Tensor, by_chance: bool = False, largest: int = LARGEST) -> tuple[Tensor, Tensor]:
+def _quantized(x_NI: Tensor, *, by_chance: bool = False, largest: int = LARGEST) -> tuple[Tensor, Tensor]:
     """Rows as integers up to `largest`, int8 NI, and the scale of each, N1.
 
     They are the nearest, or `by_chance` those that are right on average: a number for each row, shifted for each

@@ -25,7 +25,7 @@ class Classifier(nn.Module):
         context = gpt.config.context_length
         if config.max_tokens > context:
             raise UserError(f"max_tokens {config.max_tokens} is more than the model's context of {context}")
-        self.gpt = gpt
+        self.gpt = gpt  # where it is measured or served, a PackedGPT; while it learns, the blocks that do
         if gpt.output is not None:
             gpt.output.requires_grad_(False)  # the head takes its place
         self.config = config

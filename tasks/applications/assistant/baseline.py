@@ -4,11 +4,13 @@ to the most similar training row.
 The prompt and the number of examples were fixed before anything was measured with them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 import pandas as pd
 import tiktoken
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from llm.chat import Chat
@@ -40,13 +42,13 @@ def shots(train: pd.DataFrame, test: pd.DataFrame) -> list[list[Turns]]:
     for key in set(zip(test["kind"], test["system"], strict=True)):
         rows = groups.get(key, train.iloc[:0])
         rows = rows.sample(min(SHOTS, len(rows)), random_state=SEED)
-        drawn[key] = [_turns(row) for row in rows.itertuples()]
+        drawn[key] = [_turns(row) for row in rows.to_dict("records")]
     return [drawn[key] for key in zip(test["kind"], test["system"], strict=True)]
 
 
-def _turns(row: tuple) -> Turns:
-    asked = f"{row.instruction}\n\n{row.input}" if row.input else row.instruction
-    return (*row.history, asked, row.output)
+def _turns(row: Mapping[Hashable, Any]) -> Turns:
+    asked = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
+    return (*row["history"], asked, row["output"])
 
 
 def with_shots(
@@ -72,8 +74,8 @@ def nearest_answers(train: pd.DataFrame, questions: Sequence[Question]) -> list[
     What is asked is all that the assistant reads: system prompt and earlier turns, too.
     """
     words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+")
-    learned = words.fit_transform(map(_all_turns, questions_of(train)))
-    asked = words.transform(map(_all_turns, questions))
+    learned = csr_matrix(words.fit_transform(map(_all_turns, questions_of(train))))
+    asked = csr_matrix(words.transform(map(_all_turns, questions)))
     outputs = train["output"].to_numpy()
     return [outputs[int((row @ learned.T).toarray().argmax())] for row in asked]
 

@@ -1,29 +1,27 @@
-"""What people read of an assistant beside its figures: answers, shares by kind and slice, and samples."""
+"""What people read of an assistant beside its figures: answers, shares by kind, and samples."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from tasks.applications.assistant.behaviour import failures
 from tasks.measures.scores import BASELINE, NEAREST, OURS, ROW, TEST, answer_column, by_row
 from tasks.measures.tables import for_spreadsheets
 
 PREFIXES = {OURS: "", BASELINE: "baseline_", NEAREST: "nearest_"}
 """How the names of a contender's columns begin."""
-COLUMNS = {"exact": "correct", "contains": "contains", "rouge_l": "rouge_l", "right": "right"}
+COLUMNS = {"exact": "correct", "contains": "contains", "rouge_l": "rouge_l"}
+"""Measures of the test split by their columns in answers.csv."""
 METRICS = {"exact": "exact_match", "contains": "contains_answer", "rouge_l": "rouge_l"}
+"""The metrics of the same measures."""
 
 
 def write_evidence(rows: pd.DataFrame, scores: pd.DataFrame, *, samples: int, evidence: Path) -> None:
-    """All answers, the shares by kind and by slice, and some samples; `rows` are those of `assistant_rows`."""
+    """The answers to the test split, the shares by kind, and some samples; `rows` are those of `assistant_rows`."""
     table = with_scores(rows, scores)
     test = table[table["part"] == TEST]
-    asked = table[table["part"] != TEST]
     _write_answers(test, evidence)
     _write_kinds(test, evidence)
-    if not asked.empty:
-        _write_questions(asked, evidence)
     general = table[table["part"] == "general"]
     write_samples(test if general.empty else general, samples, evidence)
 
@@ -75,31 +73,15 @@ def _write_kinds(test: pd.DataFrame, evidence: Path) -> None:
     by_kind[~is_ahead].dropna(axis="columns", how="all").to_csv(evidence / "not_ahead.csv", float_format="%.4f")
 
 
-def _write_questions(asked: pd.DataFrame, evidence: Path) -> None:
-    """`general.csv`: what people ask, with the clauses that answers break; and `by_slice.csv`, the shares."""
-    slices = asked["behavioural"].str.partition(": ")[2]
-    table = asked[["id", "instruction", "input"]].assign(set=asked["part"], slice=slices)
-    table = table[["set", "id", "slice", "instruction", "input"]]
-    for prefix in PREFIXES.values():
-        answers = asked[f"{prefix}answer"]
-        table[f"{prefix}answer"] = answers
-        table[f"{prefix}right"] = as_words(asked[f"{prefix}right"])
-        failed = [failures(row, answer) for row, answer in zip(asked["row"], answers, strict=True)]
-        table[f"{prefix}failed"] = list(map("; ".join, failed))
-    for_spreadsheets(table).to_csv(evidence / "general.csv", index=False)
-    right = [f"{prefix}right" for prefix in PREFIXES.values()]
-    shares = asked.assign(set=asked["part"], slice=slices).groupby(["set", "slice"])
-    by_slice = shares.agg({"id": "size", **dict.fromkeys(right, "mean")}).rename(columns={"id": "rows"})
-    by_slice.to_csv(evidence / "by_slice.csv", float_format="%.4f")
-
-
 def write_samples(table: pd.DataFrame, samples: int, evidence: Path) -> None:
     """A draw of questions with the answer, what was expected, and what the base says, for people to read."""
     shown = table.sample(min(samples, len(table)), random_state=1).sort_index()
     entries = ["# Answers of the assistant"]
-    for row in shown.itertuples():
-        answer = " ".join(row.answer.split())
-        expected = " ".join(row.expected.split())
-        baseline = " ".join(row.baseline_answer.split())
-        entries.append(f"**{row.question}**\n\n- answer: {answer}\n- expected: {expected}\n- its base says: {baseline}")
+    for row in shown.to_dict("records"):
+        answer = " ".join(row["answer"].split())
+        expected = " ".join(row["expected"].split())
+        baseline = " ".join(row["baseline_answer"].split())
+        entries.append(
+            f"**{row['question']}**\n\n- answer: {answer}\n- expected: {expected}\n- its base says: {baseline}"
+        )
     (evidence / "samples.md").write_text("\n\n".join(entries) + "\n")

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -140,7 +140,7 @@ def judge_answers(table: pd.DataFrame, judge: Judge, evidence: Path) -> pd.DataF
     verdicts = _judge_all(rows, judge, endpoint)
     scores = [verdict.scores or (np.nan, np.nan) for verdict in verdicts]
     judged = pd.DataFrame(scores, columns=[OURS, BASELINE]).assign(id=[row.id for row in rows])
-    unjudged = int(judged[OURS].isna().sum())
+    unjudged = judged[OURS].isna().tolist().count(True)
     if unjudged == len(rows):
         reply = verdicts[0].reply[:LONGEST_QUOTE]
         raise UserError(f"the judge {judge.model} scored none of {len(rows)} rows; its first reply is {reply!r}")
@@ -158,15 +158,15 @@ def _drawn(table: pd.DataFrame, judge: Judge) -> list[JudgedRow]:
     chosen = table.iloc[np.sort(draw.permutation(len(table))[: judge.rows])]
     is_swapped = draw.permutation(np.arange(len(chosen)) % 2 == 1)
     rows = []
-    for row, question, swap in zip(chosen.itertuples(), questions_of(chosen), is_swapped, strict=True):
+    for row, question, swap in zip(chosen.to_dict("records"), questions_of(chosen), is_swapped, strict=True):
         asked = "\n\n".join(f"{role}: {text}" for role, text in question.messages())
         rows.append(
             JudgedRow(
-                id=str(row.id),
+                id=str(row["id"]),
                 asked=asked,
-                expected=row.output,
-                answer=row.answer,
-                baseline_answer=row.baseline_answer,
+                expected=row["output"],
+                answer=row["answer"],
+                baseline_answer=row["baseline_answer"],
                 is_swapped=bool(swap),
             )
         )
@@ -251,7 +251,7 @@ def _judge_all(rows: Sequence[JudgedRow], judge: Judge, endpoint: Endpoint) -> l
 
 def _ask(client: "OpenAI", judge: Judge, message: str) -> str:
     """The reply to one message; empty without text, and all that came where that was no completion."""
-    options = {"temperature": judge.temperature, "max_tokens": judge.max_tokens}
+    options: dict[str, Any] = {"temperature": judge.temperature, "max_tokens": judge.max_tokens}
     body = client.chat.completions.with_raw_response.create(
         model=judge.model,
         messages=[{"role": "system", "content": PROMPT}, {"role": "user", "content": message}],

@@ -72,7 +72,7 @@ def measure(subject: Subject) -> Measured:
         further["general_right_ratio"] = ratio
     if params.judge and (rows["checked_by"] == WORDS).any():
         judged = _judged(test, scores, judge=params.judge, evidence=evidence)
-        further["judge_unjudged"] = int(judged[OURS].isna().sum())
+        further["judge_unjudged"] = judged[OURS].isna().tolist().count(True)
         scores = pd.concat([scores, judged.dropna(subset=OURS)], ignore_index=True)
     return Measured(scores, further)
 

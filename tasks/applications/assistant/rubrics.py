@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 from llm.config import Config
 from llm.errors import UserError
 from llm.objectives.assistant.loops import has_loop
+from tasks.applications.assistant.language import UNKNOWN, language_of
 from tasks.applications.assistant.refusals import declines, denies, plain, sentences
-from tasks.data.cleaning.rules import UNKNOWN, language_of
 
 Range = tuple[int, int]
 
@@ -33,10 +33,10 @@ CLOSING = 60  # characters at the end of a mail, in which it must be signed
 class Rubric(Config):
     """Clauses; an answer must keep all. A `*` at the end of a word or phrase stands for any ending."""
 
-    contains: list[list[str]] = Field(default=[])
+    contains: list[list[str]] = Field(default_factory=list)
     """At least one word or phrase of each list must occur, as whole words in any case, and not be denied: "I can't
     cancel" has no "cancel"."""
-    excludes: list[str] = Field(default=[])
+    excludes: list[str] = Field(default_factory=list)
     """None of these words and phrases may occur."""
     min_words: int | None = Field(default=None, gt=0)
     """The fewest words."""
@@ -50,9 +50,9 @@ class Rubric(Config):
     """The fewest and the most items of a list: lines with a mark or number, else parts between commas or lines."""
     language: str | None = None
     """The answer's language by its code of ISO 639; an answer too short to tell passes."""
-    starts_with: list[str] = Field(default=[])
+    starts_with: list[str] = Field(default_factory=list)
     """One of these must begin one of the first three lines."""
-    ends_with: list[str] = Field(default=[])
+    ends_with: list[str] = Field(default_factory=list)
     """One of these must occur in the last sixty characters."""
     differs_from_input: bool = False
     """Whether an answer that only repeats the input fails."""
@@ -75,7 +75,7 @@ class Question(Config):
     slice: str
     instruction: str
     input: str = ""
-    history: list[str] = Field(default=[])
+    history: list[str] = Field(default_factory=list)
     """The earlier turns, of user and assistant in turn."""
     rubric: Rubric
     example: str

@@ -1,8 +1,9 @@
 """The rows that an assistant answers, the measures of its answers, and the metrics of their table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,8 @@ def assistant_rows(data: Path) -> pd.DataFrame:
         asked["behavioural"] = [f"{part}: {row.slice}" for row in rows]
         asked["expected"] = [f"such as: {row.example}" for row in rows]
         asked["answers"] = [[] for _ in rows]
-        tables.append(asked.assign(part=part, row=rows, kind=None, wording=None, output=""))
+        asked["row"] = pd.Series(rows, dtype=object)
+        tables.append(asked.assign(part=part, kind=None, wording=None, output=""))
     table = pd.concat(tables, ignore_index=True)
     turns = [list(history) for history in table["history"]]
     texts = zip(turns, table["instruction"], table["input"], strict=True)
@@ -61,7 +63,7 @@ def score_answers(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     ask has `right`. Free answers have `loop`, too.
     """
     scored = []
-    texts = zip(rows.itertuples(), answers["output"], answers["error"], strict=True)
+    texts = zip(rows.to_dict("records"), answers["output"], answers["error"], strict=True)
     for row, output, error in texts:
         is_answered = isinstance(output, str)
         measures = measures_of(row, output if is_answered else "")
@@ -71,15 +73,15 @@ def score_answers(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(scored, index=rows.index)
 
 
-def measures_of(row: "pd.core.frame.Pandas", output: str) -> dict[str, float]:
+def measures_of(row: Mapping[Hashable, Any], output: str) -> dict[str, float]:
     """The measures of one answer."""
-    if row.part != TEST:
-        return {"right": float(not failures(row.row, output)), "loop": float(has_loop(output))}
-    if len(row.answers):
-        is_exact = is_right(output, row.answers)
-        contains = contains_answer(output, row.answers)
-        return {"exact": float(is_exact), "contains": float(contains), "rouge_l": rouge_l(row.expected, output)}
-    return {"rouge_l": rouge_l(row.expected, output), "loop": float(has_loop(output))}
+    if row["part"] != TEST:
+        return {"right": float(not failures(row["row"], output)), "loop": float(has_loop(output))}
+    if len(row["answers"]):
+        is_exact = is_right(output, row["answers"])
+        contains = contains_answer(output, row["answers"])
+        return {"exact": float(is_exact), "contains": float(contains), "rouge_l": rouge_l(row["expected"], output)}
+    return {"rouge_l": rouge_l(row["expected"], output), "loop": float(has_loop(output))}
 
 
 def assistant_metrics(scores: pd.DataFrame) -> Sequence[Metric]:

@@ -21,7 +21,7 @@ from llm.model.lora import add_lora
 from llm.objectives.assistant.answers import shown_answers
 from llm.objectives.assistant.examples import encode_example, encode_examples
 from llm.objectives.assistant.loss import objective
-from llm.objectives.assistant.model import build
+from llm.objectives.assistant.model import Assistant, build
 from llm.objectives.assistant.packing import pack_sequences, row_width
 from llm.objectives.assistant.replay import read_replay
 from llm.objectives.assistant.rows import examples_of, questions_of
@@ -61,8 +61,10 @@ def _is_learned_twice(source: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(source, pattern) for pattern in patterns)
 
 
-def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup:
+def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup[Assistant]:
     """The base and the packed instructions that it is to answer. What LoRA freezes stays in the base's precision."""
+    assert files.base is not None, "an assistant has a base"
+    assert files.rehearses is not None, "an assistant rehearses, if only nothing"
     compute = choose_compute()
     torch.manual_seed(params.seed)
     context_length, base_has = params.context_length, read_config(files.base)["gpt"].get("context_length")
@@ -93,7 +95,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         for table, path in zip(tables, paths, strict=True)
     ]
     left_out = [len(table) - len(kept) for table, kept in zip(tables, examples, strict=True)]
-    counts = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
+    counts: dict[str, float] = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
     if answers := read_replay(files.rehearses):
         questions = [answer.question for answer in answers]
         replayed = encode_examples(
@@ -122,14 +124,15 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     return TrainingSetup(loaded, goal, compute=compute, throughput=throughput, finish=lambda: counts)
 
 
-def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
+def samples(setup: TrainingSetup[Assistant], data: Path, evaluate: Mapping[str, Any]) -> list[str]:
     """Some questions of the validation split with the model's answers."""
     table = pd.read_parquet(split_file(data, "validation")).sample(frac=1, random_state=1)
     return shown_answers(setup.loaded, questions_of(table), setup.compute)
 
 
-def show(params: Train, files: TrainingFiles, split: str, number: int) -> ShownRow:
+def show(params: Train, files: TrainingFiles, *, split: str, number: int) -> ShownRow:
     """A row as the conversation that the assistant reads; it learns to say its own turns."""
+    assert files.base is not None, "an assistant has a base"
     encoding = load_tokenizer(files.base / TOKENIZER)
     chat = Chat.model_validate(read_config(files.base).get("chat", {})).model_copy(update={"system": params.system})
     row = read_row(files.dataset, split, number)

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from llm.objectives.classifier import email_text
-from tasks.applications.classifier.evasions import FORMS, GROUPS, draw, message
+from tasks.applications.classifier.evasions import FORMS, draw, message
 from tasks.data.mail import RowError, parse_message
 from tasks.measures.description import Measured
 from tasks.measures.labels.baseline import Reader
-from tasks.measures.metrics import Metric, figures
+from tasks.measures.metrics import Metric
 from tasks.measures.scores import ANSWER, BASELINE, TEST, score_table
 
 EVASION = "evasion"
@@ -21,12 +21,14 @@ ON_EVASIONS = {"part": EVASION}
 
 
 def score_evasions(rows: pd.DataFrame, *, ours: Reader, baseline: Reader, evidence: Path) -> Measured | None:
-    """The shares of disguised spam that the model and its baseline catch. The evidence has them by form and by group.
+    """The shares of disguised spam that the model and its baseline catch. The evidence has them by form.
 
     Each spam is in all forms; a message that can't be read counts as passed. None with more than two labels, or where
     the test split has no spam and ham of a fitting length.
     """
-    spams = [] if len(ours.config.labels) > 2 else draw(rows[rows["part"] == TEST], *ours.config.labels)
+    if len(ours.config.labels) > 2:
+        return None
+    spams = draw(rows[rows["part"] == TEST], *ours.config.labels)
     if not spams:
         return None
     texts = {AS_IT_WAS: [text_of(message(spam.subject, spam.body)) for spam in spams]}
@@ -36,10 +38,10 @@ def score_evasions(rows: pd.DataFrame, *, ours: Reader, baseline: Reader, eviden
     baseline_caught = caught_by(baseline, texts)
     scores = score_table(
         pd.DataFrame({"part": EVASION, "id": [spam.id for spam in spams], "question": [spam.body for spam in spams]}),
-        ours=by_group(caught),
-        baseline=by_group(baseline_caught),
+        ours=measures_of(caught),
+        baseline=measures_of(baseline_caught),
     )
-    _write_evidence(caught, baseline_caught, scores=scores, evidence=evidence)
+    _write_evidence(caught, baseline_caught, evidence)
     shares = caught.drop(columns=AS_IT_WAS).mean()
     plain = caught[AS_IT_WAS].mean()
     return Measured(scores, {"evasion_worst": float(shares.min() / plain) if plain else 0.0})
@@ -48,17 +50,15 @@ def score_evasions(rows: pd.DataFrame, *, ours: Reader, baseline: Reader, eviden
 def evasion_metrics(scores: pd.DataFrame) -> list[Metric]:
     """Metrics of disguised spam; none without any.
 
-    `evasion_recall` is the mean over all forms, `evasion_loss` by how much that is below the recall of the same spam as
-    it was, and `evasion_<group>` the mean over the forms of one of GROUPS. Intervals are over the spams.
+    `evasion_recall` is the mean over all forms, with an interval over the spams, and `evasion_loss` by how much that is
+    below the recall of the same spam as it was.
     """
     if EVASION not in set(scores["part"]):
         return []
-    metrics = [
+    return [
         Metric("evasion_recall", (ANY_FORM,), where=ON_EVASIONS, logs=frozenset({BASELINE})),
         Metric("evasion_loss", (AS_IT_WAS, ANY_FORM), loss, where=ON_EVASIONS, logs=frozenset()),
     ]
-    logs = frozenset({"interval", BASELINE})
-    return metrics + [Metric(f"{EVASION}_{group}", (group,), where=ON_EVASIONS, logs=logs) for group in GROUPS]
 
 
 def loss(plain: np.ndarray, disguised: np.ndarray) -> np.ndarray:
@@ -70,15 +70,13 @@ def caught_by(reader: Reader, texts: dict[str, list[str]]) -> pd.DataFrame:
     """Whether a reader catches each spam, a column a form. Cleaning undoes some forms: equal texts are read once."""
     different = list(dict.fromkeys(text for same_form in texts.values() for text in same_form))
     decided = dict(zip(different, reader.config.decide(reader.probabilities(different)), strict=True))
-    return pd.DataFrame(texts).apply(lambda column: column.map(decided))
+    return pd.DataFrame({form: pd.Series(same_form).map(decided) for form, same_form in texts.items()})
 
 
-def by_group(caught: pd.DataFrame) -> pd.DataFrame:
-    """The measures of each spam: whether it is caught as it was, and in which share of all forms and of each group."""
-    measures = {AS_IT_WAS: caught[AS_IT_WAS].astype(float), ANY_FORM: caught[list(FORMS)].mean(axis=1)}
-    for group, forms in GROUPS.items():
-        measures[group] = caught[list(forms)].mean(axis=1)
-    return pd.DataFrame(measures).assign(**{ANSWER: None})
+def measures_of(caught: pd.DataFrame) -> pd.DataFrame:
+    """The measures of each spam: whether it is caught as it was, and in which share of all forms."""
+    plain = caught[AS_IT_WAS].astype(float)
+    return pd.DataFrame({AS_IT_WAS: plain, ANY_FORM: caught[list(FORMS)].mean(axis=1), ANSWER: None})
 
 
 def text_of(raw: bytes) -> str:
@@ -89,19 +87,8 @@ def text_of(raw: bytes) -> str:
         return email_text("", "")
 
 
-def _write_evidence(caught: pd.DataFrame, baseline: pd.DataFrame, *, scores: pd.DataFrame, evidence: Path) -> None:
-    """`evasions.csv`, a row a form, and `evasion_groups.csv`."""
-    group_of = {name: group for group, forms in GROUPS.items() for name in forms}
-    by_form = pd.DataFrame({"form": caught.columns, "group": [group_of.get(name, "") for name in caught]})
-    by_form = by_form.assign(
-        mails=len(caught), caught=caught.mean().to_numpy(), baseline_caught=baseline.mean().to_numpy()
-    )
-    by_form.to_csv(evidence / "evasions.csv", index=False, float_format="%.4f")
-    lines = []
-    for name, figure in figures(evasion_metrics(scores), scores).items():
-        group = name.removeprefix(f"{EVASION}_")
-        if group in GROUPS:
-            low, high = figure.ends
-            ends = {"caught": figure.value, "low": low, "high": high, "baseline_caught": figure.baseline}
-            lines.append({"group": group, "forms": len(GROUPS[group]), **ends})
-    pd.DataFrame(lines).to_csv(evidence / "evasion_groups.csv", index=False, float_format="%.4f")
+def _write_evidence(caught: pd.DataFrame, baseline: pd.DataFrame, evidence: Path) -> None:
+    """`evasions.csv`, a row a form."""
+    shares = {"mails": len(caught), "caught": caught.mean(), "baseline_caught": baseline.mean()}
+    by_form = pd.DataFrame(shares).rename_axis("form")
+    by_form.to_csv(evidence / "evasions.csv", float_format="%.4f")

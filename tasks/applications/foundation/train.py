@@ -102,7 +102,7 @@ def identity(params: Train) -> dict[str, str]:
     return {"init_from.sha256": weights_digest(published_weights(params.init_from))}
 
 
-def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup:
+def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup[GPT]:
     """The model and the windows of the corpus that it is to predict."""
     compute = choose_compute()
     encoding = load_tokenizer(files.dataset / "tokenizer.json")
@@ -128,7 +128,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     return TrainingSetup(LoadedModel(model, encoding), goal, compute=compute, throughput=throughput)
 
 
-def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
+def samples(setup: TrainingSetup[GPT], data: Path, evaluate: Mapping[str, Any]) -> list[str]:
     """The prompts that the evaluation continues, continued; those that leave no room are left out."""
     loaded = setup.loaded
     context_length = loaded.model.config.context_length
@@ -139,7 +139,7 @@ def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> li
     return continuations(loaded, prompts, tokens=SAMPLE_TOKENS, seed=1)
 
 
-def show(params: Train, files: TrainingFiles, split: str, number: int) -> ShownRow:
+def show(params: Train, files: TrainingFiles, *, split: str, number: int) -> ShownRow:
     """A window of the corpus; the model learns to say each token but the first."""
     encoding = load_tokenizer(files.dataset / "tokenizer.json")
     windows = TokenWindows(files.dataset, split, params.context_length)

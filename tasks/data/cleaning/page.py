@@ -6,40 +6,23 @@ from typing import Any
 
 LINES = 3  # of an example
 LONGEST = 160  # characters of its lines
-BEFORE = 40  # characters that are shown before the difference
 
 
 def difference(before: str, after: str) -> dict[str, str]:
-    """The first lines that differ, without blank ones; a long line is shown from shortly before the difference."""
+    """The first lines that differ and those behind them, without blank ones and cut."""
     lines_before = _lines(before)
     lines_after = _lines(after)
-    first = 0
-    start = 0
-    for number, (left, right) in enumerate(zip_longest(lines_before, lines_after, fillvalue="")):
-        if left != right:
-            first = number
-            same = _common_length(left, right)
-            start = same - BEFORE if same > LONGEST - BEFORE else 0
-            break
-    return {"before": _excerpt(lines_before[first:], start), "after": _excerpt(lines_after[first:], start)}
-
-
-def _common_length(left: str, right: str) -> int:
-    """How many characters two lines begin with in common."""
-    for number, (left_character, right_character) in enumerate(zip(left, right, strict=False)):
-        if left_character != right_character:
-            return number
-    return min(len(left), len(right))
+    pairs = zip_longest(lines_before, lines_after)
+    first = next((number for number, (left, right) in enumerate(pairs) if left != right), 0)
+    return {"before": _excerpt(lines_before, first), "after": _excerpt(lines_after, first)}
 
 
 def _lines(text: str) -> list[str]:
     return [" ".join(line.split()) for line in text.split("\n") if line.strip()]
 
 
-def _excerpt(lines: list[str], start: int) -> str:
-    """Some lines, the first from this character on."""
-    shown = [line[start:] for line in lines[:1]] + lines[1:LINES]
-    return "\n".join(line[:LONGEST] for line in shown)
+def _excerpt(lines: list[str], first: int) -> str:
+    return "\n".join(line[:LONGEST] for line in lines[first : first + LINES])
 
 
 def page(dataset: str, content: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tasks.data.cleaning.record import changed
 
-NO_TEXT = ("id", "source", "label", "kind", "group", "split")
+NO_TEXT = ["id", "source", "label", "kind", "group", "split"]
 
 
 def _is_card(number: str) -> bool:
@@ -104,7 +104,7 @@ def mask(text: str) -> str:
 
 def mask_rows(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its texts and lists of texts masked."""
-    columns = table.columns.difference(NO_TEXT, sort=False)
+    columns = table.columns.difference(list(NO_TEXT), sort=False)
     masked = {name: table[name].astype(object).map(_masked).astype(table[name].dtype) for name in columns}
     return table.assign(**masked)
 

@@ -6,7 +6,7 @@ Everything is kept in the order of the rows, so that equal runs write equal byte
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -57,7 +57,6 @@ RULES: dict[str, Rule] = {
     "feedback": Rule(
         "Nearly equal rows of feedback become one: the answer that most networks gave last.", counts=False
     ),
-    "language": Rule("A row in a language that `languages` does not name is left out.", counts=False),
     "lengths": Rule("A row with a field that is too short or too long is left out."),
     "repetition": Rule("A row whose lines mostly repeat each other is left out."),
     "near_duplicates": Rule("All near duplicates but the first are left out."),
@@ -185,7 +184,7 @@ _current: ContextVar[Record | None] = ContextVar("cleaning", default=None)
 
 
 @contextmanager
-def recorded(mask: Callable[[str], str] = str, folder: Path | None = None) -> Iterator[Record]:
+def recorded(mask: Callable[[str], str] = str, folder: Path | None = None) -> Generator[Record]:
     """Record the work of rules inside the block, with texts masked; the quarantine is written to `folder` as it
     grows."""
     record = Record(mask, folder=folder)
@@ -227,5 +226,5 @@ def drop(rule: str, table: pd.DataFrame, *, reasons: pd.Series, text: pd.Series)
             "text": text,
         }
         dropped = pd.DataFrame(columns, table.index, dtype=object)[is_dropped]
-        left_out(rule, dropped.to_dict("records"))
+        left_out(rule, [dict(zip(columns, row, strict=True)) for row in dropped.to_numpy().tolist()])
     return table[~is_dropped]

@@ -1,7 +1,4 @@
-"""Rules for whole rows: length, repetition, language, and long lines that appear in several splits.
-
-py3langid tells languages offline: it knows 139 of them, in 5 MB. It guesses below SHORTEST characters; it was sure of
-no wrong one above that in 600 default mails.
+"""Rules for whole rows: length, repetition, and long lines that appear in several splits.
 
 Replies quote each other, and newsletters repeat whole paragraphs: two mails of one thread are no near duplicates, but a
 model that trained on one has read most of the other. A subject keeps most threads in one split
@@ -12,26 +9,17 @@ instructions have, by slots that a task is made from.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from llm.errors import UserError
 from tasks.data.cleaning.record import drop
 from tasks.data.splits import SPLITS
 
-if TYPE_CHECKING:
-    from py3langid.langid import LanguageIdentifier
-
 FEWEST_LINES = 10  # characters; a shorter text may well repeat its lines
 REPEATED = 0.7  # share of lines that repeat earlier ones
-SHORTEST = 100  # characters; shorter texts are not judged
-READ = 2_000  # characters of a text that are read
-CERTAIN = 0.9  # probability
-UNKNOWN = "unknown"
 LONG = 40  # characters of a line
 HALF = 0.5  # of a row's long lines
 # Rows, and a share of all: a line that more have, such as a disclaimer, is no sign of a thread. Of the default mails a
@@ -65,36 +53,6 @@ def without_repetition(table: pd.DataFrame, text: pd.Series) -> pd.DataFrame:
     return drop("repetition", table, reasons=reasons, text=text)
 
 
-@cache
-def _identifier() -> "LanguageIdentifier":
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
-def language_of(text: str) -> str:
-    """The language of a text as an ISO 639 code, such as `en`; UNKNOWN if the text is short or the language not
-    certain."""
-    if len(text) < SHORTEST:
-        return UNKNOWN
-    language, probability = _identifier().classify(text[:READ])
-    return language if probability >= CERTAIN else UNKNOWN
-
-
-def in_languages(table: pd.DataFrame, text: pd.Series, languages: Sequence[str]) -> pd.DataFrame:
-    """The rows in one of the languages or in UNKNOWN; all rows if no language is named.
-
-    Raises UserError for an unknown code.
-    """
-    if not languages:
-        return table
-    if unknown := sorted(set(languages) - set(_identifier().labels)):
-        raise UserError(f"languages: {unknown[0]!r} is no code of ISO 639 that is known; en and pt are")
-    language = text.map(language_of).astype(object)
-    reasons = ("it is in " + language).where(~language.isin([*languages, UNKNOWN]))
-    return drop("language", table, reasons=reasons, text=text)
-
-
 def long_lines(text: str) -> set[str]:
     """A text's lines of at least LONG characters, as words in lower case, without marks of quotes."""
     lines = (" ".join(re.findall(r"[^\W_]+", line.lower())) for line in text.split("\n") if len(line) >= LONG)
@@ -109,6 +67,11 @@ def own_lines(text: pd.Series) -> pd.Series:
     return lines.map(lambda row_lines: row_lines - common)
 
 
+def _share_of(row_lines: set[str], lines: set[str]) -> float:
+    """The share of a row's lines that are among these."""
+    return len(row_lines & lines) / max(len(row_lines), 1)
+
+
 def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
     """The share of each row's long lines that also occur in earlier splits: 0 in train, and without long lines."""
     lines = own_lines(text)
@@ -116,6 +79,6 @@ def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
     shares = pd.Series(0.0, index=table.index)
     for split in SPLITS:
         of_split = lines[table["split"] == split]
-        shares[of_split.index] = [len(row_lines & earlier) / max(len(row_lines), 1) for row_lines in of_split]
+        shares[of_split.index] = of_split.map(partial(_share_of, lines=earlier)).astype(float)
         earlier = earlier.union(*of_split)
     return shares

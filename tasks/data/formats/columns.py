@@ -1,14 +1,9 @@
 """Which column of a table is which of ours."""
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 
 from llm.errors import UserError
 from tasks.data.problems import RowError
-
-REPEATING = {"label_num"}  # columns that repeat another column as numbers
-logger = logging.getLogger(__name__)
 
 
 def columns_of(
@@ -16,8 +11,8 @@ def columns_of(
 ) -> dict[str, str]:
     """Map our columns to a table's, by the parameters or else by their usual names, in upper or lower case.
 
-    A table that has all of our names, such as feedback, ignores the parameters. Missing columns are left out. If
-    several columns have usual names of the same one, the first counts, and the log says so. Raises RowError if the
+    A table that has all of our names, such as feedback, ignores the parameters. Missing columns are left out. Of
+    several usual names the first in the list counts. Raises RowError if the
     table lacks a column of the parameters, and UserError if the parameters name an unknown column of ours.
     """
     if strangers := configured.keys() - usual.keys():
@@ -34,14 +29,4 @@ def columns_of(
             raise RowError(f"columns.{ours}: there is no column {configured[ours]!r}, only {', '.join(names)}")
         elif matching:
             columns[ours] = matching[0]
-            if len(matching) > 1 and matching[1].casefold() not in REPEATING:
-                _log_choice(ours, tuple(matching))
     return columns
-
-
-@cache
-def _log_choice(ours: str, matching: tuple[str, ...]) -> None:
-    """Log the choice, once a process."""
-    unused = " or ".join(map(repr, matching[1:]))
-    choice = f"the {ours} is taken from the column {matching[0]!r}, not from {unused}"
-    logger.warning("%s: `columns` may say otherwise", choice)

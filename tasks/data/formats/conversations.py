@@ -108,8 +108,6 @@ def _turn(turn: Any, role_key: str, text_key: str) -> Turn:
     if role is None:
         raise RowError(f"{role_key} {turn[role_key]!r} is not one of {', '.join(ROLES)}")
     text = turn.get(text_key)
-    if isinstance(text, list) and all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in text):
-        text = "\n".join(part["text"] for part in text)
     if not isinstance(text, str) or not text.strip():
         raise RowError(f"a turn of {turn[role_key]} without text under {text_key!r}")
     return Turn(role, text)

@@ -1,11 +1,11 @@
 """Labelled texts, such as emails and requests, from all files of a dataset to one table."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -31,8 +31,10 @@ class LabelledText:
     """The cells of its row as they are written."""
 
 
-ReadFile = Callable[[Path, PurePath], Iterator[LabelledText | Problem]]
-"""Reads the rows of a file, whose name in its dataset is the second argument."""
+class ReadFile(Protocol):
+    """Reads the rows of a file, whose name in its dataset is `name`."""
+
+    def __call__(self, path: Path, name: PurePath) -> Iterator[LabelledText | Problem]: ...
 
 
 def read_labelled(

@@ -1,7 +1,6 @@
 """Labels of texts, as a block of params.yaml names them: which there are, and what files write instead."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,6 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from tasks.data.problems import RowError
 from tasks.data.splits import Split
 
-NEGATIONS = ("no", "non", "not")
 TOPICS = {"corpus", "data", "dataset", "datasets"}  # a folder's name with such a word is a topic, not a label
 
 
@@ -64,10 +62,9 @@ class Labels:
 
     @cached_property
     def _by_word(self) -> dict[str, str]:
-        """The label of each word in lower case; names that differ only in case have none."""
-        cases = Counter(name.casefold() for name in self.names)
-        words = {name.casefold(): name for name in self.names if cases[name.casefold()] == 1}
-        return words | {word.casefold(): name for word, name in self.label_map.items()}
+        """The label of each word in lower case."""
+        words = {name: name for name in self.names} | dict(self.label_map)
+        return {word.casefold(): name for word, name in words.items()}
 
     def of(self, value: Any) -> str:
         """The label that a file's value means. Raises RowError if it means none."""
@@ -77,32 +74,25 @@ class Labels:
             raise RowError(f"label {text!r} is not one of {', '.join(self.names)}")
         return label
 
-    def knows(self, value: Any) -> bool:
-        """Whether a value is one of them."""
-        return str(value) in self.names or str(value).strip().casefold() in self._by_word
-
     def of_path(self, path: PurePath) -> str | None:
         """The label that is a word of the file's name, else of the nearest folder's: `easy-ham-1/3.eml` is ham.
 
-        A name that denies a label, as `not-spam` does, ends the search for this label.
+        None if there is no such name, or if the nearest with a label denies it, as `not-spam` does.
         """
         return self._first([path.name, *_folders(path)])
 
     def of_message(self, path: PurePath) -> str | None:
-        """Like `of_path`, for a file with one message: programs name it by its subject, so its folders count first.
-
-        A label between dots, as in `0001.farmer.ham.txt`, counts before both.
-        """
-        between_dots = [part for part in path.name.split(".")[1:-1] if part.casefold() in self._by_word]
-        return self._first([*between_dots, *_folders(path), path.name])
+        """Like `of_path`, for a file with one message: programs name it by its subject, so its folders count first."""
+        return self._first([*_folders(path), path.name])
 
     def _first(self, names: Sequence[str]) -> str | None:
-        denied: set[str] = set()
-        for name in names:
-            labels = {label for word, label in self._by_word.items() if _says(name, word)} - denied
+        for name in map(_words, names):
+            words = [word for word in self._by_word if not word.isdigit()]  # numbers name files, too
+            if any(re.search(rf"\b(no|non|not) ?{re.escape(_words(word))}\b", name) for word in words):
+                return None
+            labels = {self._by_word[word] for word in words if f" {_words(word)} " in f" {name} "}
             if len(labels) == 1:
                 return labels.pop()
-            denied |= {label for word, label in self._by_word.items() if _denies(name, word)}
         return None
 
 
@@ -112,23 +102,10 @@ def _folders(path: PurePath) -> list[str]:
     The outermost is the source's own: mails in `spam-data/legit/` are not spam because of it.
     """
     folders = list(reversed(path.parts[:-1]))
-    if len(folders) > 1 and TOPICS.intersection(_words(folders[-1]).split()):
+    if folders and TOPICS.intersection(_words(folders[-1]).split()):
         return folders[:-1]
     return folders
 
 
 def _words(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.casefold()))
-
-
-def _says(name: str, label: str) -> bool:
-    """Whether a label is among the words of a name, and not denied. Numbers say nothing: they name files, too."""
-    word = _words(label)
-    not_denied = "".join(rf"(?<!\b{negation} )" for negation in NEGATIONS)
-    return not word.isdigit() and re.search(rf"{not_denied}\b{re.escape(word)}\b", _words(name)) is not None
-
-
-def _denies(name: str, label: str) -> bool:
-    word = _words(label)
-    denial = rf"\b(?:{'|'.join(NEGATIONS)}) ?{re.escape(word)}\b"
-    return not word.isdigit() and re.search(denial, _words(name)) is not None

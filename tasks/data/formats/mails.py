@@ -1,11 +1,9 @@
 """Labelled emails: messages and mailboxes, labelled by their paths, and tables with a column of labels."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,17 +12,15 @@ from tasks.data.cleaning.record import changed
 from tasks.data.formats.columns import columns_of
 from tasks.data.formats.labelled import LabelledText
 from tasks.data.formats.labels import Labels
-from tasks.data.formats.messages import begins_mailbox, message_bytes, message_of_apple, messages
+from tasks.data.formats.messages import message_bytes, message_of_apple, messages
 from tasks.data.formats.tables import READERS as TABLES
-from tasks.data.formats.tables import Row, named_rows, place_of, read_rows
+from tasks.data.formats.tables import Row, place_of, read_rows
 from tasks.data.mail import RowError as MailError
 from tasks.data.mail import clean_mail, parse_message
 from tasks.data.problems import Problem, RowError, check_form
 from tasks.data.sniff import is_message, sniff, suffix_of
 from tasks.data.textfiles import read_bytes, read_text
 
-SAMPLE = 1000
-"""Rows of a table in which its column of labels is looked for."""
 COLUMNS = {
     "label": (
         *("label", "labels", "class", "category", "target", "spam/ham", "is_spam", "spam", "label_num", "type", "v1"),
@@ -79,14 +75,11 @@ def _message(file: File, content: bytes, *, label: str, number: int | None = Non
 
 
 def _eml(file: File) -> Iterator[LabelledText | Problem]:
-    """One message, as a mail program or a Maildir keeps it; several if the file is an mbox file with this suffix."""
+    """One message, as a mail program or a Maildir keeps it."""
     label = _label_of_path(file, file.labels.of_message(file.name))
     content = message_bytes(read_bytes(file.path))
     if b"\0" in content[:2]:
         raise UserError(f"{file.path}, row 1: holds NUL, as UTF-16 without its mark does; save the file as UTF-8")
-    if begins_mailbox(content):
-        yield from _messages(file, label)
-        return
     if suffix_of(file.path) == ".emlx":
         content = message_of_apple(file.path, content)
     yield _message(file, content, label=label)
@@ -94,10 +87,7 @@ def _eml(file: File) -> Iterator[LabelledText | Problem]:
 
 def _mbox(file: File) -> Iterator[LabelledText | Problem]:
     """Messages one after another, each behind a line `From …` with its time."""
-    return _messages(file, _label_of_path(file, file.labels.of_path(file.name)))
-
-
-def _messages(file: File, label: str) -> Iterator[LabelledText | Problem]:
+    label = _label_of_path(file, file.labels.of_path(file.name))
     for number, content in enumerate(messages(file.path), 1):
         yield _message(file, content, label=label, number=number)
 
@@ -114,36 +104,6 @@ def _text(file: File) -> Iterator[LabelledText | Problem]:
         yield Problem(str(file.path), str(error), left_out=True)
         return
     yield LabelledText(label=label, texts={"subject": subject, "body": body})
-
-
-def _csv(file: File) -> Iterator[LabelledText | Problem]:
-    """A table. It has no header if its first row holds a label, as in the SMS Spam Collection."""
-    return _of_rows(file, named_rows(file.path, partial(_names_without_header, file)))
-
-
-def _names_without_header(file: File, cells: list[str]) -> list[str] | None:
-    """Names of columns for a table whose first row has these cells; None if they are its header."""
-    try:
-        header = columns_of(cells, COLUMNS, {})
-    except RowError:  # a header with a name twice
-        return None
-    if "body" in header or set(file.columns.values()) & set(cells):
-        return None
-    if "label" in header and not any(" " in cell.strip() for cell in cells):  # `spam` may be a label, too
-        return None
-    marked = [number for number, cell in enumerate(cells) if file.labels.knows(cell)]
-    unmarked = [number for number in range(len(cells)) if number not in marked]
-    if len(marked) != 1 or not unmarked:
-        return None
-    worded = [number for number in unmarked if re.search(r"[^\W\d_]{2}", cells[number])]  # no dates or numbers
-    if len(worded) > 1:
-        numbers = " or ".join(str(number + 1) for number in worded)
-        raise UserError(f"{file.path}, row 1: no header says whether column {numbers} is the body; add one")
-    names = [f"column {number + 1}" for number in range(len(cells))]
-    body = max(worded or unmarked, key=lambda number: len(cells[number]))
-    names[body] = "body"
-    names[marked[0]] = "label"
-    return names
 
 
 def _table(file: File, form: str) -> Iterator[LabelledText | Problem]:
@@ -213,43 +173,11 @@ def _label_of_group(cells: Cells, labels: Labels) -> str:
     return labels.of_path(PurePath(group)) or labels.of(group)
 
 
-@dataclass(frozen=True)
-class LikelyLabel:
-    """The column of a table that may hold the labels."""
-
-    column: str
-    counts: Counter[str]
-    """The count of each value."""
-
-
-def likely_label(path: Path) -> LikelyLabel | None:
-    """The column of a table that may hold the labels; None if there is no such column.
-
-    The table has a subject and a body, and no column with a usual name for labels. Of its other columns this one has
-    the fewest values, each in two rows or more on average. Raises UserError for a table that can't be read.
-    """
-    form = sniff(path)
-    if form not in TABLES:
-        return None
-    sample = [row.cells for row in islice(TABLES[form](path), SAMPLE) if isinstance(row, Row)]
-    rows = [cells for cells in sample if isinstance(cells, Mapping)]
-    names = list(rows[0]) if rows else []
-    usual = columns_of(names, COLUMNS, {})
-    if "label" in usual or not {"subject", "body"} <= usual.keys():
-        return None
-    likely: list[LikelyLabel] = []
-    for name in names:
-        counts = Counter(str(row.get(name)).strip() for row in rows)
-        if name not in usual.values() and 2 <= len(counts) <= len(rows) / 2:
-            likely.append(LikelyLabel(name, counts))
-    return min(likely, key=lambda column: len(column.counts), default=None)
-
-
 READERS: dict[str, Callable[[File], Iterator[LabelledText | Problem]]] = {
     "eml": _eml,
     "mbox": _mbox,
     "text": _text,
-    "csv": _csv,
+    "csv": partial(_table, form="csv"),
     "json": partial(_table, form="json"),
     "jsonl": partial(_table, form="jsonl"),
     "parquet": partial(_table, form="parquet"),

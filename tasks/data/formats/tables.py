@@ -84,29 +84,15 @@ def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise UserError(f"{path}, row {number + 1}: {error}") from None
 
 
-def first_row_is_header(cells: list[str]) -> None:
-    """Derives no names from the first row."""
-
-
-def named_rows(
-    path: Path, names_without_header: Callable[[list[str]], list[str] | None] = first_row_is_header
-) -> Iterator[Row | Problem]:
-    """The rows of a CSV or TSV file by column.
-
-    Columns without a name are left out, and so is a row with text in one. The first row is the header, unless the
-    function derives names of columns from that row's cells.
-    """
+def _csv(path: Path) -> Iterator[Row | Problem]:
+    """The rows of a CSV or TSV file by column, without columns that have no name."""
     rows = cells_of(path)
     first = next(rows, None)
     if first is None:
         return
-    number, cells = first
-    names = names_without_header(cells)
-    if names is None:
-        names = [name.strip() for name in cells]
-        _check_names(names, f"{path}, row {number}")
-    else:
-        rows = chain([first], rows)
+    number, header = first
+    names = [name.strip() for name in header]
+    _check_names(names, f"{path}, row {number}")
     for number, cells in rows:
         yield _named(path, Row(number, cells), names)
 
@@ -117,6 +103,7 @@ def _check_names(names: Sequence[str], where: str) -> None:
 
 
 def _named(path: Path, row: Row, names: list[str]) -> Row | Problem:
+    """A row by column; a problem that is left out if it has text in a column without a name."""
     where = place_of(path, row.number)
     if len(row.cells) < len(names):
         return Problem(where, f"fewer cells than columns ({len(row.cells)}, not {len(names)}); add what is missing")
@@ -164,7 +151,7 @@ def _parquet(path: Path) -> Iterator[Row | Problem]:
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row | Problem]]] = {
-    "csv": named_rows,
+    "csv": _csv,
     "json": _json,
     "jsonl": _json_lines,
     "parquet": _parquet,

@@ -21,9 +21,9 @@ class Correction(Config):
     """Its name within a sentence."""
     with_article: bool = False
     """Whether people say `the` before it."""
-    learn: dict[Column, str] = Field(default={})
+    learn: dict[Column, str] = Field(default_factory=dict)
     """The answer to learn instead of the package's first."""
-    also: dict[Column, list[str]] = Field(default={})
+    also: dict[Column, list[str]] = Field(default_factory=dict)
     """Other right answers."""
     ignore: tuple[Column, ...] = ()
     """Columns of the package that are wrong."""
@@ -47,7 +47,7 @@ def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[s
     spoken = {name.removeprefix("Swiss ").removeprefix("Austro-Bavarian ") for name in entry["languages"].values()}
     languages = sorted(name.partition(" (")[0] for name in spoken)
     if "languages" in correction.ignore or (len(languages) > 1 and "languages" not in correction.learn):
-        languages = []  # with several, it is not clear which one to learn
+        languages.clear()  # with several, it is not clear which one to learn
     currencies = [money["name"].replace("Euro", "euro") for _, money in sorted((entry["currencies"] or {}).items())]
     demonym = entry["demonyms"]["eng"]
     region = entry["region"]

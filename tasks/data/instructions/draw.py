@@ -120,12 +120,10 @@ def _rows(kind: Kind, generator: Generator, sources: Sources) -> Iterator[Values
     rows = _listed_rows(kind, sources.lists)
     if not rows:
         yield from repeat({})
-    rows = [{"number": n} | row for n, row in enumerate(rows) if _has(row, kind.where)]
-    if kind.list_column:
-        rows = [
-            row | {kind.list_column: text, "number": n} for row in rows for n, text in enumerate(row[kind.list_column])
-        ]
-    yield from rounds(generator, rows) if kind.order == "again" else shuffled(generator, rows)
+    numbered: list[Values] = [{"number": n} | row for n, row in enumerate(rows) if _has(row, kind.where)]
+    if column := kind.list_column:
+        numbered = [row | {column: text, "number": n} for row in numbered for n, text in enumerate(row[column])]
+    yield from rounds(generator, numbered) if kind.order == "again" else shuffled(generator, numbered)
 
 
 def _has(row: Values, columns: Sequence[str]) -> bool:
@@ -141,7 +139,9 @@ def _listed_rows(kind: Kind, lists: Lists) -> Sequence[Values]:
         case dict(columns) if columns:
             column, name = next(iter(columns.items()))
             return [{column: text} for text in lists[name]]
-    return kind.rows
+        case tuple(rows):
+            return rows
+    return []
 
 
 def tasks(kind: Kind, generator: Generator, *, sources: Sources, count: int) -> list[Task]:

@@ -101,7 +101,7 @@ def _value(match: re.Match[str], values: Values, split: int) -> str | list[str]:
     if isinstance(value, str) and function != "unfilled":
         value = fill(value, values, split)
     if isinstance(value, list):
-        return [FILTERS[function](text) for text in value] if function else value
+        return [str(FILTERS[function](text)) for text in value] if function else value
     value = FILTERS[function](value) if function else value
     if isinstance(value, list):
         return value

@@ -90,7 +90,7 @@ class Kind(Config):
     """Rows that Python makes, instead of `rows`."""
     needs: Texts = ()
     """The sources of that table; if one is missing, the kind is left out."""
-    arguments: dict[str, Any] = Field(default={}, alias="with")
+    arguments: dict[str, Any] = Field(default_factory=dict, alias="with")
     """Arguments of that table."""
     order: Literal["shuffled", "again"] = "shuffled"
     """Whether to use all rows once, or again and again, as `draw` makes new tasks from them."""
@@ -111,11 +111,11 @@ class Kind(Config):
 class Pack(Config):
     """One file."""
 
-    countries: dict[str, Correction] = Field(default={})
+    countries: dict[str, Correction] = Field(default_factory=dict)
     """Countries by their ISO code, the best known first."""
-    lists: dict[str, Any] = Field(default={})
+    lists: dict[str, Any] = Field(default_factory=dict)
     """Words, texts and rows, by a name that all packs share."""
-    kinds: dict[str, Kind] = Field(default={})
+    kinds: dict[str, Kind] = Field(default_factory=dict)
 
 
 class Packs(NamedTuple):

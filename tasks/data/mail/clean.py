@@ -22,7 +22,7 @@ def clean_row(row: Mapping[str, Any]) -> dict[str, str]:
     A message may be bytes, which are decoded as its headers say. Raises RowError for a row that has both forms, holds
     anything but text, or can't be read.
     """
-    values = {name: row.get(name) for name in INPUTS if row.get(name) is not None}
+    values: dict[str, Any] = {name: row.get(name) for name in INPUTS if row.get(name) is not None}
     for name, value in values.items():
         if not isinstance(value, (str, bytes) if name == "message" else str):
             raise RowError(f"{name}: {value!r} is not text")

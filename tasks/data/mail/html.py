@@ -66,7 +66,7 @@ class _Reader:
     text only stands below the rest.
     """
 
-    def __init__(self, declared: bool) -> None:
+    def __init__(self, *, declared: bool) -> None:
         self.declared = declared
         """Whether a header says that it is HTML. If not, comments, scripts and attributes are read as words, too."""
         self.seen: list[str] = []
@@ -144,13 +144,14 @@ class _Reader:
         return f"{seen}\n\n{below}" if below else seen
 
 
-def html_text(html: str, declared: bool = True) -> str:
+def html_text(html: str, *, declared: bool = True) -> str:
     """The text that a person sees, link texts included, with a new line where a block ends; hidden text stands below.
 
     Where no header `declared` it to be HTML, comments, scripts and words in attributes stand below, too.
     HTML that is nested deeper than DEEPEST_HTML is read without its structure.
     """
-    parser = etree.HTMLParser(target=_Reader(declared), huge_tree=True)  # otherwise a comment of 10 MB never ends
+    reader = _Reader(declared=declared)
+    parser = etree.HTMLParser(target=reader, huge_tree=True)  # otherwise a comment of 10 MB never ends
     try:
         parser.feed(html.removeprefix("\ufeff"))
         return parser.close()

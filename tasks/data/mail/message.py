@@ -5,8 +5,9 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.feedparser import BytesFeedParser
-from email.message import EmailMessage
+from email.message import EmailMessage, Message
 from email.policy import EmailPolicy
+from typing import TYPE_CHECKING
 
 from tasks.data.mail.characters import decode, join_spelled, mend, wider_charset
 from tasks.data.mail.html import html_text, is_html
@@ -25,6 +26,11 @@ LONGEST_HEADER = 10_000  # characters; Python's parser of headers is quadratic
 MOST_COMPARED = 200_000  # characters of the forms of a text; each line is looked for in all of the others
 READABLE = (".htm", ".html", ".xhtml", ".shtml", ".svg", ".txt")  # attachments that are read, whatever type they claim
 
+if TYPE_CHECKING:
+    PythonsPolicy = EmailPolicy[EmailMessage]
+else:
+    PythonsPolicy = EmailPolicy  # which takes no type at run time
+
 Note = Callable[[str, str, str], None]
 """Called with the name of a cleaning rule, the text before it, and the text after it."""
 
@@ -37,7 +43,7 @@ class RowError(ValueError):
     """A row that is no mail. A served model answers the row with this error."""
 
 
-class _Policy(EmailPolicy):
+class _Policy(PythonsPolicy):
     """Python's own, with headers of bounded length, and subjects in the charsets that programs mean."""
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
@@ -55,15 +61,17 @@ class _Parser(BytesFeedParser):
     """Python's own, with a bound on mails in mails."""
 
     def _new_message(self) -> None:
+        # pyrefly: ignore[missing-attribute]: typeshed leaves out what begins with an underscore
         if len(self._msgstack) >= DEEPEST_MAIL:
             raise RowError(f"not readable as a mail: it is nested over {DEEPEST_MAIL} levels deep")
+        # pyrefly: ignore[missing-attribute]: as above
         super()._new_message()
 
 
 POLICY = _Policy()
 
 
-def _parse(content: bytes) -> EmailMessage:
+def _parse(content: bytes) -> Message:
     parser = _Parser(policy=POLICY)
     parser.feed(content)
     return parser.close()
@@ -145,7 +153,7 @@ def _pieces(content: str, boundary: str) -> Iterator[str]:
             yield _marked_up(body, "plain")
 
 
-def _texts(part: EmailMessage, note: Note) -> Iterator[str]:
+def _texts(part: Message, note: Note) -> Iterator[str]:
     """The texts of a part that a person reads: text and HTML of any name, and mails in it with their subjects.
 
     Where a text comes in several forms, HTML is the one that is shown.
@@ -153,26 +161,39 @@ def _texts(part: EmailMessage, note: Note) -> Iterator[str]:
     kind = part.get_content_type()
     name = (part.get_filename() or "").lower()
     if kind == "multipart/alternative" and part.is_multipart():
-        forms = sorted(part.get_payload(), key=_is_plain)
+        forms = sorted(_parts(part), key=_is_plain)
         yield _together([_paragraphs(_texts(form, note)) for form in forms])
     elif part.get_content_maintype() == "message" and part.is_multipart():
         encoding = str(part["content-transfer-encoding"] or "").lower()
-        yield from _mail_in(part.get_payload(0), encoding, note)
+        yield from _mail_in(_parts(part)[0], encoding, note)
     elif part.is_multipart():
-        for inner in part.get_payload():
+        for inner in _parts(part):
             yield from _texts(inner, note)
     elif name.endswith(".eml"):
-        yield from _mail_in(_parse(part.get_payload(decode=True) or b""), "", note)
+        yield from _mail_in(_parse(_content(part)), "", note)
     elif part.get_content_maintype() == "text" or kind == "application/xhtml+xml" or name.endswith(READABLE):
         is_page = kind == "application/xhtml+xml" or name.endswith(READABLE[:-1])
         yield body_text(_text(part), "html" if is_page else part.get_content_subtype(), note)
 
 
-def _is_plain(part: EmailMessage) -> bool:
+def _parts(part: Message) -> list[Message]:
+    """The parts of one that has several."""
+    payload = part.get_payload()
+    parts = payload if isinstance(payload, list) else []
+    return [inner for inner in parts if isinstance(inner, Message)]
+
+
+def _content(part: Message) -> bytes:
+    """The bytes of a part, decoded; none if it has several parts."""
+    content = part.get_payload(decode=True)
+    return content if isinstance(content, bytes) else b""
+
+
+def _is_plain(part: Message) -> bool:
     return part.get_content_subtype() == "plain"
 
 
-def _mail_in(message: EmailMessage, encoding: str, note: Note) -> Iterator[str]:
+def _mail_in(message: Message, encoding: str, note: Note) -> Iterator[str]:
     """The texts of a mail in a mail, which may be encoded as a whole."""
     if encoding in ("base64", "quoted-printable"):
         content = message.as_bytes()
@@ -184,18 +205,18 @@ def _mail_in(message: EmailMessage, encoding: str, note: Note) -> Iterator[str]:
     yield from _texts(message, note)
 
 
-def _subject(message: EmailMessage) -> str:
+def _subject(message: Message) -> str:
     return " ".join(map(str, message.get_all("subject", [])))
 
 
-def _text(part: EmailMessage) -> str:
-    return decode(part.get_payload(decode=True) or b"", part.get_content_charset())
+def _text(part: Message) -> str:
+    return decode(_content(part), part.get_content_charset())
 
 
-def _may_be_text(part: EmailMessage) -> bool:
+def _may_be_text(part: Message) -> bool:
     if part.get_content_maintype() in ("text", "multipart"):
         return True
-    content = part.get_payload(decode=True) or b""  # such as application/pgp: what PGP signed, in ASCII
+    content = _content(part)  # such as application/pgp: what PGP signed, in ASCII
     return part.get_filename() is None and content.isascii() and b"\0" not in content
 
 

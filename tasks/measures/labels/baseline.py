@@ -52,7 +52,7 @@ def fit_baseline(
     where 0.5 % of the texts that should pass are lost; without a label that passes it is F1.
     """
     features, train_features = fit_features(train, config.columns)
-    validation_features = features.transform(texts_of(validation, config.columns))
+    validation_features = csr_matrix(features.transform(texts_of(validation, config.columns)))
     actual = numbers_of(validation["label"], config.labels)
     readers = []
     strengths = []
@@ -95,7 +95,7 @@ class LinearReader:
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """The probability of each label of each text, N x K."""
-        return self.calibrated(margins(self.model, self.features.transform(texts), self.labels))
+        return self.calibrated(margins(self.model, csr_matrix(self.features.transform(texts)), self.labels))
 
 
 def _strength(config: ClassifierConfig, probability: np.ndarray, actual: np.ndarray) -> dict[str, float]:
@@ -117,12 +117,12 @@ def fit_features(train: pd.DataFrame, columns: Sequence[str] = MAIL) -> tuple[Fe
     texts = texts_of(train, columns)
     try:
         features = make_union(words, _characters(fewest=3))
-        return features, features.fit_transform(texts)
+        return features, csr_matrix(features.fit_transform(texts))
     except ValueError as error:
         if "no terms remain" not in str(error) and "empty vocabulary" not in str(error):
             raise
         features = _characters(fewest=1)
-        return features, features.fit_transform(texts)
+        return features, csr_matrix(features.fit_transform(texts))
 
 
 def _characters(fewest: int) -> TfidfVectorizer:

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
+from sklearn.calibration import CalibrationDisplay
+from sklearn.metrics import (
+    ConfusionMatrixDisplay,
+    PrecisionRecallDisplay,
+    RocCurveDisplay,
+    precision_recall_curve,
+    roc_curve,
+)
 
 from llm.loaded_model import LoadedModel
 from llm.objectives.classifier import Classifier, probabilities
@@ -22,6 +28,17 @@ ERRORS = 6  # that are shown
 SHOWN = 400  # characters of one
 PHRASES = 8  # that moved it
 SLICES = ("label", "source", "words")
+CURVES = {
+    "roc": RocCurveDisplay.from_predictions,
+    "precision_recall": PrecisionRecallDisplay.from_predictions,
+    "reliability": partial(CalibrationDisplay.from_predictions, n_bins=10),
+}
+"""How each picture of curves draws one."""
+SHOWN_PART = {
+    "roc": {"xlim": (-0.002, 0.1), "ylim": (0.5, 1.01)},
+    "precision_recall": {"xlim": (0.5, 1.01), "ylim": (0.5, 1.01)},
+}
+"""The part that a filter works in."""
 
 
 def verdicts(scores: pd.DataFrame) -> pd.DataFrame:
@@ -29,7 +46,7 @@ def verdicts(scores: pd.DataFrame) -> pd.DataFrame:
     labels = labels_of(scores["measure"].unique())
     ours = by_row(scores, OURS)
     numbers = ours[f"predicted {', '.join(labels)}"].astype(int)
-    slices = test_rows(scores)[["expected", "behavioural", *SLICES]]
+    slices = test_rows(scores)[["expected", *SLICES]]
     table = slices.join(ours[[f"{label}{PROBABILITY}" for label in labels]])
     return table.assign(
         predicted=np.array(labels)[numbers],
@@ -40,7 +57,7 @@ def verdicts(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_tables(scores: pd.DataFrame, evidence: Path) -> None:
-    """`predictions.csv` and `slices.csv` of the test split, and `behavioural.csv` where there are such texts."""
+    """`predictions.csv` and `slices.csv` of the test split."""
     labels = labels_of(scores["measure"].unique())
     table = verdicts(scores)
     test = table[table["part"] == TEST]
@@ -48,12 +65,6 @@ def write_tables(scores: pd.DataFrame, evidence: Path) -> None:
     predictions = predictions[["id", "actual", "predicted", *(f"{label}{PROBABILITY}" for label in labels)]]
     for_spreadsheets(predictions.round(4)).to_csv(evidence / "predictions.csv", index=False)
     slices_of(test, labels).to_csv(evidence / "slices.csv", index=False, float_format="%.4f")
-    asked = table[table["part"] != TEST]
-    if not asked.empty:
-        asked = asked.assign(label=asked["expected"], slice=asked["behavioural"].str.partition(": ")[2])
-        columns = ["id", "label", "slice", "predicted", "probability", "right", "baseline_right"]
-        texts = asked.rename(columns={"confidence": "probability"})[columns].round(4)
-        for_spreadsheets(texts).to_csv(evidence / "behavioural.csv", index=False)
 
 
 def slices_of(test: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
@@ -100,24 +111,19 @@ def draw_curves(scores: pd.DataFrame, folder: Path) -> None:
     looked_for = [f"{label}{PROBABILITY}" for label in labels[1:]]
     contenders = {"classifier": OURS, "baseline": BASELINE}
     chances = {name: by_row(test, column)[looked_for].sum(axis=1) for name, column in contenders.items()}
-    with picture(folder / "roc.svg", "false positive rate", "true positive rate") as axes:
-        for name, probability in chances.items():
-            axes.plot(*roc_curve(actual, probability)[:2], label=name)
-        axes.set(xlim=(-0.002, 0.1), ylim=(0.5, 1.01))
-    with picture(folder / "precision_recall.svg", "recall", "precision") as axes:
-        for name, probability in chances.items():
-            precision, recall, _ = precision_recall_curve(actual, probability)
-            axes.plot(recall, precision, label=name)
-        axes.set(xlim=(0.5, 1.01), ylim=(0.5, 1.01))
-    with picture(folder / "reliability.svg", "probability", "share that is so") as axes:
-        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-        for name, probability in chances.items():
-            shares, means = calibration_curve(actual, probability, n_bins=10)
-            axes.plot(means, shares, marker="o", label=name)
+    for curve, draw in CURVES.items():
+        with picture(folder / f"{curve}.svg", "", "") as axes:
+            for name, probability in chances.items():
+                draw(actual, probability, name=name, ax=axes)
+            axes.set(aspect="auto", **SHOWN_PART.get(curve, {}))
     false_positive_rate, true_positive_rate, _ = roc_curve(actual, chances["classifier"])
     roc = pd.DataFrame({"false_positive_rate": false_positive_rate, "true_positive_rate": true_positive_rate})
     roc.to_csv(folder / "roc.csv", index=False, float_format="%.5f")
-    precision, recall, _ = precision_recall_curve(actual, chances["classifier"], drop_intermediate=True)
+    precision, recall, _ = precision_recall_curve(
+        actual,
+        chances["classifier"],
+        drop_intermediate=True,  # pyrefly: ignore[unexpected-keyword] - newer than scikit-learn's stubs
+    )
     points = pd.DataFrame({"precision": precision, "recall": recall})
     points.to_csv(folder / "precision_recall.csv", index=False, float_format="%.5f")
 

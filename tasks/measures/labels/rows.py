@@ -46,7 +46,7 @@ def label_rows(data: Path, columns: Sequence[str] = MAIL) -> pd.DataFrame:
             texts["behavioural"] = name + ": " + texts["slice"]
             tables.append(texts)
     rows = pd.concat(tables, ignore_index=True)[test.columns].astype(object)
-    rows = rows.where(rows.notna(), None)
+    rows = rows.where(rows.notna(), None)  # pyrefly: ignore[bad-argument-type] - the stubs of pandas lack None
     rows["question"] = rows[list(columns)].agg(" | ".join, axis=1)
     return rows
 

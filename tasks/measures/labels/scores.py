@@ -1,6 +1,6 @@
 """Measures of labels: answers as a served model gives them, scored row by row, and the metrics of their table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ FALSE_POSITIVE_RATE = 0.005
 """Of what should pass, the share that may be lost where `recall_at` looks."""
 
 
-def score_labels(rows: pd.DataFrame, answers: pd.DataFrame, one_passes: bool = False) -> pd.DataFrame:
+def score_labels(rows: pd.DataFrame, answers: pd.DataFrame, *, one_passes: bool = False) -> pd.DataFrame:
     """The measures of answers to rows; a row without an answer is wrong.
 
     `answers` are as a served model gives them: `label`, which may be UNSURE, `leaning` (versions of before are always
@@ -52,7 +52,7 @@ def _text(label: object, probability: str, error: object) -> str:
     return f"{label} ({probability})" if isinstance(label, str) else f"no answer: {error}"
 
 
-def labels_of(columns: Sequence[str]) -> list[str]:
+def labels_of(columns: Iterable[str]) -> list[str]:
     """The labels that have a probability."""
     return [name.removesuffix(PROBABILITY) for name in columns if name.endswith(PROBABILITY)]
 

@@ -279,7 +279,7 @@ def test_addresses_localhost_and_allowed_names_are_answered(host):
 @pytest.mark.parametrize(
     "host", [EVIL, f"{EVIL}:8000", "localhost.evil.example", "127.0.0.1.evil.example", "2130706433", "[::1", "\xff"]
 )
-def test_other_host_names_are_refused_without_keys_and_answered_with_keys(host):
+def test_host_names_of_others_are_refused_without_keys_and_answered_with_keys(host):
     assert is_refused(ask(behind(NAMED), host), 421, "other_host")
     assert ask(behind(keys=True), host).text == "yes"
 

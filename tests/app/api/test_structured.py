@@ -64,9 +64,9 @@ def test_response_is_the_chats_answer_and_has_its_usage(client):
     again = [*HELLO, {"role": "assistant", "content": response.output_text}, {"role": "user", "content": "the cat"}]
     following = client.responses.create(model="assistant", input=talk, max_output_tokens=12)
     assert following.output_text == content_of(ask(client, again))
-    told = client.responses.create(model="assistant", instructions="Be brief.", input="hello", max_output_tokens=12)
+    brief = client.responses.create(model="assistant", instructions="Be brief.", input="hello", max_output_tokens=12)
     system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
-    assert told.output_text == content_of(ask(client, system))
+    assert brief.output_text == content_of(ask(client, system))
 
 
 def test_response_streams_the_same_text_and_follows_a_schema(client):
@@ -107,13 +107,13 @@ def test_echo_has_the_log_probabilities_of_the_prompt(client, foundation):
     assert choice.logprobs.text_offset[:2] == [0, len(choice.logprobs.tokens[0])]
     with torch.inference_mode():
         logprobs_TV = model(torch.tensor([tokens]))[0].float().log_softmax(dim=-1)
-    expected = [logprobs_TV[place, token].item() for place, token in enumerate(tokens[1:])]
+    expected = [logprobs_TV[position, token].item() for position, token in enumerate(tokens[1:])]
     assert choice.logprobs.token_logprobs[1 : len(tokens)] == pytest.approx(expected, abs=2e-2)
-    for place, likeliest in enumerate(choice.logprobs.top_logprobs[1:]):
+    for position, likeliest in enumerate(choice.logprobs.top_logprobs[1:]):
         assert len(likeliest) == 2
         assert max(likeliest.values()) <= 0
-        if place < len(tokens) - 1:
-            assert max(likeliest.values()) == pytest.approx(logprobs_TV[place].max().item(), abs=2e-2)
+        if position < len(tokens) - 1:
+            assert max(likeliest.values()) == pytest.approx(logprobs_TV[position].max().item(), abs=2e-2)
     plain = client.completions.create(model="foundation", prompt=tokens, max_tokens=2)
     assert choice.text == prompt + plain.choices[0].text
     assert math.isclose(answer.usage.prompt_tokens, len(tokens))

@@ -153,7 +153,7 @@ def test_content_parts_are_one_text(client):
     parts = [{"type": "text", "text": "hello how "}, {"type": "text", "text": "are you ?"}]
     assert ask(client, talk([parts])).choices == ask(client).choices
     picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
-    with pytest.raises(openai.BadRequestError, match=r"messages.0.content.0: image_url is not supported"):
+    with pytest.raises(openai.BadRequestError, match=r"messages.0.content.*0: image_url is not supported"):
         ask(client, talk([picture]))
 
 

@@ -23,9 +23,9 @@ def test_saved_conversation_grows_and_another_version_begins_a_new_one():
     assert conversations.shown == conversation("a", "b")
     conversations = conversations.choose(NEW)
     assert conversations.shown is None
-    other = conversation("a", version="assistant/2")
-    conversations = conversations.save(other)
-    assert conversations.kept == (other, conversation("a", "b"))
+    newer = conversation("a", version="assistant/2")
+    conversations = conversations.save(newer)
+    assert conversations.kept == (newer, conversation("a", "b"))
     assert [kept.title for kept in conversations.kept] == ["a (assistant/2)", "a (assistant/1)"]
 
 

@@ -38,6 +38,7 @@ from tests.app.steps import is_idle, running_texts, stepwise
 
 pytestmark = pytest.mark.slow
 PHONE = {"width": 360, "height": 740}
+STORED_SIZE = "localStorage['threestage-conversations'].length"
 FOCUSED = """() => {
   const control = document.activeElement;
   if (control === document.body) return null;
@@ -133,7 +134,11 @@ def test_conversations_survive_a_reload_with_their_versions_until_they_are_delet
     expect(page.get_by_role("option", name=first)).to_have_count(0)
     choice.press("Escape")
     expect(page.get_by_role("option")).to_have_count(0)
+    size = page.evaluate(STORED_SIZE)
     press(page, "Delete all conversations")
+    page.wait_for_function(f"{STORED_SIZE} < {size}")
+    page.reload()
+    expect(version).to_have_value("assistant/1, in use")
     choice.focus()
     expect(page.get_by_role("option", name="New conversation")).to_be_visible()
     expect(page.get_by_role("option", name=second)).to_have_count(0)

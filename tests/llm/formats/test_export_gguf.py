@@ -146,8 +146,10 @@ def test_llama_cpp_agrees_on_published_weights(tmp_path, published):
         answers = [greedy_tokens(client, prompt, 8) for prompt in prompts]
     assert len(prompts) == 10
     stops = turn_ends(encoding, chat)
-    written = [[token for token in answer if token not in stops] for answer in answers]
-    assert written == generate(model, prompts, max_new_tokens=8, stop_tokens=stops)
+    for answer in answers:
+        if answer[-1] in stops:  # which is no part of our texts
+            answer.pop()
+    assert answers == generate(model, prompts, max_new_tokens=8, stop_tokens=stops)
 
 
 @torch.inference_mode()
@@ -157,6 +159,6 @@ def test_eight_bits_cost_less_than_a_hundredth_of_the_loss(tmp_path, published):
     export_gguf(file, published, precision="8bit", details={})
     packed, _ = load_pretrained(file)
     tokens_T = torch.tensor(encoding.encode_ordinary(topics["floating"])[:256])
-    loss, packed_loss = (F.cross_entropy(gpt(tokens_T[None])[0, :-1], tokens_T[1:]) for gpt in (model, packed))
-    assert packed_loss.item() == pytest.approx(loss.item(), rel=0.01)
+    losses = [F.cross_entropy(gpt(tokens_T[None])[0, :-1], tokens_T[1:]).item() for gpt in (model, packed)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
     assert file.stat().st_size < 150e6

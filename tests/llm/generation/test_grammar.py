@@ -45,7 +45,7 @@ def test_answer_follows_the_schema_and_its_neighbour_is_as_alone(gpt, encoding, 
     assert answers[0].tokens == run(gpt, [free])[0].tokens
 
 
-def test_any_object_is_json_up_to_the_last_token(gpt, encoding):
+def test_object_of_any_form_is_json_up_to_the_last_token(gpt, encoding):
     ends = stop_tokens(encoding)
     constraint = json_text(encoding, ANY_JSON, ends=ends, rows=gpt.config.vocabulary_size)
     sampling = Sampling(temperature=1.0, seed=5)

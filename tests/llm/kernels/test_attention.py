@@ -155,7 +155,7 @@ def test_bits_in_c_do_not_depend_on_threads_and_gradients_have_the_dtypes_of_the
 
 
 @needs_registers
-def test_a_model_computes_by_its_backend_with_and_without_gradients():
+def test_backend_computes_with_and_without_gradients():
     assert load_flash() is not None, "a C compiler is among what these tests need"
     torch.manual_seed(0)
     shape = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "qk_norm": True, "n_kv_head": 1}
@@ -189,14 +189,14 @@ class Texts:
 
 
 @pytest.mark.parametrize("text", [(0, 5, 0, 8), (0, 0, 1, 8), (1, 0, 0, 8), (0, -1, 0, 8)])
-def test_a_text_outside_its_row_is_refused_in_c(text):
+def test_text_outside_its_row_is_refused_in_c(text):
     *inputs, _ = make_heads(Shape(rows=1, heads=1, kv_heads=1, tokens=8))
     with pytest.raises(ValueError, match="texts of 1 rows of 8 tokens"):
         flash_attention(*inputs, packed=Texts(torch.tensor([text])))
 
 
 @pytest.mark.parametrize(("width", "dropout"), [(32, 0.0), (64, 0.1)])
-def test_another_width_and_dropout_are_refused_in_c(width, dropout):
+def test_width_of_no_panel_and_dropout_are_refused_in_c(width, dropout):
     *inputs, _ = make_heads(Shape(rows=1, heads=2, kv_heads=2, tokens=4, width=width))
     with pytest.raises(ValueError, match=f"a head is {width} wide with dropout {dropout}; flash.c needs a multiple of"):
         flash_attention(*inputs, dropout=dropout)

@@ -82,7 +82,7 @@ def test_kernels_in_c_are_chosen_where_they_are_fast_and_suit_the_shape(shape, a
 
 
 @pytest.mark.parametrize("lacking", ["load_flash", "load_cross_entropy", "load_muon"])
-def test_what_gcc_can_not_build_is_left_to_torch(monkeypatch, lacking):
+def test_kernels_that_gcc_can_not_build_are_left_to_torch(monkeypatch, lacking):
     monkeypatch.setattr(choose, lacking, lambda: None)
     assert chosen(WORTH_C).backend == TORCH
 
@@ -100,7 +100,7 @@ def test_what_gcc_can_not_build_is_left_to_torch(monkeypatch, lacking):
     ],
 )
 @pytest.mark.parametrize("compute", [LOW, CPU], ids=["bfloat16", "float32"])
-def test_a_long_training_is_compiled_and_multiplies_in_8_bits_where_that_is_fast(
+def test_long_training_is_compiled_and_multiplies_in_8_bits_where_that_is_fast(
     values, options, learns, freezes, compute
 ):
     backend, largest = chosen(values, compute, **options).backend, largest_int8_weight(compute.device)
@@ -120,7 +120,7 @@ def test_a_long_training_is_compiled_and_multiplies_in_8_bits_where_that_is_fast
 
 @needs_exact_sums
 @pytest.mark.parametrize("lora", [True, False])
-def test_where_the_compiler_fails_the_fallback_learns_and_the_reason_is_logged(caplog, lora):
+def test_fallback_learns_where_the_compiler_fails_and_the_reason_is_logged(caplog, lora):
     gpt = GPT(GPTConfig(context_length=8, n_layer=2, n_embd=64, n_head=1, vocabulary_size=9))
     if lora:
         add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "expand")))

@@ -90,7 +90,7 @@ def test_loss_and_gradients_are_those_of_all_logits_at_once(kernel, dtype, bound
 
 
 @pytest.mark.parametrize(("kernel", "dtype", "bound"), KERNELS)
-def test_a_frozen_output_layer_gets_no_gradient_and_the_stream_the_same(kernel, dtype, bound):
+def test_frozen_output_layer_gets_no_gradient_and_the_stream_the_same(kernel, dtype, bound):
     case = make_case(20, 64, 100)
     kernel(*case).backward()
     learned_dx_NC = case.x_NC.grad
@@ -101,14 +101,14 @@ def test_a_frozen_output_layer_gets_no_gradient_and_the_stream_the_same(kernel, 
 
 @pytest.mark.parametrize("kernel", [linear_cross_entropy_with_gradients, linear_cross_entropy_in_c])
 @pytest.mark.parametrize("target", [-1, -100, 100, 300])
-def test_a_target_that_is_no_token_is_named(kernel, target):
+def test_target_that_is_no_token_is_named(kernel, target):
     case = make_case(3, 64, 100)
     case.targets_N[2] = target
     with pytest.raises(ValueError, match=f"^target {target} is not one of the 100 tokens$"):
         kernel(*case)
 
 
-def test_a_target_whose_probability_is_rounded_to_zero_has_a_loss_and_gradients():
+def test_target_whose_probability_is_rounded_to_zero_has_a_loss_and_gradients():
     x_NC = torch.tensor([[400.0]], requires_grad=True)
     weight_VC = torch.tensor([[1.0], [0.0]], requires_grad=True)
     loss = linear_cross_entropy_with_gradients(x_NC, weight_VC, torch.tensor([1]))
@@ -144,7 +144,7 @@ def test_gradients_in_c_have_the_dtypes_of_the_inputs():
 
 
 @needs_registers
-def test_a_nan_makes_the_loss_in_c_nan():
+def test_nan_makes_the_loss_in_c_nan():
     case = make_case(20, 64, 100)
     weight_VC = case.weight_VC.detach().clone()
     weight_VC[99, 3] = float("nan")
@@ -168,7 +168,7 @@ def test_gradients_in_c_are_right_where_the_model_is_sure(margin):
 
 @needs_registers
 @pytest.mark.parametrize("first", [32908.0, 1000.0, 0.0])  # bfloat16 rounds the first one up
-def test_a_target_far_below_the_largest_logit_or_off_by_rounding_has_a_loss_and_gradients_in_c(first):
+def test_target_far_below_the_largest_logit_or_off_by_rounding_has_a_loss_and_gradients_in_c(first):
     x_NC = torch.full((7, 64), 3.9)
     x_NC[0, 0] = first
     weight_VC = torch.zeros(2, 64)
@@ -184,6 +184,6 @@ def test_a_target_far_below_the_largest_logit_or_off_by_rounding_has_a_loss_and_
 
 
 @needs_registers
-def test_a_stream_of_another_width_is_refused_in_c():
+def test_stream_of_another_width_is_refused_in_c():
     with pytest.raises(ValueError, match="a stream is 96 wide, no multiple of 64"):
         linear_cross_entropy_in_c(torch.zeros(3, 96), torch.zeros(8, 96), torch.tensor([0, 1, 2]))

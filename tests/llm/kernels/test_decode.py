@@ -44,7 +44,7 @@ def run_in_turns(model: GPT, requests: list[Request]) -> list[list[int | None]]:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=name_of)
-def test_a_model_of_any_shape_in_float32_is_that_of_torch_and_makes_the_same_texts(make_gpt, shape):
+def test_decoder_of_any_shape_in_float32_is_that_of_torch_and_makes_the_same_texts(make_gpt, shape):
     gpt = make_gpt(**({"n_head": 4, "norm_epsilon": 0.1} | shape))
     model = pack_exactly(gpt)
     tokens = some_tokens(gpt, 3, 32)
@@ -76,13 +76,13 @@ def test_eight_bits_stay_close_to_float32(gpt):
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=1)], ids=["greedy", "drawn"])
-def test_a_text_is_the_same_alone_and_among_others_to_the_bit(gpt, sampling):
+def test_text_is_the_same_alone_and_among_others_to_the_bit(gpt, sampling):
     model = pack_for_inference(deepcopy(gpt))
     alone = [generate(model, [prompt], max_new_tokens=8, sampling=sampling)[0] for prompt in PROMPTS]
     assert generate(model, PROMPTS, max_new_tokens=8, sampling=sampling) == alone
 
 
-def test_a_text_that_begins_as_one_before_is_the_same_to_the_bit(gpt):
+def test_text_that_begins_as_one_before_is_the_same_to_the_bit(gpt):
     model = pack_for_inference(deepcopy(gpt))
 
     def events_of(engine: Engine, request: Request) -> list[Event]:
@@ -101,7 +101,7 @@ def test_a_text_that_begins_as_one_before_is_the_same_to_the_bit(gpt):
         talk += [*question, *(event.token for event in events)]
 
 
-def test_a_token_at_a_time_is_the_text_at_once(make_gpt):
+def test_tokens_one_at_a_time_are_the_text_at_once(make_gpt):
     model = pack_for_inference(make_gpt(context_length=200, positions="rotary"))
     tokens = some_tokens(model, 2, 200)
     cache = KeyValueCache(model.config, 2, device=model.device, dtype=model.decoder.cache_dtype)
@@ -139,7 +139,7 @@ def test_float16_keys_and_values_predict_published_text_as_float32_ones_do(smoll
     assert same_T.float().mean() > 0.99  # measured: 0.999
 
 
-def test_a_float16_cache_takes_half_of_the_memory(make_gpt):
+def test_float16_cache_takes_half_of_the_memory(make_gpt):
     model = pack(make_gpt(n_embd=64, n_head=4), load_library())
     assert model.decoder.cache_dtype == torch.float16
     halves = KeyValueCache(model.config, 1, device=model.device, dtype=torch.float16)
@@ -166,7 +166,7 @@ def test_keys_beyond_float16_are_infinite_in_its_cache(make_gpt):
     assert x_BTC.isnan().all()
 
 
-def test_a_packed_model_has_no_other_weights(make_gpt):
+def test_packed_model_has_no_other_weights(make_gpt):
     gpt = make_gpt(n_embd=64)
     count = sum(weight.numel() for weight in gpt.parameters())
     model = pack_for_inference(gpt)
@@ -238,6 +238,6 @@ def test_inputs_that_it_can_not_read_are_errors(make_gpt):
             model.hidden_states(*inputs, **options)
 
 
-def test_a_packed_model_is_not_copied_or_pickled(make_gpt):
+def test_packed_model_is_not_copied_or_pickled(make_gpt):
     with pytest.raises(ValueError, match="can't be copied; keep the one that it was made from"):
         deepcopy(pack_for_inference(make_gpt()))

@@ -21,7 +21,6 @@ from llm.kernels.serving.decode import BITS, BYTES, FLOAT, SCALES, TYPES
 from llm.kernels.serving.decode_library import SOURCES, declare, load_library
 
 OTHER_PROCESSORS = [
-    "x86-64-v2",
     "x86-64-v3",
     pytest.param("alderlake", marks=pytest.mark.skipif(not AVX_VNNI, reason="the processor has no AVX-VNNI")),
 ]
@@ -49,7 +48,7 @@ def test_logits_of_a_row_do_not_depend_on_how_many_there_are_or_on_threads(make_
         torch.set_num_threads(1)
 
 
-def test_the_largest_integers_of_all_overflow_no_sum(make_gpt, library):
+def test_largest_integers_of_all_overflow_no_sum(make_gpt, library):
     gpt = make_gpt(n_embd=64, n_head=4, tied=False)
     ones = torch.ones(64)
     alternating = (127 * ones).index_fill_(0, torch.arange(0, 64, 2), -127.0)
@@ -143,7 +142,7 @@ def test_inputs_of_any_size_and_none_are_rounded_without_undefined_behaviour(tmp
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_input_that_is_no_number_makes_all_outputs_of_its_token_nan_and_no_other(make_gpt, library, value):
+def test_nan_input_makes_all_outputs_of_its_token_nan_and_no_other(make_gpt, library, value):
     model = pack(make_gpt(n_embd=64, n_head=4, tied=False), library)
     assert model.decoder.bits[-1] == BITS[BYTES]
     x = torch.randn(3, 64)
@@ -168,7 +167,7 @@ def test_weights_that_fit_no_eight_bits_stay_as_they_are(make_gpt, library, valu
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86")
 @pytest.mark.parametrize("march", OTHER_PROCESSORS)
-def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, tmp_path, monkeypatch):
+def test_processor_without_avx512_computes_the_same(make_gpt, library, march, tmp_path, monkeypatch):
     options = [option.replace("native", march) for option in c_library.COMPILE]
     monkeypatch.setattr(c_library, "COMPILE", tuple(options))
     older = declare(ctypes.CDLL(str(c_library.build(SOURCES, tmp_path))))

@@ -98,7 +98,7 @@ def test_gradients_far_below_the_largest_are_right_on_average():
 
 
 @needs_exact_sums
-def test_a_large_input_does_not_cost_the_others_their_digits_and_a_silent_one_may_speak_up():
+def test_large_input_does_not_cost_the_others_their_digits_and_a_silent_one_may_speak_up():
     frozen = plain()
     frozen.weight.data[:, 3] = 0.001  # the large one counts little
     frozen.weight.data[11] = 0
@@ -117,7 +117,7 @@ def test_a_large_input_does_not_cost_the_others_their_digits_and_a_silent_one_ma
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_no_number_stays_none_in_its_token(value):
+def test_nan_stays_in_its_token(value):
     x_NI = torch.randn(3, 96, requires_grad=True)
     layer = FrozenInt8Linear(plain(), torch.ones(96))
     y_NO = layer(x_NI.detach().index_fill(0, torch.tensor([1]), value))

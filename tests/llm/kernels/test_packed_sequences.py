@@ -21,7 +21,7 @@ def numbered(sizes: list[int], padding: int) -> list[int]:
 @torch.inference_mode()
 @pytest.mark.parametrize("shape", [{}, LLAMA], ids=["gpt2", "llama"])
 @pytest.mark.parametrize(("prefix", "lengths"), [(14, [3, 200, 40]), (1, [1, 1]), (130, [30, 2]), (0, [3, 130])])
-def test_a_model_reads_packed_rows_as_it_reads_each_text_alone_behind_its_prefix(make_gpt, shape, prefix, lengths):
+def test_packed_rows_are_read_as_each_text_alone_behind_its_prefix(make_gpt, shape, prefix, lengths):
     gpt = make_gpt(context_length=512, **shape)
     sizes = [prefix, lengths[0], 20, *lengths[1:]]  # the third has no prefix, and stands between those that have
     begins = [0, prefix, 0, *[prefix] * (len(lengths) - 1)]

@@ -67,7 +67,7 @@ def fused_gradient(readable: MultiHeadAttention, kv_heads: int) -> Tensor:
     bias=st.booleans(),
     seed=seeds,
 )
-def test_the_models_layer_equals_the_readable_one_forward_and_backward(
+def test_attention_layer_equals_the_readable_one_forward_and_backward(
     batch, length, kv_heads, queries_a_key, width, bias, seed
 ):
     torch.manual_seed(seed)
@@ -117,7 +117,7 @@ def test_dropout_of_causal_attention_drops_a_share_of_the_weights_and_scales_up_
 
 @quick
 @given(batch=sizes, queries=sizes, keys=sizes, heads=st.integers(1, 4), width=sizes, seed=seeds)
-def test_the_formula_equals_torchs_kernel_for_any_numbers_of_queries_and_keys(batch, queries, keys, heads, width, seed):
+def test_formula_equals_torchs_kernel_for_any_numbers_of_queries_and_keys(batch, queries, keys, heads, width, seed):
     torch.manual_seed(seed)
     q_BHTD = torch.randn(batch, heads, queries, width)
     k_BHSD = torch.randn(batch, heads, keys, width)
@@ -129,7 +129,7 @@ def test_the_formula_equals_torchs_kernel_for_any_numbers_of_queries_and_keys(ba
     torch.testing.assert_close(y_BHTD, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_the_formula_by_hand():
+def test_formula_by_hand():
     q_TD = torch.tensor([[2.0, 0.0]])
     k_SD = torch.tensor([[0.0, 5.0], [2**0.5 / 2, 1.0], [9.0, 9.0]])
     v_SD = torch.tensor([[1.0], [3.0], [100.0]])
@@ -139,5 +139,5 @@ def test_the_formula_by_hand():
     assert y_TD.item() == pytest.approx((1 + 3 * math.e) / (1 + math.e))
 
 
-def test_the_causal_mask_shows_a_position_itself_and_what_was_before():
+def test_causal_mask_shows_a_position_itself_and_what_was_before():
     assert causal(3).tolist() == [[True, False, False], [True, True, False], [True, True, True]]

@@ -14,7 +14,7 @@ quick = settings(max_examples=25)
 
 @quick
 @given(st.data())
-def test_no_position_sees_a_later_one(make_gpt, data):
+def test_positions_see_no_later_one(make_gpt, data):
     gpt = make_gpt()
     length = data.draw(st.integers(2, 32))
     changed = data.draw(st.integers(1, length - 1))
@@ -32,18 +32,18 @@ def test_order_counts(make_gpt):
     assert not torch.allclose(gpt(torch.tensor([[1, 2, 3]]))[0, -1], gpt(torch.tensor([[2, 1, 3]]))[0, -1], atol=1e-3)
 
 
-def test_a_text_past_the_context_is_refused(make_gpt):
+def test_text_past_the_context_is_refused(make_gpt):
     with pytest.raises(ValueError, match=r"^33 tokens do not fit the context of 32$"):
         make_gpt()(torch.zeros(1, 33, dtype=torch.int64))
 
 
-def test_the_output_layer_is_the_token_embedding():
+def test_output_layer_is_the_token_embedding():
     gpt = GPT(GPTConfig(context_length=8, n_layer=3, n_head=2, n_embd=4, vocabulary_size=50))
     block = (2 * 4) + (4 * 12 + 12) + (4 * 4 + 4) + (2 * 4) + (4 * 16 + 16) + (16 * 4 + 4)
     assert sum(weight.numel() for weight in gpt.parameters()) == 50 * 4 + 8 * 4 + 3 * block + 2 * 4
 
 
-def test_a_new_model_expects_every_token_alike_and_adds_little_to_its_stream():
+def test_new_model_expects_every_token_alike_and_adds_little_to_its_stream():
     torch.manual_seed(0)
     gpt = GPT(GPTConfig(context_length=16, n_layer=8, n_head=2, n_embd=64, vocabulary_size=1000))
     tokens = torch.randint(1000, (8, 16))
@@ -72,7 +72,7 @@ def test_dropout_acts_in_training_alone(make_gpt):
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1, "n_hidden": 24}
 
 
-def test_a_llama_has_no_position_table_no_bias_and_thinner_keys():
+def test_llama_has_no_position_table_no_bias_and_thinner_keys():
     gpt = GPT(GPTConfig(context_length=8, n_layer=3, n_head=2, n_embd=8, vocabulary_size=50, tied=False, **LLAMA))
     block = 8 + (8 * 16) + (8 * 8) + 8 + (8 * 24) * 3
     assert sum(weight.numel() for weight in gpt.parameters()) == 2 * 50 * 8 + 3 * block + 8
@@ -88,7 +88,7 @@ def test_rotary_positions_count_distances_alone(make_gpt, shift, length):
     torch.testing.assert_close(moved, gpt.hidden_states(tokens), atol=1e-5, rtol=1e-4)
 
 
-def test_a_turn_keeps_lengths_and_pairs_turn_ever_slower():
+def test_rotation_keeps_lengths_and_pairs_turn_ever_slower():
     x_BHTD = torch.randn(1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
     shape = GPTShape(context_length=8, n_layer=1, n_head=1, n_embd=8, positions="rotary", rotary_base=100.0)
     at = [rotate(x_BHTD, rotation(torch.tensor([[position]]), shape)) for position in (0, 1, 1000)]
@@ -113,6 +113,6 @@ def test_a_turn_keeps_lengths_and_pairs_turn_ever_slower():
         ),
     ],
 )
-def test_a_shape_that_does_not_fit_is_refused(values, reason):
+def test_shape_that_does_not_fit_is_refused(values, reason):
     with pytest.raises(ValueError, match=reason):
         GPTShape(**({"context_length": 8, "n_layer": 1, "n_head": 4, "n_embd": 8} | values))

@@ -12,7 +12,7 @@ def make_cache(shape: GPTShape, rows: int, dtype: torch.dtype = torch.float32) -
     return KeyValueCache(shape, rows, device=CPU, dtype=dtype)
 
 
-def test_each_row_of_the_cache_fills_up_at_its_own_positions():
+def test_cache_rows_fill_up_at_their_own_positions():
     cache = make_cache(GPTShape(context_length=6, n_layer=2, n_head=2, n_embd=4), 2)
     k_BHTD = torch.arange(16.0).view(2, 2, 2, 2)
     positions_BT = torch.tensor([[0, 1], [3, 4]])
@@ -39,7 +39,7 @@ def test_rows_of_the_cache_share_its_memory_and_can_move():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_cache_is_zero_and_takes_memory_for_what_was_written_alone(dtype):
+def test_cache_is_zero_and_takes_memory_for_what_was_written_alone(dtype):
     before = psutil.Process().memory_info().rss
     cache = make_cache(GPTShape(context_length=4096, n_layer=4, n_head=8, n_embd=512), 32, dtype)
     cache.keys_LBKSD[:, :2, :, :64] = 1

@@ -17,7 +17,7 @@ def disturb(model: torch.nn.Module) -> None:
             torch.nn.init.normal_(layer.up.weight, std=0.1)
 
 
-def test_a_model_starts_as_its_foundation_and_merging_keeps_what_it_learned(make_gpt):
+def test_lora_starts_as_its_foundation_and_merging_keeps_what_it_learned(make_gpt):
     gpt = make_gpt()
     before, names = gpt(TOKENS), list(gpt.state_dict())
     add_lora(gpt, LoRAConfig(rank=2, alpha=4))
@@ -31,7 +31,7 @@ def test_a_model_starts_as_its_foundation_and_merging_keeps_what_it_learned(make
     assert all(weight.requires_grad for weight in gpt.parameters())
 
 
-def test_the_update_is_alpha_over_rank_times_the_product_of_two_thin_matrices():
+def test_update_is_alpha_over_rank_times_the_product_of_two_thin_matrices():
     layer = LoRALinear(torch.nn.Linear(3, 5), rank=2, alpha=6)
     disturb(layer)
     x = torch.randn(4, 3)
@@ -73,7 +73,7 @@ def test_training_moves_the_updates_of_the_chosen_blocks_and_a_classifiers_head_
     assert moved == updates | {"head.weight", "head.bias"}
 
 
-def test_a_target_or_a_number_of_blocks_that_the_model_does_not_have_is_named(make_gpt):
+def test_missing_targets_and_blocks_are_named(make_gpt):
     with pytest.raises(ValueError, match="lora targets: the model has no gate"):
         add_lora(make_gpt(), LoRAConfig(rank=2, alpha=2, targets=("gate", "expand")))
     with pytest.raises(ValueError, match="last_blocks: 3 is more than the model's 2 blocks"):

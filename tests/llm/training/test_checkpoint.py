@@ -85,7 +85,7 @@ def test_resume_of_a_finished_run_trains_nothing_and_reports_its_rows_again(run,
 
 
 @pytest.mark.parametrize("size", [0, 7, 5000])
-def test_a_corrupt_newest_checkpoint_is_skipped_with_a_warning(run, tmp_path, caplog, size):
+def test_corrupt_newest_checkpoint_is_skipped_with_a_warning(run, tmp_path, caplog, size):
     with pytest.raises(KeyboardInterrupt):
         run(Checkpoints(tmp_path), interrupt_at(8))
     newest = tmp_path / "step-000006.safetensors"
@@ -95,7 +95,7 @@ def test_a_corrupt_newest_checkpoint_is_skipped_with_a_warning(run, tmp_path, ca
     assert_equal(run(Checkpoints(tmp_path)), run())
 
 
-def test_a_corrupt_last_checkpoint_is_written_again(run, tmp_path):
+def test_corrupt_last_checkpoint_is_written_again(run, tmp_path):
     first = run(Checkpoints(tmp_path))
     newest = tmp_path / "step-000010.safetensors"
     newest.write_bytes(newest.read_bytes()[:5000])
@@ -109,7 +109,7 @@ def test_training_begins_anew_where_all_checkpoints_are_corrupt(run, tmp_path, c
     assert_equal(run(Checkpoints(tmp_path)), run())
 
 
-def test_the_newest_two_are_kept_also_past_a_million_steps(tmp_path):
+def test_newest_two_checkpoints_are_kept_also_past_a_million_steps(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     assert (checkpoints.newest(), checkpoints.load()) == (None, None)
     for step in (5, 10, 999_999, 1_000_001):
@@ -121,7 +121,7 @@ def test_the_newest_two_are_kept_also_past_a_million_steps(tmp_path):
     assert state == {"history": [{"step": 1_000_001}], "step": 1_000_001}
 
 
-def test_a_history_may_be_larger_than_the_header_that_safetensors_reads(tmp_path):
+def test_history_may_be_larger_than_the_header_that_safetensors_reads(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     history = ["a" * 101_000_000]
     checkpoints.save(1, {"model": {"w": torch.ones(1)}}, {"history": history})

@@ -25,7 +25,7 @@ def with_losses(losses: list[float]) -> Objective:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_and_names_step_and_way_out(model, make_config, value):
+def test_nan_loss_stops_and_names_step_and_way_out(model, make_config, value):
     def loss(model: nn.Module, batch: int) -> Tensor:
         return model(torch.ones(1, 1)).sum() * (value if batch == 2 else 1.0)
 
@@ -35,7 +35,7 @@ def test_a_loss_that_is_no_number_stops_and_names_step_and_way_out(model, make_c
     assert all(weight.isfinite().all() for weight in model.parameters())
 
 
-def test_a_loss_that_explodes_stops_and_every_step_is_reported(model, make_config):
+def test_loss_that_explodes_stops_and_every_step_is_reported(model, make_config):
     steps = []
     goal = with_losses([*[1.0] * 15, 100.0])
     config = make_config(steps=99, evaluate_every=99)
@@ -63,14 +63,14 @@ def test_divergence_names_the_checkpoint_from_before_the_loss_grew(model, make_c
         train(model, config, goal, checkpoints=Checkpoints(tmp_path))
 
 
-def test_a_loss_explodes_when_it_loses_all_it_had_learned_and_that_was_much(model, make_config):
+def test_loss_explodes_when_it_loses_all_it_had_learned_and_that_was_much(model, make_config):
     goal = with_losses([*[9.0] * 10, *[2.0] * 10, 10.0])
     with pytest.raises(DivergedError, match=r"^step 30: the loss has grown from 2 to 10"):
         train(model, make_config(steps=30, evaluate_every=99), goal)
 
 
 @pytest.mark.parametrize(("lowest", "last"), [(4.0, 10.0), (2.0, 8.0)])
-def test_a_loss_that_grows_less_is_no_explosion(model, make_config, lowest, last):
+def test_loss_that_grows_less_is_no_explosion(model, make_config, lowest, last):
     goal = with_losses([*[9.0] * 10, *[lowest] * 10, last])
     assert len(train(model, make_config(steps=30, evaluate_every=99), goal)) == 30
 

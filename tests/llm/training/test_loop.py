@@ -76,7 +76,7 @@ def test_loss_falls_and_every_step_has_a_row(run):
 
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3, "gradient_accumulation": 2}])
-def test_two_trainings_give_the_same_bits(run, options):
+def test_trainings_from_one_seed_give_the_same_bits(run, options):
     first = run(**options)
     second = run(**options)
     assert first.history == second.history
@@ -84,11 +84,11 @@ def test_two_trainings_give_the_same_bits(run, options):
     assert not torch.equal(first.before, first.after)
 
 
-def test_another_seed_gives_another_order(run):
+def test_seed_decides_the_order(run):
     assert not torch.equal(run(seed=1).after, run(seed=2).after)
 
 
-def test_two_half_batches_make_the_update_of_a_whole_one(make_config):
+def test_half_batches_make_the_update_of_a_whole_one(make_config):
     rows = torch.randn(24, 5, generator=torch.Generator().manual_seed(0))
 
     def learn(**sizes: int) -> Run:
@@ -112,13 +112,13 @@ def test_two_half_batches_make_the_update_of_a_whole_one(make_config):
         assert half_row == pytest.approx(whole_row, rel=1e-6)
 
 
-def test_the_last_step_is_always_evaluated(run):
+def test_last_step_is_always_evaluated(run):
     history = run(steps=5, evaluate_every=3).history
     assert [row["step"] for row in history if "validation_loss" in row] == [3, 5]
 
 
 @pytest.mark.parametrize(("lower_is_better", "kept"), [(True, 3), (False, 4)])
-def test_the_best_weights_are_kept_the_earliest_of_equals(make_config, lower_is_better, kept):
+def test_best_weights_are_kept_the_earliest_of_equals(make_config, lower_is_better, kept):
     scored = ScoredModel({"score": score} for score in (5.0, 4.0, 1.0, 6.0, 1.0, 6.0))
     goal = Objective(scored.loss, scored.evaluate, best="score", lower_is_better=lower_is_better)
     train(scored.model, make_config(steps=6, evaluate_every=1), goal)
@@ -133,7 +133,7 @@ def test_ties_in_the_best_metric_are_broken_by_the_smaller_value_of_another(make
     assert torch.equal(weights_of(scored.model), scored.seen[1])
 
 
-def test_the_gradient_is_clipped(make_config):
+def test_gradient_is_clipped(make_config):
     model = nn.Linear(2, 1, bias=False)
     gradients = []
     model.weight.register_post_accumulate_grad_hook(lambda weight: gradients.append(weight.grad))
@@ -162,7 +162,7 @@ def test_report_gets_each_step_once_with_its_seconds_and_samples(make_gpt, make_
     assert history[-1]["validation_bits_per_byte"] > 0
 
 
-def test_the_loss_of_a_text_is_the_mean_over_its_tokens(make_gpt, token_files):
+def test_loss_of_a_text_is_the_mean_over_its_tokens(make_gpt, token_files):
     gpt = make_gpt(context_length=16)
     windows = TokenWindows(token_files, "test", 16)
     losses = []

@@ -21,7 +21,7 @@ def make_classifier(gpt: GPT) -> Classifier:
     return Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=32))
 
 
-def test_the_rate_rises_to_its_peak_and_falls_to_zero_in_a_line(make_config):
+def test_rate_rises_to_its_peak_and_falls_to_zero_in_a_line(make_config):
     config = make_config(steps=100, warmup=0.1)
     rates = [schedule(step, config) for step in range(100)]
     assert rates[:11] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.0])
@@ -58,7 +58,7 @@ def test_frozen_weights_are_left_out(make_gpt, make_config):
     assert kept == {id(weight) for weight in model.parameters() if weight.requires_grad}
 
 
-def test_the_first_update_is_adamw_by_hand(make_config):
+def test_first_update_is_adamw_by_hand(make_config):
     layer = torch.nn.Linear(1, 1)
     with torch.no_grad():
         layer.weight.fill_(2.0), layer.bias.fill_(1.0)
@@ -156,7 +156,7 @@ def test_muon_takes_matrices_that_stand_in_one_weight_apart():
 
 
 @pytest.mark.parametrize(("kind", "muon_learning_rate"), [("adamw", None), ("muon", 0.02)])
-def test_an_optimiser_that_was_saved_and_restored_goes_on_bit_for_bit(make_gpt, make_config, kind, muon_learning_rate):
+def test_restored_optimiser_goes_on_bit_for_bit(make_gpt, make_config, kind, muon_learning_rate):
     def stepped(model, optimizer, times):
         for _ in range(times):
             model(torch.tensor([[1, 2, 3]])).square().sum().backward()

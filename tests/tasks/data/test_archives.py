@@ -1,8 +1,8 @@
 import shutil
 import tarfile
 import zipfile
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from archive_files import files_below, link, make_tar, make_zip
@@ -56,7 +56,8 @@ def test_links_that_no_pattern_matches_are_ignored(tmp_path, out):
 @pytest.mark.parametrize(("suffix", "make"), [(".tgz", make_tar), (".zip", make_zip)])
 def test_member_over_the_free_space_of_the_disk_is_refused(tmp_path, out, suffix, make, monkeypatch):
     archive = make(tmp_path / f"bomb{suffix}", {"a.txt": b"\0" * 1_000_000})
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(999_999))
+    usage = SimpleNamespace(free=999_999)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(UserError, match=rf"^bomb{suffix}: member 'a.txt' has 1,000,000 bytes, more than the disk has"):
         unpack(archive, "*", out)
     assert files_below(out) == []
@@ -73,7 +74,7 @@ def test_zip_that_holds_more_than_it_declares_writes_no_more_than_that(tmp_path,
     assert (out / "a").stat().st_size <= 1_000
 
 
-def test_no_matching_member_is_an_error(tmp_path, out):
+def test_archive_without_matching_members_is_an_error(tmp_path, out):
     archive = make_tar(tmp_path / "a.tgz", {"a.txt": b"one", "b.txt": b"two"})
     with pytest.raises(UserError, match=r"^a\.tgz: none of its members matches files: \*\.csv$"):
         unpack(archive, "*.csv", out)

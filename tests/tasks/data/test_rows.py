@@ -96,7 +96,7 @@ def made(raw, tmp_path_factory) -> Path:
     return folder
 
 
-def test_many_parts_make_the_same_bytes_as_one(raw, made, tmp_path, monkeypatch):
+def test_bytes_of_many_parts_are_those_of_one(raw, made, tmp_path, monkeypatch):
     monkeypatch.setattr("tasks.datasets.corpus.PART", 2**24)
     monkeypatch.setattr("tasks.datasets.corpus.FILES", 1_000)
     rows = preprocess(raw, tmp_path)

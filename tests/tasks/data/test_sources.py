@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from flows.fetch import fetch
 from llm.errors import UserError
-from tasks.data.compression import zstd
 from tasks.data.remote import UnreachableError, download_from_store
 from tasks.data.sources import Source, check_names, fetch_source, fetch_task, source_name, write_source
 
@@ -52,7 +51,7 @@ def server(tmp_path):
         ("gs://bucket/books.tar.gz", "books"),
     ],
 )
-def test_a_source_is_named_after_its_package_or_file(source, name):
+def test_source_is_named_after_its_package_or_file(source, name):
     assert source_name(pin(source, b"")) == name
 
 
@@ -71,7 +70,7 @@ def test_a_source_is_named_after_its_package_or_file(source, name):
         "s3://bucket/a.jsonl",
     ],
 )
-def test_a_release_a_url_or_a_file_is_a_source(source):
+def test_source_may_be_a_release_a_url_or_a_path(source):
     assert Source(source=source).source == source
 
 
@@ -93,23 +92,23 @@ def test_a_release_a_url_or_a_file_is_a_source(source):
         "",
     ],
 )
-def test_what_is_no_exact_release_is_no_source(source):
+def test_source_that_is_no_exact_release_is_refused(source):
     with pytest.raises(ValidationError, match="sources are npm:NAME@VERSION"):
         Source(source=source, sha256=WRONG)
 
 
 @pytest.mark.parametrize("source", ["npm:@x/..@1", "https://host.example/", "file:/tmp/.."])
-def test_a_source_without_a_name_is_refused(source):
+def test_source_without_a_name_is_refused(source):
     with pytest.raises(UserError, match="names no package, file or folder; give it a `name`"):
         source_name(pin(source, b""))
 
 
-def test_two_sources_of_one_name_are_refused():
+def test_sources_of_one_name_are_refused():
     with pytest.raises(UserError, match=r"npm:@a/x@1, pypi:x==2: all would be written to the folder x"):
         check_names([pin("npm:@a/x@1", b""), pin("pypi:x==2", b""), pin("npm:y@1", b"")])
 
 
-def test_a_file_source_goes_end_to_end(tmp_path, monkeypatch, prefect_server_for_tests):
+def test_fetch_writes_archives_and_files(tmp_path, monkeypatch, prefect_server_for_tests):
     monkeypatch.chdir(tmp_path)
     archive = make_tar(Path("books.tgz"), {"package/data/a.txt": b"one", "package/data/b.json": b"{}", "x.txt": b""})
     Path("rows.jsonl").write_text('{"text": "two"}\n')
@@ -119,7 +118,7 @@ def test_a_file_source_goes_end_to_end(tmp_path, monkeypatch, prefect_server_for
     assert Path("data/raw/corpus/books/package/data/a.txt").read_bytes() == b"one"
 
 
-def test_nothing_is_written_unless_every_source_is_right(tmp_path, monkeypatch, prefect_server_for_tests):
+def test_fetch_is_atomic(tmp_path, monkeypatch, prefect_server_for_tests):
     monkeypatch.chdir(tmp_path)
     good = make_zip(Path("good.zip"), {"a.txt": b"one"})
     Path("bad.txt").write_text("two")
@@ -128,7 +127,7 @@ def test_nothing_is_written_unless_every_source_is_right(tmp_path, monkeypatch, 
     assert list((tmp_path / "data/raw").iterdir()) == []
 
 
-def test_a_wrong_hash_names_both_hashes_and_opens_nothing(tmp_path):
+def test_wrong_hash_is_named_with_the_expected_one_before_anything_is_unpacked(tmp_path):
     archive = tmp_path / "a.zip"
     archive.write_bytes(b"not even a zip")
     source = Source(source=f"file:{archive}", sha256=WRONG)
@@ -147,7 +146,7 @@ def test_a_wrong_hash_names_both_hashes_and_opens_nothing(tmp_path):
         ("s3://bucket/a", r"^s3://bucket/a: s3fs is not installed; pip install -e '\.\[s3\]'$"),
     ],
 )
-def test_what_is_missing_is_said_with_the_way_out(tmp_path, monkeypatch, source, reason):
+def test_missing_file_or_client_is_named_with_the_way_out(tmp_path, monkeypatch, source, reason):
     monkeypatch.setenv("PATH", str(tmp_path))
     for module in ("pip", "s3fs"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -156,7 +155,7 @@ def test_what_is_missing_is_said_with_the_way_out(tmp_path, monkeypatch, source,
     assert files_below(tmp_path) == []
 
 
-def test_a_host_that_fails_for_a_while_is_tried_again(tmp_path, server):
+def test_retry_after_a_server_error_fetches_the_file(tmp_path, server):
     url, replies = server
     replies["/a.txt"] = [(503, b""), (503, b""), (200, b"text")]
     fetch_task().with_options(retry_delay_seconds=0)(pin(f"{url}/a.txt", b"text"), tmp_path)
@@ -164,7 +163,7 @@ def test_a_host_that_fails_for_a_while_is_tried_again(tmp_path, server):
     assert replies["/a.txt"] == []
 
 
-def test_a_wrong_hash_is_not_tried_again(tmp_path, server):
+def test_retry_never_follows_a_wrong_hash(tmp_path, server):
     url, replies = server
     replies["/a.txt"] = [(200, b"text"), (200, b"text")]
     with pytest.raises(UserError, match="sha256"):
@@ -172,7 +171,7 @@ def test_a_wrong_hash_is_not_tried_again(tmp_path, server):
     assert len(replies["/a.txt"]) == 1
 
 
-def test_a_missing_page_and_an_unreachable_host_are_told_apart(tmp_path, server):
+def test_missing_page_is_no_unreachable_host(tmp_path, server):
     url, _ = server
     with pytest.raises(UserError, match=rf"^{url}/a.txt: Client error '404 Not Found'") as missing:
         write_source(pin(f"{url}/a.txt", b""), tmp_path)
@@ -181,7 +180,7 @@ def test_a_missing_page_and_an_unreachable_host_are_told_apart(tmp_path, server)
         write_source(pin("http://127.0.0.1:9/a.txt", b""), tmp_path)
 
 
-def test_npm_fetches_from_the_registry_that_it_is_told_of(tmp_path, server, monkeypatch):
+def test_npm_fetches_from_the_configured_registry(tmp_path, server, monkeypatch):
     url, replies = server
     manifest = json.dumps({"name": "@me/books", "version": "1.0.0"}).encode()
     archive = make_tar(tmp_path / "books.tgz", {"package/package.json": manifest, "package/data/a.txt": b"one"})
@@ -189,12 +188,13 @@ def test_npm_fetches_from_the_registry_that_it_is_told_of(tmp_path, server, monk
     document = {"name": "@me/books", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
     replies |= {"/@me%2fbooks": (200, json.dumps(document).encode()), "/books.tgz": (200, archive.read_bytes())}
     monkeypatch.setenv("npm_config_registry", url)
-    out = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    out = Path("out")  # stages name their folders from the project's
     out.mkdir()
     write_source(pin("npm:@me/books@1.0.0", archive, "package/data/*"), out)
     assert files_below(out) == ["books/package/data/a.txt"]
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
-    with pytest.raises(UnreachableError, match=r"^npm:@me/books@1\.0\.0: npm says ECONNREFUSED"):
+    with pytest.raises(UnreachableError, match=r"^npm:@me/books@1\.0\.0: code ECONNREFUSED"):
         write_source(pin("npm:@me/books@1.0.0", archive), out)
 
 
@@ -209,16 +209,16 @@ def test_pip_builds_nothing_of_a_source_distribution(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_NO_BINARY", "books")
-    reason = r"it has no wheel for this Python, .* builds one; give its file as https://… or file:PATH"
-    with pytest.raises(UserError, match=rf"^pypi:books==1\.0: {reason}$"):
+    with pytest.raises(UserError, match=r"^pypi:books==1\.0: ERROR: .*No matching distribution found"):
         write_source(pin("pypi:books==1.0", archive), out)
     assert not marker.exists()
     write_source(pin(f"file:{archive}", archive, "*/PKG-INFO"), out)
     assert files_below(out) == ["books-1.0/books-1.0/PKG-INFO"]
 
 
-def test_pip_fetches_from_where_it_is_told(tmp_path, monkeypatch):
-    shelf, out = tmp_path / "shelf", tmp_path / "out"
+def test_pip_fetches_from_the_configured_index(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shelf, out = tmp_path / "shelf", Path("out")  # stages name their folders from the project's
     shelf.mkdir()
     out.mkdir()
     metadata = {"METADATA": b"Metadata-Version: 2.1\nName: books\nVersion: 1.0\n", "WHEEL": b"Wheel-Version: 1.0\n"}
@@ -229,49 +229,14 @@ def test_pip_fetches_from_where_it_is_told(tmp_path, monkeypatch):
     write_source(pin("pypi:books==1.0", wheel, "books/*"), out)
     assert files_below(out) == ["books/books/a.txt"]
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    with pytest.raises(UserError, match=rf"^pypi:books==1\.0: its sha256 is {digest}, params.yaml expects {WRONG}$"):
+    with pytest.raises(UserError, match=rf"^pypi:books==1\.0: .* Expected sha256 {WRONG} Got {digest}$"):
         write_source(Source(source="pypi:books==1.0", sha256=WRONG), out)
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    with pytest.raises(UnreachableError, match=r"^pypi:books==1\.0: pip says .*connection error"):
+    with pytest.raises(UnreachableError, match=r"^pypi:books==1\.0: ERROR: Could not find"):
         write_source(Source(source="pypi:books==1.0", sha256=WRONG), out)
-
-
-def test_texts_of_another_encoding_are_written_down_as_utf_8(tmp_path):
-    (tmp_path / "old.csv").write_bytes("label,body\nham,caf\u00e9 \u20ac5\n".encode("windows-1252"))
-    write_source(Source(source=str(tmp_path / "old.csv"), encoding="windows-1252"), tmp_path)
-    assert (tmp_path / "old/old.csv").read_text(encoding="utf-8") == "label,body\nham,caf\u00e9 \u20ac5\n"
-    with pytest.raises(UserError, match=r"old\.csv: old\.csv, row 2: byte 0xe9 is not ascii$"):
-        write_source(Source(source=str(tmp_path / "old.csv"), encoding="ascii", name="again"), tmp_path)
-    with pytest.raises(ValidationError, match="it is to be one that Python knows"):
-        Source(source="old.csv", encoding="hex")
-
-
-def test_an_encoding_is_that_of_texts_which_are_not_utf_8_already(tmp_path):
-    old = "Gr\u00fc\u00dfe, 5 \u20ac\n"
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    pd.DataFrame({"text": [old]}).to_parquet(mine / "rows.parquet")
-    mail = "From: a@b.org\nSubject: s\nContent-Type: text/plain; charset=iso-8859-1\n\n"
-    files = {"old.txt": old.encode("windows-1252"), "new.txt": old.encode(), "plain.txt": b"plain\n"}
-    files |= {"packed.txt.zst": zstd.compress(old.encode("windows-1252"))}
-    files |= {"cut.bin": b"a\0\xe9", "a.eml": mail.encode() + "Gr\u00fc\u00dfe".encode("iso-8859-1")}
-    for name, content in files.items():
-        (mine / name).write_bytes(content)
-    before = {path.name: path.read_bytes() for path in mine.iterdir()}
-    write_source(Source(source=str(mine), encoding="windows-1252", name="out"), tmp_path)
-    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert after == before | {"old.txt": old.encode(), "packed.txt.zst": old.encode()}
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "iso2022_jp", "cp037"])
-def test_an_encoding_may_write_letters_as_other_ones_or_with_nul(tmp_path, encoding):
-    text = "Konnichiwa\n" if encoding == "cp037" else "\u3053\u3093 ni\n"
-    (tmp_path / "old.txt").write_bytes(text.encode(encoding))
-    write_source(Source(source=str(tmp_path / "old.txt"), encoding=encoding), tmp_path)
-    assert (tmp_path / "old/old.txt").read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize(
@@ -283,7 +248,7 @@ def test_an_encoding_may_write_letters_as_other_ones_or_with_nul(tmp_path, encod
         ("memory://bucket/texts/**/*.txt", ["a.txt", "b/c.txt"]),
     ],
 )
-def test_an_object_store_gives_a_file_a_folder_or_what_a_glob_fits(tmp_path, url, files):
+def test_object_store_gives_a_file_a_folder_or_the_matches_of_a_glob(tmp_path, url, files):
     store = fsspec.filesystem("memory")
     store.pipe({"/bucket/rows.jsonl": b"{}", "/bucket/texts/a.txt": b"one", "/bucket/texts/b/c.txt": b"two"})
     path = download_from_store(url, tmp_path)
@@ -292,7 +257,7 @@ def test_an_object_store_gives_a_file_a_folder_or_what_a_glob_fits(tmp_path, url
         download_from_store("memory://nothing/here", tmp_path)
 
 
-def test_a_dataset_of_the_hubs_form_becomes_a_parquet_file_a_split(tmp_path):
+def test_hub_dataset_becomes_a_parquet_file_for_each_split(tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     for split, count in (("train", 3), ("test", 2)):
@@ -300,5 +265,3 @@ def test_a_dataset_of_the_hubs_form_becomes_a_parquet_file_a_split(tmp_path):
     write_source(Source(source=f"hf:{mine}", name="hub"), tmp_path)
     assert files_below(tmp_path / "hub") == ["test.parquet", "train.parquet"]
     assert pd.read_parquet(tmp_path / "hub/train.parquet")["text"].tolist() == ["train 0", "train 1", "train 2"]
-    with pytest.raises(ValidationError, match="pin it as hf:DATASET@REVISION"):
-        Source(source="hf:owner/name", sha256=WRONG)

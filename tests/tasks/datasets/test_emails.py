@@ -40,7 +40,7 @@ def test_emails_of_messages_and_tables_are_one_table_in_the_order_of_paths(tmp_p
     assert list(table) == COLUMNS
     assert row_text(table)[0] == "A, b\ntwo\nlines"
     expectations = [*email_expectations(), *label_expectations(PARAMS.labels)]
-    validate("emails", [Check("rows", [table], expectations)], tmp_path / "report")
+    validate("emails", [Check("rows", [table], expectations)]).require_success()
 
 
 def test_thread_is_one_group_and_a_subject_of_one_word_makes_none():

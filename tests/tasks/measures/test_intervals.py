@@ -14,7 +14,11 @@ def test_interval_of_a_mean_is_that_of_the_normal_distribution():
 def test_interval_of_a_paired_difference_is_narrower_than_its_parts():
     one = np.random.default_rng(1).normal(size=300)
     two = one + 0.1 + 0.01 * np.random.default_rng(2).normal(size=300)
-    low, high = interval(lambda first, second: (second - first).mean(axis=-1), one, two)
+
+    def lead(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return (second - first).mean(axis=-1)
+
+    low, high = interval(lead, one, two)
     assert 0.09 < low < high < 0.11
 
 

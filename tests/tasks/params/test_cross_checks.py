@@ -127,7 +127,7 @@ CASES = {  # what is changed, and each error as key and reason
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_outline_names_all_mistakes_between_blocks(tmp_path: Path, case: str) -> None:
+def test_outline_names_all_mistakes_between_blocks(tmp_path: Path, case: str) -> None:
     changes, mistakes = CASES[case]
     path = write_params(tmp_path, changes)
     with pytest.raises(ValueError) as caught:
@@ -135,7 +135,7 @@ def test_the_outline_names_all_mistakes_between_blocks(tmp_path: Path, case: str
     assert str(caught.value).splitlines() == [f"{path}: {key}: {reason}" for key, reason in mistakes]
 
 
-def test_the_outline_imports_no_library_of_models_or_engines() -> None:
+def test_outline_imports_no_library_of_models_or_engines() -> None:
     code = "import sys; from tasks.params.load import check_outline; check_outline(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "pandas", "prefect", "mlflow", "dvc"} & {*done.stdout.split()}

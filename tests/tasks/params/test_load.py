@@ -28,7 +28,7 @@ TRAIN = "foundation.train"
 REPLAY = {"base": "published", "prompts": "data/replay.jsonl", "max_new_tokens": 9}
 
 
-def test_our_params_are_valid_and_parsed() -> None:
+def test_params_yaml_is_valid_and_parsed() -> None:
     check_params(OURS)
     foundation = load_application("foundation", OURS)
     assert foundation.train.learning_rate == VALUES["foundation"]["train"]["learning_rate"]
@@ -76,7 +76,7 @@ def test_names_are_those_of_the_blocks() -> None:
         ("replay.nothing", REPLAY, "data/replay/nothing.jsonl is for those who rehearse nothing"),
     ],
 )
-def test_a_mistake_is_one_line_with_file_key_and_reason(tmp_path: Path, key: str, value: object, reason: str) -> None:
+def test_mistake_is_one_line_with_file_key_and_reason(tmp_path: Path, key: str, value: object, reason: str) -> None:
     path = write_params(tmp_path, {key: value})
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {key}')}: {reason}") as caught:
         check_params(path)
@@ -119,7 +119,7 @@ def test_values_that_do_not_go_together_are_named_with_their_section(
         check_params(path)
 
 
-def test_all_mistakes_of_a_block_are_named(tmp_path: Path) -> None:
+def test_mistakes_of_a_block_are_all_named(tmp_path: Path) -> None:
     path = write_params(tmp_path, {f"{TRAIN}.steps": "many"})
     path.write_text(path.read_text().replace("learning_rate", "lerning_rate"))
     with pytest.raises(ValueError, match=r"foundation\.train\.steps: input should") as caught:
@@ -147,7 +147,7 @@ def test_published_weights_are_needed_only_where_something_starts_from_them(tmp_
     check_params(write_params(tmp_path, {"published": GONE, "smoke": GONE} | changes | fewer_layers))
 
 
-def test_the_outline_names_a_glob_that_fits_no_source(tmp_path: Path) -> None:
+def test_outline_names_a_glob_that_fits_no_source(tmp_path: Path) -> None:
     key = "datasets.emails.preprocess.train_only"
     path = write_params(tmp_path, {key: ["*/spam", "everyday-mial/*"]})
     mistake = f"{path}: {key}: 'everyday-mial/*' fits no source; they are datasets-spam-assassin/, "
@@ -157,13 +157,13 @@ def test_the_outline_names_a_glob_that_fits_no_source(tmp_path: Path) -> None:
     check_outline(write_params(tmp_path, {"datasets.instructions.preprocess.train_only": globs}))
 
 
-def test_the_outline_names_a_missing_section(tmp_path: Path) -> None:
+def test_outline_names_a_missing_section(tmp_path: Path) -> None:
     path = write_params(tmp_path, {"foundation": GONE})
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: foundation: missing')}$"):
         check_outline(path)
 
 
-def test_a_stage_reads_its_own_block_alone(tmp_path: Path) -> None:
+def test_stage_reads_its_own_block_alone(tmp_path: Path) -> None:
     path = write_params(tmp_path, {f"{TRAIN}.steps": "many", "applications.classifier.evaluate.batch_size": "many"})
     assert load_training("classifier", path).train.layers == 8
     assert load_dataset("emails", path).preprocess.seed == 1
@@ -178,7 +178,7 @@ def test_gates_may_be_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", model_names(OURS))
-def test_our_gates_ask_for_what_the_committed_evaluation_measures(model: str) -> None:
+def test_gates_of_params_yaml_ask_for_what_the_committed_evaluation_measures(model: str) -> None:
     """Otherwise such a gate would stop every challenger."""
     gates = load_application(model, OURS).review
     metrics = json.loads((ROOT / f"reports/evaluation/{model}/metrics.json").read_text())
@@ -207,7 +207,7 @@ def test_our_gates_ask_for_what_the_committed_evaluation_measures(model: str) ->
         (b"<<<<<<< ours\na: 1\n=======\na: 2\n>>>>>>> theirs\n", "params.yaml, row "),
     ],
 )
-def test_a_corrupt_file_is_named_with_row_and_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_corrupt_file_is_named_with_row_and_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=reason) as caught:
@@ -216,16 +216,16 @@ def test_a_corrupt_file_is_named_with_row_and_reason(tmp_path: Path, content: by
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"params\.yaml: there is no such file"):
         check_params(tmp_path / "params.yaml")
 
 
-def test_a_bound_of_data_leaves_the_other_bounds(tmp_path: Path) -> None:
+def test_bounds_of_a_number_are_those_that_are_given(tmp_path: Path) -> None:
     key = "datasets.emails.preprocess.gates"
     path = write_params(tmp_path, {key: {"duplicate_share": {"fail": 0.9}}})
     gates = load_dataset("emails", path).preprocess.gates
-    assert gates == DataGates(duplicate_share={"warn": 0.3, "fail": 0.9})
+    assert gates == DataGates(duplicate_share={"fail": 0.9})
     path = write_params(tmp_path, {key: {"duplicate_share": {"wran": 0.9}}})
     with pytest.raises(ValueError, match=r"gates\.duplicate_share\.wran: unknown key; did you mean warn\?"):
         load_dataset("emails", path)

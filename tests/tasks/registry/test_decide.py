@@ -7,7 +7,6 @@ from mlflow import MlflowClient
 from llm.errors import UserError
 from tasks.registry.decide import (
     approve,
-    check_name,
     compared,
     history,
     is_open,
@@ -17,6 +16,7 @@ from tasks.registry.decide import (
     settle,
 )
 from tasks.registry.history import ModelState
+from tasks.registry.outcomes import check_name
 
 pytestmark = pytest.mark.slow
 

@@ -77,6 +77,7 @@ def test_description_links_review_card_lineage_and_runs_without_host_and_port(ev
     artifacts = "#/experiments/1/runs/v1/artifacts"
     assert links == (
         f"[review]({artifacts}/review/review.html), [model card]({artifacts}/card/card.md), "
+        f"[dataset card]({artifacts}/card/dataset.md), "
         f"[lineage]({artifacts}/lineage/lineage.txt), [evidence]({artifacts}/evaluation), "
         "[training run](#/experiments/1/runs/t1)"
     )

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import subprocess
@@ -78,7 +77,6 @@ def test_version_holds_record_metrics_evidence_and_pinned_requirements(registere
     model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
     assert (model.source_run_id, model.params["f1"]) == (version.run_id, "0.5")
-    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": 1}]
     lines = Path(mlflow.pyfunc.get_model_dependencies(version.source)).read_text().split()
     assert {f"torch=={torch.__version__.split('+')[0]}", f"mlflow=={mlflow.__version__}"} <= set(lines)
 
@@ -101,7 +99,6 @@ def test_version_has_the_weights_that_its_training_logged(project, monkeypatch):
     model = mlflow.get_logged_model(logged)
     assert (model.source_run_id, model.params) == (training.info.run_id, {"rate": "0.1"})
     assert evaluation.info.run_id in {metric.run_id for metric in model.metrics}
-    assert len(json.loads(model.tags["mlflow.modelVersions"])) == 2
     description = MlflowClient().get_model_version(NAME, "1").description
     assert f"[training run](#/experiments/1/runs/{training.info.run_id})" in description
     assert predict() in ("ham", "spam")

@@ -30,23 +30,23 @@ def in_shipped(shipped, monkeypatch) -> Path:
     return enter(shipped, monkeypatch)
 
 
-def test_a_version_answers_by_its_own_code_which_sees_no_secret_of_this_environment(in_shipped, monkeypatch):
+def test_version_answers_by_its_own_code_which_sees_no_secret_of_this_environment(in_shipped, monkeypatch):
     secrets = ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "THREESTAGE_API_KEYS")
     for name in (*secrets, "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     rows = label_rows(in_shipped / "data/processed/emails")
-    found, seconds = answers(NAME, SEES_ENVIRONMENT, rows[["subject", "body"]])
+    answered, seconds = answers(NAME, SEES_ENVIRONMENT, rows[["subject", "body"]])
     asked = rows[["subject", "body"]].to_dict("records")
     expected = pd.DataFrame(serve(load_for_inference(in_shipped / "made/classifier"), asked), index=rows.index)
-    assert found["spam_probability"].tolist()[:39] == pytest.approx(expected["spam_probability"].tolist()[:39])
-    assert found["error"].notna().tolist() == [n == 39 for n in range(46)]
-    seen = {*found["label"][0].split()}
+    assert answered["spam_probability"].tolist()[:39] == pytest.approx(expected["spam_probability"].tolist()[:39])
+    assert answered["error"].notna().tolist() == [n == 39 for n in range(46)]
+    seen = {*answered["label"][0].split()}
     assert {"PATH", "HOME", "OMP_NUM_THREADS"} <= seen
     assert not {*secrets, "PYTHONPATH"} & seen
     assert seconds > 0
 
 
-def test_a_version_that_ships_no_code_gives_no_answers_rather_than_ours(in_shipped, monkeypatch):
+def test_version_that_ships_no_code_gives_no_answers_rather_than_ours(in_shipped, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))  # where this process finds the project
     reason = r"^models:/threestage-classifier/2 gives no answers: .*(does not ship all of its code|No module named)"
     with pytest.raises(NoAnswerError, match=reason):
@@ -57,12 +57,12 @@ def test_a_version_that_ships_no_code_gives_no_answers_rather_than_ours(in_shipp
     ("number", "within", "reason"),
     [(SEES_ENVIRONMENT, 0.05, "did not answer within 0.05 seconds"), ("9", 60, "gives no answers: ")],
 )
-def test_a_version_that_takes_too_long_or_whose_files_are_gone_gives_no_answers(in_shipped, number, within, reason):
+def test_version_that_takes_too_long_or_whose_files_are_gone_gives_no_answers(in_shipped, number, within, reason):
     with pytest.raises(NoAnswerError, match=f"^models:/{NAME}/{number} {reason}"):
         answers(NAME, number, ROW, within=within)
 
 
-def test_a_store_that_is_away_says_nothing_about_the_version_and_its_password_is_not_shown(monkeypatch):
+def test_store_that_is_away_says_nothing_about_the_version_and_its_password_is_not_shown(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow.set_tracking_uri("http://ada:secret@127.0.0.1:9")
@@ -76,7 +76,7 @@ def test_a_store_that_is_away_says_nothing_about_the_version_and_its_password_is
 
 
 @pytest.mark.parametrize(("signal", "of_the_version"), [("SIGKILL", False), ("SIGSEGV", True)])
-def test_a_process_that_is_killed_from_outside_says_nothing_about_the_version_either(
+def test_process_that_is_killed_from_outside_says_nothing_about_the_version_either(
     in_shipped, tmp_path, monkeypatch, signal, of_the_version
 ):
     ask = tmp_path / "ask.py"
@@ -89,18 +89,20 @@ def test_a_process_that_is_killed_from_outside_says_nothing_about_the_version_ei
 
 def bits(model: GPT, encoding: tiktoken.Encoding, text: str) -> float:
     """The bits in which a model writes a text: of each token's chance, in windows of the model's context."""
-    tokens, found, context = [end_of_text(encoding), *encoding.encode_ordinary(text)], 0.0, model.config.context_length
+    tokens = [end_of_text(encoding), *encoding.encode_ordinary(text)]
+    context = model.config.context_length
+    count = 0.0
     for first in range(0, len(tokens) - 1, context):
         part = torch.tensor(tokens[first : first + context + 1])
         with torch.inference_mode():
             chances = model(part[None, :-1])[0].double().softmax(-1)
-        found -= chances[range(len(part) - 1), part[1:]].log2().sum().item()
-    return found
+        count -= chances[range(len(part) - 1), part[1:]].log2().sum().item()
+    return count
 
 
-def test_a_foundation_is_asked_for_the_bits_in_which_it_writes_a_text(make_gpt, encoding):
+def test_foundation_is_asked_for_the_bits_in_which_it_writes_a_text(make_gpt, encoding):
     model, texts = make_gpt(), ["the cat sat on the mat . " * 9, "a bird"]
     assert len(encoding.encode_ordinary(texts[0])) > model.config.context_length
     loaded = SimpleNamespace(unwrap_python_model=lambda: SimpleNamespace(model=model, encoding=encoding))
-    found = answer(loaded, "bits", [{"text": text} for text in texts], options={})
-    assert [each["bits"] for each in found] == pytest.approx([bits(model, encoding, text) for text in texts], rel=1e-4)
+    answered = answer(loaded, "bits", [{"text": text} for text in texts], options={})
+    assert [row["bits"] for row in answered] == pytest.approx([bits(model, encoding, text) for text in texts], rel=1e-4)

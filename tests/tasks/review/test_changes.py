@@ -21,17 +21,17 @@ def commits(tmp_path, monkeypatch) -> list[str]:
     """Three commits of a repository: code, then notes alone, then code with notes."""
     monkeypatch.chdir(tmp_path)
     git(Path(), "init", "--quiet")
-    found = []
+    hashes = []
     made = {"First": ["model.py"], "Notes": ["notes.md"], "A *better* one": ["model.py", "tests/a.py"]}
     for subject, files in made.items():
         for name in files:
             Path(name).parent.mkdir(exist_ok=True)
             Path(name).write_text(subject)
         git(Path(), "add", "--all")
-        git(Path(), "commit", "--quiet", "--message", subject)
+        git(Path(), "commit", "--quiet", f"--message={subject}")
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        found.append(done.stdout.strip())
-    return found
+        hashes.append(done.stdout.strip())
+    return hashes
 
 
 def test_commits_between_two_versions_are_named_and_their_files_of_code_counted(commits):
@@ -50,8 +50,15 @@ def test_commits_between_two_versions_are_named_and_their_files_of_code_counted(
     assert not Path("x").exists()
 
 
+def origin_of(md5: str) -> Origin:
+    """The origins of a version whose weights have this hash."""
+    hashes = Hashes({}, {LEARNED: "d1"}, {MADE: md5})
+    return Origin(None, Record("register", hashes, {}))
+
+
 def test_hashes_that_differ_are_shown_and_those_that_do_not_are_not():
-    after, before = (Origin(None, Record("register", Hashes({}, {LEARNED: "d1"}, {MADE: md5}), {})) for md5 in "ba")
+    before = origin_of("a")
+    after = origin_of("b")
     assert after.data == {f"from {LEARNED}": "d1", f"made {MADE}": "b"}
     assert changed(before.data, after.data) == [(f"made {MADE}", "a", "b")]
     assert changed({}, after.data)[0] == (f"from {LEARNED}", "-", "d1")

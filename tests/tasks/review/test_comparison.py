@@ -150,7 +150,7 @@ def test_challenger_without_a_table_answers_all_rows(copied, answering, mails, m
 @pytest.mark.parametrize(
     ("gives_none", "failed", "rows"), [("1", "models:/threestage-classifier/1 gives no answers", 0), ("2", "", 46)]
 )
-def test_a_version_that_gives_no_answers_is_a_finding(copied, answering, mails, gives_none, failed, rows):
+def test_version_that_gives_no_answers_is_a_finding(copied, answering, mails, gives_none, failed, rows):
     answering.tables = {"1": labelled(mails["expected"]), "2": labelled(mails["expected"])}
     del answering.tables[gives_none]
     comparison = compare("classifier", "1", "2")
@@ -181,8 +181,8 @@ def learned_some(copied) -> Path:
     mails = pd.read_parquet(data / "test.parquet")
     units = {"2": ([35, 36, 37, 38], [39, 99], range(100, 140)), "1": ([200], [201], range(40))}
     for number, splits in units.items():
-        for name, each in zip(("train", "validation"), splits, strict=False):
-            pd.DataFrame({"unit": each}).to_parquet(data / f"{name}.parquet")
+        for name, split in zip(("train", "validation"), splits, strict=False):
+            pd.DataFrame({"unit": split}).to_parquet(data / f"{name}.parquet")
         mails.assign(unit=splits[-1]).to_parquet(data / "test.parquet")
         with Repo() as repo:
             repo.add(str(data))
@@ -203,7 +203,7 @@ def test_test_rows_that_the_champion_learned_are_left_out_and_counted(learned_so
     assert (comparison.learned, comparison.rows) == (None, 46)
 
 
-def test_a_champion_that_learned_the_whole_test_split_is_an_error_with_a_way_out(learned_some, answering):
+def test_champion_that_learned_the_whole_test_split_is_an_error_with_a_way_out(learned_some, answering):
     test = pd.read_parquet(learned_some / "test.parquet")
     test.assign(unit=99).to_parquet(learned_some / "test.parquet")
     set_deps("classifier", "1", emails=md5_of(learned_some))
@@ -212,7 +212,7 @@ def test_a_champion_that_learned_the_whole_test_split_is_an_error_with_a_way_out
 
 
 @patch.dict(sys.modules)  # which forgets the quiz afterwards
-def test_an_application_without_a_review_has_its_evaluations_compared(copied, tmp_path, monkeypatch):
+def test_application_without_a_review_has_its_evaluations_compared(copied, tmp_path, monkeypatch):
     (tmp_path / "quiz").mkdir()
     for name, code in QUIZ.items():
         (tmp_path / "quiz" / f"{name}.py").write_text(f"from llm.config import Config, TrainConfig\n{code}")
@@ -241,7 +241,7 @@ def test_an_application_without_a_review_has_its_evaluations_compared(copied, tm
     assert compare("quiz", "2", "1").metrics["accuracy"].champion is None
 
 
-def test_two_foundations_write_the_same_text(copied, answering):
+def test_foundations_are_compared_on_the_same_text(copied, answering):
     set_deps("foundation", "1", corpus=md5_of(Path("data/processed/corpus")))
     assert register("foundation") == "2"
     set_deps("foundation", "2", corpus="gone.dir")
@@ -261,7 +261,7 @@ def test_two_foundations_write_the_same_text(copied, answering):
     assert [row.challenger.endswith(" bits a byte") for row in comparison.errors] == [True, True]
 
 
-def test_a_first_foundation_is_asked_a_few_pieces_and_has_its_evaluations_metrics(in_project, answering):
+def test_first_foundation_is_asked_a_few_pieces_and_has_its_evaluations_metrics(in_project, answering):
     answering.tables["1"] = pd.DataFrame({"bits": [1.0, 2.0]})
     comparison = compare("foundation", "1")
     assert (answering.asked, comparison.checked, comparison.rows, comparison.errors) == ([("1", 2)], 2, 0, ())

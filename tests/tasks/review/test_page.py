@@ -49,7 +49,7 @@ PASSED = [Gate("f1 at least 0.9", True, "0.971"), Gate("its lineage is complete"
 FAILED = [
     *PASSED,
     Gate("no sure loss of f1 against the champion", False, "worse: -0.005"),
-    Gate("its data passed the checks", None, "reports/quality is missing"),
+    Gate("its data moved at most 0.25", None, "10 rows are too few"),
 ]
 LOST = f"{number(0.975)} against {number(0.98)}, {signed(-0.005)} ({signed(-0.015)} to {signed(-0.002)})"
 WON = f"{number(0.971)} against {number(0.9)}, {signed(0.07)} ({signed(0.05)} to {signed(0.09)})"
@@ -101,7 +101,7 @@ def review(compared, tmp_path) -> BeautifulSoup:
 def test_verdict_names_the_gates_that_do_not_pass_and_compares_by_the_main_metric(compared, first_version):
     assert verdict(compared, FAILED) == (
         "**Version 2 does not pass: of 4 gates 1 failed and 1 could not be computed.** Not passed: no sure loss of f1 "
-        "against the champion (worse: -0.005); its data passed the checks (reports/quality is missing). By f1 it "
+        "against the champion (worse: -0.005); its data moved at most 0.25 (10 rows are too few). By f1 it "
         f"is **worse** than champion 1: {LOST}. Of 100 mails it lost 1 and won 20."
     )
     assert verdict(first_version, PASSED) == (
@@ -142,7 +142,7 @@ def test_page_marks_each_gate(review):
         ["✓ passed", "f1 at least 0.9", "0.971"],
         ["✓ passed", "its lineage is complete", "commit 01, and every hash"],
         ["✗ failed", "no sure loss of f1 against the champion", "worse: -0.005"],
-        ["? not known", "its data passed the checks", "reports/quality is missing"],
+        ["? not known", "its data moved at most 0.25", "10 rows are too few"],
     ]
     assert [mark["class"] for mark in gates.find_all("strong")] == [["good"], ["good"], ["bad"], ["open"]]
 

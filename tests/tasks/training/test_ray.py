@@ -102,11 +102,11 @@ def sample(setup: TrainingSetup) -> list[str]:
 
 
 def disturbed(
-    prepare: Callable[[Workers], TrainingSetup], step: int, workers: Workers, *, kill=None, known=None
+    prepare: Callable[[Workers], TrainingSetup], step: int, workers: Workers, *, kill=None, relayed=None
 ) -> TrainingSetup:
     """What `prepare` makes, but `step` is disturbed.
 
-    With a file `kill` the second worker is killed in it, once. It waits for the file `known`.
+    With a file `kill` the second worker is killed in it, once. It waits for the file `relayed`.
     """
     setup = prepare(workers)
 
@@ -115,7 +115,7 @@ def disturbed(
             if kill and workers.rank == 1 and not kill.exists():
                 kill.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            while known and not known.exists():
+            while relayed and not relayed.exists():
                 time.sleep(0.01)
         return setup.objective.loss(model, index)
 
@@ -140,7 +140,7 @@ def _ray():
 def learn(tmp_path):
     """Train on two workers; gives the history, the weights and the samples of each reported step."""
 
-    def go(sharding, config, prepare, stop_after=None, known=None, workers=2):
+    def go(sharding, config, prepare, stop_after=None, relayed=None, workers=2):
         checkpoints, rows = Checkpoints(tmp_path / sharding), []
         asked = []
 
@@ -148,7 +148,7 @@ def learn(tmp_path):
             if stop_after is None or len(rows) < stop_after:
                 return False
             if asked:  # when the relay answers again it has heard of it
-                known.touch()
+                relayed.touch()
             asked.append(True)
             return True
 
@@ -175,7 +175,7 @@ def check_close(learned, expected):
     assert torch.linalg.vector_norm(learned - expected) <= 0.02 * torch.linalg.vector_norm(expected)
 
 
-def check_same(history, best, setup, alone):
+def check_same(history, best, *, setup, alone):
     """What two workers learned, and what one learned in `setup`."""
     assert [row["step"] for row in history] == [row["step"] for row in alone]
     for name in ("train_loss", "validation_loss", "validation_f1", "gradient_norm"):
@@ -184,30 +184,29 @@ def check_same(history, best, setup, alone):
         check_close(weight, setup.loaded.model.get_parameter(name).detach())
 
 
-def test_two_workers_that_are_stopped_learn_what_one_learns_that_goes_on_from_their_checkpoint(
-    learn, tmp_path, token_files
-):
+def test_resume_by_one_worker_after_two_were_stopped_learns_what_one_learns(learn, tmp_path, token_files):
     config = CONFIG.model_copy(update={"optimizer": "adamw", "batch_size": 4})
-    prepare, known = partial(prepare_classifier, config, token_files), tmp_path / "known"
+    prepare, relayed = partial(prepare_classifier, config, token_files), tmp_path / "relayed"
     with pytest.raises(InterruptedError, match=r"stopped after step \d+ of 20, with a checkpoint"):
-        learn("ddp", config, partial(disturbed, prepare, 10, known=known), stop_after=3, known=known)
+        learn("ddp", config, partial(disturbed, prepare, 10, relayed=relayed), stop_after=3, relayed=relayed)
     checkpoints = Checkpoints(tmp_path / "ddp")
     assert 3 <= checkpoints.newest() < 20
     setup = prepare(ALONE)
     history = train(setup.loaded.model, config, setup.objective, checkpoints=checkpoints)
     best = checkpoints.load()[0]["best"]
     setup = prepare(ALONE)
-    check_same(history, best, setup, train(setup.loaded.model, config, setup.objective))
+    alone = train(setup.loaded.model, config, setup.objective)
+    check_same(history, best, setup=setup, alone=alone)
 
 
-def test_two_workers_that_share_the_weights_and_lose_one_learn_what_one_learns(learn, tmp_path, token_files):
+def test_sharded_workers_that_lose_one_learn_what_one_learns(learn, tmp_path, token_files):
     config = CONFIG.model_copy(update={"gradient_accumulation": 2})
     prepare, killed = partial(prepare_gpt, config, token_files), tmp_path / "killed"
     history, best, shown = learn("fsdp", config, partial(disturbed, prepare, 30, kill=killed))
     assert killed.exists()
     setup = prepare(ALONE)
     alone = train(setup.loaded.model, config, setup.objective)
-    check_same(history, best, setup, alone)
+    check_same(history, best, setup=setup, alone=alone)
     setup.loaded.model.eval().load_state_dict(best)
     evaluated = [row for row in history if "validation_loss" in row]
     chosen = min(evaluated, key=lambda row: row["validation_loss"])
@@ -223,16 +222,16 @@ def test_two_workers_that_share_the_weights_and_lose_one_learn_what_one_learns(l
     assert numbers(again, "train_loss") == pytest.approx(numbers(alone, "train_loss"), abs=1e-4)
 
 
-def test_two_workers_that_share_the_weights_fine_tune_by_lora_as_one_does(learn, token_files):
+def test_sharded_workers_fine_tune_by_lora_as_one_does(learn, token_files):
     config = CONFIG.model_copy(update={"optimizer": "adamw", "batch_size": 4})
     prepare = partial(prepare_assistant, config, token_files)
     history, best, _ = learn("fsdp", config, prepare)
     setup = prepare(ALONE)
     alone = train(setup.loaded.model, config, setup.objective)
-    check_same(history, best, setup, alone)
+    check_same(history, best, setup=setup, alone=alone)
 
 
-def test_a_stage_that_is_to_train_on_ray_learns_the_same_loss(
+def test_stage_on_ray_learns_the_same_loss(
     project_copy, token_files, mlflow_store, prefect_api, command_line, monkeypatch
 ):
     shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context_length": 64, "batch_size": 2}
@@ -251,12 +250,12 @@ def test_a_stage_that_is_to_train_on_ray_learns_the_same_loss(
     assert "2 workers, ddp, on Ray at local" in (project_copy / ".threestage/stages/pretrain/log").read_text()
 
 
-def test_a_batch_that_the_workers_can_not_share_is_an_error(learn):
+def test_batch_that_workers_can_not_share_is_refused(learn):
     with pytest.raises(UserError, match="batch_size 7 is no multiple of 2 workers"):
         learn("ddp", CONFIG.model_copy(update={"batch_size": 7}), None)
 
 
-def test_more_workers_than_cores_are_an_error_and_not_an_endless_wait(learn):
+def test_workers_without_a_core_are_refused_and_not_waited_for(learn):
     with pytest.raises(UserError, match=r"^\d+ workers need a core each; the cluster has \d+$"):
         learn("ddp", CONFIG.model_copy(update={"batch_size": 4096}), None, workers=4096)
 
@@ -269,14 +268,14 @@ def test_more_workers_than_cores_are_an_error_and_not_an_endless_wait(learn):
         ("THREESTAGE_SHARDING", "zero", "it is ddp or fsdp"),
     ],
 )
-def test_a_wrong_variable_is_named(monkeypatch, variable, value, reason):
+def test_wrong_variable_is_named(monkeypatch, variable, value, reason):
     monkeypatch.setenv("THREESTAGE_RAY", "local")
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=f"{variable}={value}: {reason}"):
         Cluster.asked_for()
 
 
-def test_without_the_variable_there_is_no_ray(monkeypatch):
+def test_ray_is_off_without_the_variable(monkeypatch):
     monkeypatch.delenv("THREESTAGE_RAY", raising=False)
     assert Cluster.asked_for() is None
     assert list(map_in_order("".join, [["a", "b"], ["c"]])) == ["ab", "c"]

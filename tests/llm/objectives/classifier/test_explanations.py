@@ -42,7 +42,7 @@ def test_phrases_are_short_hold_all_words_and_are_not_too_many():
     assert phrases("") == []
 
 
-def test_in_words_groups_phrases_by_label_and_cuts_long_ones():
+def test_explanation_in_words_groups_phrases_by_label_and_cuts_long_ones():
     moved = [Moved("click\nhere " * 20, "spam", 2.0), Moved("see you", "ham", 1.0), Moved("a prize", "spam", 0.5)]
     shortened = ("click here " * 8)[:79]
     assert in_words(moved) == f"like spam: “{shortened}…”, “a prize”; like ham: “see you”"

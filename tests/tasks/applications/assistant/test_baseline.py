@@ -3,12 +3,12 @@ import pytest
 from instruction_tables import write
 
 from llm.chat import Chat
-from llm.objectives.assistant import Question, encode_example
+from llm.objectives.assistant import Example, Question, encode_example
 from llm.tokenizer import decode
 from tasks.applications.assistant.baseline import BRIEF, SHOTS, brief, shots, with_shots
 
 
-def test_the_base_is_told_to_be_brief_unless_a_question_has_a_system_prompt():
+def test_base_is_told_to_be_brief_unless_a_question_has_a_system_prompt():
     assert brief(Question("Why?")).system == BRIEF
     assert brief(Question("Why?", system="You are Ruth.")).system == "You are Ruth."
 
@@ -44,15 +44,20 @@ def test_examples_are_training_rows_of_the_kind_and_system_prompt_and_the_same_f
     assert all(turns == asked.get(turns[-1], ("the cat", turns[-1])) for turns in first)
 
 
+def learned_tokens(example: Example) -> list[int]:
+    """The tokens of an example that count in its loss."""
+    return [token for token, learned in zip(example.tokens, example.learned, strict=True) if learned]
+
+
 def test_examples_stand_before_a_row_and_are_no_part_of_its_loss(encoding):
-    question, chat = Question("the dog", history=("hi", "hello")), Chat()
+    question = Question("the dog", history=("hi", "hello"))
+    chat = Chat()
     examples = [("the cat", "sat"), ("a bird", "sang")]
     alone = encode_example(encoding, chat, question, output="ate")
     whole = with_shots(encoding, chat, question, output="ate", examples=examples, longest=10_000)
     text = decode(encoding, whole.tokens)
     assert text.index("sat") < text.index("sang") < text.index("hello") < text.index("ate")
-    said = [[token for token, own in zip(each.tokens, each.learned, strict=True) if own] for each in (whole, alone)]
-    assert said[0] == said[1]
+    assert learned_tokens(whole) == learned_tokens(alone)
     fewer = with_shots(encoding, chat, question, output="ate", examples=examples, longest=len(whole) - 1)
     assert len(alone) < len(fewer) < len(whole)
     assert with_shots(encoding, chat, question, output="ate", examples=examples, longest=1) == alone

@@ -12,7 +12,7 @@ from llm.objectives.assistant import build
 from tasks.applications.assistant.answers import MARGIN
 from tasks.applications.assistant.measure import EVALUATION, Evaluate
 from tasks.measures.description import Subject
-from tasks.measures.evaluate import evaluate
+from tasks.measures.evaluate import measure_and_write
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 WHO = ("", "baseline_", "nearest_")
@@ -45,7 +45,7 @@ def base(tmp_path, parrot, encoding):
     return folder
 
 
-def measured(model, encoding, base, params) -> dict[str, float]:
+def measured(model, *, encoding, base, params) -> dict[str, float]:
     """The metrics of an assistant, whose rows and evidence are in the folder around its base."""
     subject = Subject(
         loaded=LoadedModel(model, encoding),
@@ -55,7 +55,7 @@ def measured(model, encoding, base, params) -> dict[str, float]:
         compute=CPU,
         evidence=base.parent,
     )
-    return evaluate(EVALUATION, subject)
+    return measure_and_write(EVALUATION, subject)
 
 
 def expected_loss(model, encoding, outputs) -> float:
@@ -64,6 +64,10 @@ def expected_loss(model, encoding, outputs) -> float:
     logits = packed.logits(packed.hidden_states(torch.zeros(1, 1, dtype=torch.int64)))[0, 0].log_softmax(dim=0)
     losses = [-logits[[*encoding.encode_ordinary(text), encoding.eot_token]] for text in outputs]
     return torch.cat(losses).mean().item()
+
+
+def word_count(text: str) -> int:
+    return len(text.split())
 
 
 def test_assistant_is_measured_beside_its_base_and_the_nearest_training_row(parrot, encoding, base, tmp_path):
@@ -82,9 +86,9 @@ def test_assistant_is_measured_beside_its_base_and_the_nearest_training_row(parr
         history=[[], [], ["hi", "hello"]],
     )
     params = Evaluate(batch_size=2, max_new_tokens=4, samples=2)
-    said = [*outputs, "hello"]  # the earlier turn counts, too
-    losses = [expected_loss(parrot(word), encoding, said) for word in (" cat", " hat")]
-    metrics = measured(model, encoding, base, params)
+    turns = [*outputs, "hello"]  # the earlier turn counts, too
+    losses = [expected_loss(parrot(word), encoding, turns) for word in (" cat", " hat")]
+    metrics = measured(model, encoding=encoding, base=base, params=params)
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert answers["answer"].tolist() == ["cat cat cat cat"] * 3
     assert answers["baseline_answer"].tolist() == ["hat hat hat hat"] * 3
@@ -114,8 +118,8 @@ def test_assistant_is_measured_beside_its_base_and_the_nearest_training_row(parr
     gains = [f"{name}_gain" for name in ("exact_match", "contains_answer", "rouge_l")]
     assert kinds.columns.tolist() == ["rows", *parts, *gains]
     assert kinds[parts].loc["count"].notna().all()
-    known = ["rows", "rouge_l", "baseline_rouge_l", "nearest_rouge_l", "rouge_l_gain"]
-    assert kinds.loc["own"].dropna().index.tolist() == known
+    columns_of_own_rows = ["rows", "rouge_l", "baseline_rouge_l", "nearest_rouge_l", "rouge_l_gain"]
+    assert kinds.loc["own"].dropna().index.tolist() == columns_of_own_rows
     assert kinds["rouge_l_gain"].to_dict() == {"count": 0.5, "own": 0.5}
     assert pd.read_csv(tmp_path / "not_ahead.csv").empty
     assert answers["wording"].tolist() == ["a cat sat", "a dog ate", "the moon"]
@@ -127,7 +131,7 @@ def test_answer_that_contains_a_right_one_counts_in_contains_answer_alone(parrot
     write(tmp_path, "train", instruction=["the cat", "a bird"], output=["it says hat , twice", "sat"])
     write(tmp_path, "test", instruction=["the cat", "the dog"], output=["cat", "hat"], answers=[["cat"], ["hat"]])
     params = Evaluate(batch_size=2, max_new_tokens=3)
-    metrics = measured(parrot(" cat"), encoding, base, params)
+    metrics = measured(parrot(" cat"), encoding=encoding, base=base, params=params)
     names = [f"{who}{name}" for name in ("exact_match", "contains_answer") for who in WHO]
     assert [metrics[name] for name in names] == [0.0, 0.0, 0.0, 0.5, 0.5, 0.5]
     table = pd.read_csv(tmp_path / "answers.csv")
@@ -137,25 +141,26 @@ def test_answer_that_contains_a_right_one_counts_in_contains_answer_alone(parrot
 
 
 def test_history_and_system_count_for_the_nearest_row_and_stand_in_answers_csv(parrot, encoding, base, tmp_path):
-    said, told = [[], ["the dog", "ate"], ["a bird", "sang"]], ["", "", "=the moon"]
+    histories = [[], ["the dog", "ate"], ["a bird", "sang"]]
+    systems = ["", "", "=the moon"]
     write(
         tmp_path,
         "train",
         instruction=["and the cat"] * 3,
         output=["sat", "the hat", "on the mat"],
-        history=said,
-        system=told,
+        history=histories,
+        system=systems,
     )
     write(
         tmp_path,
         "test",
         instruction=["and the cat"] * 3,
         output=["hat"] * 3,
-        history=said[::-1],
-        system=told[::-1],
+        history=histories[::-1],
+        system=systems[::-1],
     )
     params = Evaluate(batch_size=2, max_new_tokens=1, samples=2)
-    measured(parrot(" cat"), encoding, base, params)
+    measured(parrot(" cat"), encoding=encoding, base=base, params=params)
     answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
     assert answers["nearest_answer"].tolist() == ["on the mat", "the hat", "sat"]
     assert answers["system"].tolist() == ["'=the moon", "", ""]  # no formula where it is opened
@@ -169,14 +174,14 @@ def test_test_split_of_rows_that_are_all_too_long_is_an_error(parrot, encoding, 
     with pytest.raises(
         UserError, match=r"test\.parquet: none of its 1 rows fits 128 tokens, and the longest has \d+; "
     ):
-        measured(parrot(" cat"), encoding, base, params)
+        measured(parrot(" cat"), encoding=encoding, base=base, params=params)
 
 
 def test_rows_without_right_answers_report_no_exact_match(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     write(tmp_path, "test", instruction=["the dog", "a bird"], output=["cat", "the hat"])
     params = Evaluate(batch_size=2, max_new_tokens=1, samples=2)
-    metrics = measured(parrot(" cat"), encoding, base, params)
+    metrics = measured(parrot(" cat"), encoding=encoding, base=base, params=params)
     assert metrics.keys() == {
         *("response_loss", "baseline_response_loss"),
         *("rouge_l", "baseline_rouge_l", "nearest_rouge_l", "rouge_l_gain"),
@@ -188,20 +193,27 @@ def test_rows_without_right_answers_report_no_exact_match(parrot, encoding, base
 
 def test_answer_that_can_not_be_right_any_more_is_cut_and_a_free_one_is_not(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat sat"], output=["on the mat"])
-    answers = [["cat", "the cat sat"], []]
-    write(tmp_path, "test", instruction=["a cat sat", "a dog ate"], output=["cat", "the dog"], answers=answers)
+    right_answers = ["cat", "the cat sat"]
+    write(
+        tmp_path,
+        "test",
+        instruction=["a cat sat", "a dog ate"],
+        output=["cat", "the dog"],
+        answers=[right_answers, []],
+    )
     params = Evaluate(batch_size=2, max_new_tokens=40)
-    measured(parrot(" cat"), encoding, base, params)
-    said = pd.read_csv(tmp_path / "answers.csv")[["answer", "baseline_answer"]].map(lambda text: len(text.split()))
-    longest = max(len(encoding.encode_ordinary(text)) for text in answers[0])
-    assert said.to_numpy().tolist() == [[longest + MARGIN] * 2, [40] * 2]
+    measured(parrot(" cat"), encoding=encoding, base=base, params=params)
+    answers = pd.read_csv(tmp_path / "answers.csv")[["answer", "baseline_answer"]]
+    lengths = answers.map(word_count)
+    longest = max(len(encoding.encode_ordinary(text)) for text in right_answers)
+    assert lengths.to_numpy().tolist() == [[longest + MARGIN] * 2, [40] * 2]
 
 
 def test_rows_that_are_all_checkable_report_no_rouge(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     write(tmp_path, "test", instruction=["the dog"], output=["cat"], answers=[["cat"]])
     params = Evaluate(batch_size=2, max_new_tokens=1, samples=2)
-    metrics = measured(parrot(" cat"), encoding, base, params)
+    metrics = measured(parrot(" cat"), encoding=encoding, base=base, params=params)
     assert {name for name in metrics if "rouge" in name} == set()
     assert (metrics["exact_match"], metrics["baseline_exact_match"], metrics["nearest_exact_match"]) == (1.0, 0.0, 0.0)
 
@@ -211,7 +223,7 @@ def test_row_too_long_for_the_context_has_an_empty_answer(parrot, encoding, base
     long = {"instruction": ["sat", "the moon " * 90], "output": ["the cat", "the dog"], "answers": [["a"], ["b"]]}
     write(tmp_path, "test", **long)
     params = Evaluate(batch_size=2, max_new_tokens=6, samples=2)
-    measured(parrot(" cat"), encoding, base, params)
+    measured(parrot(" cat"), encoding=encoding, base=base, params=params)
     answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
     assert answers["id"].tolist() == ["test0", "test1"]
     assert answers["answer"].tolist() == ["cat cat cat cat cat cat", ""]
@@ -221,12 +233,15 @@ def test_rows_without_room_for_an_answer_count_in_the_loss_and_long_answers_are_
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     words = " the moon"
     length = len(encoding.encode_ordinary(words))
-    full, long = (words * (count // length) for count in (90, 130))  # of 128 tokens, an answer may have 20
+    # of 128 tokens, an answer may have 20
+    full = words * (90 // length)
+    long = words * (130 // length)
     write(tmp_path, "test", instruction=["a bird" + full, "a dog", "a cat"], output=["cat", long, "cat"])
-    model, params = parrot(" cat"), Evaluate(batch_size=2, max_new_tokens=20)
-    metrics = measured(model, encoding, base, params)
+    model = parrot(" cat")
+    params = Evaluate(batch_size=2, max_new_tokens=20)
+    metrics = measured(model, encoding=encoding, base=base, params=params)
     answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)["answer"]
-    assert [len(text.split()) for text in answers] == [0, 20, 20]
+    assert [word_count(text) for text in answers] == [0, 20, 20]
     assert metrics["unanswered"] == 1
     assert "baseline_unanswered" not in metrics  # whose template takes less room
     assert metrics["response_loss"] == pytest.approx(expected_loss(parrot(" cat"), encoding, ["cat", "cat"]), rel=1e-4)
@@ -237,12 +252,14 @@ def test_questions_without_room_for_any_answer_are_an_error_with_the_way_out(par
     write(tmp_path, "test", instruction=["the dog", "a bird"], output=["cat", "hat"])
     params = Evaluate(batch_size=2, max_new_tokens=126)
     with pytest.raises(UserError, match=r"test\.parquet: no question of its 2 leaves 126 of 128 tokens .* lower"):
-        measured(parrot(" cat"), encoding, base, params)
+        measured(parrot(" cat"), encoding=encoding, base=base, params=params)
 
 
 def test_template_that_writes_nothing_before_an_answer_is_an_error(encoding, parrot, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     write(tmp_path, "test", instruction=[""], output=["cat"])
-    params, bare = Evaluate(batch_size=2, max_new_tokens=1), SAME["template"].replace("{{ eos_token }}", "")
+    bare = SAME["template"].replace("{{ eos_token }}", "")
+    model = parrot(" cat", {"template": bare})
+    params = Evaluate(batch_size=2, max_new_tokens=1)
     with pytest.raises(UserError, match="the prompt is empty"):
-        measured(parrot(" cat", {"template": bare}), encoding, base, params)
+        measured(model, encoding=encoding, base=base, params=params)

@@ -5,7 +5,7 @@ from tasks.applications.assistant.rouge import rouge_l
 
 
 @pytest.mark.parametrize(
-    ("expected", "said"),
+    ("expected", "answer"),
     [
         ("The cat sat on the mats.", "the cat was sitting on a mat"),
         ("Dear Anna,\n\nthank you very much!", "Thanks, Anna"),
@@ -13,13 +13,13 @@ from tasks.applications.assistant.rouge import rouge_l
         ("yes", ""),
     ],
 )
-def test_english_is_scored_as_by_rouge_score(expected, said):
-    by_default = RougeScorer(["rougeL"], use_stemmer=True).score(expected, said)["rougeL"].fmeasure
-    assert rouge_l(expected, said) == by_default
+def test_english_is_scored_as_by_rouge_score(expected, answer):
+    by_default = RougeScorer(["rougeL"], use_stemmer=True).score(expected, answer)["rougeL"].fmeasure
+    assert rouge_l(expected, answer) == by_default
 
 
 @pytest.mark.parametrize(
-    ("expected", "said", "score"),
+    ("expected", "answer", "score"),
     [
         ("Привет, мир", "привет мир", 1.0),
         ("für Müller", "Müller", 2 / 3),
@@ -31,5 +31,5 @@ def test_english_is_scored_as_by_rouge_score(expected, said):
         ("+", "-", 0.0),
     ],
 )
-def test_so_is_every_other_script(expected, said, score):
-    assert rouge_l(expected, said) == pytest.approx(score)
+def test_rouge_of_other_scripts_counts_their_words_or_signs(expected, answer, score):
+    assert rouge_l(expected, answer) == pytest.approx(score)

@@ -56,7 +56,7 @@ MAIL = "Subject: Friday\n\nDear Ann,\n\nI am sorry, I can\u2019t come.\n\nKind r
         ({"code": True}, "x = [1, 2]\nprint(x)", "print('x'"),
     ],
 )
-def test_a_good_answer_keeps_the_clause_and_a_bad_one_breaks_it(rubric, kept, broken):
+def test_clause_is_kept_by_a_good_answer_and_broken_by_a_bad_one(rubric, kept, broken):
     rubric = Rubric.model_validate(rubric)
     assert failures(rubric, kept, "It is good.") == []
     assert not passes(rubric, broken, "It is good.")
@@ -76,14 +76,14 @@ def test_failures_name_the_clauses_that_an_answer_breaks():
         ("{", "row 2: "),
     ],
 )
-def test_a_wrong_row_is_named_with_its_file_and_key(tmp_path, rubric, wrong):
+def test_wrong_row_is_named_with_its_file_and_key(tmp_path, rubric, wrong):
     file = tmp_path / "general.jsonl"
     file.write_text(ROW % '{"max_words": 9}' + ROW % rubric)
     with pytest.raises(UserError, match=rf"general\.jsonl, {wrong}"):
         read_rows(file)
 
 
-def test_a_question_about_the_assistant_may_be_answered_with_what_it_is():
+def test_question_about_the_assistant_may_be_answered_with_what_it_is():
     rubric = Rubric(contains=[["eat"]], may_decline=True)
     assert passes(rubric, "As a chatbot, I have nothing to eat.")
 
@@ -97,9 +97,10 @@ def test_each_question_tells_its_example_from_its_counterexample_and_from_evasio
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_no_question_takes_the_answer_to_the_next(file):
+def test_rubric_refuses_the_answer_to_another_question(file):
     rows = read_rows(file)
-    assert [row.id for row, other in pairwise(rows) if passes(row.rubric, other.example, row.input)] == []
+    fooled = [row.id for row, next_row in pairwise(rows) if passes(row.rubric, next_row.example, row.input)]
+    assert fooled == []
 
 
 DECLINED = [
@@ -178,11 +179,11 @@ ANSWERED = [
 
 
 @pytest.mark.parametrize("answer", DECLINED)
-def test_a_refusal_is_told_in_any_wording(answer):
+def test_refusal_is_recognised_in_any_wording(answer):
     assert declines(answer)
 
 
 @pytest.mark.parametrize("answer", ANSWERED)
-def test_an_answer_is_no_refusal_though_it_says_can_not(answer):
+def test_answer_that_says_can_not_may_be_no_refusal(answer):
     assert not declines(answer)
     assert not denies(answer)

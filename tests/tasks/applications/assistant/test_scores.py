@@ -3,7 +3,6 @@ import json
 import pandas as pd
 import pytest
 
-from tasks.applications.assistant.evidence import write_evidence
 from tasks.applications.assistant.measure import general_right_ratio
 from tasks.applications.assistant.scores import ASKED, FOR_SCORING, assistant_metrics, assistant_rows, score_answers
 from tasks.measures.metrics import figures, logged
@@ -99,7 +98,7 @@ def test_rubrics_judge_general_and_harmless_answers(people, answer, right):
     assert scored(rows, [answer] * 10)["right"].tolist() == right[:1] * 8 + right[1:] * 2
 
 
-def test_shares_stand_beside_the_bases_with_the_paired_lead(people, tmp_path):
+def test_shares_stand_beside_the_bases_with_the_paired_lead(people):
     rows = assistant_rows(people)
     test = ["2", "4", "the cat sat", "hello"]
     ours = [*test, *["cat"] * 6, *["dog"] * 2, *["Like this."] * 2]
@@ -111,8 +110,3 @@ def test_shares_stand_beside_the_bases_with_the_paired_lead(people, tmp_path):
     assert (metrics["nearest_general_right"], metrics["harmless_useful_gain"]) == (0.0, 0.5)
     assert 0 < metrics["general_right_gain_low"] < 0.375 < metrics["general_right_gain_high"] < 0.8
     assert general_right_ratio(table) == 2.0
-    write_evidence(rows, table, samples=2, evidence=tmp_path)
-    slices = pd.read_csv(tmp_path / "by_slice.csv").set_index("set")
-    assert slices.loc["general", ["rows", "right", "baseline_right"]].tolist() == [8, 0.75, 0.375]
-    general = pd.read_csv(tmp_path / "general.csv", keep_default_na=False)
-    assert general.loc[7, ["answer", "failed"]].tolist() == ["dog", "contains cat"]

@@ -39,7 +39,8 @@ def prepared(make_gpt, encoding, tmp_path, monkeypatch):
         )
 
     def prepare(dtype: torch.dtype = torch.float32, rehearses: str = "", **values):
-        monkeypatch.setattr(assistant, "choose_compute", lambda: Compute(torch.device("cpu"), dtype, "a test"))
+        compute = Compute(torch.device("cpu"), dtype, "a test")
+        monkeypatch.setattr(assistant, "choose_compute", lambda: compute)
         short = {"seed": 1, "steps": 2, "batch_size": 1, "learning_rate": 1e-3, "evaluate_every": 1}
         params = assistant.Train(**short | {"checkpoint_every": 1} | values)
         replay = tmp_path / "replay.jsonl"
@@ -50,14 +51,14 @@ def prepared(make_gpt, encoding, tmp_path, monkeypatch):
     return prepare
 
 
-def test_an_assistant_speaks_in_its_bases_template_with_a_system_prompt_of_its_own(prepared, encoding):
+def test_assistant_speaks_in_its_bases_template_with_a_system_prompt_of_its_own(prepared, encoding):
     model = prepared(system="the moon").loaded.model
     assert model.chat == Chat(**SAME, system="the moon")
     asked = encoding.decode(prompt_tokens(encoding, model.chat, Question("sat").messages()))
     assert asked == "the moon<|endoftext|>sat<|endoftext|>"
 
 
-def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(prepared, encoding, caplog):
+def test_shorter_context_and_window_leave_longer_rows_out(prepared, encoding, caplog):
     caplog.set_level("WARNING")
     assert prepared().loaded.model.config.context_length == 128
     assert "left out" not in caplog.text
@@ -70,9 +71,10 @@ def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(pre
     assert setup.throughput.units_a_step == row_width(window)
 
 
-def test_rows_of_sources_that_are_learned_twice_count_twice(prepared):
-    found = [prepared(window=32, twice=twice).finish()["train_rows_left_out"] for twice in ((), ("s*",), ("other/*",))]
-    assert found == [1, 2, 1]
+def test_rows_of_sources_under_twice_count_twice(prepared):
+    patterns = [(), ("s*",), ("other/*",)]
+    left_out = [prepared(window=32, twice=twice).finish()["train_rows_left_out"] for twice in patterns]
+    assert left_out == [1, 2, 1]
 
 
 def test_prepare_rehearses_the_answers_that_are_not_left_out(prepared, tmp_path):
@@ -86,12 +88,12 @@ def test_prepare_rehearses_the_answers_that_are_not_left_out(prepared, tmp_path)
     assert rehearsed.objective.loss(rehearsed.loaded.model, 0).isfinite()
 
 
-def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):
+def test_context_is_never_longer_than_the_bases(prepared):
     assert prepared(context_length=4096).loaded.model.config.context_length == 128
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_split_whose_rows_are_all_longer_than_a_window_is_named_with_the_longest(prepared, tmp_path, split, encoding):
+def test_split_whose_rows_all_exceed_the_window_is_refused(prepared, tmp_path, split, encoding):
     rows = {"instruction": ["sat " * 9, "the dog " * 20], "output": ["mat", "ate"]}
     write(tmp_path, split, **rows)
     (longest,) = encode_examples(encoding, Chat(**SAME), [Question("the dog " * 20)], outputs=["ate"], longest=999)
@@ -104,9 +106,7 @@ def test_a_split_whose_rows_are_all_longer_than_a_window_is_named_with_the_longe
 
 
 @pytest.mark.parametrize("chat", [None, SAME])
-def test_any_base_will_do_with_and_without_a_template_and_with_learned_positions(
-    prepared, make_gpt, encoding, tmp_path, chat
-):
+def test_base_may_lack_a_template_and_have_learned_positions(prepared, make_gpt, encoding, tmp_path, chat):
     save_model(
         tmp_path / "base",
         LoadedModel(make_gpt(context_length=96), encoding),
@@ -118,16 +118,16 @@ def test_any_base_will_do_with_and_without_a_template_and_with_learned_positions
     assert model.chat == (Chat(**SAME, system="the moon") if chat else Chat(system="the moon"))
 
 
-def test_what_lora_freezes_stays_in_bfloat16_where_the_device_computes_in_it(prepared):
+def test_frozen_weights_stay_in_bfloat16_where_the_device_computes_in_it(prepared):
     lora = LoRAConfig(rank=2, alpha=4)
 
     def dtypes(setup) -> dict[bool, set[torch.dtype]]:
-        found = {True: set(), False: set()}
+        by_training = {True: set(), False: set()}
         for weight in setup.loaded.model.parameters():
-            found[weight.requires_grad].add(weight.dtype)
-        return found
+            by_training[weight.requires_grad].add(weight.dtype)
+        return by_training
 
-    both = {torch.float32, torch.bfloat16}
-    assert dtypes(prepared(torch.bfloat16, lora=lora)) == {True: {torch.float32}, False: both}
+    frozen = {torch.float32, torch.bfloat16}
+    assert dtypes(prepared(torch.bfloat16, lora=lora)) == {True: {torch.float32}, False: frozen}
     assert dtypes(prepared(torch.float32, lora=lora)) == {True: {torch.float32}, False: {torch.float32}}
     assert dtypes(prepared(torch.bfloat16)) == {True: {torch.float32}, False: set()}

@@ -5,13 +5,18 @@ from tasks.applications.classifier.evasions import FORMS, Spam, draw, message
 from tasks.data.mail import parse_message
 
 COVER = "Dear Anna,\n\nthe minutes of Tuesday are attached. Shall we meet again at the station on Friday?\n\nTom"
-SPAM = Spam("1", "Great offer", "Purchase cheap pills today & save.\nVisit the pharmacy at our website now!", COVER)
+SPAM = Spam(
+    id="1",
+    subject="Great offer",
+    body="Purchase cheap pills today & save.\nVisit the pharmacy at our website now!",
+    cover=COVER,
+)
 WORDS = {"purchase", "cheap", "pills", "today", "save", "visit", "pharmacy", "website"}
 OBSCURED = {"letters as digits", "links alone", "all letters apart"}  # words that nobody has to spell right
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_all_that_a_person_sees_of_a_spam_is_read(name):
+def test_spam_in_each_form_is_read_as_a_person_sees_it(name):
     subject, body = parse_message(FORMS[name](SPAM))
     words = set(body.lower().replace(".", " ").replace("!", " ").replace(",", " ").split())
     assert subject
@@ -30,6 +35,6 @@ def test_mails_are_drawn_by_label_and_length():
     assert draw(test[:1], "ham", "spam") == []
 
 
-def test_a_message_has_its_parts():
+def test_message_has_its_parts():
     subject, body = parse_message(message("A  b", "One", "<p>Two</p>"))
     assert (subject, body) == ("A b", "One\n\nTwo")

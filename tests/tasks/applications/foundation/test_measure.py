@@ -21,7 +21,7 @@ from tasks.applications.foundation.kneser_ney import models
 from tasks.applications.foundation.measure import EVALUATION, Evaluate
 from tasks.applications.foundation.windows import Window, overlapping, token_losses
 from tasks.measures.description import Subject
-from tasks.measures.evaluate import evaluate
+from tasks.measures.evaluate import measure_and_write
 from tasks.measures.intervals import interval, share
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -42,7 +42,7 @@ def measure(loaded: LoadedModel, data: Path, evidence: Path, params: Evaluate = 
         compute=CPU,
         evidence=evidence,
     )
-    return evaluate(EVALUATION, subject)
+    return measure_and_write(EVALUATION, subject)
 
 
 @pytest.fixture

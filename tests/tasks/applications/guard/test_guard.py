@@ -16,7 +16,7 @@ from llm.objectives.classifier import guard_replies
 from llm.training.loop import train
 from llm.training.workers import ALONE
 from tasks.measures.description import Subject
-from tasks.measures.evaluate import evaluate
+from tasks.measures.evaluate import measure_and_write
 from tasks.measures.metrics import figures
 from tasks.params.slices import find_check, find_evaluation, find_training
 from tasks.training.setup import TrainingFiles
@@ -39,14 +39,15 @@ def trained(make_gpt, encoding, tmp_path):
         table["id"] = [f"{split}#{n}" for n in range(len(table))]
         table.assign(unit=range(len(table))).to_parquet(data / f"{split}.parquet")
     guard = find_training("guard")
-    small = {"layers": None, "max_tokens": 32, "ngram_buckets": 4096, "steps": 0}
+    small = {"lora": None, "layers": None, "last_blocks": None, "max_tokens": 32, "ngram_buckets": 4096, "steps": 1}
     params = guard.train.model_validate(BLOCK["train"] | small)
     setup = guard.prepare(params, TrainingFiles(dataset=data, base=tmp_path / "base"), ALONE)
     train(setup.loaded.model, params, setup.objective)
+    setup.finish()
     return setup.loaded.model.eval(), data
 
 
-def test_the_guard_of_params_yaml_replies_to_what_it_declines_and_says_where_help_is(trained, encoding, tmp_path):
+def test_guard_of_params_yaml_replies_to_what_it_declines_and_says_where_help_is(trained, encoding, tmp_path):
     model, _ = trained
     assert model.config.labels == ("answer", "crisis", "decline")
     answer, crisis, decline = guard_replies(
@@ -82,19 +83,20 @@ def test_guard_is_measured_by_what_it_stops_and_its_score_table_has_the_same_fig
         compute=CPU,
         evidence=evidence,
     )
-    metrics = evaluate(evaluation, subject)
+    metrics = measure_and_write(evaluation, subject)
     assert (metrics["recall"], metrics["false_positive_rate"], metrics["f1"]) == (1.0, 0.0, 1.0)
     assert "evasion_recall" not in metrics
-    assert pd.read_csv(evidence / "behavioural.csv")["id"].tolist() == ["everyday", "harmful"]
     scores = pd.read_parquet(evidence / "scores.parquet")
-    known = figures(evaluation.metrics(scores), scores)
-    assert known.keys() >= {"recall", "false_positive_rate", "f1", "everyday_answer", "harmful_decline"}
-    assert {name: figure.value for name, figure in known.items()} == {name: metrics[name] for name in known}
+    asked = scores.query("part != 'test' and measure == 'right'")
+    assert asked["id"].tolist() == ["everyday", "harmful"]
+    by_name = figures(evaluation.metrics(scores), scores)
+    assert by_name.keys() >= {"recall", "false_positive_rate", "f1", "everyday_answer", "harmful_decline"}
+    assert {name: figure.value for name, figure in by_name.items()} == {name: metrics[name] for name in by_name}
 
 
-def test_a_guards_block_is_checked_as_that_of_any_classifier():
+def test_block_of_the_guard_is_checked_as_that_of_any_classifier():
     block = {**BLOCK, "train": {**BLOCK["train"], "passes": "reply"}}
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    found = dict(find_check("guard")(block, values))
-    assert found.keys() == {"train.passes"}
-    assert "'reply' is not among datasets.requests.preprocess.labels" in found["train.passes"]
+    mistakes = dict(find_check("guard")(block, values))
+    assert mistakes.keys() == {"train.passes"}
+    assert "'reply' is not among datasets.requests.preprocess.labels" in mistakes["train.passes"]

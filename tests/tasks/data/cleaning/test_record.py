@@ -27,7 +27,7 @@ def mails(tmp_path):
     return folder
 
 
-def test_what_was_changed_and_left_out_of_mails_is_counted_with_examples(mails, tmp_path):
+def test_record_counts_changes_and_dropped_rows_with_examples(mails, tmp_path):
     with recorded() as record:
         assert read_emails(mails, PARAMS)["id"].tolist() == ["mine.jsonl#1", "mine.jsonl#5"]
     assert record.counts() == {
@@ -58,7 +58,7 @@ def test_what_was_changed_and_left_out_of_mails_is_counted_with_examples(mails, 
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "quarantine.parquet"), rows)
 
 
-def test_equal_runs_write_equal_bytes_and_nothing_to_say_is_said(mails, tmp_path):
+def test_record_of_equal_runs_has_equal_bytes_and_may_be_empty(mails, tmp_path):
     for name in ("one", "two"):
         with recorded() as record:
             read_emails(mails, PARAMS)
@@ -84,7 +84,7 @@ def test_examples_are_few_and_different_and_texts_are_cut():
     assert set(record.quarantine()["text"].str.len()) == {KEPT}
 
 
-def test_half_of_a_character_is_shown_by_a_mark(tmp_path):
+def test_unicode_half_of_a_pair_is_shown_as_a_question_mark(tmp_path):
     with recorded() as record:
         changed("characters", "cut \ud83d", "cut")
     record.write(tmp_path, "mails")
@@ -92,7 +92,7 @@ def test_half_of_a_character_is_shown_by_a_mark(tmp_path):
     assert "cut ?" in (tmp_path / "cleaning.json").read_text()
 
 
-def test_outside_of_a_record_rules_do_what_they_do_and_write_nothing_down():
+def test_rules_outside_of_a_record_report_nothing():
     assert tidy(" schÃ¶n ") == "schön"
     table = pd.DataFrame({"text": ["a", "b"]})
     kept = drop("blank", table, reasons=pd.Series([None, "why"], dtype=object), text=table["text"])
@@ -102,9 +102,11 @@ def test_outside_of_a_record_rules_do_what_they_do_and_write_nothing_down():
     assert record.counts() == {}
 
 
-def test_of_a_long_line_the_example_shows_where_it_differs():
+def test_example_has_the_first_lines_that_differ_and_is_cut():
     with recorded() as record:
-        changed("characters", "a" * 500 + "&amp;b\nand so on", "a" * 500 + "&b\nand so on")
+        changed(
+            "characters", "same\n\na &amp; b" + "x" * 500 + "\nand so on", "same\na & b" + "x" * 500 + "\nand so on"
+        )
     (example,) = record.examples["characters"]
-    assert example["before"] == "a" * 39 + "&amp;b\nand so on"
-    assert example["after"] == "a" * 39 + "&b\nand so on"
+    assert example["before"] == "a &amp; b" + "x" * 151 + "\nand so on"
+    assert example["after"] == "a & b" + "x" * 155 + "\nand so on"

@@ -1,15 +1,10 @@
 from dataclasses import replace
 
 import pandas as pd
-import pytest
 from dataset_rows import TEXTS, as_rows, as_table
 
 from tasks.data.cleaning.record import recorded
 from tasks.data.cleaning.rules import (
-    SHORTEST,
-    UNKNOWN,
-    in_languages,
-    language_of,
     long_lines,
     repeated_lines,
     shares_before,
@@ -19,7 +14,7 @@ from tasks.data.cleaning.rules import (
 from tasks.data.steps import without_shared_lines
 
 
-def test_a_row_with_a_field_too_long_or_empty_is_left_out_with_the_reason():
+def test_row_with_a_field_too_long_or_empty_is_dropped_with_the_reason():
     table = pd.DataFrame({"id": ["a", "b", "c"], "question": ["why?", "", "w" * 30], "answer": ["so", "so", ""]})
     with recorded() as record:
         kept = within_lengths(table, table["question"], {"question": (1, 20), "answer": (1, 20)})
@@ -30,7 +25,7 @@ def test_a_row_with_a_field_too_long_or_empty_is_left_out_with_the_reason():
     ]
 
 
-def test_a_text_that_says_the_same_again_and_again_is_left_out_and_a_refrain_is_not():
+def test_text_of_repeated_lines_is_dropped_and_a_refrain_stays():
     song = "\n".join(f"Verse {n}\nof the song\nSo say we all" for n in range(8))
     spam = "\n\n".join(["BUY NOW", "Click here"] * 20)
     short = "\n".join(["ha"] * 8)
@@ -41,38 +36,6 @@ def test_a_text_that_says_the_same_again_and_again_is_left_out_and_a_refrain_is_
     assert record.quarantine()["reason"].tolist() == ["95% of its lines repeat others"]
 
 
-IN_LANGUAGES = {
-    "en": "Dear Anna, thank you for the invitation; we would be glad to come on Tuesday, and we will bring the cake.",
-    "de": "Liebe Anna, vielen Dank für die Einladung; wir kommen am Dienstag sehr gerne und bringen den Kuchen mit.",
-    "nl": "Beste Anna, bedankt voor de uitnodiging; we komen dinsdag heel graag en nemen de taart voor iedereen mee.",
-    "fr": "Chère Anna, merci beaucoup pour ton invitation ; nous viendrons mardi avec plaisir et le gâteau promis.",
-}
-
-
-def test_the_language_of_a_text_is_told_where_it_is_long_enough_and_certain():
-    assert [language_of(text) for text in IN_LANGUAGES.values()] == list(IN_LANGUAGES)
-    assert language_of(IN_LANGUAGES["de"][: SHORTEST - 1]) == UNKNOWN
-    assert language_of("0123456789 " * 20) not in IN_LANGUAGES
-
-
-def test_rows_in_other_languages_are_left_out_where_some_are_named():
-    table = pd.DataFrame({"id": [*IN_LANGUAGES, "short"], "text": [*IN_LANGUAGES.values(), "Bonjour"]})
-    with recorded() as record:
-        assert in_languages(table, table["text"], ()).equals(table)
-        assert record.quarantine().empty
-    with recorded() as record:
-        assert in_languages(table, table["text"], ["en", "nl"])["id"].tolist() == ["en", "nl", "short"]
-    assert record.quarantine()[["id", "rule", "reason"]].to_numpy().tolist() == [
-        ["de", "language", "it is in de"],
-        ["fr", "language", "it is in fr"],
-    ]
-
-
-def test_a_language_that_is_none_is_named():
-    with pytest.raises(ValueError, match=r"^languages: 'english' is no code of ISO 639 that is known; en and pt are$"):
-        in_languages(pd.DataFrame({"text": []}), pd.Series([], dtype=object), ["en", "english"])
-
-
 ASKED = "Does anybody know how to mount a disk that another system wrote?\nIt says that the superblock is broken."
 REPLY = (
     "Yes.\n" + "\n".join(f"> {line}" for line in ASKED.split("\n")) + "\nRun the check of the file system before it."
@@ -81,7 +44,7 @@ THIRD = "Thanks, that did it!\n> Run the check of the file system before it."
 OTHER = "The minutes of Tuesday's meeting are attached, please read them.\nSee you on Friday at the usual place."
 
 
-def test_a_line_is_the_same_however_often_it_is_quoted():
+def test_quoted_lines_equal_unquoted_ones():
     assert long_lines(REPLY) == {
         "does anybody know how to mount a disk that another system wrote",
         "run the check of the file system before it",
@@ -108,7 +71,7 @@ def mails(rows: int, signed: int) -> pd.Series:
     return pd.Series([text + NOTE * (n < signed) for n, text in enumerate(texts)])
 
 
-def test_a_line_that_many_mails_end_with_is_not_held_against_a_mail():
+def test_line_that_ends_many_mails_does_not_count():
     text = mails(100, 60)
     short = pd.Series([f"See you at {n}.\n{NOTE}" for n in range(5)])
     table = pd.DataFrame({"split": ["train"] * 100 + ["test"] * 5})

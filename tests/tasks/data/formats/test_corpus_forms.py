@@ -48,12 +48,6 @@ def test_corpus_is_read_from(form, read):
     assert "\n\n".join(documents) == "\n\n".join(expected)
 
 
-@pytest.mark.parametrize("encoding", ["windows-1252", "utf-16"])
-def test_corpus_text_in_another_encoding_is_read(encoding, read):
-    line = {"source": "old.txt", "encoding": encoding}
-    assert read(corpus, line, {"old.txt": "“déjà vu”".encode(encoding)})["text"].tolist() == ['"déjà vu"']
-
-
 def test_corpus_text_that_is_large_is_read_in_parts_that_end_with_lines(read, monkeypatch):
     monkeypatch.setattr("tasks.data.formats.documents.PART", 1000)
     text = "\n".join(f"line {n} of a long book" for n in range(100))

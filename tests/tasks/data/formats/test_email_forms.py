@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from form_files import Content, csv_table, json_lines, parquet, zipped
 
+from llm.errors import UserError
 from tasks.data.formats.labels import Labels
 from tasks.datasets import emails
 
@@ -47,13 +48,8 @@ EMAILS: dict[str, tuple[str, dict[str, Content]]] = {
         {f"mail/{label}-2024.gz": gzip.compress(box(subject, body).encode()) for label, subject, body in MAILS},
     ),
     "Maildir": (
-        "mail",
-        {f"mail/{label}/cur/1": message(subject, body) for label, subject, body in MAILS}
-        | {"mail/ham/new/.x/1": "", "mail/spam/new/.x/1": ""},
-    ),
-    "folders in a Maildir": (
-        "Maildir",
-        {f"Maildir/.{label.title()}/new/1": message(subject, body) for label, subject, body in MAILS},
+        "mail/*/cur/*",
+        {f"mail/{label}/cur/1": message(subject, body) for label, subject, body in MAILS} | {"mail/ham/u": "V1"},
     ),
     "folders of texts, as Enron-Spam": (
         "enron1",
@@ -116,18 +112,26 @@ SMS = [
 ]
 
 
-def test_emails_of_the_sms_collection_have_no_header_and_quotes_that_enclose_nothing(read):
-    table = read(emails, "SMSSpamCollection.tsv", {"SMSSpamCollection.tsv": "\n".join(SMS) + "\n"})
-    assert table["id"].tolist() == [f"SMSSpamCollection/SMSSpamCollection.tsv#{n}" for n in (1, 2, 3, 4)]
+def test_emails_of_the_sms_collection_have_quotes_that_enclose_nothing(read):
+    table = read(emails, "sms.tsv", {"sms.tsv": "\n".join(["label\tsms", *SMS]) + "\n"})
+    assert table["id"].tolist() == [f"sms/sms.tsv#{n}" for n in (2, 3, 4, 5)]
     assert table[["label", "body"]].to_numpy().tolist() == [line.split("\t") for line in SMS]
 
 
-WHERE = {  # where a file lies, and the label that its path says; None for no label
+def test_emails_table_without_a_header_is_an_error(read):
+    with pytest.raises(UserError, match=r"sms\.tsv, row 2: no label; it is looked for under label, labels, class"):
+        read(emails, "sms.tsv", {"sms.tsv": "\n".join(SMS) + "\n"})
+
+
+OF_PATH = {  # the label that a path says; None for no label
     **{"spam/1.eml": "spam", "easy-ham-1/1.eml": "ham", "spam/archive/ham.mbox": "ham", "spam/hamburg.eml": "spam"},
-    **{"data/not-spam/1.eml": None, "mixed/spam-or-ham/1.eml": None, "ham/SPAM_or_HAM.eml": "ham"},
-    **{"spam-data/not-spam/1.eml": None, "spam-data/legit/2.txt": None, "spam-data/4.csv": "spam"},
-    **{"x/no-spam/3.txt": None, "spam/nonspam/3.txt": None, "ham/not-spam/3.txt": "ham", "ham/not-spam.mbox": "ham"},
-    **{"my-spam/January/1.eml": "spam", "Spam.mbox/A4F0/Data/Messages/1.emlx": "spam", "spam/ham.csv": "ham"},
+    **{"mixed/spam-or-ham/1.eml": None, "ham/SPAM_or_HAM.eml": "ham", "my-spam/January/1.eml": "spam"},
+    **{"Spam.mbox/A4F0/Data/Messages/1.emlx": "spam", "spam/ham.csv": "ham", "x/2024/1.eml": None},
+    # a label that is denied
+    **{"data/not-spam/1.eml": None, "spam-data/not-spam/1.eml": None, "x/no-spam/3.txt": None},
+    **{"spam/nonspam/3.txt": None, "ham/not-spam/3.txt": None, "ham/not-spam.mbox": None, "x/not_Spam/ham/1": "ham"},
+    # the source's own topic
+    **{"spam-data/legit/2.txt": None, "spam-data/4.csv": None},
 }
 OF_MESSAGE = {  # as programs call them by their subjects
     **{"ham/Re_ new spam filter.eml": "ham", "ham/Re_ not spam.eml": "ham", "x/not-spam/my spam.eml": None},
@@ -136,8 +140,8 @@ OF_MESSAGE = {  # as programs call them by their subjects
 
 
 def test_label_of_a_path_is_that_of_the_nearest_name_and_for_a_message_of_its_folder():
-    labels = Labels(("ham", "spam"))
-    assert {path: labels.of_path(Path(path)) for path in WHERE} == WHERE
+    labels = Labels(("ham", "spam"), {"2024": "spam"})
+    assert {path: labels.of_path(Path(path)) for path in OF_PATH} == OF_PATH
     assert {path: labels.of_message(Path(path)) for path in OF_MESSAGE} == OF_MESSAGE
 
 
@@ -165,9 +169,11 @@ From: anna@example.org
 Subject: One
 
 first
-From here it is far.
-From Monday 2 Jan 10:00 on, as in 2024
-To: this we say yes
+From bert@example.org Fri Aug 23 12:36:23 2002
+
+From Monday 2 Jan 10:00 on we meet
+>From here it is far.
+
 From bert@example.org Fri Aug 23 12:36:23 2002
 From: bert@example.org
 Subject: Two
@@ -176,19 +182,14 @@ second
 """
 
 
-@pytest.mark.parametrize("name", ["ham.mbox", "ham/box.eml"])
-def test_mailbox_without_blank_lines_between_messages_has_several(name, read):
-    first = "first\nFrom here it is far.\nFrom Monday 2 Jan 10:00 on, as in 2024\nTo: this we say yes"
-    mails = contents(read(emails, "mail", {f"mail/{name}": BOX}))
-    assert mails == [("ham", "One", first), ("ham", "Two", "second")]
+def test_mailbox_has_a_message_at_each_postmark_after_a_blank_line(read):
+    first = "first\nFrom bert@example.org Fri Aug 23 12:36:23 2002\n\nFrom Monday 2 Jan 10:00 on we meet\nFrom here it"
+    mails = contents(read(emails, "ham.mbox", {"ham.mbox": BOX}))
+    assert mails == [("ham", "One", f"{first} is far."), ("ham", "Two", "second")]
 
 
 NULLS = [{"label": "ham", "subject": "Lunch", "body": None}, {"label": "spam", "subject": None, "body": "You won"}]
 TABLES = {
-    "of a table without a header a column of dates is no body": (
-        *("a.csv", "2024-01-01 10:00:00,ham,See you\n2024-01-02 10:00:00,spam,You won\n"),
-        [("ham", "", "See you"), ("spam", "", "You won")],
-    ),
     "a column called group is no label where another is": (
         *("a.csv", "text,Label,group\nhello there,ham,team spam reports\n"),
         [("ham", "", "hello there")],
@@ -197,20 +198,15 @@ TABLES = {
         *("a.csv", "label,text,label_num\nham,hello there,0\n"),
         [("ham", "", "hello there")],
     ),
-    "quotes around words of a TSV enclose no cell": (
-        *("a.tsv", 'ham\tSee you\nspam\t"FREE" call "NOW"\n'),
-        [("ham", "", "See you"), ("spam", "", '"FREE" call "NOW"')],
-    ),
     "a null is empty": ("a.jsonl", json_lines(NULLS), [("ham", "Lunch", ""), ("spam", "", "You won")]),
     "a null of Parquet is empty": ("a.parquet", parquet(NULLS), [("ham", "Lunch", ""), ("spam", "", "You won")]),
 }
 
 
 @pytest.mark.parametrize("case", TABLES)
-def test_emails_table_is_read_as_people_mean_it(case, read, caplog):
+def test_emails_table_of_unusual_columns_or_cells_is_read(case, read):
     name, content, expected = TABLES[case]
     assert contents(read(emails, name, {name: content})) == expected
-    assert "is taken from the column" not in caplog.text
 
 
 def test_emails_row_whose_text_runs_into_a_column_without_a_name_is_dropped(read, caplog):

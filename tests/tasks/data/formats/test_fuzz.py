@@ -186,7 +186,7 @@ REAL = st.builds(
 
 @settings(max_examples=500)
 @given(MESSAGES | st.binary(max_size=200) | st.builds(bytes.__add__, HEADS, TREES) | REAL)
-def test_a_message_is_tidy_text_or_no_mail(content):
+def test_message_is_tidy_text_or_no_mail(content):
     with soon():
         try:
             subject, body = parse_message(content)

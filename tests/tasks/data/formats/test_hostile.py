@@ -72,9 +72,9 @@ TALK = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
 
 # File, content, and the one problem that is found in it, by dataset and form.
 CORPUS = [
-    ("a.txt", b"fine\nbad \xe9t\xe9\n", r"row 2: byte 0xe9 is not UTF-8; .*, or give its source an `encoding`"),
+    ("a.txt", b"fine\nbad \xe9t\xe9\n", r"row 2: byte 0xe9 is not UTF-8; save the file as UTF-8, such as by iconv"),
     ("a.txt", b"fine\nnot\0fine", r"row 2: holds NUL"),
-    ("a.txt", "text".encode("utf-16"), r"row 1: holds NUL.* save the file as UTF-8, or give its source an `encoding`"),
+    ("a.txt", "text".encode("utf-16"), r"row 1: holds NUL.* save the file as UTF-8"),
     ("a.txt", LONG, r"row 1: a line of over 1,048,576"),
     (
         "a.txt.gz",
@@ -108,7 +108,6 @@ EMAILS = [
     ("a.csv", b"label,body\nham,a\nsmap,b\n", r"row 3: label 'smap' is not one of ham, spam"),
     ("a.csv", b"message_text,spam\nyou won,spam\n", r"row 2: no text under 'body'; columns are message_text, spam"),
     ("a.csv", b"subject,body\na,b\n", r"row 2: no label; it is looked for under label, labels, class"),
-    ("a.csv", b"ham,Lunch on Friday,ok\nspam,You won,Reply now\n", r"row 1: no header says whether column 2 or 3 is"),
     ("a.jsonl", b'{"label": "ham", "bo', r"row 1: not JSON"),
     ("a.jsonl", b'{"label": "ham", "subject": "", "body": 3}', r"row 1: no text under 'body'"),
     ("a.jsonl", b"[]", r"row 1: '\[\]' is no row with columns"),
@@ -229,7 +228,7 @@ def test_corrupt_mails_are_dropped_and_counted(tmp_path, caplog):
     ]
 
 
-def test_a_field_of_a_megabyte_is_a_body(tmp_path):
+def test_field_of_a_megabyte_is_a_body(tmp_path):
     (tmp_path / "a.csv").write_bytes(b'label,body\nham,"' + LONG + b'"\n')
     assert read(emails, tmp_path) == ([("ham", "", "word " * 8)], [])
 
@@ -248,14 +247,6 @@ def test_columns_of_the_parameters_that_are_none_of_ours_are_named(tmp_path):
     (tmp_path / "a.csv").write_text("label,text\nham,hello\n")
     with pytest.raises(UserError, match=r"^columns: 'boddy' is not one of label, subject, body$"):
         emails.read_emails(tmp_path, emails.Params(**SPLIT, columns={"boddy": "text"}))
-
-
-def test_columns_of_which_two_fit_are_logged_once(tmp_path, caplog):
-    content = rows(*[{"prompt": "Answer.", "question": "How much is 1 + 1?", "answer": "2"}] * 3)
-    (tmp_path / "a.jsonl").write_bytes(content)
-    assert read(instructions, tmp_path)[0] == [("Answer.", "2")] * 3
-    warning = "the instruction is taken from the column 'prompt', not from 'question': `columns` may say otherwise"
-    assert caplog.messages.count(warning) == 1
 
 
 def test_parquet_value_that_is_repeated_is_in_memory_for_a_few_rows(tmp_path):

@@ -165,7 +165,7 @@ def test_answer_stands_in_the_message_of_every_split(name, drawn):
         assert all(message.count(wanted) == 1 for message in messages)
 
 
-def test_which_one_asks_for_one_of_two_facts_that_stand_in_every_message(drawn):
+def test_kind_which_one_asks_for_one_of_two_facts_that_stand_in_every_message(drawn):
     for task in drawn["which_one"]:
         asked, _, facts = task.asked.partition(": ")
         fact_of = {fact.split()[0]: fact.partition(" ")[2] for fact in facts.split(", ")}

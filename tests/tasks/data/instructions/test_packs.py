@@ -28,7 +28,7 @@ def rows_of(folder, count=10):
     return list(made_rows(read_packs(folder), [], seed=1, rows_of={}, rows_a_kind=count))
 
 
-def test_the_kind_of_the_docs_makes_rows_whose_group_is_the_fact(folder):
+def test_docs_pack_makes_rows_grouped_by_their_fact(folder):
     rows = {row["id"]: row for row in rows_of(folder)}
     young = {"cow": "calf", "sheep": "lamb", "cat": "kitten"}
     assert rows.keys() == {f"young_animal: {animal}" for animal in young}
@@ -38,7 +38,7 @@ def test_the_kind_of_the_docs_makes_rows_whose_group_is_the_fact(folder):
         assert (row["output"], row["answers"]) == (answer, [answer, f"a {answer}"])
 
 
-def test_no_split_sees_a_wording_of_another(folder):
+def test_splits_share_no_wording(folder):
     wordings = read_packs(folder).kinds["young_animal"].wordings
     rows = rows_of(folder)
     assert {row["wording"] for row in rows} <= set(wordings.train)
@@ -79,7 +79,7 @@ def test_no_split_sees_a_wording_of_another(folder):
         ("{young}", "{child}", r"kinds\.young_animal: there is no such column, .*: 'child'"),
     ],
 )
-def test_what_is_wrong_in_a_pack_is_named_by_file_kind_and_reason(folder, old, new, message):
+def test_corrupt_pack_is_named_with_file_kind_and_reason(folder, old, new, message):
     assert old in PACK[2]
     (folder / PACK[1]).write_text(PACK[2].replace(old, new, 1))
     with pytest.raises(UserError, match=rf"{PACK[1]}.*{message}") as error:
@@ -87,7 +87,7 @@ def test_what_is_wrong_in_a_pack_is_named_by_file_kind_and_reason(folder, old, n
     assert "\n" not in str(error.value)
 
 
-def test_two_packs_may_not_have_a_kind_of_one_name(folder):
+def test_kinds_of_one_name_in_two_packs_are_refused(folder):
     (folder / "zoo.yaml").write_text(PACK[2])
     with pytest.raises(UserError, match=rf"zoo\.yaml: kinds\.young_animal: .*{PACK[1]} has one of this name"):
         read_packs(folder)
@@ -126,7 +126,7 @@ def test_steps_draw_in_turn_and_a_kind_without_more_tasks_ends(tmp_path, steps, 
     assert {task.asked: task.answers[0] for task in drawn} == tasks
 
 
-def test_equal_seeds_draw_equal_rows_and_no_kind_changes_another(packs, sources):
+def test_rows_of_equal_seeds_are_equal_and_kinds_are_independent(packs, sources):
     paths = list(sources.paths.values())
     rows = list(made_rows(packs, paths, seed=1, rows_of={}, rows_a_kind=4))
     without_continents = list(made_rows(packs, paths, seed=1, rows_of={"continent": 0}, rows_a_kind=4))
@@ -134,13 +134,13 @@ def test_equal_seeds_draw_equal_rows_and_no_kind_changes_another(packs, sources)
     assert list(made_rows(packs, paths, seed=2, rows_of={}, rows_a_kind=4)) != rows
 
 
-def test_a_kind_whose_source_is_missing_is_left_out(packs, sources):
+def test_kind_whose_source_is_missing_is_left_out(packs, sources):
     paths = [path for name, path in sources.paths.items() if name != "lemminflect"]
     left = {row["kind"] for row in made_rows(packs, paths, seed=1, rows_of={}, rows_a_kind=1)}
     assert packs.kinds.keys() - left == {name for name, kind in packs.kinds.items() if "lemminflect" in kind.needs}
 
 
-def test_each_wording_of_test_has_its_share_of_rows(packs, sources):
+def test_wordings_of_test_have_equal_shares_of_rows(packs, sources):
     rows = list(made_rows(packs, list(sources.paths.values()), seed=1, rows_of={"multiplication": 30}, rows_a_kind=0))
     counts = Counter(row["test_wording"] for row in rows)
     assert counts.keys() == set(packs.kinds["multiplication"].wordings.test)

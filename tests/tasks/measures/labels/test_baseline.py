@@ -10,7 +10,7 @@ from tasks.measures.labels.rows import texts_of
 from tasks.measures.labels.scores import calibration_error
 
 
-def test_the_baseline_of_few_mails_and_of_a_script_without_spaces_goes_by_characters():
+def test_baseline_of_few_mails_and_of_a_script_without_spaces_goes_by_characters():
     texts = ["中奖了快点击", "今天开会吗", "免费领取奖金", "明天见面", "点击领奖", "会议改期"]
     table = pd.DataFrame({"subject": texts, "body": "", "label": ["spam", "ham"] * 3})
     _, features = fit_features(table)
@@ -25,16 +25,19 @@ def mails(count: int, seed: int, labels: tuple[str, ...]) -> pd.DataFrame:
     signs = np.where(
         generator.random((count, 8)) < 0.4, actual[:, None], generator.integers(len(labels), size=(count, 8))
     )
-    bodies = [" ".join(f"word{sign} filler{generator.integers(30)}" for sign in row) for row in signs]
+    bodies = []
+    for row in signs:
+        words = [f"word{sign} filler{generator.integers(30)}" for sign in row]
+        bodies.append(" ".join(words))
     return pd.DataFrame({"subject": "s", "body": bodies, "label": [labels[number] for number in actual]})
 
 
 @pytest.mark.parametrize("labels", [("ham", "spam"), ("bird", "ham", "spam")])
-def test_the_baseline_is_the_stronger_learner_on_validation_and_its_evidence_names_it(labels, tmp_path):
+def test_baseline_is_the_stronger_learner_on_validation_and_its_evidence_names_it(labels, tmp_path):
     budget = 0.02 if len(labels) == 2 else None
     config = ClassifierConfig(labels=labels, max_tokens=16, false_positive_rate=budget)
     validation = mails(300, 2, labels)
-    reader = fit_baseline(mails(300, 1, labels), validation, config, tmp_path)
+    reader = fit_baseline(mails(300, 1, labels), validation, config=config, evidence=tmp_path)
     table = pd.read_csv(tmp_path / "baseline.csv")
     assert table["learner"].tolist() == list(LEARNERS)
     chosen = table[table["chosen"]]
@@ -49,11 +52,12 @@ def test_the_baseline_is_the_stronger_learner_on_validation_and_its_evidence_nam
         assert chosen["score"].item() == pytest.approx(score.item(), abs=1e-4)
 
 
-def test_the_baselines_probabilities_are_calibrated_on_validation_as_the_models_are():
+def test_baselines_probabilities_are_calibrated_on_validation_as_the_models_are():
     generator = np.random.default_rng(1)
     odds = generator.normal(size=(2, 4000))
     actual = (generator.random((2, 4000)) < 1 / (1 + np.exp(-odds))).astype(int)
-    validation, test = (np.stack([np.zeros(4000), 3 * row + 1], axis=1) for row in odds)  # overconfident
+    validation = np.stack([np.zeros(4000), 3 * odds[0] + 1], axis=1)  # overconfident
+    test = np.stack([np.zeros(4000), 3 * odds[1] + 1], axis=1)
     calibrated = calibration(validation, actual[0])(test)
     assert calibration_error(actual[1], *softmax(test, axis=1).T) > 0.1
     assert calibration_error(actual[1], *calibrated.T) < 0.02

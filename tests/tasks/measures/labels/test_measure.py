@@ -1,5 +1,6 @@
 import json
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,11 @@ from llm.generation.packed import pack_for_reading
 from llm.loaded_model import LoadedModel
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
-from tasks.applications.classifier.evasions import GROUPS
+from tasks.applications.classifier.evasions import FORMS
 from tasks.applications.classifier.measure import EVALUATION as CLASSIFIER
 from tasks.applications.guard.measure import EVALUATION as GUARD
 from tasks.measures.description import Subject
-from tasks.measures.evaluate import evaluate
+from tasks.measures.evaluate import measure_and_write
 from tasks.measures.labels.measure import Evaluate
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -27,17 +28,17 @@ def make_classifier(make_gpt, **config) -> Classifier:
     return Classifier(make_gpt(context_length=64), config).eval()
 
 
-def measured(model, encoding, emails, evidence, evaluation=CLASSIFIER) -> dict[str, float]:
+def measured(loaded: LoadedModel, emails: Path, evidence: Path, evaluation=CLASSIFIER) -> dict[str, float]:
     """The metrics of a classifier, by the evaluation of the application that has it."""
     subject = Subject(
-        loaded=LoadedModel(model, encoding),
+        loaded=loaded,
         data=emails,
         base=emails,
         params=Evaluate(batch_size=4),
         compute=CPU,
         evidence=evidence,
     )
-    return evaluate(evaluation, subject)
+    return measure_and_write(evaluation, subject)
 
 
 @pytest.fixture
@@ -60,9 +61,9 @@ def test_metrics_are_those_of_scikit_learn_beside_a_baseline(make_gpt, encoding,
     probability = probabilities(LoadedModel(as_served, encoding), texts)[:, 1]
     with torch.no_grad():  # so that it calls four of five texts spam: some of them are, and some not
         logit = float(np.log(1 / np.sort(probability)[2:4].mean() - 1))
-        for each in (model, as_served):
-            each.head.bias += torch.tensor([-logit / 2, logit / 2])
-    metrics = measured(model, encoding, emails, tmp_path)
+        for classifier in (model, as_served):
+            classifier.head.bias += torch.tensor([-logit / 2, logit / 2])
+    metrics = measured(LoadedModel(model, encoding), emails, tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert table["id"].tolist() == [f"'{name}" for name in test["id"]]  # no formulas where it is opened
     assert table["actual"].tolist() == test["label"].tolist()
@@ -109,65 +110,56 @@ def test_behavioural_mails_are_measured_if_the_dataset_has_some(make_gpt, encodi
     (folder / "test.jsonl").write_text("\n".join(map(json.dumps, mails)))
     monkeypatch.chdir(tmp_path)
     model = make_classifier(make_gpt)
-    metrics = measured(model, encoding, emails, tmp_path)
+    metrics = measured(LoadedModel(model, encoding), emails, tmp_path)
     assert (metrics["baseline_everyday_ham"], metrics["baseline_everyday_spam"]) == (1.0, 0.5)
-    table = pd.read_csv(tmp_path / "behavioural.csv")
-    assert table["id"].tolist() == ["'=0", "'=1", "'=2", "'=3"]
-    assert metrics["everyday_spam"] == table["right"][2:].mean()
-    assert table["baseline_right"].tolist() == [True, True, True, False]
+    table = pd.read_parquet(tmp_path / "scores.parquet").query("part == 'everyday' and measure == 'right'")
+    assert table["id"].tolist() == ["=0", "=1", "=2", "=3"]
+    assert metrics["everyday_spam"] == table["ours"][2:].mean()
+    assert table["baseline"].tolist() == [1, 1, 1, 0]
 
 
 def test_unsure_answers_and_sure_errors_are_counted_for_both_by_the_same_rule(make_gpt, encoding, emails, tmp_path):
     rates = UnsureRates(false_positive_rate=0.0, false_negative_rate=0.0)
     values = {"threshold": 0.5, "false_positive_rate": 0.1, "unsure": (0.5, 0.5), "unsure_rates": rates}
     model = make_classifier(make_gpt, **values)
-    metrics = measured(model, encoding, emails, tmp_path)
+    metrics = measured(LoadedModel(model, encoding), emails, tmp_path)
     assert metrics["unsure_share"] == 0
     assert metrics["sure_errors"] == pytest.approx(1 - metrics["accuracy"])
     assert metrics["baseline_sure_errors"] == 0
     second, wanted = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7]), np.array([0, 0, 1, 0, 1, 1])
-    its = model.config.with_bounds(np.stack([1 - second, second], axis=1), wanted, false_positive_rate=0.1, rates=rates)
-    assert its.unsure == pytest.approx((0.25, 0.5))
-    assert its.threshold == pytest.approx(0.5)
+    bounds = model.config.with_bounds(
+        np.stack([1 - second, second], axis=1), wanted, false_positive_rate=0.1, rates=rates
+    )
+    assert bounds.unsure == pytest.approx((0.25, 0.5))
+    assert bounds.threshold == pytest.approx(0.5)
 
 
-def test_evasions_are_measured_by_form_and_group(make_gpt, encoding, emails, tmp_path, monkeypatch):
+def test_evasions_are_measured_by_form(make_gpt, encoding, emails, tmp_path):
     for split in ("train", "validation", "test"):
         table = pd.read_parquet(emails / f"{split}.parquet")
         words = {"ham": "cats sleep near warm doors " * 20, "spam": "purchase cheap hats today here " * 6}
         table.assign(body=table["label"].map(words)).to_parquet(emails / f"{split}.parquet")
     model = make_classifier(make_gpt)
-    metrics = measured(model, encoding, emails, tmp_path)
+    metrics = measured(LoadedModel(model, encoding), emails, tmp_path)
     table = pd.read_csv(tmp_path / "evasions.csv").set_index("form")
-    assert table.index[0] == "as it was"
-    assert len(table) >= 31
+    assert table.index.tolist() == ["as it was", *FORMS]
     assert table["mails"].tolist() == [6] * len(table)
     assert table.loc["as it was", "baseline_caught"] == 1
-    assert (
-        table.loc[["homoglyphs", "zero-width characters", "comments in words"], "baseline_caught"].tolist() == [1] * 3
-    )
-    plain, evaded = table["caught"].iloc[0], table["caught"].iloc[1:]
+    assert table.loc["homoglyphs", "baseline_caught"] == 1
+    plain = table["caught"].iloc[0]
+    evaded = table["caught"].iloc[1:]
     assert metrics["evasion_recall"] == pytest.approx(evaded.mean(), abs=1e-3)
     assert metrics["evasion_loss"] == pytest.approx(plain - evaded.mean(), abs=1e-3)
     assert metrics["baseline_evasion_recall"] == pytest.approx(table["baseline_caught"].iloc[1:].mean(), abs=1e-3)
-    groups = pd.read_csv(tmp_path / "evasion_groups.csv").set_index("group")
-    by_form = table.iloc[1:].groupby("group", sort=False)
-    assert groups.index.tolist() == list(by_form.groups) == list(GROUPS)
-    assert groups["forms"].sum() == len(table) - 1
-    for group, forms in by_form:
-        assert metrics[f"evasion_{group}"] == pytest.approx(forms["caught"].mean(), abs=1e-3)
-        assert metrics[f"baseline_evasion_{group}"] == pytest.approx(forms["baseline_caught"].mean(), abs=1e-3)
-        low, share, high = groups.loc[group, ["low", "caught", "high"]]
-        assert low <= share <= high
 
 
-def test_three_labels_are_measured_by_their_mean_f1(make_gpt, encoding, emails, tmp_path):
+def test_f1_of_three_labels_is_their_mean(make_gpt, encoding, emails, tmp_path):
     for split in ("train", "validation", "test"):
         table = pd.read_parquet(emails / f"{split}.parquet")
         table.loc[table["subject"] == "a bird sang", "label"] = "bird"
         table.to_parquet(emails / f"{split}.parquet")
     model = make_classifier(make_gpt, labels=("bird", "ham", "spam"))
-    metrics = measured(model, encoding, emails, tmp_path)
+    metrics = measured(LoadedModel(model, encoding), emails, tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert metrics["f1"] == pytest.approx(
         sklearn.metrics.f1_score(table["actual"], table["predicted"], average="macro", zero_division=0)
@@ -179,14 +171,14 @@ def test_three_labels_are_measured_by_their_mean_f1(make_gpt, encoding, emails, 
     assert (tmp_path / "confusion.svg").read_text().startswith("<?xml")
 
 
-def test_three_labels_of_which_one_passes_are_measured_by_what_is_stopped(make_gpt, encoding, emails, tmp_path):
+def test_recall_of_three_labels_is_of_what_is_stopped_where_one_passes(make_gpt, encoding, emails, tmp_path):
     for split in ("train", "validation", "test"):
         table = pd.read_parquet(emails / f"{split}.parquet")
         table.loc[table["subject"] == "buy the hat now", "label"] = "hats"
         table[["id", "source", "label"]].assign(request=table["subject"]).to_parquet(emails / f"{split}.parquet")
     labels, columns = ("ham", "hats", "spam"), ("request",)
     model = make_classifier(make_gpt, labels=labels, columns=columns, threshold=0.6, false_positive_rate=0.0)
-    metrics = measured(model, encoding, emails, tmp_path, GUARD)
+    metrics = measured(LoadedModel(model, encoding), emails, tmp_path, evaluation=GUARD)
     table = pd.read_csv(tmp_path / "predictions.csv")
     passes, is_stopped = table["actual"] == "ham", table["predicted"] != "ham"
     assert is_stopped.tolist() == (table["ham_probability"] < 0.4).tolist()
@@ -201,14 +193,14 @@ def test_evidence_of_the_same_predictions_has_the_same_bytes(make_gpt, encoding,
     contents = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        metrics = measured(model, encoding, emails, tmp_path / name)
+        metrics = measured(LoadedModel(model, encoding), emails, tmp_path / name)
         contents.append((metrics, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}))
     assert contents[0] == contents[1]
 
 
 def test_baseline_has_a_threshold_by_the_same_budget_of_false_positives(make_gpt, encoding, emails, tmp_path):
     model = make_classifier(make_gpt, threshold=0.5, false_positive_rate=0.7)
-    metrics = measured(model, encoding, emails, tmp_path)
+    metrics = measured(LoadedModel(model, encoding), emails, tmp_path)
     # Of three texts of ham the two that begin as spam does are equally likely to be called so, and both may be.
     assert metrics["baseline_false_positive_rate"] == pytest.approx(2 / 3, abs=1e-4)
     assert metrics["baseline_f1"] == pytest.approx(2 * 6 / (2 * 6 + 6))

@@ -11,8 +11,7 @@ from tasks.measures.scores import join, score_table
 
 @pytest.fixture
 def rows() -> pd.DataFrame:
-    labels = ["spam" if number % 3 == 0 else "ham" for number in range(900)]
-    return rows_of(labels)
+    return rows_of(["spam", "ham", "ham"] * 300)
 
 
 def rows_of(labels: list[str]) -> pd.DataFrame:
@@ -59,7 +58,7 @@ def test_metrics_are_those_of_scikit_learn(rows):
     )
 
 
-def test_three_labels_have_the_mean_f1_of_those_that_occur():
+def test_mean_f1_of_three_labels_is_of_those_that_occur():
     labels = [("a", "b", "c")[number % 3] for number in range(90)]
     rows = rows_of(labels)
     answers = answers_to(rows, ("a", "b", "c"))
@@ -74,9 +73,9 @@ def test_metrics_of_one_label_are_not_compared_with_those_of_another(rows):
     answers = answers_to(rows)
     turned = answers[["label", "spam_probability", "ham_probability", "error"]]
     joined = join(table_of(rows, answers), table_of(rows, turned))
-    known = figures(label_metrics(joined), joined)
-    assert not {"f1", "recall", "precision"} & known.keys()
-    assert known["accuracy"].difference == 0
+    by_name = figures(label_metrics(joined), joined)
+    assert not {"f1", "recall", "precision"} & by_name.keys()
+    assert by_name["accuracy"].difference == 0
 
 
 def test_statistics_of_many_resamples_are_those_of_each(rows):
@@ -86,9 +85,12 @@ def test_statistics_of_many_resamples_are_those_of_each(rows):
     for metric in label_metrics(table):
         if metric.resampled:
             columns = [scores[measure].to_numpy() for measure in metric.measures]
-            together = metric.statistic(*(column[resamples] for column in columns))
-            alone = [metric.statistic(*(column[numbers] for column in columns)) for numbers in resamples]
-            assert together == pytest.approx(np.array(alone))
+            resampled = [column[resamples] for column in columns]
+            values = []
+            for numbers in resamples:
+                draw = [column[numbers] for column in columns]
+                values.append(metric.statistic(*draw))
+            assert metric.statistic(*resampled) == pytest.approx(np.array(values))
 
 
 def test_row_without_an_answer_is_wrong_and_says_why(rows):
