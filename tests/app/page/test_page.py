@@ -136,7 +136,11 @@ def test_conversations_survive_a_reload_with_their_versions_until_they_are_delet
     expect(page.get_by_role("option")).to_have_count(0)
     size = page.evaluate(STORED_SIZE)
     press(page, "Delete all conversations")
-    page.wait_for_function(f"{STORED_SIZE} < {size}")
+
+    def is_smaller() -> bool:
+        return page.evaluate(STORED_SIZE) < size
+
+    wait_until(is_smaller, 60)
     page.reload()
     expect(version).to_have_value("assistant/1, in use")
     choice.focus()
