@@ -119,6 +119,8 @@ def test_conversations_survive_a_reload_with_their_versions_until_they_are_delet
     expect(page.get_by_test_id("bot")).to_have_count(0)
     ask(page, "hello")
     expect(choice).to_have_value(second)
+    choice.focus()
+    expect(page.get_by_role("option", name=first)).to_be_visible()
     choice.press("ArrowDown")
     choice.press("Enter")  # the one below
     expect(version).to_have_value("assistant/1, in use")
