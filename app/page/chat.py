@@ -14,24 +14,16 @@ from app.feedback import LONGEST as LONGEST_FEEDBACK
 from app.feedback import AnswerFeedback, answer_row
 from app.generation import NEW_TOKENS
 from app.guard import replies_of
-from app.page.conversations import Conversation, full_text, stored_turns
-from app.page.history import (
-    ConversationFields,
-    conversation_dropdown,
-    conversation_storage,
-    history_controls,
-    saved,
-)
 from app.page.shared import (
     LONGEST,
     PRIVATE,
     PROBLEMS,
     answers_so_far,
-    empty_dropdown,
     is_by_guard,
     keep_feedback,
     sentence,
     shown_errors,
+    version_dropdown,
     without_mark,
 )
 from llm.chat import Message
@@ -46,7 +38,7 @@ EXAMPLES = (
 CONSENT = (
     "<small>If you click a thumb, this server keeps the conversation up to that answer, the answer, your opinion, the "
     "time and a code made from your network. A training learns from it once a person has accepted it. Otherwise it "
-    "stores nothing.</small>"
+    "stores nothing. Your browser keeps your conversations, until you clear them.</small>"
 )
 PICTURES = re.compile(r"(?:^## Pictures\s+)?^!\[[^\]]*\]\([^)]*\)\s*", re.MULTILINE)
 """The pictures of a model card: files that the page does not have."""
@@ -55,9 +47,7 @@ PICTURES = re.compile(r"(?:^## Pictures\s+)?^!\[[^\]]*\]\([^)]*\)\s*", re.MULTIL
 def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
     settings, registry = app.state.settings, app.state.versions.registry
-    version = empty_dropdown(CHAT)
-    choice = conversation_dropdown()
-    storage = conversation_storage()
+    version = version_dropdown(blocks, app.state.versions, CHAT)
     system = gr.Textbox(
         "", label="System prompt", info="Empty: the model's own.", lines=2, max_length=LONGEST, render=False
     )
@@ -85,17 +75,14 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         top_p: float,
         longest: float,
         seed: str,
-        stored: Any,
-    ) -> AsyncIterator[tuple[str, Any, Any]]:
+    ) -> AsyncIterator[str]:
         try:
             messages = [*conversation(instead, history), Message("user", question)]
             sampling = Sampling(temperature=temperature, top_p=top_p if top_p < 1 else None, seed=seed.strip() or None)
             texts = answers_so_far(app, [name], messages, sampling=sampling, longest=int(longest))
             async with aclosing(texts):
                 async for (text,) in texts:
-                    yield text, gr.skip(), gr.skip()
-            turns = [*history, {"role": "user", "content": question}, {"role": "assistant", "content": text}]
-            yield text, *saved(stored, Conversation(version=name, system=instead, turns=stored_turns(turns)))
+                    yield text
         except PROBLEMS as error:
             gr.Warning(sentence(error))  # after an error, Gradio's chat takes no more questions
 
@@ -120,16 +107,18 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
             elem_id="question",
         ),
         examples=[[question] for question in EXAMPLES],
-        additional_inputs=[version, system, *options, storage],
-        additional_outputs=[storage, choice],
+        additional_inputs=[version, system, *options],
         additional_inputs_accordion=gr.Accordion("Settings", open=False, render=False),
         editable=True,
         fill_height=False,
+        save_history=True,
         analytics_enabled=False,
         **PRIVATE,
     )
-    fields = ConversationFields(storage=storage, choice=choice, version=version, system=system)
-    history_controls(blocks, app.state.versions, chat, fields)
+    chat.saved_conversations.secret = "threestage"  # not a new one at each start of the server, which could read none
+    # Another version begins another conversation; the one before stays in the list.
+    shown = [chat.chatbot, chat.chatbot_state, chat.chatbot_value, chat.conversation_id]
+    version.change(lambda: ([], [], [], None), outputs=shown, queue=False, show_progress="hidden", **PRIVATE)
     if settings.feedback:
         _feedback(app, chat.chatbot, version=version, system=system)
     with gr.Accordion("About this version", open=False) as about:
@@ -155,11 +144,11 @@ def _feedback(app: FastAPI, chatbot: gr.Chatbot, *, version: gr.Dropdown, system
 
     def feedback_on(turns: Turns, instead: str, number: int, *, good: bool, better: str | None) -> AnswerFeedback:
         """Feedback on the answer that is the turn of that number."""
-        messages = [*conversation(instead, turns[: number - 1]), Message("user", full_text(turns[number - 1]))]
+        messages = [*conversation(instead, turns[: number - 1]), Message("user", text_of(turns[number - 1]))]
         return AnswerFeedback(
             about="answer",
             messages=[ChatMessage(role=message.role, content=message.content) for message in messages],
-            answer=without_mark(full_text(turns[number])),
+            answer=without_mark(text_of(turns[number])),
             good=good,
             better=better,
         )
@@ -191,6 +180,12 @@ def conversation(system: str, turns: list[dict[str, Any]]) -> list[Message]:
     messages = [Message("system", system)] if system.strip() else []
     for question, answer in pairwise(turns):
         is_answered = (question["role"], answer["role"]) == ("user", "assistant")
-        if is_answered and not is_by_guard(full_text(answer)):
-            messages += [Message("user", full_text(question)), Message("assistant", full_text(answer))]
+        if is_answered and not is_by_guard(text_of(answer)):
+            messages += [Message("user", text_of(question)), Message("assistant", text_of(answer))]
     return messages
+
+
+def text_of(turn: dict[str, Any]) -> str:
+    """The text of one of Gradio's turns."""
+    content = turn["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

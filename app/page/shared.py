@@ -5,7 +5,6 @@ import html
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -83,29 +82,20 @@ def version_dropdown(
     blocks: gr.Blocks, versions: Versions, capability: str, *, label: str = "Version", rank: int = 0
 ) -> gr.Dropdown:
     """A choice of a version, read each time somebody opens the page. It begins with the wanted version of that rank."""
-    dropdown = empty_dropdown(capability, label)
-    read = partial(read_versions, versions, capability, rank=rank)
-    blocks.load(read, outputs=dropdown, queue=False, show_progress="hidden", **PRIVATE)
+    dropdown = gr.Dropdown(label=label, filterable=False, min_width=300, elem_id=f"version-{capability}")
+
+    def opened() -> gr.Dropdown:
+        with shown_errors():
+            choices, wanted = version_choices(versions, capability)
+        info = None
+        if not choices:
+            info = "There is no version yet: `make run` makes one."
+        elif wanted[0] is None:
+            info = "No version is in use: choose one, or approve one with `threestage review`."
+        return gr.Dropdown(choices=choices, value=[*wanted, None, None][rank], info=info)
+
+    blocks.load(opened, outputs=dropdown, queue=False, show_progress="hidden", **PRIVATE)
     return dropdown
-
-
-def empty_dropdown(capability: str, label: str = "Version") -> gr.Dropdown:
-    """A choice among no versions yet."""
-    return gr.Dropdown(label=label, filterable=False, min_width=300, elem_id=f"version-{capability}")
-
-
-def read_versions(versions: Versions, capability: str, *, rank: int = 0, chosen: str | None = None) -> gr.Dropdown:
-    """The choice among the versions of now; `chosen` is the one to begin with, even if it is gone."""
-    with shown_errors():
-        choices, wanted = version_choices(versions, capability)
-    info = None
-    if not choices:
-        info = "There is no version yet: `make run` makes one."
-    elif wanted[0] is None:
-        info = "No version is in use: choose one, or approve one with `threestage review`."
-    if chosen is not None and chosen not in wanted:
-        choices.append((f"{chosen}, deleted", chosen))
-    return gr.Dropdown(choices=choices, value=chosen or [*wanted, None, None][rank], info=info)
 
 
 def without_mark(text: str) -> str:

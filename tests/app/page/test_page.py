@@ -38,7 +38,6 @@ from tests.app.steps import is_idle, running_texts, stepwise
 
 pytestmark = pytest.mark.slow
 PHONE = {"width": 360, "height": 740}
-STORED_SIZE = "localStorage['threestage-conversations'].length"
 FOCUSED = """() => {
   const control = document.activeElement;
   if (control === document.body) return null;
@@ -50,13 +49,11 @@ FOCUSED = """() => {
 CONTROLS = {
     "Chat": [
         "Version",
-        "Conversation",
         "Like",
         "Dislike",
         "Retry",
         "Your question",
         "Send",
-        "Delete all conversations",
     ],
     "Email": ["Version", "Subject", "Body", "You have won", "Check this mail", "Check a file (.eml)", "Real mail"],
     "Compare": ["Left version", "Right version", "Question for both", "Ask both", "Stop"],
@@ -98,72 +95,19 @@ def test_chat_tab_answers_and_shows_card_and_settings(page, address):
     expect(page.locator("[data-testid=bot] .md").last).to_have_text(words(again))
 
 
-def test_conversations_survive_a_reload_with_their_versions_until_they_are_deleted(page):
-    first, second = "hello (assistant/1)", "hello (assistant/2)"
-    choice = page.get_by_role("combobox", name="Conversation")
-    version = page.get_by_role("combobox", name="Version").first
-    ask(page, "hello")
-    press(page, "Settings")
-    fill(page.get_by_label("System prompt"), "Be brief.")
-    ask(page, "and then?")
-    expect(choice).to_have_value(first)
+def test_conversation_survives_a_reload_and_goes_on(page, address):
+    first = ask(page, "hello")
+    kept = page.get_by_role("gridcell", name="hello")
+    expect(kept).to_be_visible()
     page.reload()
-    expect(choice).to_have_value(first)
-    expect(page.get_by_test_id("bot")).to_have_count(2)
-    expect(page.locator("[data-testid=bot] .md").first).to_have_text(SHOWN)
-    press(page, "Settings")
-    expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
-
-    choose(page, "Version", "assistant/2, not yet approved")
-    expect(choice).to_have_value("New conversation")
+    expect(page.get_by_label("Version").first).to_have_value("assistant/1, in use")
     expect(page.get_by_test_id("bot")).to_have_count(0)
-    ask(page, "hello")
-    expect(choice).to_have_value(second)
-    choice.focus()
-    expect(page.get_by_role("option", name=first)).to_be_visible()
-    choice.press("ArrowDown")
-    choice.press("Enter")  # the one below
-    expect(version).to_have_value("assistant/1, in use")
-    expect(choice).to_have_value(first)
+    settled(page)
+    kept.click()
+    expect(page.locator("[data-testid=bot] .md")).to_have_text(first)
+    again = words(by_api(address, ["hello", by_api(address, ["hello"]), "hello"]))
+    assert ask(page, "hello")[:50] == again[:50]
     expect(page.get_by_test_id("bot")).to_have_count(2)
-    press(page, "Delete this conversation")
-    expect(page.get_by_test_id("bot")).to_have_count(0)
-    expect(choice).to_have_value("New conversation")
-    page.reload()
-    expect(version).to_have_value("assistant/1, in use")
-    choice.focus()
-    expect(page.get_by_role("option", name=second)).to_be_visible()
-    expect(page.get_by_role("option", name=first)).to_have_count(0)
-    choice.press("Escape")
-    expect(page.get_by_role("option")).to_have_count(0)
-    size = page.evaluate(STORED_SIZE)
-    press(page, "Delete all conversations")
-
-    def is_smaller() -> bool:
-        return page.evaluate(STORED_SIZE) < size
-
-    wait_until(is_smaller, 60)
-    page.reload()
-    expect(version).to_have_value("assistant/1, in use")
-    choice.focus()
-    expect(page.get_by_role("option", name="New conversation")).to_be_visible()
-    expect(page.get_by_role("option", name=second)).to_have_count(0)
-
-
-def test_another_version_ends_the_running_answer(page, address):
-    with stepwise() as steps:
-        send(page, "hello")
-        steps.let(6)
-        expect(page.locator("[data-testid=bot] .md")).to_contain_text("Lou")
-        page.get_by_role("combobox", name="Version").first.press("ArrowUp")
-        page.keyboard.press("Enter")
-        assert ends_within(6, steps=steps, page=page, address=address)
-        expect(page.get_by_role("button", name="Send")).to_be_visible()
-        expect(page.get_by_test_id("bot")).to_have_count(0)
-    expect(page.get_by_role("combobox", name="Version").first).to_have_value("assistant/2, not yet approved")
-    expect(page.get_by_role("combobox", name="Conversation")).to_have_value("New conversation")
-    ask(page, "hello")
-    expect(page.get_by_test_id("bot")).to_have_count(1)
 
 
 def test_streamed_answer_frees_its_place_after_stop_or_when_the_reader_leaves(page, address):
@@ -347,9 +291,6 @@ def test_guard_replies_are_marked_teach_nobody_and_stand_under_both_compared_ver
     expect_text(page, "The guard gave this answer, and the assistant does not learn from it.")
     assert feedback_rows(kept, "instructions") == before
     assert ask(page, "hello") == SHOWN, "the assistant is asked as if nothing had been before"
-    page.reload()
-    expect(page.get_by_test_id("bot")).to_have_count(2)
-    expect(page.locator("[data-testid=bot] .md p").nth(1)).to_have_text(mark)
     open_tab(page, "Compare")
     compare(page, POISON)
     for side in ("left", "right"):
