@@ -94,6 +94,13 @@ def shared(tmp_path_factory) -> Path:
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
+@pytest.fixture(autouse=True)
+def _own_code_first():
+    """MLflow puts a loaded version's code first on the path, where spawned processes would find it instead of ours."""
+    if sys.path[0] != str(ROOT):
+        sys.path.insert(0, str(ROOT))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """For models this small a second thread costs more than it gives."""

@@ -380,7 +380,7 @@ def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, ma
     MlflowClient().set_model_version_tag("threestage-assistant", "1", **gates)
     run = MlflowClient().get_run(MlflowClient().get_model_version("threestage-assistant", "1").run_id)
     card = Path(run.info.artifact_uri, CARD)  # by its path, as MLflow remembers the folder before it was copied
-    card.parent.mkdir()
+    card.parent.mkdir(exist_ok=True)
     card.write_text("# It says one thing")
     versions = make_versions()
     noted = [version for version in versions.registry.read() if version.description.startswith("**Approved despite")]

@@ -141,7 +141,7 @@ def test_deployments_have_a_schedule_no_lease_and_forms_with_bounds(deployed: Pa
     assert [entry.schedule.cron for entry in daily.schedules] == ["0 3 * * *"]
     assert daily.global_concurrency_limit is None, "a run that loses its lease in an outage is ended"
     form = daily.parameter_openapi_schema["properties"]
-    assert form.keys() == {"hours", "stage_hours", "decide", "share", "push_to"}
+    assert form.keys() == {"hours", "stage_hours", "decide", "share", "push_to", "stages"}
     assert (form["decide"]["enum"], daily.parameters["decide"]) == (["person", "gates", "nobody"], "person")
     assert form["stage_hours"]["exclusiveMinimum"] == 0
     steps = "prefect.deployments.steps"

@@ -130,7 +130,7 @@ def test_review_shows_its_verdict_and_the_ways_to_decide_on_the_terminal_in_mlfl
 ) -> None:
     first, verdict, page, commands, tags, form = (compared_project / "outcome").read_text().splitlines()
     assert first == "version 2 waits for a decision"
-    assert verdict.startswith("  Version 2 does not pass: of 7 gates 1 failed and 1 could not be computed. Not passed:")
+    assert verdict.startswith("  Version 2 does not pass: of 5 gates 1 failed and 1 could not be computed. Not passed:")
     path = Path(page.removeprefix("  page: "))
     assert (path.name, path.parent.name) == ("review.html", "review")
     assert "threestage review approve classifier/2 --despite-gates --reason TEXT. To turn it down" in commands
@@ -158,7 +158,7 @@ def test_review_shows_its_verdict_and_the_ways_to_decide_on_the_terminal_in_mlfl
     (event,) = announcements(client, run.id)
     assert event.resource.name == f"{NAME} version 2"
     assert (event.payload["model"], event.payload["number"]) == ("classifier", "2")
-    assert event.payload["verdict"].startswith("Version 2 does not pass: of 7 gates 1 failed")
+    assert event.payload["verdict"].startswith("Version 2 does not pass: of 5 gates 1 failed")
     assert event.payload["page"] == f"http://127.0.0.1:5000/#/models/{NAME}/versions/2"
     assert event.payload["review"] == f"http://127.0.0.1:5000/{link}"
     assert event.payload["run"].endswith(f"/runs/flow-run/{run.id}")
@@ -210,13 +210,13 @@ def test_two_reviews_at_once_without_a_champion_compare_with_the_baseline_once_a
     assert first == second
     assert {first.new, second.new} == {True, False}
     assert (first.champion, first.passed) == (None, True)
-    assert first.verdict.startswith("**Version 2 passes all 4 gates.** There is no champion.")
+    assert first.verdict.startswith("**Version 2 passes all 2 gates.** There is no champion.")
     headline, *description = MlflowClient().get_model_version(NAME, "2").description.splitlines()
     assert headline.startswith("[Review against the baseline](#/experiments/")
     assert description == ["", "Classifier, trained here.", "", "More of it."]
     outcome = run_review(auto=True)["classifier"]
     assert outcome.startswith("version 2 approved by gates, ")
-    assert "Version 2 passes all 4 gates. There is no champion." in outcome
+    assert "Version 2 passes all 2 gates. There is no champion." in outcome
     assert aliases() == ("2", "1", None)  # a person took the champion's alias away
 
 

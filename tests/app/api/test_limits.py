@@ -204,7 +204,7 @@ def test_unknown_paths_are_404_in_the_same_form(server):
 
 
 def test_unknown_path_below_v1_lists_the_known_ones(server):
-    message = post(server, "/v1/responses", {}).json()["error"]["message"]
+    message = post(server, "/v1/embeddings", {}).json()["error"]["message"]
     assert message == "Not Found: below /v1 there are chat/completions, completions, responses and models"
 
 
