@@ -161,7 +161,7 @@ class Registry:
         return text and approved_despite(version) + text
 
     def dataset_card(self, name: VersionName) -> str | None:
-        """Where MLflow finds the card of a version's data; None if it has none that can be read."""
+        """The MLflow address of the dataset card of a version; None if it can't be read."""
         return f"runs:/{self._run_id(name)}/{DATASET_CARD}" if self._text(name, DATASET_CARD) else None
 
     def record(self, name: VersionName) -> Record | None:

@@ -8,14 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import Field, model_validator
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Receive, Scope, Send
 
 from app.api.limits import until_gone
 from app.api.schema import FIRST_ERROR, LEAST_TOP_P, LONGEST_NAME, Closed, error_json
-from app.api.v1 import ERRORS, EVENTS
+from app.api.v1 import ERRORS, EVENTS, EventStream
 from app.errors import RequestError
 from app.generation import Generation, Reply, chat_prompt, ends, schema_constraint, whole
 from app.guard import ask_guard
@@ -243,17 +242,7 @@ class _Answer:
 
     def stream(self) -> Response:
         """Server-sent events; an error on the way is the last of them."""
-        answer = self
-
-        class Stream(StreamingResponse):
-            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-                try:
-                    await super().__call__(scope, receive, send)
-                finally:  # also if the client leaves, before the first event too
-                    answer.close()
-
-        headers = {"Cache-Control": "no-store"}
-        return Stream(self._events(), media_type="text/event-stream", headers=headers)
+        return EventStream(self._events(), self.close)
 
     async def _events(self) -> AsyncIterator[str]:
         position = {"output_index": 0, "content_index": 0, "item_id": self.message_id}

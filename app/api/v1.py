@@ -243,6 +243,20 @@ def _text_logprobs(loaded: LoadedVersion, tokens: Sequence[ScoredToken]) -> dict
     return {"tokens": texts, "token_logprobs": scores, "top_logprobs": places, "text_offset": offsets}
 
 
+class EventStream(StreamingResponse):
+    """Server-sent events; `close` is called at their end, also if the client leaves before the first one."""
+
+    def __init__(self, events: AsyncIterator[str], close: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
+
+
 class _Answer:
     """The answer to a request: whole, or as a stream of events."""
 
@@ -276,17 +290,7 @@ class _Answer:
         first: Sequence[dict[str, Any]] = (),
     ) -> Response:
         """Pieces as server-sent events, after the `first` ones; an error on the way is the last of them."""
-        answer = self
-
-        class Stream(StreamingResponse):
-            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-                try:
-                    await super().__call__(scope, receive, send)
-                finally:  # also if the client leaves, before the first event too
-                    answer.close()
-
-        events = self._events(body, piece_json, first)
-        return Stream(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return EventStream(self._events(body, piece_json, first), self.close)
 
     async def _events(
         self,

@@ -48,7 +48,7 @@ class Check:
 
 
 def learned_from(training: Hashes) -> str:
-    """The processed dataset among the deps of a training; empty if there is none."""
+    """The processed dataset that a training reads; empty if it reads none."""
     return next((path for path in training.deps if path.startswith(PROCESSED)), "")
 
 

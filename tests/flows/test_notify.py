@@ -176,7 +176,7 @@ def test_message_about_an_overdue_retrain_waits_as_long_as_the_command_for_the_s
 
 
 def titles() -> set[str]:
-    """The titles of the automations on the server."""
+    """The names of the server's automations."""
     with get_client(sync_client=True) as client:
         names = [automation.name for automation in client.read_automations(limit=200)]
     return {name for name in names if name.startswith("threestage: ")}

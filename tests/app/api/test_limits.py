@@ -38,7 +38,7 @@ def strict(registry):
 
 
 def send(address: str, path: str, content: str | bytes | Iterator[bytes], **headers: str) -> httpx.Response:
-    """Post a body as it is, which may be no JSON."""
+    """Post a body unchanged; it need not be JSON."""
     headers = {"content-type": "application/json"} | headers
     return httpx.post(f"{address}{path}", content=content, headers=headers, timeout=300)
 
