@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
 from app.api.limits import until_gone
-from app.api.schema import FIRST_ERROR, LEAST_TOP_P, LONGEST_NAME, Closed, error_json
+from app.api.schema import FIRST_ERROR, LONGEST_NAME, Closed, error_json, nucleus
 from app.api.v1 import ERRORS, EVENTS, EventStream
 from app.errors import RequestError
 from app.generation import Generation, Reply, chat_prompt, ends, schema_constraint, whole
@@ -130,12 +130,8 @@ class ResponseRequest(Closed):
     @property
     def sampling(self) -> Sampling:
         """The options that choose tokens."""
-        greedy = self.top_p is not None and self.top_p < LEAST_TOP_P
-        return Sampling(
-            temperature=self.temperature or 0.0,
-            top_p=None if greedy else self.top_p,
-            top_k=1 if greedy else None,
-        )
+        top_p, top_k = nucleus(self.top_p)
+        return Sampling(temperature=self.temperature or 0.0, top_p=top_p, top_k=top_k)
 
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)

@@ -47,6 +47,13 @@ LEAST_TOP_P = 1e-6
 """Below it only the likeliest token is left; float32 would round it to 0, which leaves nothing."""
 
 
+def nucleus(top_p: float | None, top_k: int | None = None) -> tuple[float | None, int | None]:
+    """The `top_p` and `top_k` to sample with: a tiny `top_p` asks for the likeliest token alone."""
+    if top_p is not None and top_p < LEAST_TOP_P:
+        return None, 1
+    return top_p, top_k
+
+
 class Closed(BaseModel):
     """A part of a request: types are strict, numbers are finite, and an unknown name is an error."""
 
@@ -153,11 +160,11 @@ class _Request(Closed):
     @property
     def sampling(self) -> Sampling:
         """The options that choose tokens."""
-        greedy = self.top_p is not None and self.top_p < LEAST_TOP_P
+        top_p, top_k = nucleus(self.top_p, self.top_k)
         return Sampling(
             temperature=self.temperature or 0.0,
-            top_p=None if greedy else self.top_p,
-            top_k=1 if greedy else self.top_k,
+            top_p=top_p,
+            top_k=top_k,
             min_p=self.min_p,
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             text_penalty=self.text_penalty,
