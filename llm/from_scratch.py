@@ -261,7 +261,7 @@ def evaluate(model: GPT, tokens_N: Tensor, windows: int = 160) -> float:
 
 
 def train(model: GPT, train_N: Tensor, held_out_N: Tensor, steps: int) -> list[tuple[int, float]]:
-    """Learn from a text by batches of 8 windows; the curve of the loss on the held-out text."""
+    """Train on a text in batches of 8 windows; return the loss curve on the held-out text."""
     optimizers = optimizers_of(model)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     curve: list[tuple[int, float]] = []
