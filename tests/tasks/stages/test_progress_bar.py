@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,9 +12,9 @@ from tasks.stages.progress_bar import LOG_EVERY, ProgressBar
 
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
-    """The time, which a test moves."""
+    """The bar's time, which a test moves. `time` itself would stop servers of other tests in this process."""
     seconds = [0.0]
-    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
     return seconds
 
 
