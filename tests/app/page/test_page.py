@@ -97,17 +97,22 @@ def test_chat_tab_answers_and_shows_card_and_settings(page, address):
 
 def test_conversation_survives_a_reload_and_goes_on(page, address):
     first = ask(page, "hello")
-    kept = page.get_by_role("gridcell", name="hello")
-    expect(kept).to_be_visible()
-    page.reload()
-    expect(page.get_by_label("Version").first).to_have_value("assistant/1, in use")
-    expect(page.get_by_test_id("bot")).to_have_count(0)
-    settled(page)
-    kept.click()
+    reload_and_reopen(page, "hello")
     expect(page.locator("[data-testid=bot] .md")).to_have_text(first)
     again = words(by_api(address, ["hello", by_api(address, ["hello"]), "hello"]))
     assert ask(page, "hello")[:50] == again[:50]
     expect(page.get_by_test_id("bot")).to_have_count(2)
+
+
+def reload_and_reopen(page, question):
+    """Reload the page and open the conversation that began with a question."""
+    conversation = page.get_by_role("gridcell", name=question)
+    expect(conversation).to_be_visible()
+    page.reload()
+    expect(page.get_by_label("Version").first).to_have_value("assistant/1, in use")
+    expect(page.get_by_test_id("bot")).to_have_count(0)
+    settled(page)
+    conversation.click()
 
 
 def test_streamed_answer_frees_its_place_after_stop_or_when_the_reader_leaves(page, address):
@@ -284,9 +289,13 @@ def tabbed(page):
         names.append(control["name"])
 
 
-def test_guard_replies_are_marked_teach_nobody_and_stand_under_both_compared_versions(guard, page, kept):
+def test_guard_replies_stay_marked_after_a_reload_teach_nobody_and_stand_under_both_compared_versions(
+    guard, page, kept
+):
     before, mark = feedback_rows(kept, "instructions"), "Answered by guard/1, not by the assistant"
     assert ask(page, POISON) == f"{REPLIES['decline']} {mark}"
+    reload_and_reopen(page, POISON)
+    expect(page.locator("[data-testid=bot] .md p")).to_have_text([REPLIES["decline"], mark])
     like(page)
     expect_text(page, "The guard gave this answer, and the assistant does not learn from it.")
     assert feedback_rows(kept, "instructions") == before
