@@ -88,9 +88,7 @@ def check(
     """
     in_project()
     checked = _check(dataset, path, glob=glob, labels=label or [], columns=column or [])
-    from tasks.data.inbox import INBOX  # which loads pandas
-
-    if Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve()):
+    if _is_in_inbox(path):
         typer.echo(NO_LINE_NEEDED)
         return
     typer.echo(f"to take them in, `threestage data add` puts this below datasets.{dataset}.sources in params.yaml:")
@@ -110,6 +108,7 @@ def add(
 ) -> None:
     """Check files, and put them into params.yaml behind the dataset's sources."""
     in_project()
+    _refuse_inbox(path)
     checked = _check(dataset, path, glob=glob, labels=label or [], columns=column or [])
     from tasks.params.edit_sources import add_source
 
@@ -130,6 +129,7 @@ def replace(
 ) -> None:
     """Check files, and put them into params.yaml in the place of the dataset's sources."""
     in_project()
+    _refuse_inbox(path)
     checked = _check(dataset, path, glob=glob, labels=label or [], columns=column or [])
     from tasks.params.edit_sources import replace_sources
 
@@ -191,6 +191,19 @@ def _models_that_learn(dataset: str) -> list[str]:
 def _next_command(dataset: str) -> str:
     models = _models_that_learn(dataset)
     return f"`threestage run {' '.join(models)}`"
+
+
+def _is_in_inbox(path: str) -> bool:
+    """Whether a source lies in data/inbox, which every dataset reads by itself."""
+    from tasks.data.inbox import INBOX  # which loads pandas
+
+    return Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve())
+
+
+def _refuse_inbox(path: str) -> None:
+    """Raise UserError for a source that would be read twice."""
+    if _is_in_inbox(path):
+        raise UserError(f"{path}: {NO_LINE_NEEDED}")
 
 
 def _check(dataset: str, path: str, *, glob: str, labels: list[str], columns: list[str]) -> Checked:

@@ -19,16 +19,18 @@ class Exercise(NamedTuple):
     inputs: list[tuple[Any, ...]]
 
 
-def random(*shape: int) -> Tensor:
-    """Normal numbers, the same for the same shape."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+def random(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """Normal numbers, the same for the same shape and seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 EXERCISES = {
     # 1. Tokens and vectors
     "merge": Exercise(from_scratch.merge, [([1, 2, 3, 1, 2], (1, 2), 256), ([7, 7, 7], (7, 7), 256), ([5], (5, 5), 9)]),
     # 2. Attention
-    "attention": Exercise(from_scratch.attention, [(random(1, 2, 4, 8), random(1, 2, 4, 8), random(1, 2, 4, 8))]),
+    "attention": Exercise(
+        from_scratch.attention, [(random((1, 2, 4, 8)), random((1, 2, 4, 8), seed=1), random((1, 2, 4, 8), seed=2))]
+    ),
     # 3. The GPT
     # 4. Training
     # 5. From GPT-2 to ours
@@ -63,6 +65,12 @@ def _is_same(answer: Any, expected: Any) -> bool:
 
 
 def _shown(arguments: tuple[Any, ...]) -> str:
-    """The arguments of a call, of tensors their shape."""
-    texts = [f"tensor{tuple(part.shape)}" if isinstance(part, Tensor) else repr(part) for part in arguments]
-    return f"({', '.join(texts)})"
+    """The arguments of a call."""
+    return f"({', '.join(map(_shown_argument, arguments))})"
+
+
+def _shown_argument(argument: Any) -> str:
+    """An argument as Python writes it; of a tensor its shape."""
+    if isinstance(argument, Tensor):
+        return f"tensor{tuple(argument.shape)}"
+    return repr(argument)

@@ -114,7 +114,8 @@ def test_column_of_labels_with_an_unusual_name_is_named_by_an_option() -> None:
     assert '\nand below datasets.emails.preprocess: columns: {"label": "folder"}\n' in output
 
 
-def test_inbox_files_need_no_line():
+def test_inbox_files_need_no_line_and_get_none():
+    params = Path("params.yaml").read_text()
     Path("data/inbox/emails").mkdir(parents=True)
     Path("mails.csv").rename("data/inbox/emails/mails.csv")
     for path in ("data/inbox/emails/mails.csv", "file:data/inbox/emails", "data/inbox/*/mails.csv"):
@@ -122,6 +123,10 @@ def test_inbox_files_need_no_line():
         assert "as emails: 9 rows" in output
         assert "needs no line in params.yaml, which would add it twice" in output
         assert "to take them in" not in output
+        for command in ("add", "replace"):
+            error = error_of(CliRunner().invoke(cli, ["data", command, "emails", path]))
+            assert error.startswith(f"error: {path}: what lies in data/inbox needs no line in params.yaml")
+    assert Path("params.yaml").read_text() == params
 
 
 def test_problem_has_its_file_and_row_and_labels_can_be_mapped():
