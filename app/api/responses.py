@@ -13,7 +13,15 @@ from pydantic import Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
 from app.api.limits import until_gone
-from app.api.schema import FIRST_ERROR, LONGEST_NAME, Closed, error_json, nucleus
+from app.api.schema import (
+    FIRST_ERROR,
+    LONGEST_NAME,
+    Bookkeeping,
+    Closed,
+    ConversationTurn,
+    error_json,
+    nucleus,
+)
 from app.api.v1 import ERRORS, EVENTS, EventStream
 from app.errors import RequestError
 from app.generation import Generation, Reply, chat_prompt, ends, schema_constraint, whole
@@ -47,23 +55,15 @@ class InputText(Closed):
     unsupported: ClassVar = {"annotations": (None, []), "logprobs": (None, [])}
 
 
-class InputMessage(Closed):
+class InputMessage(ConversationTurn):
     """A turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[InputText], FIRST_ERROR]
     type: Literal["message"] = "message"
     id: str | None = None
     status: str | None = None
     """These two are in answers, which clients send back; they change nothing."""
     unsupported: ClassVar = {"phase": (None,)}
-
-    def turn(self) -> Message:
-        """The turn that the model reads."""
-        role = "system" if self.role == "developer" else self.role
-        if isinstance(self.content, str):
-            return Message(role, self.content)
-        return Message(role, "".join(part.text for part in self.content))
 
 
 class TextFormat(Closed):
@@ -95,7 +95,7 @@ class TextOptions(Closed):
     unsupported: ClassVar = {"verbosity": (None, "medium")}
 
 
-class ResponseRequest(Closed):
+class ResponseRequest(Bookkeeping):
     """A conversation to continue."""
 
     unsupported: ClassVar = UNSUPPORTED
@@ -110,14 +110,6 @@ class ResponseRequest(Closed):
     top_p: float | None = Field(default=None, ge=0, le=1)
     text: TextOptions = TextOptions()
     stream: bool | None = False
-    # These change nothing here: nothing is stored, cached by a name or charged, and there are no tools to call.
-    store: bool | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    metadata: dict[str, Any] | None = None
-    service_tier: str | None = None
-    prompt_cache_key: str | None = None
-    parallel_tool_calls: bool | None = None
 
     @property
     def messages(self) -> list[Message]:

@@ -89,14 +89,11 @@ class TextPart(Closed):
     unsupported: ClassVar = dict.fromkeys(("image_url", "input_audio", "file"), ())
 
 
-class ChatMessage(Closed):
-    """A turn of a conversation."""
+class ConversationTurn(Closed):
+    """What messages of both APIs have."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], FIRST_ERROR]
-    name: str | None = None
-    """The speaker's name, if several share a role; the models do not see it."""
-    unsupported: ClassVar = UNSUPPORTED_OF_MESSAGES
+    content: Any
 
     def turn(self) -> Message:
         """The turn that the model reads."""
@@ -104,6 +101,27 @@ class ChatMessage(Closed):
         if isinstance(self.content, str):
             return Message(role, self.content)
         return Message(role, "".join(part.text for part in self.content))
+
+
+class ChatMessage(ConversationTurn):
+    """A turn of a conversation."""
+
+    content: str | Annotated[list[TextPart], FIRST_ERROR]
+    name: str | None = None
+    """The speaker's name, if several share a role; the models do not see it."""
+    unsupported: ClassVar = UNSUPPORTED_OF_MESSAGES
+
+
+class Bookkeeping(Closed):
+    """Fields that change nothing: nothing is stored, cached by a name or charged, and there are no tools to call."""
+
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class StreamOptions(Closed):
@@ -118,7 +136,7 @@ class StreamOptions(Closed):
 Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP)]
 
 
-class _Request(Closed):
+class _Request(Bookkeeping):
     """The fields of both kinds of request."""
 
     unsupported: ClassVar = UNSUPPORTED
@@ -140,15 +158,8 @@ class _Request(Closed):
     n: int | None = Field(default=1, ge=1, le=16)
     stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    # These change nothing here: nothing is stored, cached by a name or charged, and there are no tools to call.
-    user: str | None = None
-    safety_identifier: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
-    parallel_tool_calls: bool | None = None
+    """Changes nothing."""
 
     @property
     def stops(self) -> list[str]:
