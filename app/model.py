@@ -98,10 +98,11 @@ def load(name: str) -> Model:
     with find_model(name) as exported:
         config = read_config(exported.folder)
         objective_package(exported.folder)  # raises for an unknown one
+        chat = config.get("chat")  # published weights may have a template, too
         return Model(
             name=exported.name,
             loaded=load_for_inference(exported.folder),
-            chat_form=Chat.model_validate(config["chat"]) if config["objective"] == "assistant" else None,
+            chat_form=None if chat is None else Chat.model_validate(chat),
             objective=config["objective"],
             cleaning=config.get("cleaning"),
         )

@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,16 @@ def test_model_answers_alike_by_its_name_its_folder_and_as_an_export(registry, f
     assert answers[0]
     assert answers == answers[:1] * 3
     assert by_name.chat("hello", max_new_tokens=4) == by_name.chat([talk[0]], max_new_tokens=4)
+
+
+def test_language_model_chats_if_its_folder_has_a_template(registry, folder, tmp_path):
+    shutil.copytree(registry / "foundation-1/foundation", tmp_path / "published")
+    path = tmp_path / "published/config.json"
+    chat = json.loads((folder / "config.json").read_text())["chat"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat": chat}))
+    assert load(str(tmp_path / "published")).chat("hello", max_new_tokens=12)
+    with pytest.raises(UserError, match="foundation has no form for a conversation"):
+        load(str(registry / "foundation-1/foundation")).chat("hello")
 
 
 def test_completion_repeats_with_its_seed(registry):
