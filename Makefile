@@ -18,7 +18,7 @@ ifneq ($(shell $(USABLE) && echo usable),usable)
 .PHONY: $(READY)
 endif
 
-.PHONY: help run serve test test-quick lint ui tidy clean
+.PHONY: help run serve test test-quick lint notebooks site ui tidy clean
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
@@ -39,6 +39,12 @@ lint: $(TOOLS) ## style, format, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyrefly check
 	@$(BIN)/lint-imports
+
+notebooks: $(READY) ## write the chapters of docs/book as notebooks
+	@$(BIN)/python docs/book/notebooks.py
+
+site: $(TOOLS) ## build the site of the documentation; a dead link is an error
+	@$(BIN)/python docs/build_site.py
 
 # The ports are asked first: MLflow says what failed only among much else, and macOS itself may listen on 5000 (AirPlay).
 # Prefect's page must be told where its server is: by itself it asks on 4200, whatever --port says.
@@ -79,7 +85,7 @@ clean: ## remove .venv and caches; asks before it removes runs, registry and dec
 		test -t 0 || { echo "Nothing was removed: there is no terminal to ask on, and no YES=1"; exit 1; }; \
 		printf 'Type yes to remove them: '; read -r answer; \
 		test "$$answer" = yes || { echo "Nothing was removed"; exit 1; }; }
-	rm -rf $(RECORDS) .venv *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(RECORDS) .venv .site site .cache *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # uv is faster than pip, and without a GPU it takes torch's CPU wheels. pip takes PyPI's, which on Linux bring 4.5 GB of CUDA.
 # Where only a mirror of PyPI can be reached: make run UV_TORCH_BACKEND=

@@ -12,8 +12,8 @@ HEAD = """\
 # The map
 
 `python docs/map.py` writes this page from the docstrings, and a test checks it. If you are new here, begin with
-[one sentence through the model](walkthrough.md), then [attention](../llm/model/attention.py),
-[gpt](../llm/model/gpt.py) and [loop](../llm/training/loop.py).
+[the book](book/README.md) or [all of it in one file](../llm/from_scratch.py), then read
+[attention](../llm/model/attention.py), [gpt](../llm/model/gpt.py) and [loop](../llm/training/loop.py).
 
 An arrow is an import; imports that follow from other arrows are left out.
 """

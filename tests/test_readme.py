@@ -62,11 +62,10 @@ def readme_project(project: Path, prefect_api: str, tmp_path_factory: pytest.Tem
     return folder
 
 
-@pytest.mark.parametrize(("page", "examples"), [("walkthrough.md", 40), ("python.md", 20)])
-def test_page_prints_what_it_shows(page: str, examples: int, readme_project: Path, monkeypatch) -> None:
+def test_page_prints_what_it_shows(readme_project: Path, monkeypatch) -> None:
     monkeypatch.chdir(readme_project)
-    results = doctest.testfile(str(ROOT / "docs" / page), module_relative=False)
-    assert results.attempted > examples
+    results = doctest.testfile(str(ROOT / "docs/python.md"), module_relative=False)
+    assert results.attempted > 20
     assert results.failed == 0
 
 

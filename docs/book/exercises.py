@@ -4,12 +4,21 @@ Each exercise is a function to write. Its name finds the one that it is compared
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm import from_scratch
+from llm.config import GPTConfig, RotaryScaling, TrainConfig
+from llm.formats import layout
+from llm.generation import greedy
+from llm.model import embedding, gpt
+from llm.objectives.assistant import rows
+from llm.objectives.assistant.examples import Example
+from llm.objectives.classifier import calibration
+from llm.training import cost, optim
 
 
 class Exercise(NamedTuple):
@@ -24,18 +33,105 @@ def random(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+GATED = GPTConfig(vocabulary_size=50, context_length=8, n_layer=2, n_head=2, n_embd=16, mlp="swiglu")
+SCHEDULED = TrainConfig(steps=40, warmup=0.1, batch_size=1, learning_rate=1.0, evaluate_every=1, checkpoint_every=1)
+LLAMA_3_1 = RotaryScaling(factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context_length=8192)
+
 EXERCISES = {
     # 1. Tokens and vectors
     "merge": Exercise(from_scratch.merge, [([1, 2, 3, 1, 2], (1, 2), 256), ([7, 7, 7], (7, 7), 256), ([5], (5, 5), 9)]),
+    "train_bpe": Exercise(
+        from_scratch.train_bpe, [("the then the hen the other the", 259), ("banana bandana banana ban", 258)]
+    ),
+    "nearest": Exercise(
+        lambda table_VC, token, count: torch.cosine_similarity(table_VC, table_VC[token]).topk(count + 1).indices[1:],
+        [(random((9, 4)), 3, 2), (random((9, 4)) * torch.arange(1, 10)[:, None], 0, 4)],
+    ),
+    "windows": Exercise(
+        lambda tokens_N, length: (
+            tokens_N[:-1].unfold(0, size=length, step=length),
+            tokens_N[1:].unfold(0, size=length, step=length),
+        ),
+        [(torch.arange(10) % 7, 3), (torch.arange(9), 4), (torch.arange(8), 4)],
+    ),
     # 2. Attention
     "attention": Exercise(
         from_scratch.attention, [(random((1, 2, 4, 8)), random((1, 2, 4, 8), seed=1), random((1, 2, 4, 8), seed=2))]
     ),
+    "split_heads": Exercise(
+        lambda x_BTC, n_head: x_BTC.unflatten(-1, (n_head, -1)).transpose(1, 2),
+        [(random((2, 5, 12)), 3), (random((1, 4, 8)), 1)],
+    ),
+    "sliding": Exercise(
+        lambda length, window: torch.ones(length, length, dtype=torch.bool).tril().triu(1 - window),
+        [(6, 3), (4, 1), (3, 9)],
+    ),
     # 3. The GPT
+    "layer_norm": Exercise(
+        lambda x_BTC, weight_C, bias_C: torch.layer_norm(x_BTC, weight_C.shape, weight=weight_C, bias=bias_C),
+        [(scale * random((2, 3, 16)) + scale, random((16,)), random((16,), seed=1)) for scale in (3.0, 0.001)],
+    ),
+    "swiglu": Exercise(gpt.MLP.forward, [(gpt.MLP(GATED), random((2, 3, 16)))]),
+    "encoder_layer": Exercise(
+        nn.TransformerEncoderLayer.forward,
+        [
+            (
+                nn.TransformerEncoderLayer(16, nhead=2, dim_feedforward=32, dropout=0.0, batch_first=True),
+                random((2, 5, 16)),
+            )
+        ],
+    ),
     # 4. Training
+    "cross_entropy": Exercise(
+        from_scratch.cross_entropy,
+        [(scale * random((2, 3, 5)), torch.tensor([[0, 4, 2], [1, 1, 3]])) for scale in (1, 1000)],
+    ),
+    "schedule": Exercise(optim.schedule, [(step, SCHEDULED) for step in (0, 2, 3, 4, 20, 39)]),
+    "training_flops": Exercise(
+        cost.training_flops, [(gpt.GPT(GATED),), (gpt.GPT(GATED.model_copy(update={"tied": False})),)]
+    ),
     # 5. From GPT-2 to ours
+    "rotate": Exercise(
+        embedding.rotate, [(random((2, 3, 5, 8)), embedding.rotation(torch.tensor([[0, 1, 2, 30, 31]]), GATED))]
+    ),
+    "repeat_heads": Exercise(
+        lambda x_BKTD, count: x_BKTD.repeat_interleave(count, dim=1),
+        [(random((2, 3, 4, 8)), 1), (random((2, 3, 4, 8)), 2)],
+    ),
+    "slowdown": Exercise(embedding.slowdown, [(torch.logspace(0, 5, 16), LLAMA_3_1)]),
     # 6. What weights know
+    "halves": Exercise(layout._halves, [(2, random((16, 3))), (3, random((12, 5)))]),
+    "generate_greedily": Exercise(
+        greedy.generate_greedily,
+        [(gpt.GPT(GATED).eval(), [3, 1, 4], 5, stops) for stops in ([], range(25), range(25, 50))],
+    ),
+    "contains_answer": Exercise(
+        rows.contains_answer,
+        [
+            ("The capital of France is Paris.", ["Paris"]),
+            ("PARIS, of course", ["paris", "Paris, France"]),
+            ("A Parisian knows.", ["Paris"]),
+            ("a so-called city", ["so"]),
+            ("Lyon", ["Rome", "Oslo"]),
+        ],
+    ),
     # 7. Fine-tuning
+    "best_threshold": Exercise(
+        calibration.best_threshold,
+        [(random((40,)).sigmoid().numpy(), random((40,), seed=1).numpy() > 0, rate) for rate in (0.2, 0.1, 0.005)],
+    ),
+    "merged": Exercise(
+        lambda weight_OI, up_OR, down_RI: torch.addmm(weight_OI, up_OR, down_RI, alpha=0.5),
+        [(random((5, 7)), random((5, 2)), random((2, 7)))],
+    ),
+    "targets": Exercise(
+        Example.targets.__get__,
+        [(Example([7, 8, 9, 5, 6, 4], learned=[False, False, True, True, False, True]),), (Example([3], [True]),)],
+    ),
+    "hinge": Exercise(
+        partial(nn.functional.margin_ranking_loss, target=torch.ones(6), margin=1.0),
+        [(3 * random((6,)), random((6,), seed=1))],
+    ),
 }
 
 
@@ -56,6 +152,8 @@ def check(function: Callable[..., Any]) -> None:
 
 def _is_same(answer: Any, expected: Any) -> bool:
     """Equal, or for numbers within rounding."""
+    if isinstance(expected, tuple) and isinstance(answer, tuple | list):
+        return len(answer) == len(expected) and all(map(_is_same, answer, expected))
     if isinstance(expected, Tensor):
         has_shape = isinstance(answer, Tensor) and answer.shape == expected.shape
         return has_shape and torch.allclose(answer.float(), expected.float(), rtol=1e-4, atol=1e-5, equal_nan=True)

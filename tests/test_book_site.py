@@ -1,0 +1,85 @@
+"""The chapters of the book become notebooks, and the documentation a site that loads nothing from elsewhere."""
+
+import functools
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Route, sync_playwright
+from projects import ROOT
+
+from docs.book.notebooks import FOLDER, LINK, notebook
+from docs.build_site import SITE, loads_from_elsewhere
+
+CHAPTERS = sorted((ROOT / "docs/book").glob("[1-8]-*.md"))
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_notebook_has_a_cell_for_each_block_of_its_chapter(chapter):
+    text = chapter.read_text()
+    cells = notebook(text)["cells"]
+    assert len({cell["id"] for cell in cells}) == len(cells)
+    code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) == 1 + text.count("\n```python\n")
+    for source in code:
+        assert ">>> " not in source
+        compile(source, chapter.name, "exec")
+    prose = "".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown")
+    notebooks = {f"{path.stem}.ipynb" for path in CHAPTERS}
+    dead = [
+        target for target in LINK.findall(prose) if target not in notebooks and not (FOLDER / target).resolve().exists()
+    ]
+    assert dead == []
+
+
+def test_notebook_shows_results_by_running_and_not_by_the_text():
+    block = "```python\n>>> def double(x):\n...     return 2 * x\n>>> double(2)\n4\n\n```\n"
+    _, title, code, link = notebook(f"# One\n\n{block}\n[two](2-attention.md)\n")["cells"]
+    assert title == {"cell_type": "markdown", "metadata": {}, "source": "# One", "id": "cell-1"}
+    assert code["source"] == "def double(x):\n    return 2 * x\ndouble(2)"
+    assert link["source"] == "[two](2-attention.ipynb)"
+
+
+def test_site_that_loads_from_elsewhere_is_reported(tmp_path):
+    page = '<a href="https://a.example">a</a><link rel="stylesheet" href="own.css"><img src="own.png">'
+    (tmp_path / "own.html").write_text(page)
+    assert loads_from_elsewhere(tmp_path) == {}
+    script = '<script async src="https://b.example/x.js">'
+    (tmp_path / "other.html").write_text(f"{page}{script}</script>")
+    (tmp_path / "own.css").write_text("@import url(https://c.example/font.css);")
+    assert set(loads_from_elsewhere(tmp_path)) == {script, "url(https://c.example/font.css)"}
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Where the site that `make site` built is served."""
+    if not (SITE / "index.html").exists():
+        pytest.skip("there is no site: `make site`")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=SITE)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_pages_of_the_site_draw_their_diagrams_with_no_other_server(address):
+    elsewhere: list[str] = []
+
+    def refuse(route: Route) -> None:
+        elsewhere.append(route.request.url)
+        route.abort()
+
+    with sync_playwright() as play:
+        path = shutil.which("chromium")
+        if path is None:
+            pytest.skip("there is no Chromium: `apt-get install chromium`")
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.route(lambda url: not url.startswith(address), refuse)
+        for name in ("index.html", "docs/map.html"):
+            page.goto(f"{address}/{name}")
+            page.wait_for_selector("div.mermaid")  # what a `pre` becomes as soon as it is drawn
+        browser.close()
+    assert elsewhere == []
