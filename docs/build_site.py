@@ -31,6 +31,7 @@ MERMAID = Source(
     name="mermaid",
 )
 """What draws the diagrams. Without it, the theme would load it from elsewhere when a page is opened."""
+STYLE = ".md-grid { max-width: 84rem }"  # our lines of code have up to 120 characters
 CODE_OR_LINK = re.compile(r"^```.*?^```|`[^`\n]*`|(?<=\]\()[^)\s#]+", re.MULTILINE | re.DOTALL)
 IMAGES = (".png", ".svg")
 SHOWN = """\
@@ -122,6 +123,7 @@ def copy_pages() -> None:
         if path not in copied:
             copied.add(path)
             waiting += copy(path)
+    (PAGES / "wide.css").write_text(STYLE)
 
 
 def copy_mermaid() -> None:

@@ -15,7 +15,12 @@ from tasks.data.sources import Source, write_source
 
 CHAPTERS = sorted((ROOT / "docs/book").glob("[1-8]-*.md"))
 PRINTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-SHORTENED = {"steps = 600": "steps = 40", "steps = 150": "steps = 30", "steps = 20": "steps = 1"}
+SHORTENED = {
+    "steps = 600": "steps = 40",
+    "steps = 150": "steps = 30",
+    "steps = 20": "steps = 1",
+    "ladder_steps = 600": "ladder_steps = 3",
+}
 """Lines of a chapter that set how long it trains, and what they are here."""
 EXERCISE = re.compile(
     r"^```python\n(?:from docs\.book\.exercises import check\n+)?(def .*?)\n+check\((\w+)\)\n```",

@@ -4,14 +4,16 @@ import functools
 import http.server
 import shutil
 import threading
+import tomllib
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Route, sync_playwright
 from projects import ROOT
 
+from docs import build_site
 from docs.book.notebooks import FOLDER, LINK, notebook
-from docs.build_site import SITE, loads_from_elsewhere
+from docs.build_site import SITE, loads_from_elsewhere, paths_in
 
 CHAPTERS = sorted((ROOT / "docs/book").glob("[1-8]-*.md"))
 
@@ -42,6 +44,12 @@ def test_notebook_shows_results_by_running_and_not_by_the_text():
     assert link["source"] == "[two](2-attention.ipynb)"
 
 
+def test_site_has_every_page_of_the_documentation():
+    navigation = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert pages - {*paths_in(navigation)} == set()
+
+
 def test_site_that_loads_from_elsewhere_is_reported(tmp_path):
     page = '<a href="https://a.example">a</a><link rel="stylesheet" href="own.css"><img src="own.png">'
     (tmp_path / "own.html").write_text(page)
@@ -54,9 +62,9 @@ def test_site_that_loads_from_elsewhere_is_reported(tmp_path):
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """Where the site that `make site` built is served."""
+    """Where the site that `make site` builds is served."""
     if not (SITE / "index.html").exists():
-        pytest.skip("there is no site: `make site`")
+        build_site.main()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=SITE)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()

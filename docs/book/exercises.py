@@ -33,6 +33,31 @@ def random(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def nearest(table_VC: Tensor, token: int, count: int) -> Tensor:
+    """The rows with the largest cosine to the row of a token, but for that row."""
+    cosines_V = torch.cosine_similarity(table_VC, table_VC[token])
+    return cosines_V.topk(count + 1).indices[1:]
+
+
+def windows(tokens_N: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of windows that do not overlap, BT each."""
+    inputs_BT = tokens_N[:-1].unfold(0, size=length, step=length)
+    targets_BT = tokens_N[1:].unfold(0, size=length, step=length)
+    return inputs_BT, targets_BT
+
+
+def split_heads(x_BTC: Tensor, n_head: int) -> Tensor:
+    """BTC to BHTD."""
+    x_BTHD = x_BTC.unflatten(-1, (n_head, -1))
+    return x_BTHD.transpose(1, 2)
+
+
+def sliding(length: int, window: int) -> Tensor:
+    """The mask of attention to the last `window` tokens, boolean TS."""
+    past_TS = torch.ones(length, length, dtype=torch.bool).tril()
+    return past_TS.triu(1 - window)
+
+
 GATED = GPTConfig(vocabulary_size=50, context_length=8, n_layer=2, n_head=2, n_embd=16, mlp="swiglu")
 SCHEDULED = TrainConfig(steps=40, warmup=0.1, batch_size=1, learning_rate=1.0, evaluate_every=1, checkpoint_every=1)
 LLAMA_3_1 = RotaryScaling(factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context_length=8192)
@@ -43,29 +68,14 @@ EXERCISES = {
     "train_bpe": Exercise(
         from_scratch.train_bpe, [("the then the hen the other the", 259), ("banana bandana banana ban", 258)]
     ),
-    "nearest": Exercise(
-        lambda table_VC, token, count: torch.cosine_similarity(table_VC, table_VC[token]).topk(count + 1).indices[1:],
-        [(random((9, 4)), 3, 2), (random((9, 4)) * torch.arange(1, 10)[:, None], 0, 4)],
-    ),
-    "windows": Exercise(
-        lambda tokens_N, length: (
-            tokens_N[:-1].unfold(0, size=length, step=length),
-            tokens_N[1:].unfold(0, size=length, step=length),
-        ),
-        [(torch.arange(10) % 7, 3), (torch.arange(9), 4), (torch.arange(8), 4)],
-    ),
+    "nearest": Exercise(nearest, [(random((9, 4)), 3, 2), (random((9, 4)) * torch.arange(1, 10)[:, None], 0, 4)]),
+    "windows": Exercise(windows, [(torch.arange(10) % 7, 3), (torch.arange(9), 4), (torch.arange(8), 4)]),
     # 2. Attention
     "attention": Exercise(
         from_scratch.attention, [(random((1, 2, 4, 8)), random((1, 2, 4, 8), seed=1), random((1, 2, 4, 8), seed=2))]
     ),
-    "split_heads": Exercise(
-        lambda x_BTC, n_head: x_BTC.unflatten(-1, (n_head, -1)).transpose(1, 2),
-        [(random((2, 5, 12)), 3), (random((1, 4, 8)), 1)],
-    ),
-    "sliding": Exercise(
-        lambda length, window: torch.ones(length, length, dtype=torch.bool).tril().triu(1 - window),
-        [(6, 3), (4, 1), (3, 9)],
-    ),
+    "split_heads": Exercise(split_heads, [(random((2, 5, 12)), 3), (random((1, 4, 8)), 1)]),
+    "sliding": Exercise(sliding, [(6, 3), (4, 1), (3, 9)]),
     # 3. The GPT
     "layer_norm": Exercise(
         lambda x_BTC, weight_C, bias_C: torch.layer_norm(x_BTC, weight_C.shape, weight=weight_C, bias=bias_C),
