@@ -155,8 +155,7 @@ def check(function: Callable[..., Any]) -> None:
     for arguments in exercise.inputs:
         expected = exercise.reference(*arguments)
         answer = function(*arguments)
-        reason = f"{name}{_shown(arguments)}\nexpected {expected}\nyours    {answer}"
-        assert _is_same(answer, expected), reason
+        assert _is_same(answer, expected), f"{name}{_shown(arguments)}: {_difference(answer, expected)}"
     print(f"{name}: right")
 
 
@@ -172,13 +171,28 @@ def _is_same(answer: Any, expected: Any) -> bool:
     return answer == expected
 
 
+def _difference(answer: Any, expected: Any) -> str:
+    """Where an answer is not what is expected, without giving all of it away."""
+    if answer is None:
+        return "it returns None; is it written yet?"
+    if not (isinstance(answer, Tensor) and isinstance(expected, Tensor)):
+        return f"expected {expected}, yours is {answer}"
+    if answer.shape != expected.shape:
+        return f"expected the shape {tuple(expected.shape)}, yours is {tuple(answer.shape)}"
+    gaps = (answer.float() - expected.float()).abs()
+    index = tuple(int(number) for number in torch.unravel_index(gaps.argmax(), gaps.shape))
+    return f"they differ most at {index}: expected {expected[index]:.4g}, yours is {answer[index]:.4g}"
+
+
 def _shown(arguments: tuple[Any, ...]) -> str:
     """The arguments of a call."""
     return f"({', '.join(map(_shown_argument, arguments))})"
 
 
 def _shown_argument(argument: Any) -> str:
-    """An argument as Python writes it; of a tensor its shape."""
+    """An argument as Python writes it; of a tensor its shape, and of a model its class."""
     if isinstance(argument, Tensor):
         return f"tensor{tuple(argument.shape)}"
+    if isinstance(argument, nn.Module):
+        return type(argument).__name__
     return repr(argument)
