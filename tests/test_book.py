@@ -20,6 +20,11 @@ SHORTENED = {
     "steps = 150": "steps = 30",
     "steps = 20": "steps = 1",
     "ladder_steps = 600": "ladder_steps = 3",
+    "count = 400": "count = 8",
+    "steps = 50": "steps = 2",
+    "steps = 60": "steps = 4",
+    "steps = 12": "steps = 2",
+    "steps = 1000": "steps = 20",
 }
 """Lines of a chapter that set how long it trains, and what they are here."""
 EXERCISE = re.compile(

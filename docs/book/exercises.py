@@ -4,7 +4,6 @@ Each exercise is a function to write. Its name finds the one that it is compared
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -137,10 +136,6 @@ EXERCISES = {
     "targets": Exercise(
         Example.targets.__get__,
         [(Example([7, 8, 9, 5, 6, 4], learned=[False, False, True, True, False, True]),), (Example([3], [True]),)],
-    ),
-    "hinge": Exercise(
-        partial(nn.functional.margin_ranking_loss, target=torch.ones(6), margin=1.0),
-        [(3 * random((6,)), random((6,), seed=1))],
     ),
 }
 
