@@ -16,15 +16,15 @@ from tasks.data.sources import Source, write_source
 CHAPTERS = sorted((ROOT / "docs/book").glob("[1-8]-*.md"))
 PRINTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 SHORTENED = {
-    "steps = 600": "steps = 40",
+    "steps = 600": "steps = 30",
     "steps = 150": "steps = 30",
     "steps = 20": "steps = 1",
     "ladder_steps = 600": "ladder_steps = 3",
     "count = 400": "count = 8",
     "steps = 50": "steps = 2",
-    "steps = 60": "steps = 4",
-    "steps = 12": "steps = 2",
-    "steps = 1000": "steps = 20",
+    "steps = 60": "steps = 3",
+    "steps = 12": "steps = 1",
+    "steps = 1000": "steps = 5",
 }
 """Lines of a chapter that set how long it trains, and what they are here."""
 EXERCISE = re.compile(
