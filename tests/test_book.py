@@ -21,7 +21,6 @@ SHORTENED = {
     "steps = 20": "steps = 1",
     "ladder_steps = 600": "ladder_steps = 3",
     "count = 400": "count = 8",
-    "steps = 50": "steps = 2",
     "steps = 60": "steps = 3",
     "steps = 12": "steps = 1",
     "steps = 1000": "steps = 5",
