@@ -17,7 +17,7 @@ from tasks.datasets import corpus, emails, instructions
         ("a.txt", "Once upon a time", "text"),
         ("a.txt", "a\0b", "text"),
         ("a", "ham\tone\nspam\ttwo\n", "text"),
-        ("a.NDJSON.gz", gzip.compress(b'{"a": 1}\n{"a": 2}\n'), "jsonl"),
+        ("a.NDJSON.gz", gzip.compress(b'{"a": 1}\n{"a": 2}\n', mtime=0), "jsonl"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', "json"),
         ("a.htm", "<p>", "html"),
         ("a", "From a@b.org Thu Aug 22 12:36:23 2002\nTo: b\n\nx", "mbox"),
