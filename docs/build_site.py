@@ -113,7 +113,7 @@ def copy(path: Path) -> list[Path]:
 
 
 def copy_pages() -> None:
-    """Write PAGES anew: the pages of the navigation, and all that can be reached from them."""
+    """Rebuild PAGES from the pages in the navigation and everything that they link to."""
     shutil.rmtree(PAGES, ignore_errors=True)
     navigation = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
     waiting = [ROOT / path for path in paths_in(navigation)]

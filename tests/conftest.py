@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -20,6 +21,9 @@ from cli.main import cli
 from llm.config import GPTConfig, TrainConfig
 from llm.model.gpt import GPT
 from llm.tokenizer import END_OF_TEXT, make_encoding, train_bpe
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[1]
 WORDS = "the cat sat on the mat . the dog ate the hat . a bird sang to the moon . "
@@ -37,6 +41,9 @@ PROCESSES = {  # fixtures of tests that start servers, stages or whole projects
     *("registry", "server", "page"),
 }
 
+
+CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+CHROMIUM += ["--disable-component-update", "--disable-sync"]
 
 QUICKER = {  # variables that change no result
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",  # seconds; by itself 5
@@ -239,6 +246,20 @@ def smollm2(shared) -> Path:
                 write_source(source, fresh)
     (file,) = folder.rglob("*.gguf")
     return file
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """The system's Chromium, or Playwright's own."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        path = shutil.which("chromium") or play.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip("there is no Chromium: `apt-get install chromium`, or `playwright install chromium`")
+        browser = play.chromium.launch(executable_path=path, args=CHROMIUM, timeout=300_000)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 import functools
 import http.server
-import shutil
 import threading
 import tomllib
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Route, sync_playwright
+from playwright.sync_api import Route
 from projects import ROOT
 
 from docs import build_site
@@ -72,22 +71,17 @@ def address() -> Iterator[str]:
         server.shutdown()
 
 
-def test_pages_of_the_site_draw_their_diagrams_with_no_other_server(address):
+def test_pages_of_the_site_draw_their_diagrams_with_no_other_server(browser, address):
     elsewhere: list[str] = []
 
     def refuse(route: Route) -> None:
         elsewhere.append(route.request.url)
         route.abort()
 
-    with sync_playwright() as play:
-        path = shutil.which("chromium")
-        if path is None:
-            pytest.skip("there is no Chromium: `apt-get install chromium`")
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        page.route(lambda url: not url.startswith(address), refuse)
-        for name in ("index.html", "docs/map.html"):
-            page.goto(f"{address}/{name}")
-            page.wait_for_selector("div.mermaid")  # what a `pre` becomes as soon as it is drawn
-        browser.close()
+    page = browser.new_page()
+    page.route(lambda url: not url.startswith(address), refuse)
+    for name in ("index.html", "docs/map.html"):
+        page.goto(f"{address}/{name}")
+        page.wait_for_selector("div.mermaid")  # what a `pre` becomes as soon as it is drawn
+    page.close()
     assert elsewhere == []

@@ -113,7 +113,7 @@ class ChatMessage(ConversationTurn):
 
 
 class Bookkeeping(Closed):
-    """Fields that change nothing: nothing is stored, cached by a name or charged, and there are no tools to call."""
+    """Fields that are accepted and ignored: the server stores nothing, charges nothing and calls no tools."""
 
     user: str | None = None
     safety_identifier: str | None = None

@@ -215,7 +215,7 @@ def attention(path: Path, loaded: LoadedModel[GPT]) -> None:
 
 
 def temperature(path: Path, loaded: LoadedModel[GPT]) -> None:
-    """Bars: how likely eight tokens are to be drawn. A low temperature favours the first, a high one evens them out."""
+    """Bars show how likely each of eight tokens is. A low temperature favours the first; a high one evens them out."""
     table = next_tokens(loaded)
     with picture(path, height=4.2) as figure:
         axes = figure.add_subplot(title=f"{PROMPT} …", xlabel="probability")

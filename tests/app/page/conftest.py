@@ -1,13 +1,12 @@
 """A server with the page, its registry, and one Chromium for all scenarios."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from mlflow import MlflowClient
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, WebError, expect, sync_playwright
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, WebError, expect
 from small_models import TEXT
 from torch.nn import functional as F
 
@@ -22,8 +21,6 @@ from tests.app.conftest import readiness, register, running, tracked, wait_until
 from tests.app.guards import write_guard
 from tests.app.page.browser import BAD, LONG, STREAMS, opened
 
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGS += ["--disable-component-update", "--disable-sync"]
 CARD = "# The parrot\n\n## Pictures\n\n![loss](../evaluation/evidence/loss.svg)\n\n## Use\n\nIt says one thing.\n"
 
 
@@ -76,18 +73,6 @@ def address(store, kept, tmp_path_factory) -> Iterator[str]:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         with running(settings, page=True) as url:
             yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium, or Playwright's own."""
-    with sync_playwright() as play:
-        path = shutil.which("chromium") or play.chromium.executable_path
-        if not Path(path).exists():
-            pytest.skip("there is no Chromium: `apt-get install chromium`, or `playwright install chromium`")
-        browser = play.chromium.launch(executable_path=path, args=ARGS, timeout=LONG)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_commits_between_two_versions_are_named_and_their_files_of_code_counted(
 
 
 def origin_of(md5: str) -> Origin:
-    """The record of a version whose weights have this hash."""
+    """The record of a version, with this hash of its weights."""
     hashes = Hashes({}, {LEARNED: "d1"}, {MADE: md5})
     return Origin(None, Record("register", hashes, {}))
 
