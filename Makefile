@@ -18,7 +18,7 @@ ifneq ($(shell $(USABLE) && echo usable),usable)
 .PHONY: $(READY)
 endif
 
-.PHONY: help run serve test test-quick lint notebooks site ui tidy clean
+.PHONY: help run serve test test-quick test-processors lint notebooks site ui tidy clean
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
@@ -33,6 +33,11 @@ test: $(TOOLS) ## set up, then run all tests
 
 test-quick: $(TOOLS) ## unit tests alone, in a minute or two
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
+
+test-processors: $(TOOLS) ## the arithmetic of llm/ as each lower kind of processor does it
+	@for kind in $$($(BIN)/python -m llm.kernels.processor); do \
+		echo "$$kind:"; THREESTAGE_PROCESSOR=$$kind $(BIN)/python -m pytest -q --no-header $(SIDE_BY_SIDE) -m "not slow" \
+			tests/llm/kernels tests/llm/generation tests/llm/objectives tests/llm/training || exit; done
 
 lint: $(TOOLS) ## style, format, types and import contracts
 	@$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from llm.kernels.processor import processor
 from llm.kernels.training.backend import TORCH, Backend
 
 # Rows of the matrices whose product shows what a device could do at most: on a GPU smaller ones are over before it has
@@ -51,11 +52,8 @@ def choose_compute() -> Compute:
         lacking = "no native bfloat16, and float16 would need its loss scaled"
         return Compute(cuda, torch.float32, f"{name} has {lacking}; {repeatable}")
     cpu = torch.device("cpu")
-    if torch.cpu._is_amx_tile_supported():
-        return Compute(cpu, torch.bfloat16, "no GPU; the processor has AMX tiles for bfloat16")
-    if torch.cpu._is_avx512_bf16_supported():
-        return Compute(cpu, torch.bfloat16, "no GPU; the processor has AVX-512 bfloat16")
-    return Compute(cpu, torch.float32, "no GPU; the processor has no native bfloat16")
+    kind = processor()
+    return Compute(cpu, kind.dtype, f"no GPU; the processor is of the kind {kind.name}")
 
 
 def _make_cuda_repeatable() -> str:

@@ -30,6 +30,11 @@ def pack_exactly(gpt: GPT) -> PackedGPT:
     return pack(deepcopy(gpt), load_library(), exact=True)
 
 
+def pack_in_int8(gpt: GPT) -> PackedGPT:
+    """A packed copy that decode.c computes alone, on any kind of processor that it knows."""
+    return pack(deepcopy(gpt), load_library())
+
+
 def logits_of(model: GPT, tokens_BT: Tensor) -> Tensor:
     """Its logits, float32."""
     with torch.inference_mode():

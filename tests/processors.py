@@ -1,6 +1,7 @@
-"""Marks for tests of kernels that a machine may lack.
+"""Kinds of processors in tests: marks for what a machine may lack, and machines of another kind.
 
-They ask the machine, not our own functions: where those overlook what is there, the tests fail and are not skipped.
+Marks ask the machine, not our own functions: where those overlook what is there, the tests fail and are not skipped.
+With THREESTAGE_PROCESSOR the tests see the kind that it names.
 """
 
 import os
@@ -13,33 +14,40 @@ from pathlib import Path
 import pytest
 import torch
 
+from llm.kernels import processor
+from llm.kernels.processor import KINDS, VARIABLE, Processor
+
 X86 = platform.machine() in ("x86_64", "AMD64")
 COMPILER = shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))
-CPUINFO = Path("/proc/cpuinfo")
-AVX_VNNI = CPUINFO.exists() and " avx_vnni " in CPUINFO.read_text()
 HEADERS = Path(sysconfig.get_paths()["include"], "Python.h").exists()
+LIMIT = os.environ.get(VARIABLE)
+NEEDS = {kind.name: kind.needs for kind in KINDS}[LIMIT] if LIMIT else None
+
+
+def has(instructions: str, *, supported: bool) -> bool:
+    """Whether the tests may use instructions that this machine does or does not support."""
+    return supported and (NEEDS is None or instructions in NEEDS)
+
+
+CPUINFO = Path("/proc/cpuinfo")
+AVX_VNNI = has("avx_vnni", supported=CPUINFO.exists() and " avx_vnni " in CPUINFO.read_text())
+VNNI = has("avx512_vnni", supported=torch.cpu._is_vnni_supported()) or LIMIT == "amx"
 
 needs_registers = pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported(), reason="the processor has no bfloat16 in its AVX-512 registers"
+    not has("avx512_bf16", supported=torch.cpu._is_avx512_bf16_supported()),
+    reason="the processor has no bfloat16 in its AVX-512 registers",
 )
 needs_compiler = pytest.mark.skipif(
     not (COMPILER and HEADERS), reason="there is no C++ compiler, or Python's headers are missing"
 )
 needs_exact_sums = pytest.mark.skipif(
-    X86 and not torch.cpu._is_vnni_supported(), reason="without VNNI sums of 8-bit products overflow"
+    X86 and not (VNNI or AVX_VNNI), reason="without VNNI sums of 8-bit products overflow"
 )
 
 
-def imitate(
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    vnni: bool = False,
-    amx: bool = False,
-    bfloat16: bool = False,
-    capability: str = "DEFAULT",
-) -> None:
-    """Have torch report these features of the processor; `capability` is the kind of vector registers that it uses."""
-    features = {"vnni": vnni, "amx_tile": amx, "avx512_bf16": bfloat16}
-    for name, is_supported in features.items():
-        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda is_supported=is_supported: is_supported)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+def be(monkeypatch: pytest.MonkeyPatch, name: str) -> Processor:
+    """Have all choices be those of this kind of processor, whatever the machine has."""
+    (kind,) = [kind for kind in KINDS if kind.name == name]
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(processor, "detected", lambda: kind)
+    return kind

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
-from llm.kernels.processor import decodes_fastest_in_c, has_fast_bfloat16, reads_fastest_in_int8
+from llm.kernels.processor import has_fast_bfloat16, processor
 from llm.kernels.serving.decode import BlockWeights, Decoder, Weights, unsupported
 from llm.kernels.serving.decode_library import load_library
 from llm.model.embedding import Embedding, rotation
@@ -26,16 +26,18 @@ logger = logging.getLogger(__name__)
 class PackedGPT(GPT):
     """A GPT that decode.c computes; it has no parameters, and can't be trained, saved or copied.
 
-    Prompts are read by `prompt_model` where one is given: with AMX, whose tiles multiply many tokens several times as
-    fast.
+    decode.c gives a token the same bits whatever is read beside it.
+
+    With AMX, whose tiles multiply many tokens several times as fast, torch reads prompts, by `prompt_model`. Their
+    log-probabilities then differ, within bfloat16, with the texts beside them and with what the cache already held.
     """
 
-    def __init__(self, model: GPT, decoder: Decoder, prompt_model: GPT | None = None) -> None:
+    def __init__(self, model: GPT, decoder: Decoder) -> None:
         nn.Module.__init__(self)
         public = {name: value for name, value in vars(model).items() if not name.startswith("_")}
         vars(self).update(public)  # its config, and an assistant's chat
         self.decoder = decoder
-        self.prompt_model = prompt_model
+        self.prompt_model: GPT | None = None
         self.requires_grad_(False).eval()
 
     @property
@@ -78,11 +80,14 @@ def pack_for_inference(model: GPT) -> GPT:
     """
     if model.device.type != "cpu" or isinstance(model, PackedGPT):
         return model
-    if not decodes_fastest_in_c():
-        capability = torch.backends.cpu.get_cpu_capability()
-        logger.info("torch generates: decode.c is faster with AVX2 or AVX-512, and this processor has %s", capability)
+    kind = processor()
+    if kind.generation == "torch":
+        logger.info("torch generates: decode.c needs AVX2 or AVX-512, and the processor is of the kind %s", kind.name)
     elif (library := _library_for(model.config)) is not None:
-        return pack(model, library)
+        packed = pack(model, library)
+        if kind.generation == "C, prompts by torch":
+            packed.prompt_model = model.bfloat16().requires_grad_(False).eval()
+        return packed
     model = model.bfloat16() if has_fast_bfloat16(model.device) else model.float()
     return model.requires_grad_(False).eval()
 
@@ -90,12 +95,11 @@ def pack_for_inference(model: GPT) -> GPT:
 def pack_for_reading(model: GPT) -> GPT:
     """As `pack_for_inference`, for whole texts, of which `hidden_states` alone are wanted.
 
-    They are many tokens at once, which are as fast as products are: in bfloat16 by AMX, then decode.c's of 8 bits with
-    VNNI, then bfloat16 by AVX-512; with AVX2 alone those of 8 bits are faster than float32, too (benchmarks/LOG.md).
+    They are many tokens at once, which are as fast as products are; llm/kernels/processor.py has the figures.
     """
     if model.device.type != "cpu" or isinstance(model, PackedGPT):
         return model
-    if reads_fastest_in_int8() and (library := _library_for(model.config)) is not None:
+    if processor().reading == "C" and (library := _library_for(model.config)) is not None:
         return pack(model, library)
     if has_fast_bfloat16(model.device):
         for module in model.modules():
@@ -114,10 +118,7 @@ def _library_for(config: GPTConfig) -> CDLL | None:
 
 def pack(model: GPT, library: CDLL, *, exact: bool = False) -> PackedGPT:
     """A model as decode.c computes it. For `exact` see `Decoder`."""
-    decoder = Decoder(model.config, _weights(model), library, exact=exact)
-    if torch.cpu._is_amx_tile_supported() and not exact:
-        return PackedGPT(model, decoder, model.bfloat16())
-    return PackedGPT(model, decoder)
+    return PackedGPT(model, Decoder(model.config, _weights(model), library, exact=exact))
 
 
 def _weights(model: GPT) -> Weights:

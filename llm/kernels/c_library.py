@@ -1,8 +1,8 @@
 """C sources: built once by the machine's own compiler, and loaded.
 
-The compiler targets this processor, so the built file is for this machine alone. It lies in the user's cache folder
-under a hash of the source, the compiler, its options and the processor. It is linked without an OpenMP of its own
-and finds torch's, which the process has already: two would fight for the cores.
+The compiler targets this kind of processor, so the built file is for this machine alone. It lies in the user's cache
+folder under a hash of the source, the compiler, its options and the processor. It is linked without an OpenMP of its
+own and finds torch's, which the process has already: two would fight for the cores.
 
 A loaded file can do whatever its user can, so only this user may be able to write the folder and the file.
 """
@@ -20,11 +20,11 @@ from pathlib import Path
 
 from llm.errors import UserError
 from llm.files import write_atomic
+from llm.kernels.processor import processor
 
 COMPILERS = ("gcc", "cc", "clang")  # torch on Linux has gcc's OpenMP, in which clang's calls are not found
 COMPILE = (
     "-O3",
-    "-march=native",
     "-std=gnu11",
     "-fopenmp",
     "-fPIC",
@@ -113,7 +113,7 @@ def build(sources: Sequence[Path], folder: Path) -> Path:
 
 def _fingerprint(sources: Sequence[Path], compiler: str) -> str:
     """A hash of all that a built file depends on."""
-    texts = (compiler, _output(compiler, "--version"), *COMPILE, _processor())
+    texts = (compiler, _output(compiler, "--version"), *COMPILE, processor().march, _processor())
     parts = [source.read_bytes() for source in sources]
     parts += [os.fsencode(text) for text in texts]
     return sha256(b"\0".join(parts)).hexdigest()[:32]
@@ -125,7 +125,8 @@ def _compile(source: Path, compiler: str, path: Path) -> None:
         compiled = Path(temporary, f"{source.stem}.o")
         linked = Path(temporary, f"{source.stem}.so")
         private = Path(temporary, f"{source.stem}.private")
-        compile_command = [compiler, *COMPILE, str(source), "-o", str(compiled)]
+        target = f"-march={processor().march}".split()
+        compile_command = [compiler, *COMPILE, *target, str(source), "-o", str(compiled)]
         link_command = [compiler, "-shared", str(compiled), "-o", str(linked), "-lm"]
         _output(*compile_command)
         _output(*link_command)

@@ -1,70 +1,174 @@
-"""What this machine's processor multiplies fast."""
+"""The kind of processor that this machine has, as one value, and what is fastest on it.
+
+The environment variable THREESTAGE_PROCESSOR names a lower kind than the machine's: to test that kind's choices, or to
+get the bytes that such a machine makes. `llm/__init__.py` passes it on to torch before torch computes.
+"""
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
+
+from llm.errors import UserError
+
+VARIABLE = "THREESTAGE_PROCESSOR"
 
 LARGEST = 127
 LARGEST_WITHOUT_VNNI = 64
 """AVX2 and AVX-512 add two products in 16 bits, the first factors raised to 255 at most: 2 x 255 x 64 fits there."""
 
 
+@dataclass(frozen=True)
+class Processor:
+    """A kind of processor and the fastest way to train and to generate on it. llm/kernels/README.md shows the table."""
+
+    name: str
+    needs: frozenset[str]
+    """Its instructions, as /proc/cpuinfo spells them."""
+    march: str
+    """The target of a C compiler."""
+    dtype: torch.dtype = torch.float32
+    """Of matrix products, where nothing below says otherwise."""
+    attention: str = "torch"
+    """What computes attention and its gradients: torch, C, or C where several texts share a row ("packed")."""
+    loss: str = "torch"
+    """What computes the output layer with its loss: torch or C."""
+    muon: str = "torch"
+    """What computes Muon's update: torch or C."""
+    frozen_int8: int | None = None
+    """The largest weight of frozen layers that LoRA multiplies in 8 bits; None where `dtype` is faster."""
+    learned_int8: bool = False
+    """Whether wide layers that learn from scratch multiply 8-bit integers."""
+    reading: str = "torch"
+    """What reads whole texts: torch, or decode.c in 8 bits ("C")."""
+    generation: str = "torch"
+    """What generates texts: torch, decode.c ("C"), or decode.c with prompts read by torch ("C, prompts by torch")."""
+    reason: str = ""
+    """What was measured, on two cores."""
+
+
+KINDS = (
+    Processor(
+        name="amx",
+        needs=frozenset({"amx_tile", "avx512_bf16"}),
+        march="native",
+        dtype=torch.bfloat16,
+        attention="packed",
+        generation="C, prompts by torch",
+        reason="2,443 GFLOP/s in bfloat16. A LoRA step of SmolLM2-135M takes 2.72 s by torch, 1.83 with C's attention, "
+        "2.00 with the loss in C too, 2.41 in 8 bits. A step of the default foundation takes 0.099 s by torch, 0.108 "
+        "with attention and Muon in C. 5,058 mails are read in 66 s by torch, in 134 by decode.c.",
+    ),
+    Processor(
+        name="avx512-bf16",
+        needs=frozenset({"avx512_bf16", "avx512_vnni"}),
+        march="native",
+        dtype=torch.bfloat16,
+        attention="C",
+        loss="C",
+        muon="C",
+        frozen_int8=LARGEST,
+        learned_int8=True,
+        reading="C",
+        generation="C",
+        reason="430 GFLOP/s in bfloat16, 850 in 8 bits. A step of the default foundation takes 1.40 times as long with "
+        "torch's attention, 1.15 with its loss, 1.17 with its Muon. A LoRA step takes 2.43 s in 8 bits, 3.37 in "
+        "bfloat16.",
+    ),
+    Processor(
+        name="avx512-vnni",
+        needs=frozenset({"avx512f", "avx512_vnni"}),
+        march="x86-64-v4 -mavx512vnni",
+        frozen_int8=LARGEST,
+        reading="C",
+        generation="C",
+        reason="Not measured. The kernels in C for training need bfloat16; 8 bits are as on avx512-bf16.",
+    ),
+    Processor(
+        name="avx512",
+        needs=frozenset({"avx512f"}),
+        march="x86-64-v4",
+        frozen_int8=LARGEST_WITHOUT_VNNI,
+        generation="C",
+        reason="Not measured. As avx2, but decode.c has registers of AVX2 alone there, so torch reads.",
+    ),
+    Processor(
+        name="avx2-vnni",
+        needs=frozenset({"avx2", "avx_vnni"}),
+        march="x86-64-v3 -mavxvnni",
+        frozen_int8=LARGEST,
+        reading="C",
+        generation="C",
+        reason="Limited on avx512-bf16: decode.c reads a prompt at 893 tokens/s with VNNI, at 570 without.",
+    ),
+    Processor(
+        name="avx2",
+        needs=frozenset({"avx2"}),
+        march="x86-64-v3",
+        frozen_int8=LARGEST_WITHOUT_VNNI,
+        reading="C",
+        generation="C",
+        reason="Limited on avx512-bf16: 240 billion operations a second in 8 bits, 105 in float32.",
+    ),
+    Processor(name="other", needs=frozenset(), march="native", reason="Not measured. torch computes everything."),
+)
+"""Kinds of processors, the fastest first."""
+
+
+def processor() -> Processor:
+    """The kind of this machine's processor, or the lower one that THREESTAGE_PROCESSOR names.
+
+    Raises UserError for a kind that this processor can't be.
+    """
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return detected()
+    kinds = {kind.name: kind for kind in possible()}
+    if name not in kinds:
+        raise UserError(f"{VARIABLE}={name}: this processor, {detected().name}, can be {', '.join(kinds)}")
+    return kinds[name]
+
+
+def possible() -> list[Processor]:
+    """The kinds that this processor can be.
+
+    Where registers alone multiply bfloat16, `amx` is one of them: torch then computes the same way, only slower.
+    """
+    return [kind for kind in KINDS if kind.needs <= features() | {"amx_tile"}]
+
+
+@cache
+def detected() -> Processor:
+    """The fastest kind whose instructions this processor has."""
+    return next(kind for kind in KINDS if kind.needs <= features())
+
+
+@cache
+def features() -> frozenset[str]:
+    """The instructions of this processor that KINDS asks for; none where torch is built without oneDNN."""
+    if not torch.backends.mkldnn.is_available():
+        return frozenset()
+    has = {
+        "amx_tile": torch.cpu._is_amx_tile_supported(),
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+        "avx512_vnni": torch.cpu._is_vnni_supported(),
+        "avx512f": torch.cpu._is_avx512_supported(),
+        "avx2": torch.cpu._is_avx2_supported(),
+        "avx_vnni": platform.system() == "Linux" and " avx_vnni " in Path("/proc/cpuinfo").read_text(),
+    }
+    return frozenset(name for name, is_there in has.items() if is_there)
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 natively."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return device.type == "cpu" and processor().dtype == torch.bfloat16
 
 
-def has_fast_bfloat16_registers(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in its vector registers, and nowhere faster, as AMX does in its tiles."""
-    avx512 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return avx512 and not torch.cpu._is_amx_tile_supported()
-
-
-def has_fast_int8(device: torch.device) -> bool:
-    """Whether a device has products of 8-bit integers that are worth their rounding.
-
-    Two cores of an AMD EPYC with AVX-512 VNNI make 850 billion operations a second of them, 430 in bfloat16. Nothing
-    was measured with AMX, whose tiles do both.
-    """
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # without it torch has only a slow loop
-        return False
-    return torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported() and int8_sums_are_exact(LARGEST)
-
-
-def largest_int8_weight(device: torch.device) -> int | None:
-    """The largest weight that a device multiplies in 8 bits exactly, and faster than what else it has; None for none.
-
-    It is LARGEST with VNNI, of AVX-512 or of AVX, and LARGEST_WITHOUT_VNNI with AVX2 or AVX-512 alone, where two cores
-    make 240 billion operations a second, and 105 in float32. A product shows it, not the processor's name.
-    """
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available() or torch.cpu._is_amx_tile_supported():
-        return None
-    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        return None
-    return next((largest for largest in (LARGEST, LARGEST_WITHOUT_VNNI) if int8_sums_are_exact(largest)), None)
-
-
-def int8_sums_are_exact(largest: int) -> bool:
-    """Whether torch's 8-bit matrix product is exact for weights (its second factor) of at most `largest`.
-
-    The first factor has values up to LARGEST. On an x86 processor without VNNI sums of two products may overflow.
-    """
-    signs_NI = torch.ones(64, 256, dtype=torch.int8)
-    signs_NI[1::2, ::3] = -1
-    inputs_NI, weights_IO = LARGEST * signs_NI, largest * signs_NI.T.contiguous()
-    exact_NO = inputs_NI.long() @ weights_IO.long()
-    backwards_OI = weights_IO.T.contiguous()  # the backward pass multiplies the same weights turned
-    products = torch._int_mm(inputs_NI, weights_IO), torch._int_mm(inputs_NI, backwards_OI.T)
-    return all(torch.equal(product_NO.long(), exact_NO) for product_NO in products)
-
-
-def reads_fastest_in_int8() -> bool:
-    """Whether decode.c multiplies many tokens at once, in 8 bits, faster than torch does."""
-    if torch.cpu._is_amx_tile_supported():
-        return False
-    return torch.cpu._is_vnni_supported() or torch.backends.cpu.get_cpu_capability() == "AVX2"
-
-
-def decodes_fastest_in_c() -> bool:
-    """Whether decode.c generates texts faster than torch: its loops are written for AVX2 and AVX-512 alone."""
-    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+if __name__ == "__main__":  # for `make test-processors`: the kinds that the tests have not seen yet
+    sys.stdout.write(" ".join(kind.name for kind in possible() if kind != detected()))

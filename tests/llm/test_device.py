@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from processors import be
 
 from llm.device import PEAK_SIZE, Compute, choose_compute, matmul_peak
 
@@ -15,12 +16,11 @@ def machine(monkeypatch):
     deterministic = torch.are_deterministic_algorithms_enabled()
     precision = torch.get_float32_matmul_precision()
 
-    def pretend(cuda=False, cuda_bfloat16=False, amx=False):
+    def pretend(cuda=False, cuda_bfloat16=False, kind="other"):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda_bfloat16)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        be(monkeypatch, kind)
         monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "unset")
         monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
         torch.set_float32_matmul_precision("high")
@@ -35,14 +35,15 @@ def machine(monkeypatch):
     ("features", "device", "dtype", "reason"),
     [
         (
-            {"cuda": True, "cuda_bfloat16": True, "amx": True},
+            {"cuda": True, "cuda_bfloat16": True, "kind": "amx"},
             "cuda",
             torch.bfloat16,
             "A GPU has native bfloat16; determ",
         ),
         ({"cuda": True}, "cuda", torch.float32, "A GPU has no native bfloat16, and float16 would need its loss scaled"),
-        ({"amx": True}, "cpu", torch.bfloat16, "no GPU; the processor has AMX tiles for bfloat16"),
-        ({}, "cpu", torch.float32, "no GPU; the processor has no native bfloat16"),
+        ({"kind": "amx"}, "cpu", torch.bfloat16, "no GPU; the processor is of the kind amx"),
+        ({"kind": "avx512-bf16"}, "cpu", torch.bfloat16, "no GPU; the processor is of the kind avx512-bf16"),
+        ({"kind": "avx2"}, "cpu", torch.float32, "no GPU; the processor is of the kind avx2"),
     ],
 )
 def test_compute_is_on_the_fastest_device_with_its_dtype_and_a_reason(machine, features, device, dtype, reason):

@@ -1,7 +1,7 @@
 """Choose the backend of a training, once, from its size and the machine.
 
-The choice depends on parameters, data and machine alone, never on a clock or on where a training goes on, because a
-backend changes the last bits of what is learned. What each kernel brings: llm/kernels/README.md.
+The choice depends on parameters, data and the kind of processor alone, never on a clock or on where a training goes on,
+because a backend changes the last bits of what is learned. What each kernel brings: llm/kernels/README.md.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ import torch
 
 from llm.config import GPTShape
 from llm.device import Compute
-from llm.kernels.processor import LARGEST, has_fast_bfloat16_registers, has_fast_int8, largest_int8_weight
+from llm.kernels.processor import LARGEST, processor
 from llm.kernels.training.backend import TORCH, Backend
 from llm.kernels.training.bfloat16 import PANEL
 from llm.kernels.training.compiled import CompiledBlock, cpp_compiler
@@ -45,17 +45,18 @@ def choose_backend(
     filled: float = 1.0,
     from_scratch: bool = False,
     lora: bool = False,
+    packed: bool = False,
     predicts_tokens: bool = True,
 ) -> Compute:
     """`compute` with the backend for a training of so many tokens, and the reason for the choice.
 
-    `filled` is the share of tokens that is not padding where all batches have one shape. A model that does not
-    predict tokens, such as a classifier, has a small loss of its own.
+    `filled` is the share of tokens that is not padding where all batches have one shape. `packed` says that several
+    texts share a row. A model that does not predict tokens, such as a classifier, has a small loss of its own.
     """
     values = tokens * shape.n_layer * shape.n_embd
     backend = TORCH
     if values >= WORTH_C:
-        backend = _in_c(compute, shape, from_scratch=from_scratch, predicts_tokens=predicts_tokens)
+        backend = _in_c(compute, shape, from_scratch=from_scratch, packed=packed, predicts_tokens=predicts_tokens)
     compiler = None
     if values < WORTH:
         reason = f"it is short, {values / 1e9:.2f} of {WORTH / 1e9:.0f} billion values pass through them"
@@ -79,7 +80,7 @@ def choose_backend(
 
 def _learning_in_int8(backend: Backend, compute: Compute, shape: GPTShape) -> Backend:
     """The backend with products in 8 bits for weights that learn, where they are faster."""
-    is_fast = compute.dtype == torch.bfloat16 and has_fast_int8(compute.device)
+    is_fast = compute.dtype == torch.bfloat16 and processor().learned_int8
     if shape.n_embd < WIDE_INT8 or not is_fast:
         return backend
     return replace(backend, linear=Int8Linear, name=f"{backend.name}, products in 8 bits")
@@ -87,7 +88,7 @@ def _learning_in_int8(backend: Backend, compute: Compute, shape: GPTShape) -> Ba
 
 def _frozen_in_int8(backend: Backend, compute: Compute) -> Backend:
     """The backend with products in 8 bits for frozen weights, where they are faster."""
-    largest = largest_int8_weight(compute.device)
+    largest = processor().frozen_int8
     if largest is None:
         return backend
     frozen_linear = partial(FrozenInt8Linear, largest=largest, dtype=compute.dtype)
@@ -95,22 +96,24 @@ def _frozen_in_int8(backend: Backend, compute: Compute) -> Backend:
     return replace(backend, frozen_linear=frozen_linear, name=f"{backend.name}, products in 8 bits{weights}")
 
 
-def _in_c(compute: Compute, shape: GPTShape, *, from_scratch: bool, predicts_tokens: bool) -> Backend:
-    """The kernels in C that suit this model and this processor. Nothing was measured with AMX, which has torch's."""
-    if compute.dtype != torch.bfloat16 or not has_fast_bfloat16_registers(compute.device):
-        return TORCH
-    if any(load() is None for load in (load_flash, load_cross_entropy, load_muon)):
+def _in_c(compute: Compute, shape: GPTShape, *, from_scratch: bool, packed: bool, predicts_tokens: bool) -> Backend:
+    """The kernels in C that suit this model and this kind of processor."""
+    kind = processor()
+    if compute.device.type != "cpu" or compute.dtype != torch.bfloat16:
         return TORCH
     backend = TORCH
     names = []
-    if shape.head_width % PANEL == 0 and not shape.dropout:
+    attends = kind.attention == "C" or (kind.attention == "packed" and packed)
+    if attends and shape.head_width % PANEL == 0 and not shape.dropout and load_flash() is not None:
         backend = replace(backend, attention=flash_attention)
         names.append("attention")
-    if shape.n_embd % PANEL == 0 and predicts_tokens:
+    is_wide = shape.n_embd % PANEL == 0
+    if kind.loss == "C" and is_wide and predicts_tokens and load_cross_entropy() is not None:
         backend = replace(backend, cross_entropy=linear_cross_entropy_in_c)
         names.append("loss")
     sides = (shape.n_embd, shape.n_head * shape.head_width, shape.kv_heads * shape.head_width, shape.hidden_width)
-    if from_scratch and not any(side % PANEL for side in sides):
+    fits_muon = from_scratch and not any(side % PANEL for side in sides)
+    if kind.muon == "C" and fits_muon and load_muon() is not None:
         backend = replace(backend, muon_update=muon_in_c)
         names.append("Muon")
     return replace(backend, name=f"{backend.name}, in C: {', '.join(names)}") if names else TORCH

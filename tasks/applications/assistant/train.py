@@ -106,7 +106,8 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
     widths = [row_width(window_rows) for window_rows in windows]
-    compute = choose_backend(compute, model.config, forward * max(widths), lora=params.lora is not None)
+    lora = params.lora is not None
+    compute = choose_backend(compute, model.config, forward * max(widths), lora=lora, packed=True)
     goal = objective(
         model,
         params,

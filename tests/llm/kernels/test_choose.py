@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from processors import needs_compiler, needs_exact_sums
+from processors import be, needs_compiler, needs_exact_sums, needs_registers
 from torch import nn
 
 from llm.config import GPTConfig, LoRAConfig
 from llm.device import Compute
-from llm.kernels.processor import has_fast_bfloat16_registers, has_fast_int8, largest_int8_weight
+from llm.kernels.processor import KINDS
 from llm.kernels.training import choose
 from llm.kernels.training.backend import TORCH, Backend
 from llm.kernels.training.choose import WIDE_INT8, WORTH, WORTH_C, WORTH_INT8, choose_backend
@@ -25,6 +25,7 @@ from llm.training.objective import Objective
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 LOW = Compute(torch.device("cpu"), torch.bfloat16, "a test")
+NAMES = [kind.name for kind in KINDS]
 
 
 def chosen(values: float, compute: Compute = LOW, *, width: int = 64, heads: int = 1, dropout: float = 0.0, **options):
@@ -59,6 +60,7 @@ def test_blocks_stay_eager_without_a_compiler(monkeypatch, command):
     assert compute.backend_reason.startswith("there is no C++ compiler with the headers of Python and OpenMP")
 
 
+@needs_registers  # for which gcc builds them
 @pytest.mark.parametrize(
     ("shape", "attention", "loss", "muon", "name"),
     [
@@ -70,21 +72,45 @@ def test_blocks_stay_eager_without_a_compiler(monkeypatch, command):
         ({"width": 96, "from_scratch": True}, False, False, False, "eager"),
     ],
 )
-def test_kernels_in_c_are_chosen_where_they_are_fast_and_suit_the_shape(shape, attention, loss, muon, name):
-    fast = has_fast_bfloat16_registers(LOW.device)
+def test_kernels_in_c_are_chosen_where_they_suit_the_shape(monkeypatch, shape, attention, loss, muon, name):
+    be(monkeypatch, "avx512-bf16")
     backend = chosen(WORTH_C, **shape).backend
-    assert (backend.attention == flash_attention) == (fast and attention)
-    assert (backend.cross_entropy == linear_cross_entropy_in_c) == (fast and loss)
-    assert (backend.muon_update == muon_in_c) == (fast and muon)
-    assert backend.name == (name if fast else "eager")
+    assert (backend.attention == flash_attention) == attention
+    assert (backend.cross_entropy == linear_cross_entropy_in_c) == loss
+    assert (backend.muon_update == muon_in_c) == muon
+    assert backend.name == name
     assert not backend.compiles
     assert chosen(WORTH_C, CPU, **shape).backend == chosen(WORTH_C / 2, **shape).backend == TORCH
 
 
-@pytest.mark.parametrize("lacking", ["load_flash", "load_cross_entropy", "load_muon"])
-def test_kernels_that_gcc_can_not_build_are_left_to_torch(monkeypatch, lacking):
+@needs_registers
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("packed", [True, False])
+def test_kernels_in_c_are_chosen_by_the_kind_of_processor(monkeypatch, kind, packed):
+    row = be(monkeypatch, kind)
+    compute = replace(CPU, dtype=row.dtype)
+    backend = chosen(WORTH_C, compute, width=128, heads=2, from_scratch=True, packed=packed).backend
+    expected = {"avx512-bf16": "eager, in C: attention, loss, Muon", "amx": "eager, in C: attention"}
+    assert backend.name == ("eager" if kind == "amx" and not packed else expected.get(kind, "eager"))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "name"),
+    [
+        ("load_flash", "eager, in C: loss, Muon"),
+        ("load_cross_entropy", "eager, in C: attention, Muon"),
+        ("load_muon", "eager, in C: attention, loss"),
+    ],
+)
+@needs_registers
+def test_kernels_that_gcc_can_not_build_are_left_to_torch(monkeypatch, lacking, name):
+    be(monkeypatch, "avx512-bf16")
     monkeypatch.setattr(choose, lacking, lambda: None)
-    assert chosen(WORTH_C).backend == TORCH
+    assert chosen(WORTH_C, width=128, heads=2, from_scratch=True).backend.name == name
+
+
+LEARNS = {"avx512-bf16"}
+FREEZES = {"avx512-bf16": 127, "avx512-vnni": 127, "avx512": 64, "avx2-vnni": 127, "avx2": 64}
 
 
 @needs_compiler
@@ -99,18 +125,19 @@ def test_kernels_that_gcc_can_not_build_are_left_to_torch(monkeypatch, lacking):
         (WORTH_INT8, {}, False, False),
     ],
 )
-@pytest.mark.parametrize("compute", [LOW, CPU], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize("kind", NAMES)
 def test_long_training_is_compiled_and_multiplies_in_8_bits_where_that_is_fast(
-    values, options, learns, freezes, compute
+    monkeypatch, values, options, learns, freezes, kind
 ):
-    backend, largest = chosen(values, compute, **options).backend, largest_int8_weight(compute.device)
-    learns = learns and compute == LOW and has_fast_int8(compute.device)
-    freezes = freezes and largest is not None
+    compute = replace(CPU, dtype=be(monkeypatch, kind).dtype)
+    backend = chosen(values, compute, **options).backend
+    learns = learns and kind in LEARNS
+    freezes = freezes and kind in FREEZES
     assert backend.linear == (Int8Linear if learns else None)
     assert (backend.frozen_linear is not None) == freezes
     if freezes:
         layer = backend.frozen_linear(nn.Linear(64, 64), torch.ones(64))
-        assert layer.weight_OI.abs().max() == largest
+        assert layer.weight_OI.abs().max() == FREEZES[kind]
         assert layer(torch.randn(2, 64)).dtype == compute.dtype
     assert backend.compiles
     assert backend.in_int8 == (learns or freezes)
@@ -134,7 +161,7 @@ def test_fallback_learns_where_the_compiler_fails_and_the_reason_is_logged(caplo
     def fails(model: GPT, index: int) -> torch.Tensor:
         if model is not gpt:
             learning.append((model.backend, in_int8(model)))
-            raise RuntimeError("cannot write\nmore of it")
+            raise torch._dynamo.exc.TorchDynamoException("cannot write\nmore of it")
         return gpt(tokens_BT).sum()
 
     fallback = Backend(name="a fallback")

@@ -12,7 +12,7 @@ import torch
 
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
 from llm.device import Compute
-from llm.kernels.processor import LARGEST, int8_sums_are_exact
+from llm.kernels.processor import LARGEST, processor
 from llm.kernels.training.backend import Backend
 from llm.kernels.training.compiled import CompiledBlock
 from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c
@@ -35,9 +35,9 @@ CONFIG = TrainConfig(seed=1, steps=20, batch_size=2, learning_rate=1e-2, evaluat
 def compiled() -> Compute:
     """Compiled blocks, with all other kernels that this processor has: compiling takes long, so they come together."""
     backend = Backend(fallback=Backend(), name="compiled")
-    if torch.cpu._is_avx512_bf16_supported():
+    if "avx512_bf16" in processor().needs:
         backend = replace(backend, attention=flash_attention, cross_entropy=linear_cross_entropy_in_c)
-    frozen = FrozenInt8Linear if int8_sums_are_exact(LARGEST) else None
+    frozen = FrozenInt8Linear if processor().frozen_int8 == LARGEST else None
     return replace(EAGER, backend=replace(backend, block=CompiledBlock, frozen_linear=frozen))
 
 
@@ -83,7 +83,7 @@ def compare(folder: str) -> None:
     eager, _ = learn(EAGER, Path(folder, "eager"))
     fast, digest = learn(compiled(), Path(folder, "compiled"))
     assert not torch.equal(eager, fast)
-    rounding = 0.05 if int8_sums_are_exact(LARGEST) else 0.01  # of 3.9; bfloat16 has 8 bits
+    rounding = 0.05 if processor().frozen_int8 == LARGEST else 0.01  # of 3.9; bfloat16 has 8 bits
     assert (eager - fast).abs().max() < rounding
     assert eager[0] > eager[-1]
     sys.stdout.write(digest)

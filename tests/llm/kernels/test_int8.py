@@ -10,7 +10,7 @@ from processors import needs_exact_sums
 from torch import nn
 
 from llm.config import LoRAConfig
-from llm.kernels.processor import LARGEST, LARGEST_WITHOUT_VNNI, largest_int8_weight
+from llm.kernels.processor import KINDS, LARGEST, LARGEST_WITHOUT_VNNI, VARIABLE, detected, features
 from llm.kernels.training.backend import Backend
 from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
 from llm.model.lora import LoRALinear, add_lora, merge_lora
@@ -175,31 +175,26 @@ def test_lora_learns_beside_products_in_eight_bits_and_is_merged_into_the_weight
 OVERFLOW = """
 import torch
 from torch import nn
-from llm.kernels.processor import has_fast_int8, int8_sums_are_exact, largest_int8_weight
+from llm.kernels.processor import processor
 from llm.kernels.training.int8 import FrozenInt8Linear
-cpu = torch.device("cpu")
-print(torch.backends.cpu.get_cpu_capability(), int8_sums_are_exact(127), has_fast_int8(cpu), largest_int8_weight(cpu))
 torch.manual_seed(1)
 layer, x = nn.Linear(512, 64), torch.ones(8, 512)  # the sums of inputs that are alike overflow first
 layer.weight.data.abs_()
 exact = layer(x).double()
-for largest in (64, 127):
-    rounded = FrozenInt8Linear(layer, torch.ones(512), largest, torch.float32)(x)
-    print(((rounded - exact).norm() / exact.norm()).item())
+largest = processor().frozen_int8
+rounded = FrozenInt8Linear(layer, torch.ones(512), largest, torch.float32)(x)
+print(processor().name, ((rounded - exact).norm() / exact.norm()).item())
 """
 
 
-@pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE", "AVX2_VNNI"])
-def test_weights_are_as_large_as_the_processor_multiplies_exactly(limit):
-    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": limit}
-    done = subprocess.run([sys.executable, "-c", OVERFLOW], env=limited, text=True, stdout=subprocess.PIPE, check=True)
-    (capability, exact, fast, largest), (small,), (large,) = map(str.split, done.stdout.splitlines())
-    assert exact == "True" or fast == "False"
-    expected = "127" if exact == "True" else "64"
-    assert largest == (expected if capability in ("AVX2", "AVX512") else "None")
-    assert float(small) < 0.01
-    assert (float(large) < 0.01) == (exact == "True")
-
-
-def test_8_bits_are_fast_on_no_other_device():
-    assert largest_int8_weight(torch.device("meta")) is None
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.frozen_int8], ids=lambda kind: kind.name)
+def test_weights_are_as_large_as_the_kind_of_processor_multiplies_exactly(kind):
+    limits = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")  # of this process
+    limited = {name: value for name, value in os.environ.items() if name not in limits} | {VARIABLE: kind.name}
+    done = subprocess.run([sys.executable, "-c", OVERFLOW], env=limited, text=True, capture_output=True, check=False)
+    if kind.needs <= features():
+        name, error = done.stdout.split()
+        assert name == kind.name
+        assert float(error) < 0.01
+    else:
+        assert f"this processor, {detected().name}, can be" in done.stderr

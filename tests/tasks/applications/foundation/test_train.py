@@ -1,9 +1,7 @@
 import pytest
-import torch
 
 from llm.config import GPTConfig
-from llm.device import choose_compute
-from llm.kernels.processor import has_fast_int8
+from llm.kernels.processor import processor
 from llm.kernels.training.choose import WIDE_INT8, WORTH
 from llm.kernels.training.compiled import cpp_compiler
 from llm.model.gpt import GPT
@@ -21,9 +19,7 @@ def test_training_in_8_bits_is_for_models_from_scratch(token_files, monkeypatch,
     gpt = GPT(GPTConfig(vocabulary_size=300, context_length=64, n_layer=1, n_head=8, n_embd=WIDE_INT8))
     monkeypatch.setattr(foundation, "start", lambda params, encoding: gpt)
     setup = foundation.prepare(params, TrainingFiles(dataset=token_files), ALONE)
-    fast = (
-        cpp_compiler() is not None and choose_compute().dtype == torch.bfloat16 and has_fast_int8(torch.device("cpu"))
-    )
+    fast = cpp_compiler() is not None and processor().learned_int8
     assert setup.compute.backend.in_int8 == (fast and init_from == SCRATCH)
     assert setup.objective.start_counts == (init_from != SCRATCH)
 
