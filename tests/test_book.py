@@ -56,7 +56,6 @@ def readers_folder(smollm2, moby_dick, project, tmp_path_factory) -> Path:
     (folder / "data/processed").symlink_to(project / "data/processed")
     (folder / "models/published").mkdir(parents=True)
     (folder / "models/foundation").symlink_to(project / "models/foundation")
-    (folder / "reports").symlink_to(ROOT / "reports")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)  # where the weights lie
         save_published("smollm2-135m", folder / "models/published")

@@ -118,8 +118,8 @@ def test_behavioural_rows_have_unique_names() -> None:
     for names in (TESTS, ("validation",), tuple(REQUESTS)):
         rows = [row for name in names for row in ROWS[name]]
         assert len({row["id"] for row in rows}) == len(rows)
-    assert {name: len(ROWS[name]) for name in QUESTIONS} == {"general": 120, "harmless": 60, "validation": 90}
-    assert {name: len(ROWS[name]) for name in REQUESTS} == {"everyday": 120, "harmful": 60, "tricky": 60}
+    assert {name: len(ROWS[name]) for name in QUESTIONS} == {"general": 240, "harmless": 60, "validation": 90}
+    assert {name: len(ROWS[name]) for name in REQUESTS} == {"everyday": 240, "harmful": 60, "tricky": 60}
 
 
 def texts(content: Any) -> Iterator[str]:

@@ -10,7 +10,7 @@ OF_TWO_LABELS = ("evasion_",)
 OF_ONE_THAT_PASSES = ("false_positive_rate", "roc_auc", "recall", "precision")
 """Beginnings of metrics that exist only for two labels, or where one of several passes."""
 OF_A_LABEL = ("everyday_", "short_")
-"""Beginnings of metrics that end in a label."""
+"""Beginnings of metrics that end in a label, or in `balanced_accuracy`, which every set of labels has."""
 
 Mistakes = Iterator[tuple[str, str]]
 Values = Mapping[str, Any]
@@ -61,7 +61,7 @@ def _unmeasured(metrics: Sequence[str], labels: Sequence[str], *, any_passes: bo
 
 def _is_of_unknown_label(metric: str, labels: Sequence[str]) -> bool:
     prefixes = [prefix for prefix in OF_A_LABEL if metric.startswith(prefix)]
-    return bool(prefixes) and metric.removeprefix(prefixes[0]) not in labels
+    return bool(prefixes) and metric.removeprefix(prefixes[0]) not in {*labels, "balanced_accuracy"}
 
 
 def _base_mistakes(block: Values, values: Values) -> Mistakes:

@@ -1,6 +1,7 @@
 """The rows that a model of labels is measured on: the test split, and texts that were written to test it.
 
-A file `data/behavioural/<dataset>/<name>.jsonl` gives the metrics `<name>_<label>`. Nothing learns from these texts.
+A file `data/behavioural/<dataset>/<name>.jsonl` gives the metrics `<name>_<label>` and, if it has texts of every label,
+`<name>_balanced_accuracy`. Nothing learns from these texts.
 Those whose name begins with `validation` are for choices, and are not measured here.
 """
 

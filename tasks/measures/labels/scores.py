@@ -63,6 +63,7 @@ def label_metrics(table: pd.DataFrame) -> list[Metric]:
     F1 is that of the second of two labels, such as spam, and the mean over the labels where there are more. Where one
     label passes, there are precision and recall of the others together, ROC-AUC, `false_positive_rate` (the share of
     what should pass that is given another label), and `recall_at_fpr_0.005`: what is caught where one in 200 is lost.
+    Behavioural texts have the share right of each label and, where a file has all labels, the balanced accuracy.
     """
     measures = set(table["measure"])
     labels = labels_of(table["measure"].unique())
@@ -94,12 +95,22 @@ def label_metrics(table: pd.DataFrame) -> list[Metric]:
     for part, label in sorted(behavioural.itertuples(index=False)):
         name, where = f"{part}_{label}", {"part": part, "expected": label}
         metrics.append(Metric(name, ("right",), where=where, logs=beside))
+    balanced = partial(balanced_accuracy, labels=len(labels))
+    for part, part_labels in behavioural.groupby("part")["expected"]:
+        if set(part_labels) == set(labels):
+            metrics.append(Metric(f"{part}_balanced_accuracy", (decided[0], "right"), balanced, where={"part": part}))
     return metrics
 
 
 def f1_of(actual: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndarray:
     """F1 over the last axis, of label numbers."""
     return f1_score(actual, predicted, labels)
+
+
+def balanced_accuracy(actual: np.ndarray, right: np.ndarray, labels: int) -> np.ndarray:
+    """The mean over labels of the share of each that is right; a threshold moves it less than either share."""
+    shares = [share(right * (actual == label), actual == label) for label in range(labels)]
+    return np.mean(shares, axis=0)
 
 
 def precision(actual: np.ndarray, called: np.ndarray) -> np.ndarray:

@@ -84,14 +84,15 @@ def test_chat_tab_answers_and_shows_card_and_settings(page, address):
     short = {"model": "assistant/2", "max_tokens": 9}
     first = by_api(address, ["hello"], **short)
     assert ask(page, "hello") == words(first)
-    assert ask(page, "and then?") == words(by_api(address, ["hello", first, "and then?"], **short))
+    second = by_api(address, ["hello", first, "and then?"], **short)
+    assert ask(page, "and then?") == words(second)
     setting(page, "System prompt", "Be brief.")
     setting(page, "number input for Temperature", "1")
     setting(page, "number input for Top p", "0.9")
     setting(page, "Seed", "7")
-    press(page, "Retry")
     drawn = short | {"temperature": 1, "top_p": 0.9, "seed": 7, "before": [{"role": "system", "content": "Be brief."}]}
     again = by_api(address, ["hello", first, "and then?"], **drawn)
+    press(page, "Retry")
     expect(page.locator("[data-testid=bot] .md").last).to_have_text(words(again))
 
 
@@ -237,9 +238,10 @@ def test_compare_tab_asks_two_versions_and_all_tabs_fit_a_phone(page, address):
     open_tab(page, "Compare")
     for side, version in (("Left", "assistant/1"), ("Right", "assistant/2")):  # they come after the page
         expect(page.get_by_label(f"{side} version")).to_have_value(re.compile(version))
+    answers = {version: by_api(address, ["hello"], model=version) for version in ("assistant/1", "assistant/2")}
     compare(page, "hello")
     for side, version in (("left", "assistant/1"), ("right", "assistant/2")):
-        expect(page.locator(f"#answer-{side} .md")).to_have_text(words(by_api(address, ["hello"], model=version)))
+        expect(page.locator(f"#answer-{side} .md")).to_have_text(words(answers[version]))
     choose(page, "Right version", "assistant/1, in use")
     press(page, "Ask both")
     expect_text(page, "Choose two different versions.")

@@ -18,7 +18,10 @@ CIRCLE = "a model can't start from itself"
 BASES = "name foundation or published"
 CASES = {  # what is changed, and each error as key and reason
     "three labels": (
-        {LABELS: ["work", "private", "ads"]},
+        {
+            LABELS: ["work", "private", "ads"],
+            f"{CLASSIFIER}.review.no_loss": ["f1", "everyday_ham", "everyday_spam", "everyday_balanced_accuracy"],
+        },
         [
             (f"{CLASSIFIER}.train.passes", f"'ham' is not among {THREE}; name one, or null"),
             (f"{CLASSIFIER}.review.at_least", f"evasion_worst: {OF_TWO}; delete it"),

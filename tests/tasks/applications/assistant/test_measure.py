@@ -59,9 +59,12 @@ def measured(model, *, encoding, base, params) -> dict[str, float]:
 
 
 def expected_loss(model, encoding, outputs) -> float:
-    """Nats a token of a model that gives each token the same probability everywhere, as it is when it answers."""
+    """Nats a token of a model that gives each token the same probability everywhere, as it is when it answers.
+
+    It reads two tokens, as expected answers are read: with AMX torch reads these in bfloat16, and decode.c reads one.
+    """
     packed = pack_for_inference(model)
-    logits = packed.logits(packed.hidden_states(torch.zeros(1, 1, dtype=torch.int64)))[0, 0].log_softmax(dim=0)
+    logits = packed.logits(packed.hidden_states(torch.zeros(1, 2, dtype=torch.int64)))[0, -1].log_softmax(dim=0)
     losses = [-logits[[*encoding.encode_ordinary(text), encoding.eot_token]] for text in outputs]
     return torch.cat(losses).mean().item()
 

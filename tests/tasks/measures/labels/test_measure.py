@@ -115,6 +115,11 @@ def test_behavioural_mails_are_measured_if_the_dataset_has_some(make_gpt, encodi
     table = pd.read_parquet(tmp_path / "scores.parquet").query("part == 'everyday' and measure == 'right'")
     assert table["id"].tolist() == ["=0", "=1", "=2", "=3"]
     assert metrics["everyday_spam"] == table["ours"][2:].mean()
+    actual = np.array([0, 0, 1, 1])
+    predicted = np.where(table["ours"] == 1, actual, 1 - actual)
+    balanced = sklearn.metrics.balanced_accuracy_score(actual, predicted)
+    assert metrics["everyday_balanced_accuracy"] == pytest.approx(balanced)
+    assert metrics["baseline_everyday_balanced_accuracy"] == 0.75
     assert table["baseline"].tolist() == [1, 1, 1, 0]
 
 
