@@ -98,7 +98,8 @@ def label_metrics(table: pd.DataFrame) -> list[Metric]:
     balanced = partial(balanced_accuracy, labels=len(labels))
     for part, part_labels in behavioural.groupby("part")["expected"]:
         if set(part_labels) == set(labels):
-            metrics.append(Metric(f"{part}_balanced_accuracy", (decided[0], "right"), balanced, where={"part": part}))
+            name, where = f"{part}_balanced_accuracy", {"part": str(part)}
+            metrics.append(Metric(name, (decided[0], "right"), balanced, where=where))
     return metrics
 
 
