@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from llm.errors import UserFileError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -61,6 +63,19 @@ def atomic_file(path: Path) -> Generator[BinaryIO]:
             partial.unlink(missing_ok=True)
 
 
+def append(path: Path, content: bytes, *, length: int) -> None:
+    """Cut a file to `length` bytes and append `content`, flushed to disk. Raises UserFileError like `atomic_file`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.truncate(length)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _failed(path, "written", error) from None
+
+
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary files that killed writers of `path` left."""
     latest = time.time() - ABANDONED
@@ -76,25 +91,44 @@ def atomic_folder(path: Path) -> Generator[Path]:
 
     When the block raises, the new folder is removed and `path` stays as it was. A process that is killed leaves the old
     folder or the new one, whole: where it died between them the next call puts back the old one, and it removes what is
-    left over. Raises UserFileError, naming `path`, for a full disk and where no folder can be made here.
+    left over. Raises UserFileError, naming `path`, for a full disk, where no folder can be made here, and where another
+    writer of `path` is at work.
     """
     partial = path.with_name(f".{path.name}.partial")
     aside = path.with_name(f".{path.name}.old")
+    with _only_writer(path):
+        try:
+            _settle(path, partial, aside)
+            partial.mkdir()
+        except OSError as error:
+            raise _failed(path, "written", error) from None
+        try:
+            yield partial
+            _swap(path, partial, aside)
+        except OSError as error:
+            if error.errno in FULL and not isinstance(error, UserFileError):
+                raise _failed(path, "written", error) from None
+            raise
+        finally:
+            _settle(path, partial, aside)
+
+
+@contextmanager
+def _only_writer(path: Path) -> Generator[None]:
+    """Lock a folder, which need not exist. A killed process loses its lock; the next writer removes the lock's file."""
+    file = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _settle(path, partial, aside)
-        partial.mkdir()
+        lock = FileLock(file).acquire(timeout=0)
+    except Timeout:
+        raise UserFileError(f"{path} can't be written: another process is writing it") from None
     except OSError as error:
         raise _failed(path, "written", error) from None
-    try:
-        yield partial
-        _swap(path, partial, aside)
-    except OSError as error:
-        if error.errno in FULL and not isinstance(error, UserFileError):
-            raise _failed(path, "written", error) from None
-        raise
-    finally:
-        _settle(path, partial, aside)
+    with lock:
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)  # before the release; FileLock refuses a removed file
 
 
 def _swap(path: Path, partial: Path, aside: Path) -> None:

@@ -5,6 +5,7 @@ with marks in place of what people say, and the text between the marks becomes s
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def modelfile(file: str, encoding: tiktoken.Encoding, chat: Chat, *, context_len
     if system:
         lines.append(f"SYSTEM {_quoted(system)}")
     lines += [
-        f"PARAMETER stop {json.dumps(decode(encoding, [end_of_turn(encoding, chat)]))}",
+        f"PARAMETER stop {_quoted(decode(encoding, [end_of_turn(encoding, chat)]))}",
         "PARAMETER temperature 0",
         f"PARAMETER num_ctx {context_length}",
         f"LICENSE {_quoted(licence)}",
@@ -55,14 +56,20 @@ def _quoted(text: str) -> str:
     return f"{QUOTES}{text}{QUOTES}"
 
 
+def _go_string(text: str) -> str:
+    """A string literal of Go's, in ASCII: Ollama drops raw characters that can't be printed, such as U+200D."""
+    literal = json.dumps(text, ensure_ascii=False)
+    return re.sub(r"[^ -~]", lambda character: f"\\U{ord(character[0]):08x}", literal)
+
+
 def go_template(forms: Mapping[str, TurnForm]) -> str:
     """A conversation up to where the assistant is to speak, in Go's text/template over Ollama's `.Messages`."""
     branches = []
     for role, form in forms.items():
-        before, behind = json.dumps(form.before), json.dumps(form.behind)
+        before, behind = _go_string(form.before), _go_string(form.behind)
         branches.append(f'if eq .Role "{role}" }}}}{{{{ {before} }}}}{{{{ .Content }}}}{{{{ {behind} }}}}')
     turn = "{{ " + "{{ else ".join(branches) + "{{ end }}"
-    answer = json.dumps(forms["assistant"].before)
+    answer = _go_string(forms["assistant"].before)
     return "{{ range .Messages }}" + turn + "{{ end }}{{ " + answer + " }}"
 
 

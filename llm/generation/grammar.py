@@ -17,9 +17,6 @@ from torch import Tensor
 
 from llm.errors import UserError
 
-ANY_JSON: Mapping[str, Any] = {"type": "object"}
-"""The schema of any object."""
-
 
 class JsonText:
     """A text that is being written, within a schema; a `Constraint`."""

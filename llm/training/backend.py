@@ -24,7 +24,7 @@ def build_training_model(model: ModelT, objective: Objective[ModelT], compute: C
     """A model that shares the weights of `model` and computes by `compute.backend`, and the compute that it has.
 
     Blocks are compiled by a first pass forward and backward. Where the compiler fails the backend's fallback takes
-    over, with the reason in the log and in the compute.
+    over, with the reason in the log and in the compute. Raises what the loss raises.
     """
     backend = compute.backend
     training_model = with_backend(model, backend, lambda: objective.loss(model, 0))
@@ -33,7 +33,7 @@ def build_training_model(model: ModelT, objective: Objective[ModelT], compute: C
     try:
         training_model.train()
         objective.loss(training_model, 0).backward()
-    except Exception as error:  # whatever a compiler may raise
+    except torch._dynamo.exc.TorchDynamoException as error:  # pyrefly: ignore[implicit-import] - takes 2 s
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         logger.warning("the blocks can't be compiled: %s", reason)
         fallback = replace(compute, backend=backend.fallback, backend_reason=f"the compiler failed: {reason}")

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from llm.errors import UserError
-from llm.files import write_atomic
+from llm.files import append, write_atomic
+from llm.training.objective import Row
 from llm.training.workers import ALONE, Workers, redistribute, to_local
 
 logger = logging.getLogger(__name__)
@@ -23,7 +25,8 @@ logger = logging.getLogger(__name__)
 Groups = dict[str, dict[str, Tensor]]
 """Tensors by name, in groups such as `model`."""
 
-STATE = "state"  # among the tensors, as bytes: safetensors reads no header of more than 100 MB
+STATE = "state"  # among the tensors, as bytes: their digest covers it
+HISTORY = "history.jsonl"  # without the last row, which an interrupted evaluation completes later
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -38,16 +41,18 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 class Checkpoints:
     """The states of one training run, from which it can go on: `step-000150.safetensors`, the newest `keep` of them.
 
-    A file holds the trained weights, the best of them so far, the optimiser's moments, the step and the history.
-    Nothing else is needed: data order and dropout are functions of seed and step. Workers that each hold a part of the
-    weights write a file each, `step-000150.1-of-2.safetensors`, into one folder that all of them see; any other number
-    of workers can go on from these.
+    A file holds the trained weights, the best of them so far, the optimiser's moments, the step and the last row of the
+    history. All checkpoints share `history.jsonl`, which has the earlier rows; each knows how many of its bytes are
+    its own. Nothing else is needed: data order and dropout are functions of seed and step. Workers that each hold a
+    part of the weights write a file each, `step-000150.1-of-2.safetensors`, into one folder that all of them see; any
+    other number of workers can go on from these.
     """
 
     NAME = re.compile(r"step-(\d+)(?:\.(\d+)-of-(\d+))?\.safetensors")
 
     def __init__(self, folder: Path, keep: int = 2, workers: Workers = ALONE) -> None:
         self.folder, self.keep, self.workers = folder, keep, workers
+        self.saved_rows = self.saved_bytes = 0  # of the history's file
 
     def _complete(self) -> list[tuple[int, list[Path]]]:
         """The steps of which all files are there, and these in order; the newest step last."""
@@ -62,8 +67,8 @@ class Checkpoints:
                 complete.append((step, [files[part] for part in sorted(files)]))
         return complete
 
-    def save(self, step: int, groups: Groups, state: dict[str, Any]) -> None:
-        """Write a checkpoint atomically, then drop the oldest. `state` must be JSON."""
+    def save(self, step: int, groups: Groups, history: Sequence[Row] = ()) -> None:
+        """Write a checkpoint atomically, then drop the oldest. Only the last row of an earlier history may change."""
         name = f"step-{step:06}"
         workers = self.workers
         if workers.sharded:
@@ -74,7 +79,10 @@ class Checkpoints:
         for group, part in groups.items():
             for key, tensor in part.items():
                 tensors[f"{group}/{key}"] = tensor.cpu()
-        content = json.dumps({**state, "step": step}).encode()
+        if workers.rank == 0:
+            self._save_rows(history[:-1])
+        state = {"step": step, "last_row": list(history[-1:]), "history_bytes": self.saved_bytes}
+        content = json.dumps(state).encode()
         tensors[STATE] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         file = save(tensors, metadata={"sha256": _digest(tensors)})
         write_atomic(self.folder / f"{name}.safetensors", file)
@@ -83,24 +91,49 @@ class Checkpoints:
                 for old_file in old_files:
                     old_file.unlink()
 
+    def _save_rows(self, rows: Sequence[Row]) -> None:
+        """Append the rows that the history's file lacks."""
+        lines = "".join(f"{json.dumps(row)}\n" for row in rows[self.saved_rows :]).encode()
+        append(self.folder / HISTORY, lines, length=self.saved_bytes)
+        self.saved_rows = len(rows)
+        self.saved_bytes += len(lines)
+
     def newest(self, until: float = math.inf) -> int | None:
         """The step of the newest checkpoint of those up to step `until`; None without one."""
         return max((step for step, _ in self._complete() if step <= until), default=None)
 
     def load(self) -> tuple[Groups, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, whole, or None. One that cannot is dropped with a warning."""
+        """The newest checkpoint that can be read, whole, or None. One that cannot is dropped with a warning.
+
+        The state has the `step` and the `history`.
+        """
         for _, files in reversed(self._complete()):
             try:
                 parts = [_read(file) for file in files]
+                _, state = parts[0]
+                rows = self._read_rows(state["history_bytes"])
             except UserError as error:
                 logger.warning("%s: taking the one before", error)
                 if self.workers.rank == 0:
                     for file in files:
                         file.unlink(missing_ok=True)
                 continue
-            _, state = parts[0]
-            return _join([tensors for tensors, _ in parts]), state
+            self.saved_rows, self.saved_bytes = len(rows), state["history_bytes"]
+            history = rows + state["last_row"]
+            return _join([tensors for tensors, _ in parts]), {"step": state["step"], "history": history}
+        self.saved_rows = self.saved_bytes = 0
         return None
+
+    def _read_rows(self, length: int) -> list[Row]:
+        """The rows in so many bytes of the history's file. Raises UserError where they are torn or gone."""
+        path = self.folder / HISTORY
+        try:
+            content = path.read_bytes()[:length]
+            if len(content) < length:
+                raise ValueError(f"it has {len(content)} of {length} bytes")
+            return [json.loads(line) for line in content.splitlines()]
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error})") from None
 
 
 def _join(parts: list[dict[str, Tensor]]) -> Groups:

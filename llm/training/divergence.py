@@ -1,7 +1,6 @@
 """Signs that a training has diverged: a loss that is no number, or that explodes."""
 
 import math
-from collections.abc import Sequence
 from statistics import fmean
 
 from llm.errors import UserError
@@ -36,15 +35,30 @@ def check_metric(step: int, name: str, value: float) -> None:
         raise UnsoundError(f"step {step}: {name} {value}: {LOWER}", step - 1)
 
 
-def check_explosion(history: Sequence[Row]) -> None:
-    """Raises UnsoundError, every WINDOW steps, where the loss lost all that it had learned, and that was much."""
-    step = history[-1]["step"]
-    if step % WINDOW:
-        return
-    losses = [row["train_loss"] for row in history if "train_loss" in row]
-    means = [fmean(losses[start : start + WINDOW]) for start in range(0, len(losses), WINDOW)]
-    lowest = min(means)
-    last = means[-1]
-    if last > max(means[0], EXPLODED * lowest):
-        growth = f"the loss has grown from {lowest:.3g} to {last:.3g}"
-        raise UnsoundError(f"step {step}: {growth}: {LOWER}", step - WINDOW)
+class ExplosionCheck:
+    """Compares the mean loss of each WINDOW steps with the first such mean and the lowest."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self.lowest = math.inf
+        self.losses: list[float] = []
+
+    def add(self, row: Row) -> None:
+        """Take in the next row.
+
+        Raises UnsoundError, every WINDOW steps, where the loss lost all that it had learned, and that was much.
+        """
+        step = row["step"]
+        if step == 0:  # before the first update
+            return
+        self.losses.append(row["train_loss"])
+        if step % WINDOW:
+            return
+        mean = fmean(self.losses)
+        self.losses.clear()
+        if self.first is None:
+            self.first = mean
+        self.lowest = min(self.lowest, mean)
+        if mean > max(self.first, EXPLODED * self.lowest):
+            growth = f"the loss has grown from {self.lowest:.3g} to {mean:.3g}"
+            raise UnsoundError(f"step {step}: {growth}: {LOWER}", step - WINDOW)

@@ -6,7 +6,7 @@ way back after an interruption stand around it.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from llm.config import TrainConfig
 from llm.device import keep_freed_memory
 from llm.kernels.training.backend import MuonUpdate
 from llm.training.checkpoint import Checkpoints, restore_weights, trained_weights, weights_here
-from llm.training.divergence import DivergedError, UnsoundError, check_explosion, check_metric, check_update
+from llm.training.divergence import DivergedError, ExplosionCheck, UnsoundError, check_metric, check_update
 from llm.training.objective import ModelT, Objective, Row, evaluations_since_best
 from llm.training.optim import Optimizers, build_optimizer, schedule
 from llm.training.workers import ALONE, Workers, full_tensor
@@ -44,6 +44,7 @@ class Training:
     """A row of metrics a step."""
     best: dict[str, Tensor]
     """The best weights so far."""
+    explosion: ExplosionCheck = field(default_factory=ExplosionCheck)
 
     def update(self, step: int) -> Row:
         """Update the weights, number `step` from 1, by `gradient_accumulation` batches; the row of its metrics."""
@@ -81,19 +82,20 @@ class Training:
         """Whether all steps are done, or `patience` evaluations were no better than the best."""
         if self.steps_done >= self.config.steps:
             return True
-        was_evaluated = any(self.objective.best in row for row in self.history)
+        was_evaluated = any(self.objective.best in row for row in self.history[-1:])
         if self.config.patience is None or not was_evaluated:
             return False
         return evaluations_since_best(self.history, self.objective) >= self.config.patience
 
     def finish(self, row: Row, seconds: float) -> None:
-        """Evaluate after the last update if it is time to, and report its row."""
+        """Evaluate after the last update if it is time to, report its row, and check its loss."""
         is_due = row["step"] % self.config.evaluate_every == 0 or row["step"] == self.config.steps
         samples = self.evaluate(row) if is_due and self.objective.best not in row else []
         reported = dict(row)
         if samples:
             reported["samples"] = samples
         self.report(reported, seconds)
+        self.explosion.add(row)
 
     def evaluate(self, row: Row) -> list[str]:
         """Add the metrics on the validation split to the last row, and keep the weights if they are the best; samples.
@@ -114,7 +116,7 @@ class Training:
         """Write a checkpoint."""
         if self.checkpoints:
             groups = {"model": weights_here(self.model), "best": self.best, "optimizer": self.optimizer.tensors()}
-            self.checkpoints.save(self.steps_done, groups, {"history": self.history})
+            self.checkpoints.save(self.steps_done, groups, self.history)
 
     def resume(self) -> None:
         """Go back to the newest checkpoint where there is one, and report its rows again, but for the last."""
@@ -128,6 +130,7 @@ class Training:
             self.history = state["history"]
         for row in self.history[:-1]:
             self.report(row, 0.0)
+            self.explosion.add(row)
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Update, evaluate and save until the training is over. Raises InterruptedError when `stop` says so."""
@@ -140,7 +143,6 @@ class Training:
             row = self.update(self.steps_done + 1)
             self.history.append(row)
             self.finish(row, time.perf_counter() - started)
-            check_explosion(self.history)
             if self.steps_done % self.config.checkpoint_every == 0:
                 self.save()
 

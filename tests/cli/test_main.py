@@ -207,7 +207,7 @@ def test_status_says_what_follows_and_how_long_each_stage_took_last_time(pipelin
 
 def test_status_has_versions_with_their_aliases_and_interrupted_trainings(pipeline, registry):
     folder = Path(".threestage/stages/train/abc")
-    Checkpoints(folder).save(40, {"model": {"weight": torch.ones(2)}}, {})
+    Checkpoints(folder).save(40, {"model": {"weight": torch.ones(2)}})
     with tracked(registry):
         report = json.loads(status("--json"))
         text = status()

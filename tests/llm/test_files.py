@@ -96,6 +96,21 @@ def test_atomic_folder_takes_the_place_of_the_old_one_when_the_block_ends_well(t
     assert names(tmp_path) == {"out"}
 
 
+def test_second_writer_of_an_atomic_folder_is_refused_until_the_first_ends(tmp_path):
+    path = tmp_path / "out"
+    message = rf"^{path} can't be written: another process is writing it$"
+    with atomic_folder(path) as folder:
+        (folder / "first").touch()
+        with pytest.raises(UserFileError, match=message), atomic_folder(path):
+            pass
+        assert run_python("from llm.files import *\nwith atomic_folder(Path('out')): pass", folder=tmp_path) == 1
+    assert names(path) == {"first"}
+    with atomic_folder(path) as folder:
+        (folder / "second").touch()
+    assert names(path) == {"second"}
+    assert names(tmp_path) == {"out"}
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_atomic_folder_of_an_interrupted_block_stays_as_it_was(tmp_path, exists):
     path = tmp_path / "out"

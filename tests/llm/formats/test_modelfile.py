@@ -39,6 +39,7 @@ TALKS = [TALK[:2], TALK, [*TALK, Message("assistant", ""), Message("user", "why?
 PROMPT_AHEAD = CHATML.replace(
     "{% for", "{% if messages[0].role != 'system' %}<|im_start|>system\nHi<|im_end|>\n{% endif %}{% for", 1
 )
+UNUSUAL = CHATML.replace("<|im_end|>", r'<|im_end|> 😀é \u2028\x7f\x01\\u0041`"')
 LAST_TURN_DIFFERS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if loop.last %}!{% endif %}{% endfor %}"
 
 
@@ -49,7 +50,7 @@ def test_go_template_writes_the_prompts_that_the_model_learned(tmp_path, chatml)
     (tmp_path / "fill.go").write_text(GO)
     cases = []
     expected = []
-    for template in (CHATML, TEMPLATE, PROMPT_AHEAD):
+    for template in (CHATML, TEMPLATE, PROMPT_AHEAD, UNUSUAL):
         chat = Chat(template=template)
         filled = go_template(turn_forms(chatml, chat))
         for talk in TALKS:
@@ -60,13 +61,19 @@ def test_go_template_writes_the_prompts_that_the_model_learned(tmp_path, chatml)
     assert done.stdout.split("\0")[:-1] == expected
 
 
+def test_go_template_has_unicode_as_escapes_of_go_and_no_surrogates(chatml):
+    filled = go_template(turn_forms(chatml, Chat(template=UNUSUAL)))
+    assert r'{{ "<|im_end|> \U0001f600\U000000e9 \U00002028\U0000007f\u0001\\u0041`\"\n" }}' in filled
+    assert filled.isascii()
+
+
 def test_modelfile_has_the_system_prompt_the_end_of_a_turn_and_the_licence(chatml):
     def written(chat: Chat) -> str:
         return modelfile("cat.gguf", chatml, chat, context_length=64, licence="mit")
 
     text = written(Chat(template=CHATML, system="Be kind."))
     assert text.startswith('FROM ./cat.gguf\nTEMPLATE """')
-    settings = ['SYSTEM """Be kind."""', 'PARAMETER stop "<|im_end|>"', "PARAMETER temperature 0"]
+    settings = ['SYSTEM """Be kind."""', 'PARAMETER stop """<|im_end|>"""', "PARAMETER temperature 0"]
     assert text.splitlines()[2:] == [*settings, "PARAMETER num_ctx 64", 'LICENSE """mit"""']
     assert 'SYSTEM """Hi"""' in written(Chat(template=PROMPT_AHEAD)), "the template's own default"
     assert "SYSTEM" not in re.sub("TEMPLATE.*", "", written(Chat(template=CHATML)))

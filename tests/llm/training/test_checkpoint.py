@@ -113,19 +113,37 @@ def test_newest_two_checkpoints_are_kept_also_past_a_million_steps(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     assert (checkpoints.newest(), checkpoints.load()) == (None, None)
     for step in (5, 10, 999_999, 1_000_001):
-        checkpoints.save(step, {"model": {"w.x": torch.tensor([float(step)])}}, {"history": [{"step": step}]})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1000001.safetensors", "step-999999.safetensors"]
+        checkpoints.save(step, {"model": {"w.x": torch.tensor([float(step)])}}, [{"step": step}])
+    names = [path.name for path in tmp_path.glob("step-*")]
+    assert sorted(names) == ["step-1000001.safetensors", "step-999999.safetensors"]
     assert (checkpoints.newest(), checkpoints.newest(1_000_000), checkpoints.newest(10)) == (1_000_001, 999_999, None)
     groups, state = checkpoints.load()
     assert groups["model"]["w.x"].item() == 1_000_001
     assert state == {"history": [{"step": 1_000_001}], "step": 1_000_001}
 
 
-def test_history_may_be_larger_than_the_header_that_safetensors_reads(tmp_path):
+def test_checkpoint_does_not_grow_with_the_history(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    history = ["a" * 101_000_000]
-    checkpoints.save(1, {"model": {"w": torch.ones(1)}}, {"history": history})
-    assert checkpoints.load()[1]["history"] == history
+    history = [{"step": step, "train_loss": 1 / step} for step in range(101, 1000)]
+    sizes = []
+    for step in (110, 120, 999):
+        groups = {"model": {"w": torch.ones(1)}}
+        checkpoints.save(step, groups, history[: step - 100])
+        sizes.append((tmp_path / f"step-{step:06}.safetensors").stat().st_size)
+    assert max(sizes) < min(sizes) + 20  # digits
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 898, "each row once"
+    assert Checkpoints(tmp_path).load()[1]["history"] == history
+
+
+@pytest.mark.parametrize("lost", [0, 1, 200])
+def test_resume_with_a_torn_history_gives_equal_weights(run, tmp_path, caplog, lost):
+    with pytest.raises(KeyboardInterrupt):
+        run(Checkpoints(tmp_path), interrupt_at(8))
+    history = tmp_path / "history.jsonl"
+    content = history.read_bytes()
+    history.write_bytes(content[: len(content) - lost] if lost else content + b'{"step": 7, "train')
+    assert_equal(run(Checkpoints(tmp_path)), run())
+    assert ("history.jsonl cannot be read" in caplog.text) == (lost > 0)
 
 
 def scored(scores: list[float | None]) -> Objective:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from llm.training.checkpoint import Checkpoints
 from llm.training.divergence import LOWER, DivergedError
 from llm.training.loop import train
-from llm.training.objective import Objective
+from llm.training.objective import Objective, Row
 
 
 @pytest.fixture
@@ -73,6 +74,23 @@ def test_loss_explodes_when_it_loses_all_it_had_learned_and_that_was_much(model,
 def test_loss_that_grows_less_is_no_explosion(model, make_config, lowest, last):
     goal = with_losses([*[9.0] * 10, *[lowest] * 10, last])
     assert len(train(model, make_config(steps=30, evaluate_every=99), goal)) == 30
+
+
+def test_explosion_is_found_where_its_step_was_interrupted(model, make_config, tmp_path):
+    goal = with_losses([*[9.0] * 10, *[2.0] * 10, 10.0])
+    config = make_config(steps=99, evaluate_every=30)
+    checkpoints = Checkpoints(tmp_path)
+    asked = iter([False] * 13 + [True])
+    with pytest.raises(InterruptedError, match=r"^stopped after step 13"):
+        train(model, config, goal, checkpoints=checkpoints, stop=lambda: next(asked))
+
+    def interrupted() -> Row:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError, match=r"^stopped after step 30"):
+        train(model, config, replace(goal, evaluate=interrupted), checkpoints=checkpoints)
+    with pytest.raises(DivergedError, match=r"^step 30: the loss has grown from 2 to 10"):
+        train(model, config, goal, checkpoints=checkpoints)
 
 
 def test_weights_whose_evaluation_is_no_number_are_not_kept(model, make_config, tmp_path):

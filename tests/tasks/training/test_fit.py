@@ -123,7 +123,7 @@ def test_checkpoints_that_are_older_leave_the_run(stage, tmp_path):
     local = Checkpoints(tmp_path / "local", keep=9)
     with stage_run() as run:
         for step in range(1, 6):
-            local.save(step, {"model": {"weight": torch.full((2,), step)}, "optimizer": {"m": torch.ones(9)}}, {})
+            local.save(step, {"model": {"weight": torch.full((2,), step)}, "optimizer": {"m": torch.ones(9)}})
             log_checkpoint(run.info.run_id, local.folder, step)
     assert artifacts_of(run, "checkpoints") == [f"checkpoints/step-{step:06}.safetensors" for step in (3, 4, 5)]
 
@@ -142,7 +142,7 @@ def test_checkpoints_of_a_finished_training_stay_until_dvc_has_kept_what_it_made
 
 
 def test_training_that_is_stopped_after_its_first_evaluation_is_interrupted_too(stage):
-    Checkpoints(state_folder("pretrain") / "of other inputs").save(0, {"model": {"weight": torch.ones(1)}}, {})
+    Checkpoints(state_folder("pretrain") / "of other inputs").save(0, {"model": {"weight": torch.ones(1)}})
     (training,) = interrupted()
     assert training.step == 0
     training.remove()
@@ -225,7 +225,7 @@ def test_checkpoints_outlive_a_change_of_parameters_or_code_and_are_listed_until
 def test_tidy_removes_old_interrupted_trainings_but_for_the_newest_three(stage):
     for days in range(1, 6):
         checkpoints = Checkpoints(state_folder("pretrain") / f"{days} days old")
-        checkpoints.save(10, {"model": {"weight": torch.ones(1)}}, {})
+        checkpoints.save(10, {"model": {"weight": torch.ones(1)}})
         then = time.time() - 86_400 * days
         os.utime(checkpoints.folder / "step-000010.safetensors", (then, then))
     (old,) = old_trainings(days=4.5)
