@@ -1,4 +1,4 @@
-"""`threestage data`: how a dataset reads your files, and the lines of params.yaml that name them."""
+"""`threestage data`: how a dataset reads your files, and how a model reads a row."""
 
 import json
 import re
@@ -91,64 +91,11 @@ def check(
     if _is_in_inbox(path):
         typer.echo(NO_LINE_NEEDED)
         return
-    typer.echo(f"to take them in, `threestage data add` puts this below datasets.{dataset}.sources in params.yaml:")
+    typer.echo(f"to take them in, put this below datasets.{dataset}.sources in params.yaml:")
     typer.echo(_block(checked.entry))
     for key, values in checked.changes.items():
         if values:
             typer.echo(f"and below datasets.{dataset}.preprocess: {key}: {json.dumps(values)}")
-
-
-@data.command()
-def add(
-    dataset: Dataset,
-    path: Files,
-    glob: Glob = "*",
-    label: Label = None,
-    column: Column = None,
-) -> None:
-    """Check files, and put them into params.yaml behind the dataset's sources."""
-    in_project()
-    _refuse_inbox(path)
-    checked = _check(dataset, path, glob=glob, labels=label or [], columns=column or [])
-    from tasks.params.edit_sources import add_source
-
-    add_source(dataset, checked.entry, checked.changes)
-    typer.echo(f"params.yaml has it; next: {_next_command(dataset)}")
-
-
-@data.command()
-def replace(
-    dataset: Dataset,
-    path: Files,
-    source: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The source that leaves; by default all of the dataset.")
-    ] = None,
-    glob: Glob = "*",
-    label: Label = None,
-    column: Column = None,
-) -> None:
-    """Check files, and put them into params.yaml in the place of the dataset's sources."""
-    in_project()
-    _refuse_inbox(path)
-    checked = _check(dataset, path, glob=glob, labels=label or [], columns=column or [])
-    from tasks.params.edit_sources import replace_sources
-
-    for line in replace_sources(dataset, checked.entry, checked.changes, replaced=source):
-        typer.echo(line)
-    typer.echo(f"params.yaml has it; next: {_next_command(dataset)}")
-
-
-@data.command()
-def remove(
-    dataset: Dataset, source: Annotated[str, typer.Argument(metavar="NAME", help="Its folder below data/raw/DATASET.")]
-) -> None:
-    """Take a source out of params.yaml."""
-    in_project()
-    from tasks.params.edit_sources import remove_source
-
-    for line in remove_source(dataset, source):
-        typer.echo(line)
-    typer.echo(f"params.yaml no longer has it; next: {_next_command(dataset)}")
 
 
 @data.command()
@@ -188,22 +135,11 @@ def _models_that_learn(dataset: str) -> list[str]:
     return models
 
 
-def _next_command(dataset: str) -> str:
-    models = _models_that_learn(dataset)
-    return f"`threestage run {' '.join(models)}`"
-
-
 def _is_in_inbox(path: str) -> bool:
     """Whether a source lies in data/inbox, which every dataset reads by itself."""
     from tasks.data.inbox import INBOX  # which loads pandas
 
     return Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve())
-
-
-def _refuse_inbox(path: str) -> None:
-    """Raise UserError for a source that would be read twice."""
-    if _is_in_inbox(path):
-        raise UserError(f"{path}: {NO_LINE_NEEDED}")
 
 
 def _check(dataset: str, path: str, *, glob: str, labels: list[str], columns: list[str]) -> Checked:

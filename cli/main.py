@@ -18,7 +18,7 @@ from cli.classify import classify
 from cli.data import data
 from cli.export import export
 from cli.feedback import feedback
-from cli.pipeline import smoke, status, sweep
+from cli.pipeline import smoke, status
 from cli.registry import lineage, register, reproduce, tidy
 from cli.review import review
 from cli.run import run
@@ -34,7 +34,7 @@ SUMMARY = 60
 EXTRA = ("fastapi", "gradio", "prometheus_client", "uvicorn")
 
 COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "The pipeline": (run, status, sweep, smoke),
+    "The pipeline": (run, status, smoke),
     "Its stages": (fetch, preprocess, load_published, pretrain, replay, finetune, evaluate),
     "The registry": (register, review, lineage, reproduce, tidy),
     "Scheduled runs": (deploy, notify, overdue),

@@ -1,9 +1,9 @@
-"""`threestage status`, `sweep` and `smoke`: look at the pipeline, and try it out."""
+"""`threestage status` and `smoke`: look at the pipeline, and try it out."""
 
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -81,21 +81,6 @@ def _last_time(stage: str) -> str | None:
         return None
     times: list[str] = FINISHED.findall(log.read_text(encoding="utf-8", errors="replace"))
     return times[-1] if times else None
-
-
-def sweep(
-    stages: Annotated[list[str], typer.Argument(metavar="STAGE...", help="Such as pretrain or finetune@assistant.")],
-    settings: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE,...", help="Values of a key of params.yaml; repeat it for a grid."),
-    ],
-) -> None:
-    """Queue an experiment for each combination of values."""
-    in_project()
-    from tasks.params.experiments import queue_experiments
-
-    number = queue_experiments(stages, settings)
-    typer.echo(f"queued experiments: {number}; `dvc queue start` runs them")
 
 
 def smoke(verbose: Verbose = False) -> None:

@@ -71,12 +71,9 @@ def run(
 
 def _set(settings: Sequence[str]) -> None:
     """Write values into params.yaml, all or none, after a check of everything that it then holds."""
-    from tasks.params.set_params import parse_settings, set_params
+    from tasks.params.set_params import set_params
 
-    combinations = parse_settings(settings)
-    if len(combinations) > 1:
-        raise UserError("--set takes one value a key; `threestage sweep` tries several")
-    set_params(combinations[0])
+    set_params(settings)
 
 
 def _stages_of(targets: Sequence[str]) -> list[str]:

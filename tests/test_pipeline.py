@@ -252,7 +252,7 @@ def test_run_refuses_a_wrong_target_and_a_wrong_value_before_it_starts(project: 
     )
     for setting, reason in {
         "foundation.train.stepps=9": "did you mean steps?",
-        "foundation.train.steps=1,2": "sweep",
+        "foundation.train.steps=1,2": "input should be a valid integer",
     }.items():
         code, _, error = command_line(project, "run", "--set", setting)
         assert code == 1

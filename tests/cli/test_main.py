@@ -40,7 +40,7 @@ from tests.app.conftest import (
 
 pytestmark = pytest.mark.slow
 COMMANDS = (
-    *("run", "status", "sweep", "smoke"),
+    *("run", "status", "smoke"),
     *("fetch", "preprocess", "load-published", "pretrain", "replay", "finetune", "evaluate"),
     *("register", "lineage", "reproduce", "tidy", "deploy", "notify", "overdue"),
     *("chat", "classify", "serve", "export", "review", "data", "feedback"),
@@ -51,7 +51,6 @@ WRONG_OPTIONS = (
     ["classify"],
     ["serve", "--port", "x"],
     ["notify", "json://localhost", "--name", "Two Words"],
-    ["sweep", "pretrain"],
 )
 IN_PROJECT = (
     ["run"],
@@ -184,7 +183,7 @@ def test_status_has_the_reasons_of_each_stale_stage(pipeline, monkeypatch):
     for stage in ("clean", "train"):
         reproduce(stage, {})
     assert "no stage is stale" in status()
-    set_params({"foundation.train.steps": 2})
+    set_params(["foundation.train.steps=2"])
     Path("model").unlink()
     assert json.loads(status("--json"))["stale"] == {
         "clean": ["foundation.train.steps modified"],
