@@ -1,8 +1,7 @@
-"""Drift between two sets of rows: the population stability index of labels, lengths and words."""
+"""Drift between two sets of rows: the population stability index of labels and lengths."""
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,6 @@ from llm.errors import UserError
 
 SMALLEST = 1e-4  # counts for an empty share, so that a value that comes or goes adds much but not infinity
 BINS = 10  # intervals of lengths, each with equally many rows of before
-WORDS = 200  # most frequent words of before; all others count as one more
-OTHER_WORDS = ""  # as one
-WORD = re.compile(r"\w+|[^\w\s]")
 LABELS = ("label", "kind")  # columns of a row's kind
 NO_PROPERTY = ("id", "source")
 FETCH = "`dvc fetch --all-commits` brings what a remote has"
@@ -26,7 +22,7 @@ class Drift:
     """The drift of one property."""
 
     name: str
-    """Such as `label`, `length of body` or `words of body`."""
+    """Such as `label` or `length of body`."""
     index: float
     """The population stability index: 0 if all shares are equal."""
 
@@ -46,11 +42,11 @@ def stability_index(before: Mapping[Any, float], now: Mapping[Any, float]) -> fl
 
 
 def moved(before: pd.DataFrame, now: pd.DataFrame) -> list[Drift]:
-    """The drift of each property of a dataset's rows: the label, then the lengths and words of each column of texts.
+    """The drift of each property of a dataset's rows: the label, then the lengths of each column of texts.
 
-    Lengths are in characters, in BINS intervals with equally many rows of before. Words are the WORDS most frequent
-    ones of before, and all others as one. By convention an index below 0.1 is small, above 0.25 large; chance alone
-    gives about the number of bins divided by the number of rows. Raises UserError if one side has no rows.
+    Lengths are in characters, in BINS intervals with equally many rows of before. By convention an index below 0.1 is
+    small, above 0.25 large; chance alone gives about the number of bins divided by the number of rows. Raises UserError
+    if one side has no rows.
     """
     common = [name for name in now if name in before]
     label = next((name for name in LABELS if name in common), None)
@@ -65,8 +61,6 @@ def moved(before: pd.DataFrame, now: pd.DataFrame) -> list[Drift]:
         texts_before = before[column].fillna("").astype(str)
         texts_now = now[column].fillna("").astype(str)
         drifts.append(Drift(f"length of {column}", _length_index(texts_before, texts_now)))
-        if any(texts_before.str.strip()) and any(texts_now.str.strip()):  # an empty column has no words
-            drifts.append(Drift(f"words of {column}", _word_index(texts_before, texts_now)))
     return drifts
 
 
@@ -76,22 +70,3 @@ def _length_index(before: pd.Series, now: pd.Series) -> float:
     bins_before = Counter(np.searchsorted(edges, lengths).tolist())
     bins_now = Counter(np.searchsorted(edges, now.str.len().to_numpy()).tolist())
     return stability_index(bins_before, bins_now)
-
-
-def _word_index(before: pd.Series, now: pd.Series) -> float:
-    words_before = _count_words(before)
-    frequent = [word for word, _ in words_before.most_common(WORDS)]
-    return stability_index(_frequent_words(words_before, frequent), _frequent_words(_count_words(now), frequent))
-
-
-def _count_words(texts: pd.Series) -> Counter[str]:
-    words: Counter[str] = Counter()
-    for text in texts:
-        words.update(WORD.findall(text.lower()))
-    return words
-
-
-def _frequent_words(words: Counter[str], frequent: Sequence[str]) -> dict[str, int]:
-    """The counts of these words, and of all others as one."""
-    counts = {word: words[word] for word in frequent}
-    return counts | {OTHER_WORDS: words.total() - sum(counts.values())}
