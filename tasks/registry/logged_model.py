@@ -28,7 +28,8 @@ from tasks.stages.hashes import PREFIX, digest, md5_of
 BYTES, CODE = f"{PREFIX}.model", f"{PREFIX}.code"
 """Tags: DVC's MD5 of the model's folder, and a digest of the code that is shipped with it."""
 SERVED = Path("tasks/served.py")
-REQUIREMENTS = ("jinja2", "mlflow", "numpy", "pandas", "pydantic", "safetensors", "tiktoken", "tokenizers", "torch")
+REQUIREMENTS = ("filelock", "jinja2", "mlflow", "numpy", "pandas", "pydantic")
+REQUIREMENTS += ("safetensors", "tiktoken", "tokenizers", "torch")
 
 
 def shipped_code(model: str) -> list[Path]:

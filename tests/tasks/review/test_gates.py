@@ -230,7 +230,7 @@ def test_drift_is_named_with_its_property_and_number(cached):
     assert float(finding.removeprefix("emails: label ")) == pytest.approx(index, abs=1e-3)
     passed, finding = drift(cached["before"], cached["now"], most=0.5)  # whose rows do not lie here
     assert passed is True
-    assert finding.endswith(", the most of 3")
+    assert finding.endswith(", the most of 2")
     assert drift(cached["now"], cached["few"]) == (None, "emails: 10 rows are too few to tell, 200 are enough")
     way_out = "the rows of the champion's (d1.dir) are not in DVC's cache: `dvc fetch --all-commits` brings what a "
     assert drift(cached["now"], "d1.dir") == (None, f"{way_out}remote has")
