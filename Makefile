@@ -36,7 +36,7 @@ test-quick: $(TOOLS) ## unit tests alone, in a minute or two
 
 test-processors: $(TOOLS) ## the arithmetic of llm/ as each lower kind of processor does it
 	@for kind in $$($(BIN)/python -m llm.kernels.processor); do \
-		echo "$$kind:"; THREESTAGE_PROCESSOR=$$kind $(BIN)/python -m pytest -q --no-header --numprocesses 2 -m "not slow" \
+		echo "$$kind:"; THREESTAGE_PROCESSOR=$$kind $(BIN)/python -m pytest --no-header --numprocesses 2 -m "not slow" \
 			tests/llm/kernels tests/llm/generation tests/llm/objectives tests/llm/training || exit; done
 
 lint: $(TOOLS) ## style, format, types and import contracts
