@@ -1,6 +1,6 @@
 """C sources: built once by the machine's own compiler, and loaded.
 
-The compiler targets this kind of processor, so the built file is for this machine alone. It lies in the user's cache
+The compiler targets this kind of processor, so a built file runs on this machine only. It is kept in the user's cache
 folder under a hash of the source, the compiler, its options and the processor. It is linked without an OpenMP of its
 own and finds torch's, which the process has already: two would fight for the cores.
 

@@ -1,7 +1,7 @@
 """The kind of processor that this machine has, as one value, and what is fastest on it.
 
-The environment variable THREESTAGE_PROCESSOR names a lower kind than the machine's: to test that kind's choices, or to
-get the bytes that such a machine makes. `llm/__init__.py` passes it on to torch before torch computes.
+Set the environment variable THREESTAGE_PROCESSOR to a lower kind to test its choices, or to make the same bytes as such
+a machine. `llm/__init__.py` limits torch accordingly before torch computes.
 """
 
 import os
@@ -36,13 +36,13 @@ class Processor:
     attention: str = "torch"
     """What computes attention and its gradients: torch, C, or C where several texts share a row ("packed")."""
     loss: str = "torch"
-    """What computes the output layer with its loss: torch or C."""
+    """What computes the output layer and its loss: torch or C."""
     muon: str = "torch"
     """What computes Muon's update: torch or C."""
     frozen_int8: int | None = None
     """The largest weight of frozen layers that LoRA multiplies in 8 bits; None where `dtype` is faster."""
     learned_int8: bool = False
-    """Whether wide layers that learn from scratch multiply 8-bit integers."""
+    """Whether wide layers multiply 8-bit integers when a model is trained from scratch."""
     reading: str = "torch"
     """What reads whole texts: torch, or decode.c in 8 bits ("C")."""
     generation: str = "torch"
@@ -103,7 +103,7 @@ KINDS = (
         frozen_int8=LARGEST,
         reading="C",
         generation="C",
-        reason="Limited on avx512-bf16: decode.c reads a prompt at 893 tokens/s with VNNI, at 570 without.",
+        reason="On avx512-bf16, compiled for less: decode.c reads a prompt at 893 tokens/s with VNNI, at 570 without.",
     ),
     Processor(
         name="avx2",
@@ -112,7 +112,7 @@ KINDS = (
         frozen_int8=LARGEST_WITHOUT_VNNI,
         reading="C",
         generation="C",
-        reason="Limited on avx512-bf16: 240 billion operations a second in 8 bits, 105 in float32.",
+        reason="On avx512-bf16, limited: 240 billion operations a second in 8 bits, 105 in float32.",
     ),
     Processor(name="other", needs=frozenset(), march="native", reason="Not measured. torch computes everything."),
 )

@@ -103,7 +103,7 @@ class Checkpoints:
         return max((step for step, _ in self._complete() if step <= until), default=None)
 
     def load(self) -> tuple[Groups, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, whole, or None. One that cannot is dropped with a warning.
+        """Load the newest readable checkpoint, or return None. Unreadable ones are deleted with a warning.
 
         The state has the `step` and the `history`.
         """

@@ -88,7 +88,7 @@ class Training:
         return evaluations_since_best(self.history, self.objective) >= self.config.patience
 
     def finish(self, row: Row, seconds: float) -> None:
-        """Evaluate after the last update if it is time to, report its row, and check its loss."""
+        """Evaluate if an evaluation is due, then report the row of the last update and check its loss."""
         is_due = row["step"] % self.config.evaluate_every == 0 or row["step"] == self.config.steps
         samples = self.evaluate(row) if is_due and self.objective.best not in row else []
         reported = dict(row)

@@ -17,7 +17,7 @@ from llm.kernels.training.bfloat16 import PANEL
 from llm.kernels.training.compiled import CompiledBlock, cpp_compiler
 from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c, load_cross_entropy
 from llm.kernels.training.flash import flash_attention, load_flash
-from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
+from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear, sums_are_exact
 from llm.kernels.training.muon import load_muon, muon_in_c
 
 WORTH = 1e9
@@ -81,7 +81,7 @@ def choose_backend(
 def _learning_in_int8(backend: Backend, compute: Compute, shape: GPTShape) -> Backend:
     """The backend with products in 8 bits for weights that learn, where they are faster."""
     is_fast = compute.dtype == torch.bfloat16 and processor().learned_int8
-    if shape.n_embd < WIDE_INT8 or not is_fast:
+    if shape.n_embd < WIDE_INT8 or not is_fast or not sums_are_exact(LARGEST):
         return backend
     return replace(backend, linear=Int8Linear, name=f"{backend.name}, products in 8 bits")
 
@@ -89,7 +89,7 @@ def _learning_in_int8(backend: Backend, compute: Compute, shape: GPTShape) -> Ba
 def _frozen_in_int8(backend: Backend, compute: Compute) -> Backend:
     """The backend with products in 8 bits for frozen weights, where they are faster."""
     largest = processor().frozen_int8
-    if largest is None:
+    if largest is None or not sums_are_exact(largest):
         return backend
     frozen_linear = partial(FrozenInt8Linear, largest=largest, dtype=compute.dtype)
     weights = "" if largest == LARGEST else f" with weights up to {largest}"

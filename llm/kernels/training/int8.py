@@ -46,6 +46,21 @@ def _quantized(x_NI: Tensor, *, by_chance: bool = False, largest: int = LARGEST)
     return (steps_NI + chance_NI).floor().clamp(max=largest).to(torch.int8), scale_N1
 
 
+def sums_are_exact(largest: int) -> bool:
+    """Whether torch multiplies 8-bit integers exactly here, weights (the second factor) being at most `largest`.
+
+    The first factor has values up to LARGEST. Sums of two products may overflow without VNNI, and also where torch was
+    built without it or a variable such as ONEDNN_MAX_CPU_ISA keeps torch from it.
+    """
+    signs_NI = torch.ones(64, 256, dtype=torch.int8)
+    signs_NI[1::2, ::3] = -1
+    inputs_NI, weights_IO = LARGEST * signs_NI, largest * signs_NI.T.contiguous()
+    exact_NO = inputs_NI.long() @ weights_IO.long()
+    backwards_OI = weights_IO.T.contiguous()  # the backward pass multiplies the same weights turned
+    products = torch._int_mm(inputs_NI, weights_IO), torch._int_mm(inputs_NI, backwards_OI.T)
+    return all(torch.equal(product_NO.long(), exact_NO) for product_NO in products)
+
+
 class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(

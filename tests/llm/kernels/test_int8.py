@@ -6,11 +6,11 @@ import sys
 
 import pytest
 import torch
-from processors import needs_exact_sums
+from processors import needs_compiler, needs_exact_sums
 from torch import nn
 
 from llm.config import LoRAConfig
-from llm.kernels.processor import KINDS, LARGEST, LARGEST_WITHOUT_VNNI, VARIABLE, detected, features
+from llm.kernels.processor import KINDS, LARGEST, LARGEST_WITHOUT_VNNI, VARIABLE, possible
 from llm.kernels.training.backend import Backend
 from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
 from llm.model.lora import LoRALinear, add_lora, merge_lora
@@ -173,28 +173,54 @@ def test_lora_learns_beside_products_in_eight_bits_and_is_merged_into_the_weight
 
 
 OVERFLOW = """
+import sys
+import llm
 import torch
 from torch import nn
+from llm.config import GPTConfig
+from llm.device import choose_compute
 from llm.kernels.processor import processor
-from llm.kernels.training.int8 import FrozenInt8Linear
+from llm.kernels.training.choose import WORTH_INT8, choose_backend
+from llm.kernels.training.int8 import FrozenInt8Linear, sums_are_exact
 torch.manual_seed(1)
 layer, x = nn.Linear(512, 64), torch.ones(8, 512)  # the sums of inputs that are alike overflow first
 layer.weight.data.abs_()
 exact = layer(x).double()
-largest = processor().frozen_int8
-rounded = FrozenInt8Linear(layer, torch.ones(512), largest, torch.float32)(x)
-print(processor().name, ((rounded - exact).norm() / exact.norm()).item())
+shape = GPTConfig(context_length=8, n_layer=1, n_embd=64, n_head=1, vocabulary_size=9)
+backend = choose_backend(choose_compute(), shape, int(WORTH_INT8), lora=True).backend
+print(processor().frozen_int8, backend.frozen_linear is not None)
+for largest in (64, 127):
+    rounded = FrozenInt8Linear(layer, torch.ones(512), largest, torch.float32)(x)
+    print(sums_are_exact(largest), ((rounded - exact).norm() / exact.norm()).item())
 """
 
 
+def overflow(**variables: str) -> list[list[str]]:
+    """What a process with these variables alone says of its processor and of its products."""
+    limits = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", VARIABLE)  # of this process
+    environment = {name: value for name, value in os.environ.items() if name not in limits} | variables
+    output = subprocess.check_output([sys.executable, "-c", OVERFLOW], env=environment, text=True)
+    return [line.split() for line in output.splitlines()]
+
+
+@needs_compiler
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.frozen_int8], ids=lambda kind: kind.name)
 def test_weights_are_as_large_as_the_kind_of_processor_multiplies_exactly(kind):
-    limits = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")  # of this process
-    limited = {name: value for name, value in os.environ.items() if name not in limits} | {VARIABLE: kind.name}
-    done = subprocess.run([sys.executable, "-c", OVERFLOW], env=limited, text=True, capture_output=True, check=False)
-    if kind.needs <= features():
-        name, error = done.stdout.split()
-        assert name == kind.name
-        assert float(error) < 0.01
-    else:
-        assert f"this processor, {detected().name}, can be" in done.stderr
+    if kind not in possible():
+        with pytest.raises(subprocess.CalledProcessError):
+            overflow(**{VARIABLE: kind.name})
+        return
+    (largest, is_chosen), *products = overflow(**{VARIABLE: kind.name})
+    assert (int(largest), is_chosen) == (kind.frozen_int8, "True")
+    expected = [True, kind.frozen_int8 == LARGEST]  # weights up to 64, and up to 127
+    assert [is_exact == "True" for is_exact, _ in products] == expected
+    assert [float(error) < 0.01 for _, error in products] == expected
+
+
+@needs_compiler
+@pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE", "AVX2_VNNI"])
+def test_overflowing_products_are_not_chosen_whatever_keeps_torch_from_exact_ones(limit):
+    (largest, is_chosen), *products = overflow(ONEDNN_MAX_CPU_ISA=limit)
+    exact = {number: is_exact for number, (is_exact, _) in zip(("64", "127"), products, strict=True)}
+    assert is_chosen == exact.get(largest, "False")
+    assert [float(error) < 0.01 for _, error in products] == [is_exact == "True" for is_exact, _ in products]

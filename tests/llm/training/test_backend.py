@@ -1,4 +1,4 @@
-"""Building the model that learns by compiled blocks, where something fails."""
+"""Errors while compiled blocks are built: those of the compiler have a fallback, all others are passed on."""
 
 import pytest
 import torch

@@ -1,5 +1,6 @@
 """params.yaml is checked, and a mistake is a line with file, key, reason and way out."""
 
+import json
 import re
 from pathlib import Path
 
@@ -173,6 +174,17 @@ def test_gates_may_be_left_out(tmp_path: Path) -> None:
     assert "f1" in gates.no_loss
     path = write_params(tmp_path, {"applications.classifier.review": GONE})
     assert load_application("classifier", path).review == Gates()
+
+
+@pytest.mark.parametrize("model", model_names(OURS))
+def test_gates_of_params_yaml_ask_for_what_the_evaluation_measures(project: Path, model: str) -> None:
+    """Otherwise such a gate would leave every challenger to a person."""
+    gates = load_application(model, OURS).review
+    metrics = json.loads((project / f"reports/evaluation/{model}/metrics.json").read_text())
+    compared = {*gates.no_loss, *gates.ahead}
+    assert {*gates.at_least, *gates.at_most, *compared} <= metrics.keys()
+    assert {f"baseline_{metric}" for metric in compared} <= metrics.keys()  # for the first champion
+    assert {f"{metric}_gain" for metric in gates.ahead} <= metrics.keys()
 
 
 @pytest.mark.parametrize(
