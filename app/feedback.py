@@ -20,9 +20,10 @@ from app.loaded_version import LoadedVersion
 from app.quarantine import Quarantine
 from app.settings import Settings
 from llm.chat import Message
+from llm.errors import UserError
 from llm.objectives import CHAT, CLASSIFY
-from tasks.data.textfiles import tidy
-from tasks.params.slices import find_dataset
+from tasks.data.files import tidy
+from tasks.data.preprocess import find_dataset
 from tasks.served import cleaning_module
 
 LONGEST = 10_000
@@ -162,10 +163,10 @@ def keep(
     if not settings.feedback:
         raise RequestError("this server takes no feedback", None, "feedback_off")
     try:
-        columns = find_dataset(loaded.dataset).feedback if loaded.dataset else None
-    except ModuleNotFoundError:  # another project's dataset
-        columns = None
-    lengths = {name: most for name, (_, most) in (columns or {}).items() if name in row}
+        texts = find_dataset(loaded.dataset).TEXTS if loaded.dataset else {}
+    except UserError:  # another project's dataset
+        texts = {}
+    lengths = {name: most for name, (_, most) in texts.items() if isinstance(row.get(name), str)}
     if not lengths:
         learned_from = loaded.dataset or "an unknown dataset"
         raise RequestError(f"{loaded.name} learned from {learned_from}, which takes no such feedback", "model")

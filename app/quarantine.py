@@ -22,8 +22,8 @@ from app.metrics import FEEDBACK as WRITTEN
 from app.project import in_project
 from app.settings import Settings
 from llm.files import write_atomic
-from tasks.data.feedback import FEEDBACK, plain
 from tasks.data.inbox import INBOX
+from tasks.data.preprocess import FEEDBACK
 from tasks.stages.lock import exclusive
 
 DAY = 86_400
@@ -68,10 +68,10 @@ class Quarantine:
         Raises Busy beyond the client's limits, and Unavailable if too much waits or the database can't be written.
         """
         now = datetime.now(UTC)
-        time = now.isoformat(timespec="microseconds")  # which also orders nearly equal rows
+        time = now.isoformat(timespec="microseconds")
         whole = {**row, "version": version, "time": time, "client": client}
         line = json.dumps(whole, ensure_ascii=False).encode(errors="replace")
-        about = _digest([plain(json.dumps(row.get(name), ensure_ascii=False)) for name in ABOUT])
+        about = _digest([row.get(name) for name in ABOUT])
         answer = _digest(sorted((name, value) for name, value in row.items() if name not in ABOUT))
         with self._open() as store:
             last = "SELECT answer FROM feedback WHERE client = ? AND about = ? ORDER BY id DESC"

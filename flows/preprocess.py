@@ -4,115 +4,130 @@
 threestage preprocess emails
 """
 
+import json
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import mlflow
 import pandas as pd
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from llm.files import atomic_folder
-from tasks.data import steps
-from tasks.data.cleaning.personal import mask
-from tasks.data.cleaning.record import Record, recorded
-from tasks.data.duplicates import without_duplicates
+from llm.files import atomic_folder, write_atomic
+from llm.formats.tokenizer_json import save_tokenizer
+from tasks.data import corpus, preprocess as tables
+from tasks.data.duplicates import first_of_groups
+from tasks.data.findings import Findings
 from tasks.data.inbox import open_inbox
-from tasks.data.quality import Validation
+from tasks.data.quality import Validation, summarise, summary_expectations, validate
 from tasks.data.splits import Split
-from tasks.data.steps import Preprocessing
-from tasks.params.slices import find_dataset
+from tasks.data.tokens import texts_to_learn, write_tokens
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import current_stage, state_folder
-from tasks.stages.hashes import fingerprint, inputs
 from tasks.stages.process_pool import pool
 from tasks.stages.server import leave_artifact
 
 step = partial(task, cache_policy=NO_CACHE, persist_result=False)
-read = step(steps.read_rows)
-read_inbox = step(steps.read_inbox)
-drop_duplicates = step(without_duplicates)
-split_rows = step(steps.split_rows)
-add_inbox = step(steps.add_inbox)
-summarise = step(steps.summarise)
-check = step(steps.check)
-
-
-@step
-def show_cleaning(name: str, record: Record, report: Path) -> None:
-    """Publish the report of the cleaning, and its counts as metrics."""
-    record.write(report, name)
-    for page in ("cleaning.md", "cleaning.json"):
-        mlflow.log_artifact(str(report / page))
-    mlflow.log_metrics({f"cleaning.{rule}": count for rule, count in record.counts().items()})
-    leave_artifact(create_markdown_artifact, f"cleaning-{name}", markdown=(report / "cleaning.md").read_text())
-
-
-@step
-def show_validation(validation: Validation, report: Path) -> None:
-    """Publish the results of the checks, and Great Expectations' pages."""
-    validation.write(report)
-    mlflow.log_artifact(str(report / "validation.json"))
-    mlflow.log_metric("quality.warnings", len(validation.missed("warn")))
-    with TemporaryDirectory() as folder:
-        validation.write_pages(Path(folder))
-        mlflow.log_artifacts(folder, artifact_path="data_docs")
-
-
-@step
-def show_summary(name: str, summary: pd.DataFrame) -> None:
-    """Publish the numbers of rows."""
-    mlflow.log_metrics(summary.drop(columns="id").iloc[0].to_dict())
-    table = summary.to_dict("records")
-    leave_artifact(create_table_artifact, f"preprocess-{name}", table=table, description=f"The rows of {name}")
-
-
-def work_folder() -> Path:
-    """The folder of this stage's parts, keyed by its params, deps and code. Removes those of other keys."""
-    stage = current_stage()
-    folder = state_folder(stage) / fingerprint(inputs(stage))
-    for outdated in state_folder(stage).glob("*/"):
-        if outdated != folder:
-            shutil.rmtree(outdated)
-    return folder
 
 
 @flow(flow_run_name="preprocess-{name}")
 def preprocess(name: str, params: Split) -> None:
-    """Clean, de-duplicate, split and check a raw dataset; write nothing unless every check passes.
-
-    Rows are kept in parts on disk. An interrupted run of a dataset with many parts goes on with the next part.
-    """
-    dataset = find_dataset(name)
-    job = Preprocessing(
-        name=name,
-        dataset=dataset,
-        params=params,
-        raw=Path("data/raw") / name,
-        work=work_folder(),
-        inbox=open_inbox(name),
-    )
-    shown = str if params.mask_personal_data == "none" else mask
+    """Clean, de-duplicate, split and check a raw dataset; write nothing unless every check passes."""
+    dataset = tables.find_dataset(name)
+    raw = Path("data/raw") / name
+    inbox = open_inbox(name)
     with (
         stage_run(params),
         atomic_folder(Path("data/processed") / name) as folder,
         atomic_folder(Path("reports/quality") / name) as report,
-        recorded(shown, report) as record,
-        pool(),
     ):
-        rows = read(job, shown)
-        inbox_rows = read_inbox(job)
-        rows = drop_duplicates(rows, params.near_duplicate)
-        rows = split_rows(rows, params)
-        rows = add_inbox(rows, inbox_rows, params)
-        show_cleaning(name, record, report)
-        summary = summarise(job, rows, record)
-        validation = check(job, rows, summary)
-        show_validation(validation, report)
-        validation.require_success()
-        step(dataset.write, name="write")(rows, folder, params)
-        show_summary(name, summary)
-    shutil.rmtree(job.work)
+        if isinstance(params, corpus.Params):
+            preprocess_corpus(name, dataset, params, raw, inbox, folder=folder, report=report)
+        else:
+            preprocess_table(name, dataset, params, raw, inbox, folder=folder, report=report)
+
+
+def preprocess_table(
+    name: str, dataset: tables.Dataset, params: Split, raw: Path, inbox: Path, *, folder: Path, report: Path
+) -> None:
+    """The way of a dataset that fits in memory."""
+    findings = Findings()
+    table = step(tables.read)(dataset, raw, params, findings)
+    inbox_table = step(tables.read_inbox)(dataset, inbox, params, findings)
+    table = step(tables.drop_duplicates)(table, dataset, params, findings)
+    table = step(tables.split)(table, dataset, params, findings)
+    if lines := getattr(dataset, "LINES", ""):
+        table = step(tables.drop_shared_lines)(table, lines, findings)
+    table = step(tables.add_inbox)(table, inbox_table, dataset, params, findings)
+    text = tables.compared_text(table, list(dataset.TEXTS))
+    near = step(first_of_groups)(text.tolist(), params.near_duplicate)
+    check(name, dataset, params, table, near=near, rows=table, findings=findings, report=report)
+    step(tables.write_splits)(table, folder)
+
+
+def preprocess_corpus(
+    name: str, dataset: Any, params: corpus.Params, raw: Path, inbox: Path, *, folder: Path, report: Path
+) -> None:
+    """The way of a dataset that may be larger than memory."""
+    findings = Findings()
+    work = state_folder(current_stage())
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    with pool():
+        table, texts = step(dataset.read_clean)(raw, inbox, params, findings, work=work)
+        table = step(dataset.drop_duplicates)(table, texts, params, findings)
+        table = step(dataset.split)(table, texts, params)
+        sample = dataset.sample(table, texts, params.seed)
+        check(name, dataset, params, table, near=table.index, rows=sample, findings=findings, report=report)
+        encoding = step(dataset.choose_encoding)(params, texts_to_learn(table, texts, params.seed))
+        save_tokenizer(encoding, folder / "tokenizer.json")
+        step(write_tokens)(encoding, table, texts, folder)
+    shutil.rmtree(work)
+
+
+@step
+def check(
+    name: str,
+    dataset: tables.Dataset,
+    params: Split,
+    table: pd.DataFrame,
+    *,
+    near: Sequence[int],
+    rows: pd.DataFrame,
+    findings: Findings,
+    report: Path,
+) -> None:
+    """Check the rows and their numbers, and publish the report. Raises UserError if a check fails."""
+    labels = list(getattr(params, "labels", ()))
+    summary = summarise(table, findings, near=near, labels=labels)
+    columns = [column for column in rows if column not in ("unit", "split")]
+    validation = validate(
+        name,
+        rows=(rows[columns], dataset.expectations(params)),
+        summary=(summary, summary_expectations(labels, params.gates)),
+    )
+    publish(name, validation, summary, findings, report)
+    validation.require_success()
+
+
+def publish(name: str, validation: Validation, summary: pd.DataFrame, findings: Findings, report: Path) -> None:
+    """Write the report below `report`, and log it to MLflow and Prefect."""
+    numbers = summary.drop(columns="id").iloc[0].to_dict()
+    dropped = findings.counts()
+    write_atomic(report / "summary.json", json.dumps({**numbers, "dropped": dropped}, indent=2, default=float) + "\n")
+    validation.write(report / "validation.json")
+    findings.write(report / "dropped.parquet")
+    mlflow.log_metrics(numbers | {f"dropped.{rule}": count for rule, count in dropped.items()})
+    mlflow.log_metric("quality.warnings", len(validation.failed("warn")))
+    mlflow.log_artifact(str(report / "summary.json"))
+    mlflow.log_artifact(str(report / "validation.json"))
+    with TemporaryDirectory() as pages:
+        validation.write_pages(Path(pages))
+        mlflow.log_artifacts(pages, artifact_path="data_docs")
+    table = [{"number": key, "value": str(value)} for key, value in (numbers | dropped).items()]
+    leave_artifact(create_table_artifact, f"preprocess-{name}", table=table, description=f"The rows of {name}")

@@ -1,4 +1,4 @@
-"""Token files of tables of texts, whole in memory: what those of a corpus in parts are held against."""
+"""Token files of tables of texts."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 import pandas as pd
 import tiktoken
 
-from tasks.data.tokens import encode, write_files
+from tasks.data import tokens
 
 
 def write_tokens(encoding: tiktoken.Encoding, splits: dict[str, pd.DataFrame], folder: Path) -> dict[str, Any]:
-    """Write the texts of each split as `write_files` does, and return what meta.json holds."""
-    pieces = [{split: encode(encoding, table["text"].tolist())} for split, table in splits.items()]
-    return write_files(encoding, pieces, folder)
+    """Write the texts of each split, and return what meta.json holds."""
+    rows = pd.concat([table[["text"]].assign(split=split) for split, table in splits.items()], ignore_index=True)
+    rows["length"] = rows["text"].str.len()
+    return tokens.write_tokens(encoding, rows, rows["text"].tolist(), folder)

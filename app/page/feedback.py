@@ -9,15 +9,14 @@ from fastapi import FastAPI
 from app.clients import is_key
 from app.errors import RequestError
 from app.page.shared import PRIVATE, shown_errors
-from app.quarantine import Decision
-from app.waiting import COLUMNS, Text, select, texts
+from app.quarantine import Decision, Waiting
+from app.waiting import COLUMNS, cells, select, whole
 
 HELP = (
-    "Nothing learns from these rows until you accept them. Nearly equal rows are one line. Click a line to choose it "
-    "and read it whole, or name IDs, networks, datasets, or all. You decide on the rows that are shown, not on later "
-    "ones; of several wordings training learns the first."
+    "Nothing learns from these rows until you accept them. Click a line to choose it and read it whole, or name IDs, "
+    "networks, datasets, or all. You decide on the rows that are shown, not on later ones."
 )
-WIDTHS = [110, 120, 130, 200, 110, 300, 110, 160, 220]
+WIDTHS = [80, 120, 250, 500, 130, 220]
 """Pixels of the columns."""
 
 
@@ -29,40 +28,41 @@ def feedback_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     table = gr.Dataframe(
         headers=list(COLUMNS), datatype="str", interactive=False, column_widths=WIDTHS, elem_id="waiting"
     )
-    whole = gr.Textbox("", label="Whole text", lines=3, max_lines=30, interactive=False)
+    whole_row = gr.Textbox("", label="Whole text", lines=3, max_lines=30, interactive=False)
     which = gr.Textbox("", label="Rows")
     with gr.Row():
         accept = gr.Button("Accept", variant="primary")
         drop = gr.Button("Drop", variant="stop")
 
-    def decided(decision: Decision | None, key: str, which: str, shown: list[Text]) -> tuple[Any, ...]:
+    def decided(decision: Decision | None, key: str, which: str, shown: list[Waiting]) -> tuple[Any, ...]:
         with shown_errors():
             if decision:
                 count = decide(app.state, key, shown=shown, which=which, decision=decision)
                 gr.Info(f"{count} rows {decision}.", duration=5)
             listed = waiting(app.state, key)
-        return listed, [text.cells() for text in listed], "", ""
+        return listed, [cells(row) for row in listed], "", ""
 
-    def choose(which: str, shown: list[Text], data: gr.SelectData) -> tuple[str, str]:
+    def choose(which: str, shown: list[Waiting], data: gr.SelectData) -> tuple[str, str]:
         chosen = data.row_value[0]
-        content = next((text.whole() for text in shown if text.id == chosen), "")
+        content = next((whole(row) for row in shown if row.id == chosen), "")
         return content, " ".join(dict.fromkeys([*which.split(), chosen]))
 
-    fields: dict[str, Any] = {"inputs": [key, which, shown], "outputs": [shown, table, whole, which], **PRIVATE}
+    fields: dict[str, Any] = {"inputs": [key, which, shown], "outputs": [shown, table, whole_row, which], **PRIVATE}
     key.submit(lambda *words: decided(None, *words), **fields)
-    table.select(choose, inputs=[which, shown], outputs=[whole, which], **PRIVATE)
+    table.select(choose, inputs=[which, shown], outputs=[whole_row, which], **PRIVATE)
     accept.click(lambda *words: decided("accepted", *words), **fields)
     drop.click(lambda *words: decided("dropped", *words), **fields)
 
 
-def waiting(state: Any, key: str) -> list[Text]:
-    """The texts that wait. Raises RequestError unless the key is a reviewer's."""
+def waiting(state: Any, key: str) -> list[Waiting]:
+    """The rows that wait. Raises RequestError unless the key is a reviewer's."""
     if not is_key(key, state.settings.reviewer_keys):
         raise RequestError("this is no reviewer's key", None, "not_a_reviewer")
-    return texts(state.feedback.waiting())
+    rows: list[Waiting] = state.feedback.waiting()
+    return rows
 
 
-def decide(state: Any, key: str, *, shown: Sequence[Text], which: str, decision: Decision) -> int:
+def decide(state: Any, key: str, *, shown: Sequence[Waiting], which: str, decision: Decision) -> int:
     """Accept or drop those rows of `shown` that the words name; how many. Raises RequestError as `waiting`."""
     waiting(state, key)
     count, _ = state.feedback.decide(select(shown, which.split()), decision)

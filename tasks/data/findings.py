@@ -1,5 +1,6 @@
 """What reading and cleaning find: rows that can't be read, and rows that were left out, each with its reason."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,11 @@ class Findings:
         """Add a file or row that can't be read."""
         self.problems.append(Problem(str(where), reason))
 
+    def add_error(self, error: UserError) -> None:
+        """Add a file that can't be read on; its error begins with its name."""
+        where, _, reason = str(error).partition(": ")
+        self.add_problem(where, reason)
+
     def drop(self, rule: str, row_id: str, reason: str, *, source: str = "", text: str = "") -> None:
         """Add a row that a rule left out."""
         self.dropped.append({"id": row_id, "source": source, "rule": rule, "reason": reason, "text": text[:KEPT]})
@@ -54,9 +60,14 @@ class Findings:
             self.drop(rule, row_id, reason, source=source, text=row_text)
         return table[~is_dropped]
 
+    def counts(self) -> dict[str, int]:
+        """The number of rows that each rule left out, by rule."""
+        return dict(sorted(Counter(row["rule"] for row in self.dropped).items()))
+
     def count(self, *rules: str) -> int:
         """The number of rows that these rules left out."""
-        return sum(row["rule"] in rules for row in self.dropped)
+        counts = self.counts()
+        return sum(counts.get(rule, 0) for rule in rules)
 
     def raise_problems(self) -> None:
         """Raise UserError with a line for each of the first NAMED problems, if there are any."""

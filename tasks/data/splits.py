@@ -1,6 +1,7 @@
-"""Draw the split of every row by a hash, so that no other row moves it."""
+"""Draw the split of every row by a hash, so that no other row moves it; the bounds on rows and splits."""
 
 from fnmatch import fnmatchcase
+from pathlib import PurePath
 from typing import Literal, Self
 
 import numpy as np
@@ -9,11 +10,42 @@ from pydantic import Field, model_validator
 
 from llm.config import Config
 from llm.errors import UserError
-from tasks.data.gates import Gates
 from tasks.data.shingles import uniform
 
 SPLITS = ("train", "validation", "test")
+LEAST = ("rows_of_a_split", "rows_of_a_label", "splits_of_a_label")  # lower bounds; all others are upper bounds
 MOST_NAMED = 10  # sources that an error names
+
+
+class Gate(Config):
+    """The bounds of one number; null means no bound."""
+
+    warn: float | None = None
+    """Beyond it the run logs a warning and goes on."""
+    fail: float | None = None
+    """Beyond it the stage fails and writes nothing."""
+
+
+class Gates(Config):
+    """All bounds. A number that you name has the bounds that you give it, and no others."""
+
+    rows_of_a_split: Gate = Gate(warn=10, fail=1)
+    """The least rows of train, validation and test."""
+    rows_of_a_label: Gate = Gate(warn=30, fail=3)
+    """The least rows of each label.
+
+    It is a number, not a share: with enough mails, 1 % of them is enough to train on.
+    """
+    splits_of_a_label: Gate = Gate(fail=3)
+    """The least number of splits that each label is in."""
+    duplicate_share: Gate = Gate(warn=0.3, fail=0.5)
+    """The largest share of the read rows that may be near duplicates of others."""
+    left_out_share: Gate = Gate(warn=0.1, fail=0.5)
+    """The largest share of the read rows that other cleaning rules may drop."""
+    split_overlap: Gate = Gate(fail=0)
+    """The most rows of validation and test that may have a near duplicate in an earlier split."""
+    straddling_groups: Gate = Gate(fail=0)
+    """The most groups that may be in several splits."""
 
 
 class Split(Config):
@@ -31,7 +63,7 @@ class Split(Config):
     train_only: tuple[str, ...] = ()
     """Globs of sources whose rows are only trained on, never measured on, such as hand-written ones."""
     feedback_weight: int = Field(default=5, ge=1, le=100)
-    """The most copies of a row of feedback in train; the bound of 2 % in tasks/data/join.py comes first."""
+    """The copies of a row of accepted feedback in train."""
     mask_personal_data: Literal["feedback", "all", "none"] = "feedback"
     """The rows in which made-up data replaces e-mail addresses, phone, card and account numbers, and account names:
     those of the inbox, all, or none."""
@@ -49,8 +81,6 @@ def check_train_only(table: pd.DataFrame, params: Split) -> None:
     """Raise UserError for a glob of `train_only` that matches no source of the rows, and if rows have no source."""
     if not params.train_only:
         return
-    if "source" not in table:
-        raise UserError("train_only: the rows of this dataset have no column `source`; leave it empty")
     sources = table["source"].unique()
     for glob in params.train_only:
         if not any(fnmatchcase(source, glob) for source in sources):
@@ -67,6 +97,14 @@ def is_train_only(table: pd.DataFrame, params: Split) -> np.ndarray:
     for glob in params.train_only:
         matching.update(source for source in table["source"].unique() if fnmatchcase(source, glob))
     return table["source"].isin(matching).to_numpy()
+
+
+def given_splits(table: pd.DataFrame) -> pd.Series:
+    """The split that each row's file is named after, where files are named train, validation and test, as in datasets
+    of Hugging Face; None for all other rows."""
+    stems = table["source"].map(lambda source: PurePath(source).name.partition(".")[0]).astype(object)
+    is_given = stems.isin(SPLITS) & (len(set(SPLITS) - set(stems)) == 0)
+    return stems.where(is_given, None)
 
 
 def draw_splits(

@@ -1,40 +1,34 @@
-"""Write texts as token files: `<split>.bin`, or shards of it if it is large, and `meta.json`."""
+"""Write texts as token files, `<split>.bin`, and `meta.json`: on all cores, a batch of texts at a time in memory."""
 
-import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 import tiktoken
 
 from llm.files import write_atomic
 from llm.tokenizer import end_of_text
-from tasks.data.rows import Rows, SplitCodes
 from tasks.data.splits import SPLITS
-from tasks.data.table_parts import make_parts, read_part
+from tasks.stages.ray_cluster import map_in_order
 
-SHARD = 256 * 2**20  # bytes; a larger token file is split into shards of this size
+BATCH = 8 * 2**20  # approximate characters of a batch
 LEARNED = 100_000_000  # characters that a tokenizer is trained on
 
 logger = logging.getLogger(__name__)
 
-Meta = dict[str, Any]
-"""The content of `meta.json`."""
 
-
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """The tokens of some documents, each followed by the end-of-text token."""
 
-    content: bytes | memoryview
-    counts: Mapping[str, int]
+    content: bytes
+    counts: dict[str, int]
     """Numbers of documents, tokens and UTF-8 bytes of the texts."""
 
 
@@ -43,118 +37,73 @@ def token_type(encoding: tiktoken.Encoding) -> np.dtype:
     return np.dtype("<u2" if encoding.n_vocab <= 2**16 else "<u4")
 
 
-def encode(encoding: tiktoken.Encoding, texts: list[str]) -> Tokens:
+def encode(encoding: tiktoken.Encoding, texts: Sequence[str]) -> Tokens:
     """The tokens of texts."""
     dtype = token_type(encoding)
     end = end_of_text(encoding)
     content = b"".join(np.array([*encoding.encode_ordinary(text), end], dtype).tobytes() for text in texts)
     size = sum(len(text.encode()) for text in texts)
-    counts = {"documents": len(texts), "tokens": len(content) // dtype.itemsize, "bytes": size}
-    return Tokens(content, counts)
+    return Tokens(content, {"documents": len(texts), "tokens": len(content) // dtype.itemsize, "bytes": size})
 
 
-class TokenFile:
-    """Writes a split's tokens to `<split>.bin`, or to shards of SHARD bytes if there are more."""
-
-    def __init__(self, folder: Path, split: str, itemsize: int) -> None:
-        self.folder = folder
-        self.split = split
-        self.itemsize = itemsize
-        self.counts: Counter[str] = Counter(documents=0, tokens=0, bytes=0)
-        self.shards: list[dict[str, Any]] = []
-        self._begin()
-
-    def _begin(self) -> None:
-        name = f"{self.split}.{len(self.shards) + 1:05}.bin"
-        self._file = (self.folder / name).open("wb")
-        self._hash = hashlib.sha256()
-        self.shards.append({"file": name, "tokens": 0, "sha256": ""})
-
-    def add(self, tokens: Tokens) -> None:
-        """Write the tokens of some documents."""
-        self.counts.update(tokens.counts)
-        content = memoryview(tokens.content)
-        while len(content):
-            shard = self.shards[-1]
-            free = SHARD - shard["tokens"] * self.itemsize
-            if free == 0:
-                self._end()
-                self._begin()
-                continue
-            written = content[:free]
-            self._file.write(written)
-            self._hash.update(written)
-            shard["tokens"] += len(written) // self.itemsize
-            content = content[free:]
-
-    def _end(self) -> None:
-        self._file.close()
-        self.shards[-1]["sha256"] = self._hash.hexdigest()
-
-    def close(self) -> dict[str, Any]:
-        """Finish. Returns the numbers of documents, tokens and bytes, and the shards if there are several."""
-        self._end()
-        if len(self.shards) > 1:
-            return {**self.counts, "shards": self.shards}
-        (self.folder / self.shards[0]["file"]).rename(self.folder / f"{self.split}.bin")
-        return dict(self.counts)
+def batches(lengths: Sequence[int], size: int = BATCH) -> Iterator[range]:
+    """Ranges of texts of about `size` characters each, in order."""
+    start = 0
+    total = 0
+    for index, length in enumerate(lengths, 1):
+        total += length
+        if total >= size:
+            yield range(start, index)
+            start = index
+            total = 0
+    if start < len(lengths):
+        yield range(start, len(lengths))
 
 
-def write_files(encoding: tiktoken.Encoding, pieces: Iterable[Mapping[str, Tokens]], folder: Path) -> Meta:
-    """Write the token files and `meta.json` into a folder and return what the latter holds.
+def texts_to_learn(rows: pd.DataFrame, texts: Sequence[str], seed: int) -> Iterator[str]:
+    """The texts of train; a sample of them if they have more than LEARNED characters.
 
-    Each piece holds tokens for some of the splits. The meta file keeps dtype, vocabulary size and, for each split,
-    documents, tokens and UTF-8 bytes of the texts (for bits per byte). A split of over SHARD bytes is several files
-    there, each with its tokens and SHA-256 under `shards`.
+    `rows` has split and length by position in `texts`.
     """
-    dtype = token_type(encoding)
-    files = {split: TokenFile(folder, split, dtype.itemsize) for split in SPLITS}
-    for piece in pieces:
-        for split, tokens in piece.items():
-            files[split].add(tokens)
-    counts = {split: file.close() for split, file in files.items()}
-    meta = {"dtype": dtype.name, "vocabulary_size": encoding.n_vocab, "splits": counts}
+    train = rows[rows["split"] == SPLITS[0]]
+    drawn = train.sample(frac=1, random_state=seed)
+    drawn = train.loc[drawn.index[drawn["length"].cumsum() <= LEARNED].sort_values()]
+    if len(drawn) < len(train):
+        logger.info("a tokenizer is trained on %d of %d rows", len(drawn), len(train))
+    for position in drawn.index:
+        yield texts[position]
+
+
+def write_tokens(encoding: tiktoken.Encoding, rows: pd.DataFrame, texts: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Write the token file of each split and `meta.json`, and return what the latter holds.
+
+    `rows` has split and length by position in `texts`. The meta file keeps dtype, vocabulary size and, for each split,
+    documents, tokens and UTF-8 bytes of the texts (for bits per byte).
+    """
+    counts = {split: Counter(documents=0, tokens=0, bytes=0) for split in SPLITS}
+    with ExitStack() as stack:
+        files = {split: stack.enter_context((folder / f"{split}.bin").open("wb")) for split in SPLITS}
+        for tokens_of_split in map_in_order(partial(_encode_splits, encoding), _texts_of_splits(rows, texts)):
+            for split, tokens in tokens_of_split.items():
+                files[split].write(tokens.content)
+                counts[split].update(tokens.counts)
+    meta = {
+        "dtype": token_type(encoding).name,
+        "vocabulary_size": encoding.n_vocab,
+        "splits": {split: dict(count) for split, count in counts.items()},
+    }
     write_atomic(folder / "meta.json", json.dumps(meta, indent=2) + "\n")
     return meta
 
 
-def texts_to_learn(rows: Rows, seed: int) -> Iterator[str]:
-    """The texts of train; a sample of the rows if they have more than LEARNED characters."""
-    train = rows.facts[rows.facts["split"] == SPLITS[0]]
-    drawn = train.sample(frac=1, random_state=seed)
-    drawn = train.loc[drawn.index[drawn["length"].cumsum() <= LEARNED].sort_values()]
-    if len(drawn) < len(train):
-        characters = drawn["length"].sum() / 1e6
-        share = f"{len(drawn)} of {len(train)} rows, {characters:.1f} M characters"
-        logger.info("a tokenizer is trained on %s", share)
-    for positions in replace(rows, facts=drawn).positions_by_part():
-        yield from rows.texts(positions)
+def _texts_of_splits(rows: pd.DataFrame, texts: Sequence[str]) -> Iterator[dict[str, list[str]]]:
+    """The texts of each split, a batch at a time."""
+    for batch in batches(rows["length"].tolist()):
+        of_batch = rows.iloc[batch.start : batch.stop]
+        yield {
+            split: [texts[position] for position in of_batch.index[of_batch["split"] == split]] for split in SPLITS
+        }
 
 
-def _token_part(job: tuple[Path, SplitCodes], encoding: tiktoken.Encoding) -> pa.Table:
-    path, codes = job
-    texts = read_part(path, ["text"])["text"]
-    columns: dict[str, pa.Array] = {}
-    for number, split in enumerate(SPLITS):
-        tokens = encode(encoding, texts.take(pa.array(np.flatnonzero(codes == number))).to_pylist())
-        columns[split] = pa.array([tokens.content], pa.large_binary())
-        for name, count in tokens.counts.items():
-            columns[f"{split} {name}"] = pa.array([count])
-    return pa.table(columns)
-
-
-def _token_pieces(paths: Iterable[Path]) -> Iterator[dict[str, Tokens]]:
-    for path in paths:
-        part = read_part(path)
-        piece: dict[str, Tokens] = {}
-        for split in SPLITS:
-            counts = {name: part[f"{split} {name}"][0].as_py() for name in ("documents", "tokens", "bytes")}
-            piece[split] = Tokens(memoryview(part[split][0].as_buffer()), counts)
-        yield piece
-
-
-def write_tokens(encoding: tiktoken.Encoding, rows: Rows, folder: Path) -> Meta:
-    """Write the token files of all splits and their `meta.json`, on all cores; `text` is what is encoded."""
-    work = partial(_token_part, encoding=encoding)
-    parts = make_parts(rows.folder / "tokens", rows.codes_by_part(), work, total=len(rows.parts))
-    return write_files(encoding, _token_pieces(parts), folder)
+def _encode_splits(encoding: tiktoken.Encoding, texts_of_split: Mapping[str, list[str]]) -> dict[str, Tokens]:
+    return {split: encode(encoding, texts) for split, texts in texts_of_split.items()}

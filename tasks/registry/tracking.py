@@ -39,18 +39,12 @@ Parameters = BaseModel | Sequence[BaseModel]
 
 
 def _log_dataset(path: Path, context: str) -> None:
-    """Name a dataset's file as an input of the active run, by its MD5.
-
-    If it is the first shard of a split, the MD5 is that of all shards, one after the other.
-    """
-    shards = sorted(path.parent.glob(f"{context}.*{path.suffix}"))
-    md5 = hashlib.md5(usedforsecurity=False)
-    for shard in shards or [path]:
-        with shard.open("rb") as file:
-            hashlib.file_digest(file, lambda: md5)
+    """Name a dataset's file as an input of the active run, by its MD5."""
+    with path.open("rb") as file:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
     with warnings.catch_warnings():  # about integer columns that could lack values, and a source registered twice
         warnings.simplefilter("ignore")
-        source = resolve_dataset_source(str(path.parent if shards else path))
+        source = resolve_dataset_source(str(path))
         about = {"source": source, "name": path.parent.name, "digest": md5.hexdigest()}
         if path.suffix == ".parquet":
             mlflow.log_input(from_pandas(pd.read_parquet(path), **about), context)
@@ -139,7 +133,7 @@ def stage_run(
     """The MLflow run of the DVC stage that this process runs, for `mlflow.log_*` inside the block.
 
     It holds the parameters, the lineage, the machine's load and, for each context (`train`, `validation`, `test`), the
-    dataset file used, or the first of its shards. At its end it gets the hashes of the stage's outs, which must then be
+    dataset file used. At its end it gets the hashes of the stage's outs, which must then be
     written. With the stage's `fingerprint`, an unfinished run with the same one is continued, unless `resume` is False.
     If the block raises, the run ends as FAILED; if it is interrupted or terminated, as KILLED.
     """

@@ -1,4 +1,3 @@
-import hashlib
 import json
 
 import numpy as np
@@ -6,77 +5,16 @@ import pandas as pd
 import pytest
 from token_files import write_tokens
 
-from llm.dataset import TokenWindows
-from llm.errors import UserError
+from llm.formats.tokenizer_json import save_tokenizer
 from llm.tokenizer import END_OF_TEXT, end_of_text, train_bpe
-from tasks.data.tokens import encode
+from tasks.data.tokens import batches, encode, texts_to_learn
 from tasks.registry.trained_on import rows_in
-
-
-@pytest.fixture
-def files(tmp_path, encoding, monkeypatch):
-    """The same texts as one token file and, below `shards`, as several of 100 tokens; and the latter's meta.json."""
-    texts = {"train": pd.DataFrame({"text": [f"the cat sat on mat {n} ." for n in range(60)]})}
-    for name in ("one", "shards"):
-        (tmp_path / name).mkdir()
-    write_tokens(encoding, texts, tmp_path / "one")
-    monkeypatch.setattr("tasks.data.tokens.SHARD", 200)
-    return tmp_path, write_tokens(encoding, texts, tmp_path / "shards")
-
-
-def test_shards_hold_what_one_file_would_with_tokens_and_sha256_of_each(files):
-    folder, meta = files
-    one = (folder / "one/train.bin").read_bytes()
-    shards = meta["splits"]["train"].pop("shards")
-    assert meta == json.loads((folder / "one/meta.json").read_text())
-    contents = [(folder / "shards" / shard["file"]).read_bytes() for shard in shards]
-    assert b"".join(contents) == one
-    assert [len(content) for content in contents[:-1]] == [200] * (len(one) // 200)
-    assert [shard["sha256"] for shard in shards] == [hashlib.sha256(content).hexdigest() for content in contents]
-    assert [shard["tokens"] for shard in shards] == [len(content) // 2 for content in contents]
-
-
-def test_shards_give_the_same_batches(files):
-    folder, _ = files
-    one = TokenWindows(folder / "one", "train", 32)
-    shards = TokenWindows(folder / "shards", "train", 32)
-    assert len(one) == len(shards) > 5
-    assert one.bytes_per_token == shards.bytes_per_token
-    rows = np.array([3, 0, len(one) - 1])
-    for ours, theirs in zip(one.batch(rows), shards.batch(rows), strict=True):
-        assert ours.equal(theirs)
-    assert (shards.tokens[-150:] == one.tokens[-150:]).all()
-    assert int(shards.tokens[0]) == one.tokens[0]
-
-
-def test_corrupt_shard_is_named(files):
-    folder, meta = files
-    shard = folder / "shards" / meta["splits"]["train"]["shards"][1]["file"]
-    shard.write_bytes(shard.read_bytes()[:-2])
-    with pytest.raises(UserError, match=r"shards/train\.00002\.bin: 99 tokens, not 100 as meta\.json has it"):
-        TokenWindows(folder / "shards", "train", 32)
-
-
-def test_rows_of_many_tokens_are_whole_documents_from_all_over(files, encoding, monkeypatch):
-    from llm.formats.tokenizer_json import save_tokenizer
-
-    folder, _ = files
-    save_tokenizer(encoding, folder / "shards/tokenizer.json")
-    everything = rows_in(folder / "shards")["text"].tolist()
-    assert everything == [f"the cat sat on mat {n} ." for n in range(60)]
-    monkeypatch.setattr("tasks.registry.trained_on.SPANS", 4)
-    monkeypatch.setattr("tasks.registry.trained_on.SPAN", 50)
-    some = rows_in(folder / "shards")["text"].tolist()
-    assert 4 < len(some) < 40
-    assert [text for text in everything if text in some] == some
-    assert some[-1] == everything[-1]
-
 
 BPE = train_bpe(["the cat's mat, they'll see it is 12 words "] * 9, 300)
 
 
 @pytest.mark.parametrize("text", [END_OF_TEXT, "<|\0cut|>", f"the{' ' * 10**6}cat", "the\n\n  cat's ½漢"])
-def test_encode_gives_the_tokens_of_each_text_and_an_end_after_it(text):
+def test_encode_gives_the_tokens_of_each_text_and_an_end_after_it(text: str) -> None:
     texts = ["the cat", text, "", "the mat"]
     expected: list[int] = []
     for part in texts:
@@ -86,3 +24,55 @@ def test_encode_gives_the_tokens_of_each_text_and_an_end_after_it(text):
     size = len("".join(texts).encode())
     assert tokens.counts == {"documents": len(texts), "tokens": len(expected), "bytes": size}
     assert BPE.decode(expected) == "".join(part + END_OF_TEXT for part in texts)
+
+
+@pytest.mark.parametrize(("more_tokens", "dtype", "code"), [(0, "uint16", "<u2"), (65_536, "uint32", "<u4")])
+def test_tokens_are_written_in_order_of_batches_with_their_counts(tmp_path, monkeypatch, more_tokens, dtype, code):
+    monkeypatch.setattr("tasks.data.tokens.BATCH", 40)
+    texts = ["the cat sat on the mat", "émigré <|endoftext|>", *(f"the cat {n}" for n in range(20)), "the end"]
+    encoding = train_bpe(texts, 270)
+    end = encoding.eot_token + more_tokens
+    encoding = type(encoding)(
+        "x",
+        pat_str=encoding._pat_str,
+        mergeable_ranks=encoding._mergeable_ranks,
+        special_tokens={END_OF_TEXT: end},
+    )
+    tables = {"train": pd.DataFrame({"text": texts[:-1]}), "test": pd.DataFrame({"text": texts[-1:]})}
+    meta = write_tokens(encoding, tables, tmp_path)
+    assert json.loads((tmp_path / "meta.json").read_text()) == meta
+    assert (meta["dtype"], meta["vocabulary_size"]) == (dtype, end + 1)
+    train = np.fromfile(tmp_path / "train.bin", code)
+    documents = [encoding.decode(part.tolist()) for part in np.split(train, np.flatnonzero(train == end) + 1)[:-1]]
+    assert documents == [text + END_OF_TEXT for text in texts[:-1]]
+    size = sum(len(text.encode()) for text in texts[:-1])
+    assert meta["splits"]["train"] == {"documents": len(texts) - 1, "tokens": len(train), "bytes": size}
+    assert meta["splits"]["validation"] == {"documents": 0, "tokens": 0, "bytes": 0}
+
+
+@pytest.mark.parametrize("lengths", [[], [1], [5] * 7, [100, 1, 1, 100, 30], [0, 0, 0]])
+def test_batches_hold_every_text_once_in_order(lengths: list[int]) -> None:
+    assert [position for batch in batches(lengths, 10) for position in batch] == list(range(len(lengths)))
+
+
+def test_tokenizer_learns_from_a_sample_of_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pd.DataFrame({"split": ["train", "test"] * 50, "length": 10})
+    texts = [f"text {n}" for n in range(100)]
+    assert list(texts_to_learn(rows, texts, 1)) == texts[::2]
+    monkeypatch.setattr("tasks.data.tokens.LEARNED", 100)
+    sample = list(texts_to_learn(rows, texts, 1))
+    assert len(sample) == 10
+    assert set(sample) < set(texts[::2])
+
+
+def test_rows_of_many_tokens_are_whole_documents_from_all_over(tmp_path, encoding, monkeypatch) -> None:
+    texts = [f"the cat sat on mat {n} ." for n in range(60)]
+    write_tokens(encoding, {"train": pd.DataFrame({"text": texts})}, tmp_path)
+    save_tokenizer(encoding, tmp_path / "tokenizer.json")
+    assert rows_in(tmp_path)["text"].tolist() == texts
+    monkeypatch.setattr("tasks.registry.trained_on.SPANS", 4)
+    monkeypatch.setattr("tasks.registry.trained_on.SPAN", 50)
+    sample = rows_in(tmp_path)["text"].tolist()
+    assert 4 < len(sample) < 40
+    assert [text for text in texts if text in sample] == sample
+    assert sample[-1] == texts[-1]

@@ -208,20 +208,6 @@ def test_stage_run_logs_datasets_with_the_md5_that_dvc_gives_them(stage):
     assert {dataset.name for dataset in datasets.values()} == {"emails"}
 
 
-def test_stage_run_logs_a_split_in_shards_with_the_md5_of_all_of_them(stage):
-    folder = Path("data/processed/corpus")
-    Path("data").unlink()
-    folder.mkdir(parents=True)
-    for name, content in (("train.00001", b"abcd"), ("train.00002", b"ef"), ("test", b"gh")):
-        (folder / f"{name}.bin").write_bytes(content)
-    with stage_run(datasets={"train": folder / "train.00001.bin"}) as trained, mlflow.start_run(nested=True) as version:
-        log_inputs(Hashes({}, {folder.as_posix(): ""}, {}), Hashes({}, {}, {}))
-    train = hashlib.md5(b"abcdef").hexdigest()
-    assert [logged.dataset.digest for logged in read(trained).inputs.dataset_inputs] == [train]
-    digests = {logged.tags[0].value: logged.dataset.digest for logged in read(version).inputs.dataset_inputs}
-    assert digests == {"train": train, "test": hashlib.md5(b"gh").hexdigest()}
-
-
 def test_log_inputs_gives_all_versions_the_same_names(stage):
     Path("data").unlink()
     Path("data/processed/emails").mkdir(parents=True)

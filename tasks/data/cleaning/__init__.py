@@ -1,1 +1,0 @@
-"""Cleaning that you can inspect: each rule counts its changes, shows examples, and keeps the rows that it drops."""

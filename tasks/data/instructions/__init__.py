@@ -1,1 +1,0 @@
-"""Make instruction rows from the packs in data/instructions: the packs hold the content, this package the engine."""

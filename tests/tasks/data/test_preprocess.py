@@ -1,0 +1,277 @@
+"""The way of a table: cleaned, de-duplicated, split, joined with the inbox, in the order of flows/preprocess.py."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llm.errors import UserError
+from tasks.data import emails, instructions
+from tasks.data.duplicates import first_of_groups
+from tasks.data.findings import Findings
+from tasks.data.preprocess import (
+    add_inbox,
+    compared_text,
+    drop_duplicates,
+    drop_shared_lines,
+    find_dataset,
+    long_lines,
+    read,
+    read_inbox,
+    repeated_lines,
+    split,
+    write_splits,
+)
+from tasks.data.splits import SPLITS
+
+LABELS = ("urgent", "can wait")
+WORDS = " ".join(f"shared{n}" for n in range(40))
+RAW = Path("data/raw/emails")
+INBOX = Path("data/inbox/emails")
+
+Process = Callable[..., pd.DataFrame]
+
+
+def params(**changes: object) -> emails.Params:
+    defaults = {"seed": 1, "validation": 0.1, "test": 0.1, "near_duplicate": 0.8, "labels": LABELS}
+    return emails.Params.model_validate({**defaults, "feedback_weight": 1, **changes})
+
+
+def processed(findings: Findings | None = None, **changes: object) -> pd.DataFrame:
+    """The rows of the raw mails and the inbox below the working folder."""
+    findings = findings or Findings()
+    values = params(**changes)
+    table = read(emails, RAW, values, findings)
+    inbox = read_inbox(emails, INBOX, values, findings)
+    table = drop_duplicates(table, emails, values, findings)
+    table = split(table, emails, values, findings)
+    table = drop_shared_lines(table, "body", findings)
+    return add_inbox(table, inbox, emails, values, findings)
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def mail(label: str, subject: str, body: str) -> dict[str, object]:
+    return {"label": label, "subject": subject, "body": body}
+
+
+def leave(*mails: tuple[str, str, str], file: str = "feedback.jsonl") -> None:
+    """Leave mails in the inbox."""
+    write(INBOX / file, [mail(*cells) for cells in mails])
+
+
+def other_label(row: pd.Series) -> str:
+    return LABELS[1 - LABELS.index(row["label"])]
+
+
+def first_of(table: pd.DataFrame, name: str) -> pd.Series:
+    return table[table["split"] == name].iloc[0]
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """300 mails that are just no near duplicates of each other, with an empty inbox."""
+    monkeypatch.chdir(tmp_path)
+    INBOX.mkdir(parents=True)
+    rows: list[dict[str, object]] = []
+    for number in range(300):
+        own_words = " ".join(f"own{number}of{n}" for n in range(6))
+        rows.append(mail(LABELS[number % 2], f"Number {number}", f"{WORDS} {own_words}"))
+    write(RAW / "real.jsonl", rows)
+    return processed()
+
+
+def assert_same_but_train(after: pd.DataFrame, before: pd.DataFrame) -> None:
+    """What is tested is the same."""
+    for name in SPLITS[1:]:
+        rows = [table[table["split"] == name].reset_index(drop=True) for table in (after, before)]
+        pd.testing.assert_frame_equal(*rows)
+
+
+def new_rows(after: pd.DataFrame) -> pd.DataFrame:
+    return after[after["id"].str.startswith("inbox/")]
+
+
+def test_split_moves_no_row_when_others_are_added_changed_or_removed(tmp_path: Path) -> None:
+    generator = np.random.default_rng(5)
+
+    def words(count: int) -> str:
+        return " ".join(f"word{n}" for n in generator.integers(5_000, size=count))
+
+    lines = [words(9) for _ in range(130)]
+    subjects = [words(2) for _ in range(100)]
+
+    def random_mail(number: int) -> dict[str, object]:
+        chosen = generator.integers(130, size=generator.integers(1, 5))
+        subject = generator.choice(["", "Re: ", "[list] Re: "]) + subjects[generator.integers(100)]
+        source = "real" if number % 9 else "made"
+        body = "\n".join(lines[line] for line in chosen)
+        return {"id": str(number), "source": source, **mail(LABELS[number % 2], subject, body)}
+
+    def splits(rows: list[dict[str, object]], findings: Findings) -> pd.Series:
+        values = params(train_only=["made"], validation=0.15, test=0.2)
+        table = pd.DataFrame(rows)
+        table["group"] = table["subject"].str.replace(r"^(\[list\] )?(Re: )?", "", regex=True)
+        table = drop_duplicates(table, emails, values, findings)
+        table = drop_shared_lines(split(table, emails, values, findings), "body", findings)
+        return table.set_index("id")["split"]
+
+    rows = [random_mail(number) for number in range(190)]
+    rows += [row | {"id": str(number)} for number, row in enumerate(rows[:10], 190)]
+    findings = Findings()
+    before = splits(rows, findings)
+    assert set(findings.counts()) == {"near_duplicates", "train_only", "long_lines"}
+    for number in range(200, 204):
+        position = int(generator.integers(200))
+        new = random_mail(number)
+        added = [*rows[:position], new, *rows[position:]]
+        changed = [*rows[:position], new | {"id": str(position)}, *rows[position + 1 :]]
+        for edited in (added, changed, [*rows[:position], *rows[position + 1 :]]):
+            after = splits(edited, Findings())
+            common = before.index.intersection(after.index).difference([str(position)])
+            assert len(common) > 0.95 * len(before)
+            assert after[common].equals(before[common])
+
+
+def test_no_near_duplicate_or_group_is_in_two_splits(table: pd.DataFrame) -> None:
+    near = first_of_groups(compared_text(table, ["subject", "body"]).tolist(), 0.8)
+    assert len(set(near)) == len(table)
+    assert table["unit"].is_unique
+    assert set(table["split"]) == set(SPLITS)
+
+
+def test_train_only_rows_go_to_train_and_their_groups_leave_validation_and_test(table: pd.DataFrame) -> None:
+    tested = first_of(table, "test")
+    write(RAW / "made.jsonl", [mail("urgent", f"Re: {tested['subject']}", "something else entirely")])
+    findings = Findings()
+    after = processed(findings, train_only=["made.jsonl"])
+    assert after[after["id"] == "made.jsonl#1"]["split"].tolist() == ["train"]
+    assert [row["id"] for row in findings.dropped] == [tested["id"]]
+
+
+def test_files_named_after_splits_keep_their_rows_there_and_rows_of_their_groups_out_of_train(table) -> None:
+    (RAW / "real.jsonl").unlink()
+    for number, name in enumerate(SPLITS):
+        rows = [mail(LABELS[n % 2], f"Case {name} {n}", f"a{number}b{n} c d{number}{n}") for n in range(10)]
+        write(RAW / f"own/{name}.jsonl", rows)
+    write(RAW / "more.jsonl", [mail("urgent", "Re: case test 3", "x"), mail("urgent", "Another thing", "new words")])
+    findings = Findings()
+    after = processed(findings, train_only=["more.jsonl"])
+    assert after.groupby("source")["split"].agg(set).to_dict() == {
+        "more.jsonl": {"train"},
+        **{f"own/{name}.jsonl": {name} for name in SPLITS},
+    }
+    assert [row["id"] for row in findings.dropped] == ["more.jsonl#1"]
+
+
+def test_dropped_rows_have_a_rule_and_a_reason(table: pd.DataFrame, tmp_path: Path) -> None:
+    rows = [mail("urgent", "x" * 3_000, "one"), mail("urgent", "Again", "again\n" * 20)]
+    rows += [mail("can wait", "Two times", "the same"), mail("can wait", "Two times!", "The same")]
+    write(RAW / "a.jsonl", rows)
+    findings = Findings()
+    processed(findings)
+    findings.write(tmp_path / "dropped.parquet")
+    dropped = pd.read_parquet(tmp_path / "dropped.parquet")
+    assert dropped[["id", "rule"]].to_numpy().tolist() == [
+        ["a.jsonl#1", "lengths"],
+        ["a.jsonl#2", "repetition"],
+        ["a.jsonl#4", "near_duplicates"],
+    ]
+    assert dropped["reason"][2] == "as a.jsonl#3"
+
+
+def test_files_without_a_row_and_unknown_datasets_are_errors(table: pd.DataFrame) -> None:
+    (RAW / "real.jsonl").write_text("\n")
+    with pytest.raises(UserError, match="data/raw/emails"):
+        processed()
+    with pytest.raises(UserError, match="tasks/data/emials.py"):
+        find_dataset("emials")
+
+
+def test_inbox_joins_train_alone_and_its_rows_that_can_not_be_read_are_named(table: pd.DataFrame) -> None:
+    leave(("urgent", "New", "something else entirely"))
+    leave(("can wait", "A file", "of somebody's own"), file="mine.jsonl")
+    after = processed()
+    assert_same_but_train(after, table)
+    assert new_rows(after)[["id", "source", "split"]].to_numpy().tolist() == [
+        ["inbox/feedback.jsonl#1", "inbox/feedback.jsonl", "train"],
+        ["inbox/mine.jsonl#1", "inbox/mine.jsonl", "train"],
+    ]
+    leave(("urgent", "a", "b"), ("smap", "a", "c"))
+    with pytest.raises(UserError, match=r"data/inbox/emails/feedback\.jsonl.*row 2.*smap"):
+        processed()
+
+
+@pytest.mark.parametrize("split_name", ["validation", "test"])
+@pytest.mark.parametrize("ending", ["", " now!"])
+def test_inbox_row_near_to_a_tested_mail_is_dropped(table: pd.DataFrame, split_name: str, ending: str) -> None:
+    tested = first_of(table, split_name)
+    leave((other_label(tested), tested["subject"], tested["body"] + ending))
+    leave((other_label(tested), f"Re: {tested['subject'].upper()}", "of its thread"), file="mine.jsonl")
+    findings = Findings()
+    pd.testing.assert_frame_equal(processed(findings), table)
+    assert findings.counts() == {"inbox": 2}
+
+
+def test_inbox_row_replaces_a_near_one_of_train_and_the_last_of_near_ones_counts(table: pd.DataFrame) -> None:
+    learned = first_of(table, "train")
+    body = learned["body"]
+    leave((learned["label"], learned["subject"], body), (other_label(learned), learned["subject"], body + " now!"))
+    after = processed()
+    assert learned["id"] not in set(after["id"])
+    assert new_rows(after)[["id", "label", "unit"]].to_numpy().tolist() == [
+        ["inbox/feedback.jsonl#2", other_label(learned), learned["unit"]]
+    ]
+
+
+def test_feedback_is_in_train_as_often_as_its_weight_and_files_once(table: pd.DataFrame) -> None:
+    leave(("urgent", "New", "something else entirely"))
+    leave(("can wait", "A file", "of somebody's own"), file="mine.jsonl")
+    ids = new_rows(processed(feedback_weight=3))["id"].tolist()
+    assert sorted(ids) == [*(f"inbox/feedback.jsonl#1{copy}" for copy in ("", " x2", " x3")), "inbox/mine.jsonl#1"]
+
+
+def test_personal_data_of_the_inbox_is_masked_after_rows_are_compared(table: pd.DataFrame) -> None:
+    tested = first_of(table, "test")
+    leave(("urgent", "Call", "me at +49 30 12345678"), ("urgent", tested["subject"], tested["body"] + " a@b.org"))
+    assert new_rows(processed())["body"].tolist() == ["me at +1 202 555 0100"]
+    assert new_rows(processed(mask_personal_data="none"))["body"].tolist() == ["me at +49 30 12345678"]
+
+
+def test_inbox_question_that_is_tested_is_dropped_whatever_its_answer(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    inbox = tmp_path / "inbox"
+    questions = [f"What is the number of case {number} in list {number * 7}?" for number in range(60)]
+    write(raw / "a.jsonl", [{"instruction": question, "output": "one"} for question in questions])
+    values = instructions.Params(seed=1, validation=0.1, test=0.1, near_duplicate=0.9)
+    findings = Findings()
+    table = split(read(instructions, raw, values, findings), instructions, values, findings)
+    tested = first_of(table, "test")
+    learned = first_of(table, "train")
+    rows = [{"instruction": row["instruction"], "output": "two, after all"} for row in (tested, learned)]
+    write(inbox / "mine.jsonl", [*rows, {"instruction": "What is new under the sun?", "output": "Nothing."}])
+    after = add_inbox(table, read_inbox(instructions, inbox, values, findings), instructions, values, findings)
+    assert new_rows(after)["id"].tolist() == ["inbox/mine.jsonl#2", "inbox/mine.jsonl#3"]
+    assert tested["id"] in set(after["id"])
+    assert learned["id"] not in set(after["id"])
+
+
+def test_written_splits_have_the_unit_and_no_group(table: pd.DataFrame, tmp_path: Path) -> None:
+    write_splits(table, tmp_path)
+    for name in SPLITS:
+        written = pd.read_parquet(tmp_path / f"{name}.parquet")
+        assert list(written) == ["id", "source", "subject", "body", "label", "unit"]
+        assert written["id"].tolist() == table[table["split"] == name]["id"].tolist()
+
+
+def test_repeated_and_long_lines() -> None:
+    assert repeated_lines("a\nb") == repeated_lines("a\n" * 5) == 0
+    assert repeated_lines("a\n" * 19 + "b") == 0.9
+    long = "> This line is long enough to be a sign of a thread."
+    assert long_lines(f"{long}\nshort\n{long[2:].upper()}") == {"this line is long enough to be a sign of a thread"}
