@@ -8,7 +8,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from llm.errors import UserError
-from tasks.data.cleaning.record import changed
 from tasks.data.formats.columns import columns_of
 from tasks.data.formats.labelled import LabelledText
 from tasks.data.formats.labels import Labels
@@ -68,7 +67,7 @@ def _label_of_path(file: File, label: str | None) -> str:
 def _message(file: File, content: bytes, *, label: str, number: int | None = None) -> LabelledText | Problem:
     """A raw message."""
     try:
-        subject, body = parse_message(content, changed)
+        subject, body = parse_message(content)
     except MailError as error:
         return Problem(place_of(file.path, number), str(error), left_out=True)
     return LabelledText(label=label, texts={"subject": subject, "body": body}, number=number)
@@ -99,7 +98,7 @@ def _text(file: File) -> Iterator[LabelledText | Problem]:
     first, _, later_lines = text.partition("\n")
     line = re.match(r"subject:(.*)", first, re.IGNORECASE)
     try:
-        subject, body = clean_mail(line[1], later_lines, changed) if line else clean_mail("", text, changed)
+        subject, body = clean_mail(line[1], later_lines) if line else clean_mail("", text)
     except MailError as error:
         yield Problem(str(file.path), str(error), left_out=True)
         return
@@ -118,7 +117,7 @@ def _of_rows(file: File, rows: Iterator[Row | Problem]) -> Iterator[LabelledText
             raise RowError(f"{str(cells)[:50]!r} is no row with columns")
         if _is_spam_assassin(cells, file.columns):
             label = _label_of_group(cells, file.labels)
-            subject, body = parse_message(cells["text"], changed)
+            subject, body = parse_message(cells["text"])
         else:
             columns = columns_of(cells, COLUMNS, file.columns)
             label = _label(cells, columns, path_label)
@@ -143,10 +142,10 @@ def _label(cells: Cells, columns: Mapping[str, str], path_label: str | None) -> 
 def _subject_and_body(cells: Cells, columns: Mapping[str, str]) -> tuple[str, str]:
     body = _text_under(cells, columns, "body")
     if "subject" in columns:
-        return clean_mail(_text_under(cells, columns, "subject"), body, changed)
+        return clean_mail(_text_under(cells, columns, "subject"), body)
     if is_message(body):
-        return parse_message(body, changed)
-    return clean_mail("", body, changed)
+        return parse_message(body)
+    return clean_mail("", body)
 
 
 def _text_under(cells: Cells, columns: Mapping[str, str], ours: str) -> str:

@@ -4,7 +4,6 @@ MLflow keeps this folder with every version of a model that was trained on mail:
 A row is cleaned by `clean_row`, a raw message by `parse_message`, a subject and a body by `clean_mail`.
 """
 
-from tasks.data.mail.clean import INPUTS, REQUIREMENTS, clean_mail, clean_row, parse_message
-from tasks.data.mail.message import Note, RowError
+from tasks.data.mail.message import INPUTS, REQUIREMENTS, RowError, clean_mail, clean_row, parse_message
 
-__all__ = ["INPUTS", "REQUIREMENTS", "Note", "RowError", "clean_mail", "clean_row", "parse_message"]
+__all__ = ["INPUTS", "REQUIREMENTS", "RowError", "clean_mail", "clean_row", "parse_message"]

@@ -21,6 +21,11 @@ BASE64 = re.compile(
 RANDOM = {r"[A-Z]": 0.2, r"[a-z]": 0.2, r"[0-9]": 0.05}  # least shares of the letters of such a line
 
 
+def without_noise(body: str) -> str:
+    """The body without encoded blocks, footers and marks of quotes."""
+    return without_quotes(without_footers(without_encoded(body)))
+
+
 def without_footers(body: str) -> str:
     """The body without fixed lines that list servers put below it, in quoted mails, too.
 
