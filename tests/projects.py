@@ -41,7 +41,7 @@ SMALL = {
         "corpus": {"preprocess": {"validation": 0.1, "test": 0.1, "vocabulary_size": 1024}},
         "emails": {"preprocess": {"train_only": []}},  # the slice has none of that source
         "requests": {"preprocess": {"validation": 0.2, "test": 0.3, "train_only": []}},
-        "instructions": {"preprocess": {"validation": 0.1, "test": 0.1, "rows_a_kind": 10, "train_only": []}},
+        "instructions": {"preprocess": {"train_only": []}},
     },
     "foundation": {
         "train": {"n_layer": 2, "n_embd": 64, "n_head": 2, "context_length": 128, "steps": 60, "batch_size": 8}
@@ -107,7 +107,6 @@ def copy_code(folder: Path) -> None:
     for inbox in (ROOT / "data/inbox").iterdir():  # and nothing that people left there
         (folder / "data/inbox" / inbox.name).mkdir(parents=True)
         shutil.copy(inbox / ".gitignore", folder / "data/inbox" / inbox.name)
-        shutil.copytree(ROOT / "data" / inbox.name, folder / "data" / inbox.name)
 
 
 def publish_small(folder: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ["id", "source", "subject", "body", "label", "group"]
 TEXTS = {"subject": (0, 2_000), "body": (0, 1_000_000)}
+LINES = "body"
 USUAL = {
     "subject": ("subject", "title"),
     "body": ("body", "text", "message", "content", "email", "mail", "sms", "email_text", "message_body", "v2"),

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 from paraphrases import paraphrases
 
 from tasks.applications.assistant.rubrics import Question, passes
@@ -133,14 +132,16 @@ def texts(content: Any) -> Iterator[str]:
             yield from (text for part in content for text in texts(part))
 
 
-def test_packs_mails_and_first_words_contain_no_test_question() -> None:
-    learned = [yaml.safe_load(file.read_text()) for file in sorted((DATA / "instructions").glob("*.yaml"))]
-    learned += [json.loads(line) for file in DATA.glob("*.jsonl") for line in file.read_text().splitlines()]
+def test_instructions_mails_and_first_words_contain_no_test_question() -> None:
+    files = [*DATA.glob("*.jsonl"), DATA / "instructions/train.jsonl"]
+    learned = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     learned_texts: set[str] = set()
     learned_runs: set[str] = set()
     for text in texts(learned):
         learned_texts.add(" ".join(re.findall(r"\w+", text.lower())))
         learned_runs |= runs({"instruction": text})
     for row in ROWS["general"] + ROWS["harmless"]:
-        assert " ".join(re.findall(r"\w+", row["instruction"].lower())) not in learned_texts, row["id"]
-        assert not runs(row) & learned_runs, row["id"]
+        assert " ".join(re.findall(r"\w+", asked(row).lower())) not in learned_texts, row["id"]
+        cells = [*row.get("history", []), row["instruction"], row.get("input", "")]
+        tested_runs = set().union(*(runs({"instruction": cell}) for cell in cells))
+        assert not tested_runs & learned_runs, row["id"]
