@@ -372,7 +372,8 @@ def columns_of(
     """
     if strangers := configured.keys() - usual.keys():
         raise UserError(f"columns: {min(strangers)!r} is not one of {', '.join(usual)}")
-    folded = {name.strip().casefold(): name for name in reversed(list(names))}
+    names = list(names)
+    folded = {name.strip().casefold(): name for name in reversed(names)}
     if usual.keys() <= folded.keys():
         configured = {}
     columns: dict[str, str] = {}
@@ -381,7 +382,7 @@ def columns_of(
         if column.casefold() in folded:
             columns[ours] = folded[column.casefold()]
         elif column:
-            raise RowError(f"columns.{ours}: there is no column {column!r}, only {', '.join(folded.values())}")
+            raise RowError(f"columns.{ours}: there is no column {column!r}, only {', '.join(names)}")
     return columns
 
 

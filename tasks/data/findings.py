@@ -37,6 +37,11 @@ class Findings:
         """Add a file or row that can't be read."""
         self.problems.append(Problem(str(where), reason))
 
+    def add_error(self, error: UserError) -> None:
+        """Add a file that can't be read on; its error begins with its name."""
+        where, _, reason = str(error).partition(": ")
+        self.add_problem(where, reason)
+
     def drop(self, rule: str, row_id: str, reason: str, *, source: str = "", text: str = "") -> None:
         """Add a row that a rule left out."""
         self.dropped.append({"id": row_id, "source": source, "rule": rule, "reason": reason, "text": text[:KEPT]})
