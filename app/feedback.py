@@ -21,7 +21,7 @@ from app.quarantine import Quarantine
 from app.settings import Settings
 from llm.chat import Message
 from llm.objectives import CHAT, CLASSIFY
-from tasks.data.textfiles import tidy
+from tasks.data.files import tidy
 from tasks.params.slices import find_dataset
 from tasks.served import cleaning_module
 

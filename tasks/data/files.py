@@ -225,7 +225,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 if charset is None:
                     reason = f"byte {line[error.start]:#04x} is not {encoding.upper()}"
                     raise UserError(f"{path}, row {row}: {reason}; save the file as UTF-8, such as by iconv") from None
-                logger.warning("%s, row %d: not UTF-8, so it is read as %s", path, row, charset)
+                logger.warning("%s: not UTF-8, so it is read as %s", place_of(path, row), charset)
                 encoding = charset
                 text = line.decode(encoding, errors="replace")
             is_ascii = is_ascii and line.isascii()

@@ -223,10 +223,10 @@ def read_labelled(
                 unlabelled.setdefault(path if form == "mbox" else mailbox, []).append(path)
         except UserError as error:
             findings.add_error(error)
-    for place, files in unlabelled.items():
-        glob = place.name if place in files else f"{place.name}/*"
+    for mailbox, files in unlabelled.items():
+        glob = mailbox.name if mailbox in files else f"{mailbox.name}/*"
         reason = f"no name says which of {', '.join(labels.names)} it is: {len(files)} files, such as {files[0].name}"
-        findings.add_problem(place, f"{reason}; say it by --label-of '{glob}={labels.names[0]}'")
+        findings.add_problem(mailbox, f"{reason}; say it by --label-of '{glob}={labels.names[0]}'")
     logger.info("%d files", len(paths))
 
 
