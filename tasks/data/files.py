@@ -138,7 +138,7 @@ def suffix_of(path: PurePath) -> str:
 
 
 @contextmanager
-def open_plain(path: Path) -> Generator[io.BufferedReader]:
+def open_plain(path: Path) -> Generator["io.BufferedReader[Any]"]:
     """Open a file's bytes, decompressed. Reading raises UserError if they can't be decompressed."""
     opener = COMPRESSIONS.get(path.suffix.lower(), open)
     with io.BufferedReader(opener(path, "rb"), 2**20) as file:
@@ -195,7 +195,7 @@ def is_message(text: str) -> bool:
 # ---- texts
 
 
-def _byte_lines(path: Path, file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+def _byte_lines(path: Path, file: "io.BufferedReader[Any]") -> Iterator[tuple[int, bytes]]:
     """The lines of a file, each with its number from 1 and its end. Raises UserError for one that is too long."""
     for row, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1):
         if len(line) > LONGEST_LINE:

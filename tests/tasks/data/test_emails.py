@@ -1,11 +1,11 @@
 import json
 
+import great_expectations as gx
 import pandas as pd
 from form_files import put
 
 from tasks.data import emails
 from tasks.data.findings import Findings
-from tasks.data.quality import Check, validate
 
 
 def test_emails_of_messages_and_tables_are_one_table_in_the_order_of_paths(tmp_path):
@@ -28,7 +28,8 @@ def test_emails_of_messages_and_tables_are_one_table_in_the_order_of_paths(tmp_p
         ["more.jsonl#2", "more.jsonl", "s", "b", "ham", "s\nb"],
         ["source/data/spam-2/1.json", "source/data/spam-2", "Hello", "Buy this now", "spam", "Hello\nBuy this now"],
     ]
-    validate("emails", [Check("rows", [table], emails.expectations(params))]).require_success()
+    batch = gx.get_context(mode="ephemeral").data_sources.pandas_default.read_dataframe(table)
+    assert batch.validate(gx.ExpectationSuite(name="emails", expectations=emails.expectations(params))).success
 
 
 def test_thread_is_one_group_and_a_subject_of_one_word_makes_none():
