@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm.errors import UserError
-from tasks.data.formats.messages import message_bytes, messages
-from tasks.data.sniff import sniff, suffix_of
-from tasks.data.textfiles import read_bytes
+from tasks.data.files import TABLES, form_of, message_bytes, read_bytes, read_messages, suffix_of
 
 NO_TEXT = "it is no text"
 TABLE = "it is a table; send its rows to /classify of a server"
@@ -46,11 +44,11 @@ def read_mails(files: list[str]) -> Iterator[tuple[Place, Row]]:
 
 def _of_file(name: str) -> Iterator[tuple[Place, Row]]:
     path = Path(name)
-    form = sniff(path)
-    if form in ("csv", "json", "jsonl", "parquet"):
+    form = form_of(path)
+    if form in TABLES:
         yield Place(name), {"error": TABLE}
     elif form == "mbox":
-        mails = messages(path)
+        mails = read_messages(path)
         first = [*islice(mails, 2)]
         for number, content in enumerate(chain(first, mails), 1):
             yield Place(name, number if len(first) > 1 else None), {"message": content}

@@ -138,7 +138,7 @@ def suffix_of(path: PurePath) -> str:
 
 
 @contextmanager
-def open_plain(path: Path) -> Generator[io.BufferedReader]:
+def open_plain(path: Path) -> Generator["io.BufferedReader[Any]"]:
     """Open a file's bytes, decompressed. Reading raises UserError if they can't be decompressed."""
     opener = COMPRESSIONS.get(path.suffix.lower(), open)
     with io.BufferedReader(opener(path, "rb"), 2**20) as file:
@@ -195,7 +195,7 @@ def is_message(text: str) -> bool:
 # ---- texts
 
 
-def _byte_lines(path: Path, file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+def _byte_lines(path: Path, file: "io.BufferedReader[Any]") -> Iterator[tuple[int, bytes]]:
     """The lines of a file, each with its number from 1 and its end. Raises UserError for one that is too long."""
     for row, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1):
         if len(line) > LONGEST_LINE:
@@ -225,7 +225,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 if charset is None:
                     reason = f"byte {line[error.start]:#04x} is not {encoding.upper()}"
                     raise UserError(f"{path}, row {row}: {reason}; save the file as UTF-8, such as by iconv") from None
-                logger.warning("%s, row %d: not UTF-8, so it is read as %s", path, row, charset)
+                logger.warning("%s: not UTF-8, so it is read as %s", place_of(path, row), charset)
                 encoding = charset
                 text = line.decode(encoding, errors="replace")
             is_ascii = is_ascii and line.isascii()
@@ -372,7 +372,8 @@ def columns_of(
     """
     if strangers := configured.keys() - usual.keys():
         raise UserError(f"columns: {min(strangers)!r} is not one of {', '.join(usual)}")
-    folded = {name.strip().casefold(): name for name in reversed(list(names))}
+    names = list(names)
+    folded = {name.strip().casefold(): name for name in reversed(names)}
     if usual.keys() <= folded.keys():
         configured = {}
     columns: dict[str, str] = {}
@@ -381,7 +382,7 @@ def columns_of(
         if column.casefold() in folded:
             columns[ours] = folded[column.casefold()]
         elif column:
-            raise RowError(f"columns.{ours}: there is no column {column!r}, only {', '.join(folded.values())}")
+            raise RowError(f"columns.{ours}: there is no column {column!r}, only {', '.join(names)}")
     return columns
 
 

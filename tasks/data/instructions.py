@@ -58,8 +58,7 @@ def read(folder: Path, params: Params, findings: Findings) -> pd.DataFrame:
         try:
             rows += _rows_of_file(path, name, columns=params.columns, findings=findings)
         except UserError as error:
-            where, _, reason = str(error).partition(": ")
-            findings.add_problem(where, reason)
+            findings.add_error(error)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -222,12 +222,11 @@ def read_labelled(
                 mailbox = path.parent.parent if path.parent.name in ("cur", "new") else path.parent
                 unlabelled.setdefault(path if form == "mbox" else mailbox, []).append(path)
         except UserError as error:
-            where, _, reason = str(error).partition(": ")
-            findings.add_problem(where, reason)
-    for place, files in unlabelled.items():
-        glob = place.name if place in files else f"{place.name}/*"
+            findings.add_error(error)
+    for mailbox, files in unlabelled.items():
+        glob = mailbox.name if mailbox in files else f"{mailbox.name}/*"
         reason = f"no name says which of {', '.join(labels.names)} it is: {len(files)} files, such as {files[0].name}"
-        findings.add_problem(place, f"{reason}; say it by --label-of '{glob}={labels.names[0]}'")
+        findings.add_problem(mailbox, f"{reason}; say it by --label-of '{glob}={labels.names[0]}'")
     logger.info("%d files", len(paths))
 
 
@@ -249,7 +248,7 @@ def _header_of_headless(
         return ()
     line = first_line(path)
     separator = "\t" if form == "text" else separator_of(path)
-    cells = next(csv.reader([line], delimiter=separator), [])
+    (cells,) = list(csv.reader([line], delimiter=separator)) or [()]
     names = {name for usual in texts.values() for name in usual}
     if len(cells) != 2 or cells[0].strip().casefold() not in labels.by_value or cells[1].strip().casefold() in names:
         return ()

@@ -1,13 +1,12 @@
 """Mails in files, as `threestage classify` reads them."""
 
 import re
-from pathlib import PurePath
 
 import pytest
 
 from app.mail_files import is_message, read_mails
-from tasks.data.formats.labels import Labels
-from tasks.data.formats.mails import mails
+from tasks.data import emails
+from tasks.data.findings import Findings
 from tasks.data.mail import clean_row
 from tests.app.conftest import CHARSETS, UNAPPROVED, rows_of
 
@@ -48,13 +47,13 @@ def test_mail_files_of_each_form_are_classified_mail_by_mail(threestage, tmp_pat
 @pytest.mark.parametrize("charset", CHARSETS)
 @pytest.mark.parametrize("postmark", ["", POSTMARK], ids=["eml", "mbox"])
 def test_unicode_mail_of_any_charset_is_read_as_training_reads_it(tmp_path, charset, postmark):
-    path = tmp_path / ("mbox" if postmark else "mail.eml")
+    path = tmp_path / "ham" / ("mbox" if postmark else "mail.eml")
+    path.parent.mkdir()
     path.write_bytes(postmark.encode() + CHARSETS[charset])
-    labels = Labels(("ham", "spam"))
-    (learned,) = mails(path, PurePath("ham", path.name), labels, columns={})
+    learned = emails.read(tmp_path, emails.Params(), Findings()).iloc[0]
     ((_, row),) = read_mails([str(path)])
-    assert clean_row(row) == learned.texts
-    assert learned.texts["body"] in CHARSETS[charset].decode(charset)
+    assert clean_row(row) == learned[["subject", "body"]].to_dict()
+    assert learned["body"] in CHARSETS[charset].decode(charset)
 
 
 def test_classify_prints_a_verdict_above_the_phrases_that_moved_it(threestage, tmp_path):
