@@ -18,7 +18,7 @@ ifneq ($(shell $(USABLE) && echo usable),usable)
 .PHONY: $(READY)
 endif
 
-.PHONY: help run serve test test-quick test-processors lint notebooks site ui tidy clean
+.PHONY: help run serve test test-quick test-processors lint notebooks site ui clean
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
@@ -77,9 +77,6 @@ ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 	while kill -0 $$mlflow && kill -0 $$!; do sleep 1; done 2>/dev/null; \
 	kill -0 $$mlflow 2>/dev/null && echo "Prefect has ended, and MLflow with it" || echo "MLflow has ended, and Prefect with it"; \
 	exit 1
-
-tidy: $(READY) ## list old versions, weights and trainings that nothing needs; with YES=1, remove them
-	@$(BIN)/threestage tidy $(if $(filter 1 yes,$(YES)),--yes)
 
 # Nothing makes these again; the rest that `clean` removes comes back by itself.
 RECORDS = $(wildcard .threestage .prefect mlflow.db mlflow.db-* mlartifacts mlruns)

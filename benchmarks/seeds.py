@@ -30,7 +30,6 @@ import yaml
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.params.load import load_smoke, reduced
 from tasks.stages.lock import STATE
 from tasks.stages.names import FOUNDATION, PARAMS_FILE, REPLAY, evaluation_stage, model_names, training_stage
 from tasks.stages.yaml_text import merged, read_yaml
@@ -152,12 +151,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--applications", nargs="+", choices=names, default=names, metavar="NAME", help="all by default"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="SEED", help="1 2 3 by default")
-    parser.add_argument("--smoke", action="store_true", help="the small parameters of a smoke run, to try the command")
     parser.add_argument("--kept", type=Path, default=STATE / "seeds", metavar="FOLDER", help="where metrics are kept")
     options = parser.parse_args(arguments)
     values = read_yaml(PARAMS_FILE)
-    if options.smoke:
-        values = reduced(values, load_smoke())
     for model in options.applications:
         try:
             results = measured_seeds(values, model, options.seeds, kept=options.kept)

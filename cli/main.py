@@ -18,11 +18,10 @@ from cli.classify import classify
 from cli.data import data
 from cli.export import export
 from cli.feedback import feedback
-from cli.pipeline import smoke, status
-from cli.registry import lineage, register, reproduce, tidy
+from cli.registry import lineage, register
 from cli.review import review
 from cli.run import run
-from cli.scheduled import deploy, notify, overdue
+from cli.scheduled import deploy
 from cli.serve import serve
 from cli.shared import to_person
 from cli.stages import evaluate, fetch, finetune, load_published, preprocess, pretrain, replay
@@ -34,10 +33,10 @@ SUMMARY = 60
 EXTRA = ("fastapi", "gradio", "prometheus_client", "uvicorn")
 
 COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "The pipeline": (run, status, smoke),
+    "The pipeline": (run,),
     "Its stages": (fetch, preprocess, load_published, pretrain, replay, finetune, evaluate),
-    "The registry": (register, review, lineage, reproduce, tidy),
-    "Scheduled runs": (deploy, notify, overdue),
+    "The registry": (register, review, lineage),
+    "Scheduled runs": (deploy,),
     "The models": (chat, classify, serve, export),
     "Your data": (data, feedback),
 }

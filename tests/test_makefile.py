@@ -268,12 +268,6 @@ def test_stopping_ends_both_servers(ready, sent):
     assert not _alive(ready, "uvicorn")
 
 
-def test_clean_removes_records_after_a_yes_alone(ready):
-    for argument, option in {"": "", "YES=0": "", "YES=no": "", "YES=1": " --yes", "YES=yes": " --yes"}.items():
-        assert _make(ready, "tidy", *filter(None, [argument])).returncode == 0
-        assert _calls(ready) == [f"tidy{option}"]
-
-
 def _clean(folder: Path, *arguments: str, answer: str | None = None) -> tuple[int, str]:
     """The exit code of `make clean` and what it printed, on a terminal where somebody answers."""
     main, terminal = pty.openpty()

@@ -1,6 +1,6 @@
 """All versions in the registry, at a glance.
 
-A SQLite store is read directly: to import MLflow takes seconds, and `threestage status` shows four of its tables.
+A SQLite store is read directly: to import MLflow takes seconds, and a command needs four of its tables.
 """
 
 import json

@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -17,7 +16,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from pydantic import TypeAdapter
 
-from tasks.registry.code_files import CODE, DATA, new_code
 from tasks.registry.git import git_text
 from tasks.registry.server import if_there
 from tasks.stages.hashes import Hashes
@@ -25,6 +23,9 @@ from tasks.stages.lock import workspace
 
 RECORD = "record.json"
 NONE = "none"
+CODE = ("app", "cli", "flows", "llm", "tasks", "pyproject.toml", "data/behavioural", "data/*.jsonl", "data/*.yaml")
+"""What makes models, as git's patterns."""
+NO_CODE = ":(exclude)*.md"
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,11 @@ def current_facts() -> dict[str, str]:
     """
     from prefect.runtime import flow_run
 
-    new = set(new_code())
     facts = {
         "git.commit": git_text("rev-parse HEAD") or NONE,
-        "git.dirty.code": _dirty(CODE, new.difference(DATA)),
-        **{f"git.dirty.{path}": _dirty([path], new & {path}) for path in DATA},
+        "git.dirty.code": _dirty(*CODE, NO_CODE),
+        "git.dirty.params.yaml": _dirty("params.yaml"),
+        "git.dirty.dvc.yaml": _dirty("dvc.yaml"),
         "workspace": workspace(),
         "machine.cpu": _cpu_model(),
         "machine.cores": str(os.cpu_count()),
@@ -94,7 +95,7 @@ def current_facts() -> dict[str, str]:
 
 def uncommitted_parts(facts: dict[str, str]) -> list[str]:
     """Which of code, params.yaml and dvc.yaml had, or may have had, uncommitted changes."""
-    return [part for part in ("code", *DATA) if facts.get(f"git.dirty.{part}") != "false"]
+    return [part for part in ("code", "params.yaml", "dvc.yaml") if facts.get(f"git.dirty.{part}") != "false"]
 
 
 def not_in_git(record: Record | None) -> str:
@@ -103,7 +104,7 @@ def not_in_git(record: Record | None) -> str:
     if facts.get("git.commit", NONE) == NONE:
         return "no git commit is known"
     parts = uncommitted_parts(facts)
-    return (facts.get("uncommitted") or f"not in git: {', '.join(parts)}") if parts else ""
+    return f"not in git: {', '.join(parts)}" if parts else ""
 
 
 def readable(record: Record) -> dict[str, str]:
@@ -124,10 +125,10 @@ def readable(record: Record) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def _dirty(paths: Sequence[str], new: Collection[str]) -> str:
-    """`true` when git sees changes below `paths` or there are new files, `unknown` without git."""
-    changes = git_text("status --porcelain --untracked-files=no --", *paths)
-    return "unknown" if changes is None else str(bool(changes or new)).lower()
+def _dirty(*paths: str) -> str:
+    """`true` when git sees changes or new files below `paths`, `unknown` without git."""
+    changes = git_text("status --porcelain --untracked-files=all --", *paths)
+    return "unknown" if changes is None else str(bool(changes)).lower()
 
 
 def _cpu_model() -> str:

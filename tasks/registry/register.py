@@ -24,11 +24,10 @@ from tasks.registry.dataset_card import DATASET_CARD, Examples, dataset_card, le
 from tasks.registry.decide import challenge, settle
 from tasks.registry.description import description
 from tasks.registry.logged_model import BYTES, code_digest, find_model, is_whole, log_model, remove_models
-from tasks.registry.record import NONE, Record, current_facts, find_run, write_record
+from tasks.registry.record import NONE, Record, current_facts, find_run, uncommitted_parts, write_record
 from tasks.registry.server import server_errors
 from tasks.registry.store import configure_tracking
 from tasks.registry.tracking import PARENT_RUN, log_inputs, log_measured, made_by
-from tasks.registry.uncommitted import uncommitted
 from tasks.registry.versions import (
     KEY,
     REJECTED,
@@ -184,14 +183,15 @@ def _register(model: str, name: str, key: str, examples: Examples) -> ModelVersi
         "training": made_by(training_stage(model), training.outs),
         "evaluation": made_by(evaluation_stage(model), evaluation.outs),
     }
-    changed = uncommitted()
-    facts = {"key": key, "uncommitted": changed.summary}
+    facts = current_facts() | {"key": key}
     for what, stage_run in runs.items():
         facts[f"run.{what}"] = stage_run.info.run_id if stage_run else NONE
     hashes = Hashes(
         training.params | evaluation.params, training.deps | evaluation.deps, training.outs | evaluation.outs
     )
-    record = Record("register", hashes, current_facts() | facts)
+    parts = uncommitted_parts(facts) if facts["git.commit"] != NONE else []
+    facts["uncommitted"] = f"not in git: {', '.join(parts)}" if parts else ""
+    record = Record("register", hashes, facts)
     source = CardSource(
         model=model,
         name=name,
@@ -211,7 +211,7 @@ def _register(model: str, name: str, key: str, examples: Examples) -> ModelVersi
         logged = logged or mlflow.get_logged_model(log_model(model))
         is_measured = facts["run.evaluation"] in [metric.run_id for metric in logged.metrics or ()]
         log_measured(source.metrics, "test", None if is_measured else logged.model_id)
-        _log_evidence(source, changed.diff, examples)
+        _log_evidence(source, examples)
     client = MlflowClient()
     if registered_model(name) is None:
         client.create_registered_model(name)
@@ -225,8 +225,8 @@ def _register(model: str, name: str, key: str, examples: Examples) -> ModelVersi
     )
 
 
-def _log_evidence(source: CardSource, diff: bytes, examples: Examples) -> None:
-    """Log reports, cards, the stages behind the version and uncommitted changes to the active run."""
+def _log_evidence(source: CardSource, examples: Examples) -> None:
+    """Log reports, cards and the stages behind the version to the active run."""
     model = source.model
     mlflow.log_artifacts(str(Path("reports/evaluation", model)), "evaluation")
     mlflow.log_artifacts(str(training_report(model)), "training")
@@ -238,8 +238,6 @@ def _log_evidence(source: CardSource, diff: bytes, examples: Examples) -> None:
         lineage.mkdir()
         behind = stages_behind(training_stage(model), evaluation_stage(model))
         (lineage / "stages.json").write_text(json.dumps(behind, indent=1) + "\n")
-        if diff:
-            (lineage / "uncommitted.diff").write_bytes(diff)
         mlflow.log_artifacts(folder)
 
 

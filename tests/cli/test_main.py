@@ -10,21 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
-from decisions import ME, NAME, compare, register, set_tags
-from dvc.repo import Repo
-from mlflow import MlflowClient
 from projects import ROOT, environment, free_ports
 from typer.testing import CliRunner
 
 from cli.main import cli
-from llm.training.checkpoint import Checkpoints
-from tasks.params.set_params import set_params
-from tasks.registry.decide import approve
 from tasks.registry.store import configure_tracking
-from tasks.registry.versions import SUPERSEDED
-from tasks.stages.dvc_process import reproduce
 from tests.app.conftest import (
     UNAPPROVED,
     any_alive,
@@ -34,15 +24,14 @@ from tests.app.conftest import (
     is_ready,
     post,
     shell,
-    tracked,
     wait_until,
 )
 
 pytestmark = pytest.mark.slow
 COMMANDS = (
-    *("run", "status", "smoke"),
+    "run",
     *("fetch", "preprocess", "load-published", "pretrain", "replay", "finetune", "evaluate"),
-    *("register", "lineage", "reproduce", "tidy", "deploy", "notify", "overdue"),
+    *("register", "lineage", "deploy"),
     *("chat", "classify", "serve", "export", "review", "data", "feedback"),
 )
 WRONG_OPTIONS = (
@@ -50,18 +39,14 @@ WRONG_OPTIONS = (
     ["chat", "--temperature", "3"],
     ["classify"],
     ["serve", "--port", "x"],
-    ["notify", "json://localhost", "--name", "Two Words"],
 )
 IN_PROJECT = (
     ["run"],
-    ["status"],
     ["fetch", "corpus"],
     ["pretrain"],
     ["evaluate", "classifier"],
     ["register"],
     ["lineage", "classifier"],
-    ["reproduce", "classifier"],
-    ["tidy"],
     ["review"],
     ["review", "approve", "classifier", "--reason", "good"],
 )
@@ -132,112 +117,20 @@ finally:
         (["classify", "gone.eml"], 3, "error: gone.eml: there is no such file", ""),
         (["data", "check", "corpus", "gone.csv"], 1, "error: gone.csv: no such file or folder", ""),
         (["fetch", "corpsu"], 2, "Usage: threestage fetch ", ""),
-        (["status"], 0, "", "dvc"),
     ],
 )
-def test_import_of_heavy_libraries_waits_until_they_are_needed(pipeline, mlflow_store, command, code, reason, loaded):
+def test_import_of_heavy_libraries_waits_until_they_are_needed(
+    tmp_path, mlflow_store, monkeypatch, command, code, reason, loaded
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Path("dvc.yaml").touch()
     configure_tracking()
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *command], env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True
     )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (code, loaded)
     assert done.stderr.startswith(reason)
-
-
-# ---- status
-
-
-STAGES = """
-stages:
-  clean: {cmd: "cat raw > clean", deps: [raw], params: [foundation.train.steps], outs: [clean]}
-  train: {cmd: "cat clean > model", deps: [clean], outs: [model]}
-"""
-
-
-@pytest.fixture
-def pipeline(tmp_path, monkeypatch) -> Path:
-    """A DVC project in which nothing ever ran."""
-    monkeypatch.chdir(tmp_path)
-    Path("dvc.yaml").write_text(STAGES)
-    shutil.copy(ROOT / "params.yaml", "params.yaml")
-    Path("data").mkdir()
-    shutil.copy(ROOT / "data/replay.jsonl", "data")  # params.yaml names it
-    Path("raw").write_text("text")
-    Repo.init(no_scm=True).close()
-    return tmp_path
-
-
-def status(*options: str) -> str:
-    result = CliRunner().invoke(cli, ["status", *options])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def test_status_has_the_reasons_of_each_stale_stage(pipeline, monkeypatch):
-    never = {"clean": ["it never ran"], "train": ["it never ran"]}
-    assert json.loads(status("--json")) == {"stale": never, "follow": [], "versions": [], "interrupted": []}
-    lines = ["  clean  it never ran", "  train  it never ran", "the registry is empty"]
-    assert status().splitlines()[1:] == lines
-    assert not Path("mlflow.db").exists(), "status makes nothing"
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for stage in ("clean", "train"):
-        reproduce(stage, {})
-    assert "no stage is stale" in status()
-    set_params(["foundation.train.steps=2"])
-    Path("model").unlink()
-    assert json.loads(status("--json"))["stale"] == {
-        "clean": ["foundation.train.steps modified"],
-        "train": ["model is missing"],
-    }
-
-
-def test_status_says_what_follows_and_how_long_each_stage_took_last_time(pipeline, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for stage in ("clean", "train"):
-        reproduce(stage, {})
-    Path("raw").write_text("another text")
-    log = Path(".threestage/stages/train/log")
-    log.parent.mkdir(parents=True)
-    log.write_text("finished in 3 s\nstep 7\nfinished in 2 min 1 s; the next step\ninterrupted; ended after 4 s\n")
-    lines = ["  clean  raw modified", "  train  follows, if what it reads changes (2 min 1 s last time)"]
-    assert status().splitlines()[1:3] == lines
-    assert json.loads(status("--json"))["follow"] == ["train"]
-
-
-def test_status_has_versions_with_their_aliases_and_interrupted_trainings(pipeline, registry):
-    folder = Path(".threestage/stages/train/abc")
-    Checkpoints(folder).save(40, {"model": {"weight": torch.ones(2)}})
-    with tracked(registry):
-        report = json.loads(status("--json"))
-        text = status()
-    assert [(row["model"], row["version"], row["aliases"]) for row in report["versions"]] == [
-        ("assistant", "2", ["challenger"]),
-        ("assistant", "1", ["champion"]),
-        ("classifier", "1", ["challenger"]),
-        ("foundation", "1", ["challenger"]),
-    ]
-    assert re.search(r"^  assistant/1  \d{4}-\d\d-\d\d \d\d:\d\d\S*  champion$", text, re.MULTILINE)
-    assert report["interrupted"] == [{"stage": "train", "step": 40, "folder": str(folder)}]
-    assert "interrupted: train at step 40" in text
-
-
-def test_status_has_states_of_versions_and_failed_gates_of_an_approved_one(pipeline, mlflow_store):
-    configure_tracking()
-    register("classifier", versions=2)
-    MlflowClient().delete_registered_model_alias(NAME, "challenger")
-    set_tags(MlflowClient(), "2", state=SUPERSEDED)
-    compare("1", "f1", "drift")
-    approve("classifier", "1", **ME, despite_gates=True)
-    assert re.search(r"^  classifier/1 .*  champion, approved despite f1 and drift$", status(), re.MULTILINE)
-    assert re.search(r"^  classifier/2  \S+ \S+  superseded$", status(), re.MULTILINE)
-
-
-def test_missing_block_of_parameters_is_our_error_and_not_that_of_dvc(pipeline):
-    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    del values["foundation"]
-    Path("params.yaml").write_text(yaml.safe_dump(values))
-    assert error_of(CliRunner().invoke(cli, ["status"])) == "error: params.yaml: foundation: missing"
 
 
 # ---- processes

@@ -1,4 +1,4 @@
-"""The versions as `threestage status` lists them: MLflow's own answers are the oracle."""
+"""The versions in the registry: MLflow's own answers are the oracle."""
 
 import sqlite3
 from pathlib import Path

@@ -104,7 +104,8 @@ def test_uncommitted_parts_tell_code_parameters_and_pipeline_apart(tmp_path, mon
     assert uncommitted_parts(current_facts()) == ["params.yaml"]
     git(Path(), "config status.showUntrackedFiles no")
     Path("scratch.py").touch()
-    assert uncommitted_parts(current_facts()) == ["params.yaml"], "it is in no folder of code"
+    Path("llm/README.md").touch()
+    assert uncommitted_parts(current_facts()) == ["params.yaml"], "they make no model"
     Path("llm/new.py").touch()
     assert uncommitted_parts(current_facts()) == ["code", "params.yaml"]
 

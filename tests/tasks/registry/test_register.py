@@ -205,14 +205,12 @@ def test_register_makes_no_second_version_when_the_store_does_not_answer(registe
     assert len(MlflowClient().search_model_versions(f"name = '{NAME}'")) == 1
 
 
-def test_register_keeps_uncommitted_parameters_in_description_and_diff(project):
+def test_register_names_uncommitted_parameters_in_the_description(project):
     Path("params.yaml").write_text("f1: 0.5 # as it was\n")
     register_model("classifier")
     version = challenger()
     assert "; **not in git: params.yaml**." in version.description
     assert read_record(version.run_id).facts["uncommitted"] == "not in git: params.yaml"
-    diff = mlflow.artifacts.load_text(f"runs:/{version.run_id}/lineage/uncommitted.diff")
-    assert diff.endswith("-f1: 0.5\n+f1: 0.5 # as it was\n")
 
 
 # ---- a registration that is killed

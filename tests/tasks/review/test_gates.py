@@ -244,7 +244,6 @@ NOTHING = Hashes({}, {}, {})
     ("hashes", "facts", "finding"),
     [
         (HASHES, WHOLE | {"git.dirty.code": "true"}, "not in git: code"),
-        (HASHES, WHOLE | {"git.dirty.code": "unknown", "uncommitted": "not in git: a.py"}, "not in git: a.py"),
         (HASHES, WHOLE | {"run.training": "none"}, "missing: the run that trained it"),
         (NOTHING, WHOLE, "missing: the hash of its weights, the hash of its data"),
         (HASHES, {}, "no git commit is known; missing: the run that trained it"),

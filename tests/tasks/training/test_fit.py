@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import time
@@ -33,7 +34,6 @@ from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.command import state_folder
 from tasks.stages.lock import FINISHED, KEEP
 from tasks.training.fit import fit, training_run
-from tasks.training.interrupted import interrupted, old_trainings
 from tasks.training.progress import KEPT, log_checkpoint
 from tasks.training.report import publish
 from tasks.training.setup import Throughput, Trained, TrainingSetup
@@ -133,19 +133,9 @@ def test_checkpoints_of_a_finished_training_stay_until_dvc_has_kept_what_it_made
     assert learn() == list(range(1, 61))
     (folder,) = folders()
     assert (state_folder("pretrain") / folder / FINISHED).exists()
-    (training,) = interrupted()
-    assert str(training).startswith("pretrain at step 60, finished, but dvc has not kept it, 0.0 days old, ")
     assert learn() == []  # as after a crash of dvc
     monkeypatch.delenv(KEEP)
     assert learn() == []
-    assert folders() == []
-
-
-def test_training_that_is_stopped_after_its_first_evaluation_is_interrupted_too(stage):
-    Checkpoints(state_folder("pretrain") / "of other inputs").save(0, {"model": {"weight": torch.ones(1)}})
-    (training,) = interrupted()
-    assert training.step == 0
-    training.remove()
     assert folders() == []
 
 
@@ -191,7 +181,7 @@ def test_training_without_resume_starts_anew_in_a_run_of_its_own(stage):
     assert sorted(statuses) == ["FINISHED", "KILLED"]
 
 
-def test_checkpoints_outlive_a_change_of_parameters_or_code_and_are_listed_until_somebody_removes_them(stage, caplog):
+def test_checkpoints_outlive_a_change_of_parameters_or_code(stage, caplog):
     caplog.set_level(logging.INFO)
     code = Path("llm/model/gpt.py")
     params = Path("params.yaml")
@@ -208,31 +198,26 @@ def test_checkpoints_outlive_a_change_of_parameters_or_code_and_are_listed_until
     code.write_text(original_code + "\n")
     with pytest.raises(KeyboardInterrupt):
         learn(stop=25)
-    assert "starting afresh, as llm/model changed; an interrupted training is kept: pretrain at step 30" in caplog.text
+    assert re.search(r"starting afresh, as llm/model changed; \S+ at step 30 stays", caplog.text)
     change_params(Path(), {"foundation": {"train": {"learning_rate": 0.5}}})
     learn()
     assert "starting afresh, as foundation.train.learning_rate changed" in caplog.text
-    trainings = interrupted()
-    assert [(training.stage, training.step) for training in trainings] == [("pretrain", 20), ("pretrain", 30)]
-    assert trainings[0].made_from.params["foundation.train"]["learning_rate"] == 0.03
+    assert len(folders()) == 3  # one without a checkpoint
 
     code.write_text(original_code)
     params.write_text(original_params)
     assert learn() == list(range(31, 61))  # the first goes on where it was
-    assert [training.step for training in interrupted()] == [20]
+    assert len(folders()) == 2
 
 
-def test_tidy_removes_old_interrupted_trainings_but_for_the_newest_three(stage):
-    for days in range(1, 6):
+def test_training_removes_checkpoints_of_its_stage_that_are_older_than_a_month(stage):
+    for days in (1, 29, 31):
         checkpoints = Checkpoints(state_folder("pretrain") / f"{days} days old")
         checkpoints.save(10, {"model": {"weight": torch.ones(1)}})
         then = time.time() - 86_400 * days
-        os.utime(checkpoints.folder / "step-000010.safetensors", (then, then))
-    (old,) = old_trainings(days=4.5)
-    assert str(old).startswith("pretrain at step 10, 5.0 days old, ")
-    for training in old_trainings(days=0):
-        training.remove()
-    assert folders() == [f"{days} days old" for days in (1, 2, 3)]
+        os.utime(checkpoints.folder, (then, then))
+    learn()
+    assert folders() == ["1 days old", "29 days old"]
 
 
 def test_training_from_other_weights_under_the_same_name_is_another_run(stage):
