@@ -1,11 +1,9 @@
 """`threestage data`: how a dataset reads your files, and how a model reads a row."""
 
 import json
-import re
-import shlex
 import tempfile
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +16,7 @@ from llm.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tasks.data.problems import Problem
+    from tasks.data.findings import Findings
 
 SHOWN = 3
 """Rows of a preview."""
@@ -26,6 +24,8 @@ NAMED = 20
 """Problems that are printed."""
 LONGEST = 72
 """Characters of a value in a preview."""
+MAPS = ("label_map", "label_of", "columns")
+"""Parameters that the options fill."""
 INDENT = " " * 6
 """Before an item of datasets.<name>.sources in params.yaml."""
 NO_LINE_NEEDED = "what lies in data/inbox needs no line in params.yaml, which would add it twice: see data/README.md"
@@ -46,11 +46,7 @@ class Reading:
 
     dataset: str
     table: "pd.DataFrame"
-    problems: list["Problem"]
-
-    def stopping(self) -> list["Problem"]:
-        """The problems that stop `preprocess`."""
-        return [problem for problem in self.problems if not problem.left_out]
+    findings: "Findings"
 
 
 Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset of params.yaml, such as emails.")]
@@ -58,6 +54,9 @@ Files = Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder, a 
 Glob = Annotated[str, typer.Option("--files", metavar="GLOB", help="Read only these files of a folder or an archive.")]
 Label = Annotated[
     list[str] | None, typer.Option(metavar="VALUE=LABEL", help="A value's label: 1=spam; repeat for more.")
+]
+LabelOf = Annotated[
+    list[str] | None, typer.Option(metavar="GLOB=LABEL", help="The label of files: 'junk/*=spam'; repeat for more.")
 ]
 Column = Annotated[
     list[str] | None, typer.Option(metavar="OURS=NAME", help="A column's name: label=folder; repeat for more.")
@@ -71,7 +70,7 @@ class Checked:
     entry: dict[str, str]
     """The source as it stands in params.yaml."""
     changes: dict[str, dict[str, str]]
-    """Entries of `label_map` and `columns` of the dataset's parameters."""
+    """Entries of MAPS in the dataset's parameters."""
 
 
 @data.command()
@@ -80,6 +79,7 @@ def check(
     path: Files,
     glob: Glob = "*",
     label: Label = None,
+    label_of: LabelOf = None,
     column: Column = None,
 ) -> None:
     """Print what a dataset reads from files: rows, problems, and the block to paste.
@@ -87,7 +87,12 @@ def check(
     Exit code: 1 where something stops `preprocess`.
     """
     in_project()
-    checked = _check(dataset, path, glob=glob, labels=label or [], columns=column or [])
+    changes = {
+        "label_map": _pairs(label or [], "--label {}: write VALUE=LABEL, such as 1=spam"),
+        "label_of": _pairs(label_of or [], "--label-of {}: write GLOB=LABEL, such as 'junk/*=spam'"),
+        "columns": _pairs(column or [], "--column {}: write OURS=NAME, such as label=folder"),
+    }
+    checked = _check(dataset, path, glob=glob, changes=changes)
     if _is_in_inbox(path):
         typer.echo(NO_LINE_NEEDED)
         return
@@ -142,14 +147,10 @@ def _is_in_inbox(path: str) -> bool:
     return Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve())
 
 
-def _check(dataset: str, path: str, *, glob: str, labels: list[str], columns: list[str]) -> Checked:
+def _check(dataset: str, path: str, *, glob: str, changes: dict[str, dict[str, str]]) -> Checked:
     """Print how a dataset reads files. Exits with 1 where something stops `preprocess`."""
     from tasks.data.sources import Source, pinned, write_source
 
-    changes = {
-        "label_map": _pairs(labels, "--label {}: write VALUE=LABEL, such as 1=spam"),
-        "columns": _pairs(columns, "--column {}: write OURS=NAME, such as label=folder"),
-    }
     source = pinned(Source(source=path, files=glob))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
@@ -157,7 +158,7 @@ def _check(dataset: str, path: str, *, glob: str, labels: list[str], columns: li
         reading = _read(dataset, folder, changes)
     typer.echo(f"{path}: {fetched['bytes']:,} bytes")
     _print_reading(reading, folder)
-    if reading.stopping() or reading.table.empty:
+    if reading.findings.problems or reading.table.empty:
         raise typer.Exit(1)
     sha256 = None if path.startswith("hf:") else fetched["sha256"]
     entry = {"source": source.source, "sha256": sha256, "files": glob}
@@ -165,30 +166,27 @@ def _check(dataset: str, path: str, *, glob: str, labels: list[str], columns: li
 
 
 def _read(name: str, folder: Path, changes: Mapping[str, Mapping[str, str]]) -> Reading:
-    """A dataset's reading of a folder; `changes` are added to `label_map` and `columns` of its parameters."""
+    """A dataset's reading of a folder; `changes` are added to its parameters MAPS."""
     import pandas as pd
 
-    from tasks.data.problems import Problem
+    from tasks.data.findings import Findings
+    from tasks.data.preprocess import find_dataset
     from tasks.params.load import load_preprocess
-    from tasks.params.slices import find_dataset
     from tasks.stages.names import dataset_names
 
     names = dataset_names()
     if name not in names:
         raise UserError(f"there is no dataset {name!r}; those are {', '.join(names)}")
-    dataset = find_dataset(name)
     params = load_preprocess(name)
     changed = {key: getattr(params, key) | new for key, new in changes.items() if new and hasattr(params, key)}
-    if changed:
-        params = type(params)(**params.model_dump() | changed)
-    problems: list[Problem] = []
+    params = type(params)(**params.model_dump() | changed)
+    findings = Findings()
+    table = pd.DataFrame()
     try:
-        table = dataset.check(folder, params, problems) if dataset.check else dataset.read(folder, params)
+        table = find_dataset(name).read(folder, params, findings)
     except UserError as error:
-        table = pd.DataFrame()
-        where, _, reason = str(error).partition(": ")
-        problems.append(Problem(where, reason))
-    return Reading(name, table, problems)
+        findings.add_error(error)
+    return Reading(name, table, findings)
 
 
 def _pairs(texts: list[str], mistake: str) -> dict[str, str]:
@@ -213,45 +211,29 @@ def _print_reading(reading: Reading, folder: Path) -> None:
 
 
 def _print_problems(reading: Reading, folder: str) -> None:
-    """The problems, without the scratch folder in their places, and what to do about unknown labels."""
-    problems = reading.problems
-    if not problems:
-        return
-    stopping = len(reading.stopping())
-    left_out = len(problems) - stopping
-    typer.echo(f"problems: {stopping} that stop the stage{f', {left_out} rows left out' if left_out else ''}")
-    for problem in problems[:NAMED]:
-        typer.echo(f"  {problem}".replace(folder, ""))
-    if len(problems) > NAMED:
-        typer.echo(f"  and {len(problems) - NAMED} more")
-    if unknown := sorted(_unknown_labels(problems))[:NAMED]:
-        options = " ".join(f"--label {shlex.quote(label)}=…" for label in unknown)
-        typer.echo(f"map these labels with {options}")
-        labels = list(reading.table["label"].unique()) if "label" in reading.table else []
-        names = ", ".join(labels + unknown)
-        typer.echo(f"or keep them, below datasets.{reading.dataset}.preprocess: labels: [{names}]")
-
-
-def _unknown_labels(problems: Sequence["Problem"]) -> set[str]:
-    """The labels that the dataset does not know."""
-    matches = [re.match(r"label '(.*)' is not one of", problem.reason) for problem in problems]
-    return {match[1] for match in matches if match}
+    """The problems and the dropped rows, without the scratch folder in their places."""
+    problems = list(map(str, reading.findings.problems))
+    dropped = [f"{row['id']}: {row['reason']}" for row in reading.findings.dropped]
+    for title, lines in (("problems that stop the stage", problems), ("rows left out", dropped)):
+        if lines:
+            typer.echo(f"{title}: {len(lines)}")
+        for line in lines[:NAMED]:
+            typer.echo(f"  {line}".replace(folder, ""))
+        if len(lines) > NAMED:
+            typer.echo(f"  and {len(lines) - NAMED} more")
 
 
 def _print_rows(reading: Reading) -> None:
     if reading.table.empty:
         return
-    from tasks.params.slices import find_dataset
+    from tasks.data.preprocess import find_dataset
     from tasks.registry.markup import cut
 
-    feedback = find_dataset(reading.dataset).feedback or ()
-    columns = [column for column in ("label", "text", *feedback) if column in reading.table]
-    if not columns:
-        columns = [column for column in reading.table if column != "id"]
+    columns = [column for column in ("label", *find_dataset(reading.dataset).TEXTS) if column in reading.table]
     for row in reading.table.head(SHOWN).to_dict("records"):
         typer.echo(f"  {row['id']}")
         for column in columns:
-            if str(row[column]).strip():
+            if str(row[column]).strip(" []"):
                 typer.echo(f"    {column}: {cut(row[column], LONGEST)}")
 
 

@@ -20,7 +20,8 @@ from prefect.cache_policies import NO_CACHE
 
 from llm.files import atomic_folder, write_atomic
 from llm.formats.tokenizer_json import save_tokenizer
-from tasks.data import corpus, preprocess as tables
+from tasks.data import corpus
+from tasks.data import preprocess as tables
 from tasks.data.duplicates import first_of_groups
 from tasks.data.findings import Findings
 from tasks.data.inbox import open_inbox

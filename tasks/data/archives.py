@@ -11,11 +11,11 @@ from tarfile import ReadError
 from typing import Any, Self
 
 from llm.errors import UserError
-from tasks.data.compression import SUFFIXES, open_plain
+from tasks.data.files import COMPRESSIONS, TARS, open_plain
 from tasks.stages.progress_bar import ProgressBar
 
 ZIP = (".zip", ".whl")
-TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar{suffix}" for suffix in SUFFIXES))
+TAR = (".tar", *TARS, *(f".tar{suffix}" for suffix in COMPRESSIONS))
 OFFICE = (".docx", ".epub", ".odp", ".ods", ".odt", ".pptx", ".xlsx")  # zip files, but no archives of data
 CHUNK = 2**20
 UNREADABLE = (OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)

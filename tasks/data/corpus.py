@@ -1,7 +1,7 @@
 """The corpus: unlabelled text, which becomes documents, and these become token files.
 
-It may be larger than memory. Documents are cleaned a batch at a time, on all cores, and written to one Arrow file, which
-is read through a memory map; memory holds id, source, length and MinHashes of each.
+It may be larger than memory. Documents are cleaned a batch at a time, on all cores, and written to one Arrow file, from
+which each text is read when it is needed. Memory holds id, source, length and MinHashes of each.
 """
 
 import logging
@@ -37,8 +37,8 @@ from tasks.data.files import (
 )
 from tasks.data.findings import Findings
 from tasks.data.mail.html import html_text
-from tasks.data.preprocess import IN_INBOX, drop_lengths, drop_repetition
 from tasks.data.personal import mask, mask_rows
+from tasks.data.preprocess import IN_INBOX, drop_lengths, drop_repetition
 from tasks.data.quality import cell_expectations
 from tasks.data.shingles import text_hashes
 from tasks.data.splits import Split, check_train_only, draw_splits, is_train_only
@@ -290,7 +290,9 @@ def write_rows(
     return table.astype({"source": "category", "length": int})
 
 
-def read_clean(raw: Path, inbox: Path, params: Params, findings: Findings, *, work: Path) -> tuple[pd.DataFrame, StoredTexts]:
+def read_clean(
+    raw: Path, inbox: Path, params: Params, findings: Findings, *, work: Path
+) -> tuple[pd.DataFrame, StoredTexts]:
     """The clean documents of the raw files, and after them those of the inbox, which are only learned from."""
     path = work / "rows.arrow"
 
@@ -313,9 +315,7 @@ def read_clean(raw: Path, inbox: Path, params: Params, findings: Findings, *, wo
     return table, StoredTexts(path)
 
 
-def drop_duplicates(
-    table: pd.DataFrame, texts: Sequence[str], params: Params, findings: Findings
-) -> pd.DataFrame:
+def drop_duplicates(table: pd.DataFrame, texts: Sequence[str], params: Params, findings: Findings) -> pd.DataFrame:
     """Drop all near duplicates but the first; the index keeps the positions."""
     first = first_of_groups(texts, params.near_duplicate)
     for position in np.flatnonzero(first != np.arange(len(first))).tolist():

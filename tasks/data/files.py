@@ -40,6 +40,7 @@ LONGEST_LINE = 64 * 2**20  # bytes; people write shorter ones, and a line takes 
 LARGEST = 64 * 2**20  # bytes of a text that is read as a whole; HTML takes 14 times as much memory, JSON 9 times
 BATCH = 16  # rows of a Parquet file in memory; a value of megabytes may stand in each of them for a few bytes of file
 COMPRESSIONS = {".gz": gzip.open, ".zst": zstd.open, ".xz": lzma.open, ".bz2": bz2.open}
+TARS = {".tgz": gzip.open, ".tzst": zstd.open, ".txz": lzma.open, ".tbz2": bz2.open}
 BROKEN = (zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstd.ZstdError, EOFError)
 TABLES = ("csv", "json", "jsonl", "parquet")
 PROSE = (".log", ".markdown", ".md", ".rst", ".tex", ".text", ".txt")
@@ -140,7 +141,7 @@ def suffix_of(path: PurePath) -> str:
 @contextmanager
 def open_plain(path: Path) -> Generator["io.BufferedReader[Any]"]:
     """Open a file's bytes, decompressed. Reading raises UserError if they can't be decompressed."""
-    opener = COMPRESSIONS.get(path.suffix.lower(), open)
+    opener = {**COMPRESSIONS, **TARS}.get(path.suffix.lower(), open)
     with io.BufferedReader(opener(path, "rb"), 2**20) as file:
         try:
             yield file

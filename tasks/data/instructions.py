@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
 COLUMNS = ["id", "source", "kind", "wording", "instruction", "input", "output", "answers", "history", "system", "group"]
-TEXTS = {"system": (0, 2_000), "history": (0, 1_000), "instruction": (1, 2_000), "input": (0, 10_000), "output": (1, 10_000)}
+TEXTS = {
+    "system": (0, 2_000),
+    "history": (0, 1_000),  # turns
+    "instruction": (1, 2_000),
+    "input": (0, 10_000),
+    "output": (1, 10_000),
+}
 USUAL = {
     "instruction": ("instruction", "prompt", "question", "query"),
     "input": ("input", "context"),

@@ -106,9 +106,7 @@ def compared_text(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     return pd.Series(texts, index=table.index, dtype=object)
 
 
-def drop_lengths(
-    table: pd.DataFrame, lengths: Mapping[str, tuple[int, int]], findings: Findings
-) -> pd.DataFrame:
+def drop_lengths(table: pd.DataFrame, lengths: Mapping[str, tuple[int, int]], findings: Findings) -> pd.DataFrame:
     """Drop rows with a text that is too short or too long: an outlier does not stop the stage."""
     reasons = pd.Series(None, index=table.index, dtype=object)
     for column, (least, most) in lengths.items():
@@ -158,7 +156,7 @@ def split(table: pd.DataFrame, dataset: Dataset, params: Split, findings: Findin
     unit is in a file named validation or test.
     """
     text = compared_text(table, list(dataset.TEXTS))
-    units = text_hashes(table["group"] if "group" in table else text)
+    units = text_hashes(table.get("group", text))
     given = given_splits(table)
     train_only = is_train_only(table, params)
     is_drawn = given.isna().to_numpy()

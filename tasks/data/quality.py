@@ -156,9 +156,7 @@ def validate(
     for check, (table, expectations) in {"rows": rows, "summary": summary}.items():
         batch = source.add_dataframe_asset(check).add_batch_definition_whole_dataframe("all")
         suite = context.suites.add(gx.ExpectationSuite(name=check, expectations=expectations))
-        definition = context.validation_definitions.add(
-            gx.ValidationDefinition(name=check, data=batch, suite=suite)
-        )
+        definition = context.validation_definitions.add(gx.ValidationDefinition(name=check, data=batch, suite=suite))
         results[check] = definition.run(
             batch_parameters={"dataframe": table},
             result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]},

@@ -100,9 +100,7 @@ def _texts_of_splits(rows: pd.DataFrame, texts: Sequence[str]) -> Iterator[dict[
     """The texts of each split, a batch at a time."""
     for batch in batches(rows["length"].tolist()):
         of_batch = rows.iloc[batch.start : batch.stop]
-        yield {
-            split: [texts[position] for position in of_batch.index[of_batch["split"] == split]] for split in SPLITS
-        }
+        yield {split: [texts[position] for position in of_batch.index[of_batch["split"] == split]] for split in SPLITS}
 
 
 def _encode_splits(encoding: tiktoken.Encoding, texts_of_split: Mapping[str, list[str]]) -> dict[str, Tokens]:

@@ -1,6 +1,6 @@
 """The blocks of params.yaml as frozen, validated classes.
 
-A dataset's `preprocess` section is the class `params` of tasks/datasets/<name>.py; the `train` and `evaluate` sections
+A dataset's `preprocess` section is the class `Params` of tasks/data/<name>.py; the `train` and `evaluate` sections
 of a model are those of tasks/applications/<name>. Everything else has one form for all.
 """
 
@@ -115,7 +115,7 @@ def parse_dataset(name: str, values: Any, path: Path) -> DatasetBlock:
         dataset = find_dataset(name)
     except UserError as error:
         raise UserError(f"{path}: {key}: {error}") from None
-    block = create_model(name, __base__=DatasetBlock, preprocess=(dataset.params, ...))
+    block = create_model(name, __base__=DatasetBlock, preprocess=(dataset.Params, ...))
     return validated(block, values, key=key, file=path)
 
 

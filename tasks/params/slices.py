@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llm.errors import UserError
 
 if TYPE_CHECKING:  # they load pandas and torch, which a check of params.yaml does not need
-    from tasks.data.dataset import Dataset
+    from tasks.data.preprocess import Dataset
     from tasks.measures.description import Evaluation
     from tasks.training.description import Training
 
@@ -19,8 +19,8 @@ params.yaml as they are written, and `block` is the application's, whose dataset
 
 
 def find_dataset(name: str) -> Dataset:
-    """The dataset in tasks/datasets/<name>.py. Raises UserError without that file."""
-    dataset: Dataset = _required(f"tasks.datasets.{name}").DATASET
+    """The dataset in tasks/data/<name>.py. Raises UserError without that file."""
+    dataset: Dataset = _required(f"tasks.data.{name}")
     return dataset
 
 

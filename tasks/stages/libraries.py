@@ -14,6 +14,7 @@ from llm.errors import UserError
 from llm.files import write_atomic
 
 LIBRARIES = (
+    "charset-normalizer",
     "ftfy",
     "great-expectations",
     "lxml",
@@ -22,7 +23,7 @@ LIBRARIES = (
     "pandas",
     "py3langid",
     "pyarrow",
-    "pyyaml",
+    "rensa",
     "rouge-score",
     "safetensors",
     "scikit-learn",

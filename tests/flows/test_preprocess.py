@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 from dataset_rows import as_rows, as_table
 from projects import ROOT
-
-from llm.errors import UserError
 from tasks.data.cleaning.record import Record, recorded
 from tasks.data.dataset import Dataset
+from tasks.data.rows import Rows
+from tasks.data.steps import Preprocessing, add_inbox, check, read_inbox, read_rows, split_rows, summarise
+
+from llm.errors import UserError
 from tasks.data.duplicates import without_duplicates
 from tasks.data.inbox import open_inbox
-from tasks.data.rows import Rows
 from tasks.data.splits import SPLITS, Split
-from tasks.data.steps import Preprocessing, add_inbox, check, read_inbox, read_rows, split_rows, summarise
 from tasks.params.slices import find_dataset
 
 PARAMS = {"seed": 1, "validation": 0.1, "test": 0.1, "near_duplicate": 0.8}

@@ -29,9 +29,7 @@ def cleaned(folder: Path, findings: Findings | None = None, params: Params = PAR
     """The clean documents below `folder/raw`, and those below `folder/inbox`."""
     (folder / "work").mkdir(exist_ok=True)
     (folder / "inbox").mkdir(exist_ok=True)
-    table, texts = read_clean(
-        folder / "raw", folder / "inbox", params, findings or Findings(), work=folder / "work"
-    )
+    table, texts = read_clean(folder / "raw", folder / "inbox", params, findings or Findings(), work=folder / "work")
     return table.assign(text=list(texts))
 
 

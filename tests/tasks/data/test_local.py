@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from archive_files import files_below
 from pydantic import ValidationError
+from tasks.data.textfiles import raw_files
 
 from llm.errors import UserError, UserFileError
 from tasks.data.local import find_files
 from tasks.data.sources import Source, source_name, write_source
-from tasks.data.textfiles import raw_files
 
 
 def test_source_may_be_a_path_alone(tmp_path):

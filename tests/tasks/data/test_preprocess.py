@@ -190,7 +190,7 @@ def test_files_without_a_row_and_unknown_datasets_are_errors(table: pd.DataFrame
     (RAW / "real.jsonl").write_text("\n")
     with pytest.raises(UserError, match="data/raw/emails"):
         processed()
-    with pytest.raises(UserError, match="tasks/data/emials.py"):
+    with pytest.raises(UserError, match=r"tasks/data/emials\.py"):
         find_dataset("emials")
 
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from params_files import GONE, OURS, write_params
 from pydantic import BaseModel
-
 from tasks.data.gates import Gates as DataGates
+
 from tasks.params.blocks import Gates
 from tasks.params.load import (
     check_outline,

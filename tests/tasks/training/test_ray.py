@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from projects import change_params
+from tasks.datasets.corpus import Params, read_parts
 
 from llm.chat import Chat
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
@@ -32,7 +33,6 @@ from llm.objectives.language_model import continuations, objective
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import train
 from llm.training.workers import ALONE, Workers
-from tasks.datasets.corpus import Params, read_parts
 from tasks.stages.ray_cluster import Cluster, map_in_order
 from tasks.training.ray import train_on_ray
 from tasks.training.setup import Throughput, TrainingSetup
