@@ -170,8 +170,8 @@ def _read(name: str, folder: Path, changes: Mapping[str, Mapping[str, str]]) -> 
     import pandas as pd
 
     from tasks.data.findings import Findings
-    from tasks.data.preprocess import find_dataset
     from tasks.params.load import load_preprocess
+    from tasks.params.slices import find_dataset
     from tasks.stages.names import dataset_names
 
     names = dataset_names()
@@ -226,7 +226,7 @@ def _print_problems(reading: Reading, folder: str) -> None:
 def _print_rows(reading: Reading) -> None:
     if reading.table.empty:
         return
-    from tasks.data.preprocess import find_dataset
+    from tasks.params.slices import find_dataset
     from tasks.registry.markup import cut
 
     columns = [column for column in ("label", *find_dataset(reading.dataset).TEXTS) if column in reading.table]

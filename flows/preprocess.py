@@ -28,6 +28,7 @@ from tasks.data.inbox import open_inbox
 from tasks.data.quality import Validation, summarise, summary_expectations, validate
 from tasks.data.splits import Split
 from tasks.data.tokens import texts_to_learn, write_tokens
+from tasks.params.slices import find_dataset
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import current_stage, state_folder
 from tasks.stages.process_pool import pool
@@ -39,7 +40,7 @@ step = partial(task, cache_policy=NO_CACHE, persist_result=False)
 @flow(flow_run_name="preprocess-{name}")
 def preprocess(name: str, params: Split) -> None:
     """Clean, de-duplicate, split and check a raw dataset; write nothing unless every check passes."""
-    dataset = tables.find_dataset(name)
+    dataset = find_dataset(name)
     raw = Path("data/raw") / name
     inbox = open_inbox(name)
     with (

@@ -320,8 +320,9 @@ def drop_duplicates(table: pd.DataFrame, texts: Sequence[str], params: Params, f
     first = first_of_groups(texts, params.near_duplicate)
     for position in np.flatnonzero(first != np.arange(len(first))).tolist():
         reason = f"as {table.at[first[position], 'id']}"
-        source = table.at[position, "source"]
-        findings.drop("near_duplicates", table.at[position, "id"], reason, source=source, text=texts[position])
+        row_id = str(table.at[position, "id"])
+        source = str(table.at[position, "source"])
+        findings.drop("near_duplicates", row_id, reason, source=source, text=texts[position])
     return table[first == np.arange(len(first))]
 
 

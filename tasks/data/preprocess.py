@@ -6,7 +6,7 @@ The tables of labelled texts and instructions fit in memory. The corpus does not
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import import_module
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,16 +54,6 @@ class Dataset(Protocol):
     def expectations(self, params: Any) -> "list[Expectation]":
         """The expectations of Great Expectations on the rows."""
         ...
-
-
-def find_dataset(name: str) -> Any:
-    """The module tasks/data/<name>.py. Raises UserError without that file."""
-    try:
-        return import_module(f"tasks.data.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"tasks.data.{name}":
-            raise
-        raise UserError(f"there is no tasks/data/{name}.py, which says how to read the dataset {name}") from None
 
 
 def read(dataset: Dataset, folder: Path, params: Split, findings: Findings) -> pd.DataFrame:
@@ -197,14 +187,18 @@ def shares_before(table: pd.DataFrame, column: str) -> pd.Series:
     lines = table[column].map(long_lines)
     rows = Counter(chain.from_iterable(lines))
     common = {line for line, count in rows.items() if count > max(FEW, SHARE * len(table))}
+    lines = lines.map(lambda row_lines: row_lines - common)
     earlier: set[str] = set()
-    shares = pd.Series(0.0, index=table.index)
+    shares: list[pd.Series] = []
     for name in SPLITS:
-        of_split = lines[table["split"] == name].map(lambda row_lines: row_lines - common)
-        for index, row_lines in of_split.items():
-            shares[index] = len(row_lines & earlier) / max(len(row_lines), 1)
+        of_split = lines[table["split"] == name]
+        shares.append(of_split.map(partial(_share_among, lines=earlier)).astype(float))
         earlier = earlier.union(*of_split)
-    return shares
+    return pd.concat(shares).reindex(table.index)
+
+
+def _share_among(row_lines: set[str], lines: set[str]) -> float:
+    return len(row_lines & lines) / max(len(row_lines), 1)
 
 
 def add_inbox(

@@ -101,10 +101,10 @@ def is_train_only(table: pd.DataFrame, params: Split) -> np.ndarray:
 
 def given_splits(table: pd.DataFrame) -> pd.Series:
     """The split that each row's file is named after, where files are named train, validation and test, as in datasets
-    of Hugging Face; None for all other rows."""
+    of Hugging Face; NaN for all other rows."""
     stems = table["source"].map(lambda source: PurePath(source).name.partition(".")[0]).astype(object)
     is_given = stems.isin(SPLITS) & (len(set(SPLITS) - set(stems)) == 0)
-    return stems.where(is_given, None)
+    return stems.mask(~is_given)
 
 
 def draw_splits(

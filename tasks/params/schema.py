@@ -34,7 +34,7 @@ def params_schema(values: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a params.yaml with the blocks of `values`: these names alone, with the classes of their slices."""
     datasets: dict[str, Any] = {}
     for name in values["datasets"]:
-        block = create_model(f"{name}_dataset", __base__=DatasetBlock, preprocess=(find_dataset(name).params, ...))
+        block = create_model(f"{name}_dataset", __base__=DatasetBlock, preprocess=(find_dataset(name).Params, ...))
         datasets[name] = (block, ...)
     applications: dict[str, Any] = {
         name: (_model_block(name, ApplicationBlock), ...) for name in values["applications"]

@@ -10,7 +10,6 @@ import numpy as np
 import tiktoken
 
 from llm.tokenizer import end_of_text
-from llm.tokens import Tokens
 from tasks.applications.foundation.cache import add_cache, best_strengths, count_orders
 from tasks.applications.foundation.kneser_ney import KneserNey, models
 
@@ -37,7 +36,7 @@ class Baselines:
         return self.ngrams if self.ngrams.sum() < self.cached.sum() else self.cached
 
 
-def fit_baselines(splits: Mapping[str, Tokens], encoding: tiktoken.Encoding) -> Baselines:
+def fit_baselines(splits: Mapping[str, np.ndarray], encoding: tiktoken.Encoding) -> Baselines:
     """The baselines on the tokens of `test`, after the tokens of `train`; `validation` chooses orders and cache."""
     logger.info("counting the n-grams of the training text: 10 to 30 seconds for 24 MB")
     train = splits["train"][-NGRAM_TOKENS:]
