@@ -268,7 +268,7 @@ def test_default_of_a_parameter_is_in_a_dep_of_its_stage(deps: dict[str, list[st
     """params.yaml holds what differs from the defaults: a default that changes must make the stage stale."""
     models = {f"fetch@{name}": Source for name in DATASETS}
     models |= {f"replay@{name}": Replay for name in VALUES["replay"]}
-    models |= {f"preprocess@{name}": find_dataset(name).params for name in DATASETS}
+    models |= {f"preprocess@{name}": find_dataset(name).Params for name in DATASETS}
     for name in ("foundation", *APPLICATIONS):
         models[training_stage(name)] = find_training(name).train
         models[evaluation_stage(name)] = find_evaluation(name).params

@@ -11,7 +11,7 @@ from tarfile import ReadError
 from typing import Any, Self
 
 from llm.errors import UserError
-from tasks.data.files import COMPRESSIONS, TARS, open_plain
+from tasks.data.compression import COMPRESSIONS, TARS, open_plain
 from tasks.stages.progress_bar import ProgressBar
 
 ZIP = (".zip", ".whl")

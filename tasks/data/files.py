@@ -4,19 +4,13 @@ A file that can't be read on raises UserError with its name, row and reason. A r
 `Findings`, and the next row follows. The suffix says what a file is; without one, its content does.
 """
 
-import bz2
 import csv
-import gzip
 import io
 import json
 import logging
-import lzma
 import re
-import sys
-import zlib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePath
@@ -27,21 +21,14 @@ import pyarrow
 import pyarrow.parquet
 
 from llm.errors import UserError
+from tasks.data.compression import open_plain, without_compression
 from tasks.data.findings import Findings
 from tasks.data.mail.characters import flat_entities
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 HEAD = 2**16  # bytes that show what a file without a suffix is
 LONGEST_LINE = 64 * 2**20  # bytes; people write shorter ones, and a line takes several times its size in memory
 LARGEST = 64 * 2**20  # bytes of a text that is read as a whole; HTML takes 14 times as much memory, JSON 9 times
 BATCH = 16  # rows of a Parquet file in memory; a value of megabytes may stand in each of them for a few bytes of file
-COMPRESSIONS = {".gz": gzip.open, ".zst": zstd.open, ".xz": lzma.open, ".bz2": bz2.open}
-TARS = {".tgz": gzip.open, ".tzst": zstd.open, ".txz": lzma.open, ".tbz2": bz2.open}
-BROKEN = (zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstd.ZstdError, EOFError)
 TABLES = ("csv", "json", "jsonl", "parquet")
 PROSE = (".log", ".markdown", ".md", ".rst", ".tex", ".text", ".txt")
 FORMS = {
@@ -127,28 +114,9 @@ def raw_files(folder: Path) -> list[Path]:
     return paths
 
 
-def without_compression(name: str) -> str:
-    """A file's name without the suffix of its compression."""
-    suffix = PurePath(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in COMPRESSIONS else name
-
-
 def suffix_of(path: PurePath) -> str:
     """A file's suffix in lower case; for a compressed file, that of its content."""
     return PurePath(without_compression(path.name)).suffix.lower()
-
-
-@contextmanager
-def open_plain(path: Path) -> Generator["io.BufferedReader[Any]"]:
-    """Open a file's bytes, decompressed. Reading raises UserError if they can't be decompressed."""
-    opener = {**COMPRESSIONS, **TARS}.get(path.suffix.lower(), open)
-    with io.BufferedReader(opener(path, "rb"), 2**20) as file:
-        try:
-            yield file
-        except (*BROKEN, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise UserError(f"{path}: not readable as a compressed file: {error}") from None
 
 
 def _wide_encoding(content: bytes) -> str | None:

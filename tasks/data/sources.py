@@ -17,7 +17,7 @@ from pydantic import StringConstraints, field_validator, model_validator
 from llm.config import Config
 from llm.errors import UserError
 from tasks.data.archives import TAR, ZIP, is_archive, unpack
-from tasks.data.files import without_compression
+from tasks.data.compression import without_compression
 from tasks.data.local import SourceFiles, digest, find_files
 from tasks.data.remote import (
     NPM,

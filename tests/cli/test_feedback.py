@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 from dvc.repo import Repo
 from projects import git
@@ -16,7 +15,6 @@ from app.quarantine import Quarantine
 from app.settings import Settings
 from cli.main import cli
 from tasks.data.inbox import open_inbox
-from tasks.params.slices import find_dataset
 from tasks.stages.graph import LOCK_FILE
 from tasks.stages.lock import exclusive
 from tests.app.conftest import error_of, rows_of
@@ -34,9 +32,6 @@ def quarantine(tmp_path, monkeypatch) -> Quarantine:
     Repo.init().close()
     for name in ("emails", "instructions"):
         open_inbox(name)
-    Path("data/processed/emails").mkdir(parents=True)
-    train = pd.DataFrame({"id": ["a#1"], "subject": ["Minutes"], "body": [CURATED], "label": ["ham"]})
-    train.to_parquet("data/processed/emails/train.parquet")
     quarantine = Quarantine(Settings())
     for label, subject, body, client in (
         ("spam", "Minutes", CURATED + "!\u2028", "network 1"),
@@ -60,27 +55,24 @@ def threestage(*words: str) -> Result:
     return CliRunner().invoke(cli, ["feedback", *words])
 
 
-def test_list_has_the_change_of_each_text_and_no_control_character(quarantine):
+def test_list_has_a_line_a_row_and_no_control_character(quarantine):
     ids = ids_of(quarantine)
     assert threestage().stdout.splitlines() == [
-        "5 rows wait: 4 texts of 2 networks",
-        "  network network 1: 1 contradicts, 1 new, 1 bad answer",
-        "  network network 2: 1 new, 1 not known",
-        f"{ids[0]}  emails  contradicts  spam  ham  Minutes {CURATED}!  network 1 x1  m/1",
-        f"{ids[1]}  emails  new  spam  Won a cruise for two  2 wordings  network 1 x1 network 2 x1  m/1",
-        f"{ids[4]}  instructions  bad answer  Me.  What?  network 1 x1  a/1",
-        f"{ids[3]}  instructions  not known  Me.  Who?  network 2 x1  a/1",
+        "5 rows wait",
+        f"{ids[0]}  emails  spam  Minutes {CURATED}!  network 1  m/1",
+        f"{ids[1]}  emails  spam  Won a cruise for two  network 1  m/1",
+        f"{ids[2]}  emails  spam  WON A cruise, for two  network 2  m/1",
+        f"{ids[3]}  instructions  Me.  Who?  network 2  a/1",
+        f"{ids[4]}  instructions  bad answer  What?  network 1  a/1",
     ]
-    texts = json.loads(threestage("--json").stdout)["texts"]
-    (new,) = [text for text in texts if text["change"] == "new"]
-    assert new["rows"] == {ids[1]: "network 1", ids[2]: "network 2"}
+    rows = json.loads(threestage("--json").stdout)
+    assert [(row["id"], row["client"]) for row in rows][:2] == [(ids[0], "network 1"), (ids[1], "network 1")]
 
 
 @pytest.mark.parametrize(
     ("words", "chosen"),
     [
-        (["{1}"], [1, 2]),
-        (["{2}"], [2]),
+        (["{1}"], [1]),
         (["network 2"], [2, 3]),
         (["emails"], [0, 1, 2]),
         (["{0}", "instructions", "{0}"], [0, 3, 4]),
@@ -124,40 +116,26 @@ def test_accept_that_fails_leaves_rows_waiting(quarantine):
 
 def test_accept_needs_a_yes_for_a_group_and_none_for_ids(quarantine):
     ids = ids_of(quarantine)
-    for name, what in (("all", "5 rows in 4 texts"), ("network 2", "2 rows in 2 texts"), (ids[1], "2 rows in 1 texts")):
+    for name, what in (("all", "5 rows"), ("network 2", "2 rows")):
         error = error_of(threestage("accept", name))
         assert error == f"error: {what} would be accepted; name each row by its ID, or add --yes"
     assert ids_of(quarantine) == ids
     assert threestage("accept", *ids[:3]).stdout.startswith("3 rows accepted\n")
 
 
-def test_show_has_whole_texts_and_the_first_wording_is_learned(quarantine):
-    first = " ".join(f"word{n}" for n in range(200))
-    second = f"{first} {' '.join(f'trigger{n}' for n in range(20))}"
-    for body in (first, second):
-        quarantine.add(
-            "emails",
-            {"label": "ham", "subject": "Long", "body": f"{body}\nsays: \x1b"},
-            client="network 4",
-            version="m/1",
-        )
-    id_ = ids_of(quarantine)[-2]
-    (line,) = [line for line in threestage().stdout.splitlines() if line.startswith(f"{id_} ")]
-    assert line.endswith("  2 wordings  network 4 x2  m/1")
-    assert threestage("show", id_).stdout.splitlines() == [
-        f"{id_}  emails  new",
+def test_show_has_whole_texts(quarantine):
+    body = " ".join(f"word{n}" for n in range(200))
+    mail = {"label": "ham", "subject": "Long", "body": f"{body}\nsays: \x1b"}
+    quarantine.add("emails", mail, client="network 4", version="m/1")
+    *_, bad, number = ids_of(quarantine)
+    assert threestage("show", number).stdout.splitlines() == [
+        f"{number}  emails  network network 4",
         "says:",
         "    ham",
-        "text, from network 4:",
-        *("    Long", f"    {first}", "    says:  "),
-        "another wording, from network 4:",
-        *("    Long", f"    {second}", "    says:  "),
+        "text:",
+        *("    Long", f"    {body}", "    says:  "),
     ]
-    assert threestage("accept", "--yes", id_).stdout.startswith("2 rows accepted\n")
-    emails = find_dataset("emails")
-    params = emails.params(seed=1, validation=0.1, test=0.1, near_duplicate=0.8)
-    learned = emails.read(Path("data/inbox/emails"), params)
-    assert [body.splitlines()[0] for body in learned["body"]] == [first]
+    assert "bad answer:\n    Me.\n" in threestage("show", bad).stdout
 
 
 def test_permission_to_decide_on_the_page_is_a_reviewers_key_for_the_rows_that_it_showed(quarantine):
@@ -170,7 +148,7 @@ def test_permission_to_decide_on_the_page_is_a_reviewers_key_for_the_rows_that_i
     with pytest.raises(RequestError):
         waiting(SimpleNamespace(feedback=quarantine, settings=Settings()), "")
     shown = waiting(state, f" {KEY}")
-    assert [text.change for text in shown] == ["contradicts", "new", "bad answer", "not known"]
+    assert [row.id for row in shown] == ids_of(quarantine)
     late = {"label": "spam", "subject": "Won", "body": "a cruise for two!"}
     quarantine.add("emails", late, client="network 3", version="m/1")
     assert decide(state, KEY, shown=shown, which=f"{shown[0].id} instructions", decision="dropped") == 3

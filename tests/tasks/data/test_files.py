@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from llm.errors import UserError
 from tasks.data import files
+from tasks.data.compression import open_plain
 from tasks.data.files import (
     form_of,
-    open_plain,
     raw_files,
     read_bytes,
     read_lines,

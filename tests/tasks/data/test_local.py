@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from archive_files import files_below
 from pydantic import ValidationError
-from tasks.data.textfiles import raw_files
 
 from llm.errors import UserError, UserFileError
+from tasks.data.files import raw_files
 from tasks.data.local import find_files
 from tasks.data.sources import Source, source_name, write_source
 

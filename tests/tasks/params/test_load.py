@@ -8,8 +8,8 @@ import pytest
 import yaml
 from params_files import GONE, OURS, write_params
 from pydantic import BaseModel
-from tasks.data.gates import Gates as DataGates
 
+from tasks.data.splits import Gates as DataGates
 from tasks.params.blocks import Gates
 from tasks.params.load import (
     check_outline,
@@ -59,7 +59,7 @@ def test_names_are_those_of_the_blocks() -> None:
         ("datasets.emails.sources.0.sha", "x", "unknown key; did you mean sha256?"),
         ("datasets.corpus.sources.0.sha256", "ABC", "string should match pattern.*, not 'ABC'"),
         ("datasets.corpus.sources.0.source", "ftp://a/b", "sources are npm:NAME@VERSION, .*, not 'ftp://a/b'"),
-        ("datasets.pictures", {}, "there is no tasks/datasets/pictures.py"),
+        ("datasets.pictures", {}, "there is no tasks/data/pictures.py"),
         ("applications.quiz", {}, "there is no tasks/applications/quiz/train.py"),
         ("applications.assistant.evaluate.max_tokens", 1, "unknown key; did you mean max_new_tokens?"),
         ("applications.classifier.review.at_last", {}, "unknown key; did you mean at_least?"),
@@ -241,7 +241,7 @@ def undocumented_fields(model: type[BaseModel]) -> list[str]:
 
 
 def test_every_field_has_a_description() -> None:
-    models = [find_dataset(name).params for name in dataset_names(OURS)]
+    models = [find_dataset(name).Params for name in dataset_names(OURS)]
     models += [find_training(name).train for name in model_names(OURS)]
     models += [find_evaluation(name).params for name in model_names(OURS)]
     for model in [Gates, *models]:

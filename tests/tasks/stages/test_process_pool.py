@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 from real_servers import wait_for
-from tasks.data.gates import Gates
-from tasks.data.textfiles import raw_files
 
 from llm.errors import UserError
+from tasks.data.files import raw_files
+from tasks.data.splits import Gates
 from tasks.stages.process_pool import pool
 from tasks.stages.ray_cluster import map_in_order
 
