@@ -25,6 +25,7 @@ from tasks.data import preprocess as tables
 from tasks.data.duplicates import first_of_groups
 from tasks.data.findings import Findings
 from tasks.data.inbox import open_inbox
+from tasks.data.personal import mask
 from tasks.data.quality import Validation, summarise, summary_expectations, validate
 from tasks.data.splits import Split
 from tasks.data.tokens import texts_to_learn, write_tokens
@@ -113,6 +114,8 @@ def check(
         rows=(rows[columns], dataset.expectations(params)),
         summary=(summary, summary_expectations(labels, params.gates)),
     )
+    shown = str if params.mask_personal_data == "none" else mask
+    findings.write(report / "dropped.parquet", shown)
     publish(name, validation, summary, findings, report)
     validation.require_success()
 
@@ -123,7 +126,6 @@ def publish(name: str, validation: Validation, summary: pd.DataFrame, findings: 
     dropped = findings.counts()
     write_atomic(report / "summary.json", json.dumps({**numbers, "dropped": dropped}, indent=2, default=float) + "\n")
     validation.write(report / "validation.json")
-    findings.write(report / "dropped.parquet")
     mlflow.log_metrics(numbers | {f"dropped.{rule}": count for rule, count in dropped.items()})
     mlflow.log_metric("quality.warnings", len(validation.failed("warn")))
     mlflow.log_artifact(str(report / "summary.json"))

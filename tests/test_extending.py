@@ -68,14 +68,14 @@ def test_dataset_and_application_are_a_slice_a_block_and_a_test_each(extended: P
     assert all(re.search(rf"^{section}:", ours, re.MULTILINE) for section in sections)
     assert changed(extended) == {
         "params.yaml",
-        *("tasks/datasets/questions.py", "tests/tasks/datasets/test_questions.py"),
+        *("tasks/data/questions.py", "tests/tasks/data/test_questions.py"),
         *("tasks/applications/quiz/train.py", "tasks/applications/quiz/measure.py"),
         "tests/tasks/applications/quiz/test_measure.py",
     }
 
 
 def test_new_slices_pass_their_own_tests(extended: Path) -> None:
-    tests = ["tests/tasks/datasets/test_questions.py", "tests/tasks/applications/quiz/test_measure.py"]
+    tests = ["tests/tasks/data/test_questions.py", "tests/tasks/applications/quiz/test_measure.py"]
     done = run(extended, "pytest", "-p", "no:cacheprovider", "-n0", *tests)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "3 passed" in done.stdout
@@ -102,7 +102,7 @@ def test_new_application_is_found_by_graph_evaluation_registry_and_serving(
     assert isinstance(answer["output"][0], str)
     touched = changed(extended) - code
     made = {path for path in touched if not path.startswith("reports/") and Path(path).name != ".gitignore"}
-    assert made == {"dvc.lock", "data/questions/.gitkeep"}
+    assert made == {"dvc.lock"}
 
 
 def test_code_of_the_page_passes_ruff(extended: Path) -> None:

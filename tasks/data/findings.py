@@ -1,6 +1,7 @@
 """What reading and cleaning find: rows that can't be read, and rows that were left out, each with its reason."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,8 +79,9 @@ class Findings:
             lines.append(f"and {len(self.problems) - NAMED} more problems")
         raise UserError("\n  ".join(lines))
 
-    def write(self, path: Path) -> None:
-        """Write the dropped rows as a Parquet file."""
+    def write(self, path: Path, mask: Callable[[str], str] = str) -> None:
+        """Write the dropped rows as a Parquet file, with their texts masked."""
         table = pd.DataFrame(self.dropped, columns=COLUMNS, dtype=str)
+        table["text"] = table["text"].map(mask)
         with atomic_file(path) as file:
             table.to_parquet(file, index=False)

