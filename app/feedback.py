@@ -22,7 +22,7 @@ from app.settings import Settings
 from llm.chat import Message
 from llm.objectives import CHAT, CLASSIFY
 from tasks.data.textfiles import tidy
-from tasks.params.slices import find_dataset
+from tasks.params import find_dataset
 from tasks.served import cleaning_module
 
 LONGEST = 10_000

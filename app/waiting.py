@@ -13,7 +13,7 @@ from llm.errors import UserError
 from tasks.data.feedback import FEEDBACK, NEAR, lines_of_feedback, same_answer
 from tasks.data.inbox import IN_INBOX
 from tasks.data.similarity import near_pairs
-from tasks.params.slices import find_dataset
+from tasks.params import find_dataset
 from tasks.registry.markup import cut, printable
 
 CHANGES = ("contradicts", "new", "repeats", "bad answer", "not known")

@@ -30,12 +30,21 @@ import yaml
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.params.load import load_smoke, reduced
 from tasks.stages.lock import STATE
 from tasks.stages.names import FOUNDATION, PARAMS_FILE, REPLAY, evaluation_stage, model_names, training_stage
 from tasks.stages.yaml_text import merged, read_yaml
 
 SEEDS = (1, 2, 3)
+_SHORT = {"steps": 4, "evaluate_every": 4, "checkpoint_every": 4}
+SMALL = {
+    "foundation": {"train": {**_SHORT, "n_layer": 2, "n_embd": 64}},
+    "applications": {
+        "classifier": {"train": {**_SHORT, "layers": 4}},
+        "guard": {"train": {**_SHORT, "layers": 4, "last_blocks": 2}},
+        "assistant": {"train": {**_SHORT, "window": 256}, "evaluate": {"max_new_tokens": 16}},
+    },
+}
+"""The parameters of `--smoke`."""
 CODE = tuple(map(Path, ("flows", "llm", "tasks", "data/behavioural", "dvc.yaml", "libraries.json", ".dvcignore")))
 """What every training and evaluation reads, besides data and base."""
 COMMANDS = Path("cli")
@@ -152,12 +161,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--applications", nargs="+", choices=names, default=names, metavar="NAME", help="all by default"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="SEED", help="1 2 3 by default")
-    parser.add_argument("--smoke", action="store_true", help="the small parameters of a smoke run, to try the command")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of small models, to try the command")
     parser.add_argument("--kept", type=Path, default=STATE / "seeds", metavar="FOLDER", help="where metrics are kept")
     options = parser.parse_args(arguments)
     values = read_yaml(PARAMS_FILE)
     if options.smoke:
-        values = reduced(values, load_smoke())
+        values = merged(values, SMALL)
     for model in options.applications:
         try:
             results = measured_seeds(values, model, options.seeds, kept=options.kept)

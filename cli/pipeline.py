@@ -22,9 +22,9 @@ SHOWN = 3
 def status(as_json: Json = False) -> None:
     """Show stale stages, versions and interrupted trainings."""
     in_project()
-    from tasks.params.load import check_outline
+    from tasks.params import check_params
 
-    check_outline()
+    check_params()
     from tasks.registry.listing import list_versions
     from tasks.stages.graph import plan
 
@@ -91,8 +91,9 @@ def smoke(verbose: Verbose = False) -> None:
     """
     in_project()
     with quick_imports():
-        from flows.smoke import smoke as flow
         from tasks.params.load import load_smoke
+
+        from flows.smoke import smoke as flow
         from tasks.stages.server import prefect_server, run_as_child
 
     def work() -> None:

@@ -15,7 +15,7 @@ from llm.objectives import load
 from tasks.measures.description import Subject
 from tasks.measures.evaluate import measure_and_write
 from tasks.measures.pictures import draw_curves
-from tasks.params.slices import find_evaluation
+from tasks.params import find_evaluation
 from tasks.registry.logged_model import find_model
 from tasks.registry.tracking import log_measured, stage_run
 from tasks.stages.hashes import md5_of

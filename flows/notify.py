@@ -19,7 +19,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 
 from llm.errors import UserError
-from tasks.params.mistakes import validated
+from tasks.params import validated
 from tasks.stages.hashes import PREFIX
 from tasks.stages.server import prefect_page
 

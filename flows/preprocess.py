@@ -24,7 +24,7 @@ from tasks.data.inbox import open_inbox
 from tasks.data.quality import Validation
 from tasks.data.splits import Split
 from tasks.data.steps import Preprocessing
-from tasks.params.slices import find_dataset
+from tasks.params import find_dataset
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import current_stage, state_folder
 from tasks.stages.hashes import fingerprint, inputs

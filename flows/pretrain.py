@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import flow
 
 from llm.config import Config
-from tasks.params.slices import find_training
+from tasks.params import find_training
 from tasks.stages.names import FOUNDATION
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from llm.config import Config, Replay
 from tasks.data.sources import Source
-from tasks.params.slices import find_dataset, find_evaluation, find_training
+from tasks.params import find_dataset, find_evaluation, find_training
 from tasks.stages.names import evaluation_stage, training_stage
 
 pytestmark = pytest.mark.slow
@@ -123,8 +123,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "llm/objectives/rows.py": "texts of rows that a served model answers",
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
-        "tasks/params/*": "how params.yaml is read: its values are in dvc.lock",
-        "tasks/applications/*/check.py": "checks before a stage starts",
+        "tasks/params.py": "how params.yaml is read: its values are in dvc.lock",
         **dict.fromkeys(
             (*FETCHING, "tasks/data/published.py"),
             "a check of params.yaml imports them; a stage that fetches with them has them as deps",
@@ -285,10 +284,9 @@ def test_deps_that_are_code_exist(deps):
         assert [name for name in code if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("name", ["card.md", "check.py"])
-def test_card_and_check_of_an_application_are_no_reason_to_run_a_stage(name: str) -> None:
+def test_card_of_an_application_is_no_reason_to_run_a_stage() -> None:
     with Repo(str(ROOT)) as repo:
-        assert repo.dvcignore.is_ignored_file(str(ROOT / "tasks/applications/classifier" / name))
+        assert repo.dvcignore.is_ignored_file(str(ROOT / "tasks/applications/classifier/card.md"))
         assert not repo.dvcignore.is_ignored_file(str(ROOT / "tasks/applications/classifier/measure.py"))
 
 

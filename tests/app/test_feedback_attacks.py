@@ -26,7 +26,7 @@ from cli.main import cli
 from tasks.data.inbox import open_inbox
 from tasks.data.steps import Preprocessing, add_inbox, read_inbox
 from tasks.datasets.emails import thread
-from tasks.params.slices import find_dataset
+from tasks.params import find_dataset
 from tests.app.conftest import tracked, wait_until
 
 TRAIN = 980  # so that 20 rows of feedback are its share, five of them for one network

@@ -16,7 +16,7 @@ from app.quarantine import Quarantine
 from app.settings import Settings
 from cli.main import cli
 from tasks.data.inbox import open_inbox
-from tasks.params.slices import find_dataset
+from tasks.params import find_dataset
 from tasks.stages.graph import LOCK_FILE
 from tasks.stages.lock import exclusive
 from tests.app.conftest import error_of, rows_of

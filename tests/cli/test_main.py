@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from cli.main import cli
 from llm.training.checkpoint import Checkpoints
-from tasks.params.set_params import set_params
+from tasks.params import set_params
 from tasks.registry.decide import approve
 from tasks.registry.store import configure_tracking
 from tasks.registry.versions import SUPERSEDED

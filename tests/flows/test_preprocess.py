@@ -16,7 +16,7 @@ from tasks.data.inbox import open_inbox
 from tasks.data.rows import Rows
 from tasks.data.splits import SPLITS, Split
 from tasks.data.steps import Preprocessing, add_inbox, check, read_inbox, read_rows, split_rows, summarise
-from tasks.params.slices import find_dataset
+from tasks.params import find_dataset
 
 PARAMS = {"seed": 1, "validation": 0.1, "test": 0.1, "near_duplicate": 0.8}
 LABELS = ("urgent", "can wait")

@@ -1,1 +1,0 @@
-"""params.yaml as validated classes, on top of datasets and applications: read, checked, and changed."""
