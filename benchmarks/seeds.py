@@ -35,6 +35,16 @@ from tasks.stages.names import FOUNDATION, PARAMS_FILE, REPLAY, evaluation_stage
 from tasks.stages.yaml_text import merged, read_yaml
 
 SEEDS = (1, 2, 3)
+_SHORT = {"steps": 4, "evaluate_every": 4, "checkpoint_every": 4}
+SMALL = {
+    "foundation": {"train": {**_SHORT, "n_layer": 2, "n_embd": 64}},
+    "applications": {
+        "classifier": {"train": {**_SHORT, "layers": 4}},
+        "guard": {"train": {**_SHORT, "layers": 4, "last_blocks": 2}},
+        "assistant": {"train": {**_SHORT, "window": 256}, "evaluate": {"max_new_tokens": 16}},
+    },
+}
+"""The parameters of `--smoke`."""
 CODE = tuple(map(Path, ("flows", "llm", "tasks", "data/behavioural", "dvc.yaml", "libraries.json", ".dvcignore")))
 """What every training and evaluation reads, besides data and base."""
 COMMANDS = Path("cli")

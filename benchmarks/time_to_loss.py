@@ -45,7 +45,7 @@ from llm.formats.tokenizer_json import load_tokenizer
 from llm.objectives.language_model import context_at
 from llm.training.loss import bits_per_byte
 from tasks.applications.foundation.train import SCRATCH, Train
-from tasks.params.load import load_application
+from tasks.params import load_training
 from tasks.stages.names import FOUNDATION, PARAMS_FILE
 
 DATA = Path("data/processed/corpus")
@@ -265,7 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--budgets {budgets[0]:g}: seconds are more than none")
     if not (options.data / "meta.json").exists():
         parser.error(f"--data {options.data}: no corpus there; `make run` makes one")
-    params = load_application(FOUNDATION, options.params).train
+    params = load_training(FOUNDATION, options.params).train
     if params.init_from != SCRATCH:
         parser.error(f"{options.params}: init_from {params.init_from} is trained already; compare {SCRATCH}")
 

@@ -51,7 +51,7 @@ from benchmarks.harness import (
 )
 from llm.config import GPTConfig, TrainConfig
 from tasks.applications.foundation.train import Train
-from tasks.params.load import load_application, load_dataset
+from tasks.params import load_dataset, load_training
 from tasks.stages.names import FOUNDATION, PARAMS_FILE
 
 
@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
     contenders = {str(contender): contender for contender in CONTENDERS}
     names = choose(parser, options.only, contenders)
 
-    foundation = load_application(FOUNDATION, options.params)
+    foundation = load_training(FOUNDATION, options.params)
     corpus = load_dataset(foundation.dataset, options.params).preprocess
     chosen_set_ups = set_ups(foundation.train, corpus.vocabulary_size)
     timer = StepTimer(options.warmup, options.seconds)

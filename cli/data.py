@@ -111,10 +111,11 @@ def show(
 ) -> None:
     """Print a row of a dataset as each model reads it, token by token, with what is learned."""
     in_project()
-    from tasks.params.shown_rows import show_row
+    from tasks.params import find_training, load_training
+    from tasks.training.shown_row import show_row
 
     for model in _models_that_learn(dataset):
-        shown = show_row(model, split, row)
+        shown = show_row(find_training(model), load_training(model), split=split, number=row)
         if shown is None:
             typer.echo(f"{model} does not say how it reads a row")
             continue
@@ -126,7 +127,7 @@ def show(
 
 def _models_that_learn(dataset: str) -> list[str]:
     """The models whose block names a dataset. Raises UserError for an unknown one, and where none learns it."""
-    from tasks.params.cross_checks import model_blocks
+    from tasks.params import model_blocks
     from tasks.stages.names import PARAMS_FILE, dataset_names
     from tasks.stages.yaml_text import read_yaml
 
@@ -170,14 +171,13 @@ def _read(name: str, folder: Path, changes: Mapping[str, Mapping[str, str]]) -> 
     import pandas as pd
 
     from tasks.data.findings import Findings
-    from tasks.params.load import load_preprocess
-    from tasks.params.slices import find_dataset
+    from tasks.params import find_dataset, load_dataset
     from tasks.stages.names import dataset_names
 
     names = dataset_names()
     if name not in names:
         raise UserError(f"there is no dataset {name!r}; those are {', '.join(names)}")
-    params = load_preprocess(name)
+    params = load_dataset(name).preprocess
     changed = {key: getattr(params, key) | new for key, new in changes.items() if new and hasattr(params, key)}
     params = type(params)(**params.model_dump() | changed)
     findings = Findings()
@@ -226,7 +226,7 @@ def _print_problems(reading: Reading, folder: str) -> None:
 def _print_rows(reading: Reading) -> None:
     if reading.table.empty:
         return
-    from tasks.params.slices import find_dataset
+    from tasks.params import find_dataset
     from tasks.registry.markup import cut
 
     columns = [column for column in ("label", *find_dataset(reading.dataset).TEXTS) if column in reading.table]

@@ -43,13 +43,15 @@ def run(
         stale = _is_something_stale(stages)
         if not stale and models and _print_if_all_is_registered(models):
             return
-    from tasks.params.load import check_params
+    from tasks.params import check_classes
     from tasks.stages.command import lasted
+    from tasks.stages.names import PARAMS_FILE
     from tasks.stages.server import prefect_server, run_as_child
+    from tasks.stages.yaml_text import read_yaml
 
     def check() -> None:
         if stale:  # if nothing is stale, the parameters ran before; checking them imports the models' libraries
-            check_params()
+            check_classes(read_yaml(PARAMS_FILE))
 
     def work() -> str:
         with prefect_server(meanwhile=check):
@@ -71,7 +73,7 @@ def run(
 
 def _set(settings: Sequence[str]) -> None:
     """Write values into params.yaml, all or none, after a check of everything that it then holds."""
-    from tasks.params.set_params import set_params
+    from tasks.params import set_params
 
     set_params(settings)
 
@@ -107,22 +109,14 @@ def _models_of(stages: Sequence[str]) -> list[str]:
 def _is_something_stale(stages: Sequence[str]) -> bool:
     """Whether one of these stages or of those that they need is stale, or a library that computes has another version
     than the recorded one. No stages stand for all."""
-    from tasks.params.load import check_outline, check_params
-
-    check_outline()
-    from tasks.params.schema import may_be_wrong
+    from tasks.params import check_params
     from tasks.stages import graph
     from tasks.stages.libraries import installed, recorded
 
-    if may_be_wrong():
-        check_params()
-    try:
-        if recorded() != installed():
-            return True
-        return bool(graph.plan(stages).why) if stages else graph.is_stale()
-    except UserError:
-        check_params()  # if params.yaml is the reason, this names the key
-        raise
+    check_params()
+    if recorded() != installed():
+        return True
+    return bool(graph.plan(stages).why) if stages else graph.is_stale()
 
 
 def _print_if_all_is_registered(models: list[str]) -> bool:

@@ -20,9 +20,7 @@ def _one_of(list_names: Callable[[], list[str]], noun: str) -> Any:
         in_project()
         names = list_names()
         if name not in names:
-            from tasks.params.mistakes import did_you_mean
-
-            raise typer.BadParameter(f"{name!r} is not one of {', '.join(names)}{did_you_mean(name, names)}")
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(names)}")
         return name
 
     return typer.Argument(metavar=noun.upper(), callback=check, help=f"The name of one {noun} in params.yaml.")
@@ -39,7 +37,7 @@ def fetch(dataset: Dataset, verbose: Verbose = False) -> None:
     """Fetch the raw files of a dataset from its pinned sources."""
     with quick_imports():
         from flows.fetch import fetch as flow
-        from tasks.params.load import load_sources
+        from tasks.params import load_sources
 
     def load() -> dict[str, Any]:
         return {"name": dataset, "params": load_sources(dataset)}
@@ -55,7 +53,7 @@ def preprocess(dataset: Dataset, verbose: Verbose = False) -> None:
     """
     with quick_imports():
         from flows.preprocess import preprocess as flow
-        from tasks.params.load import load_dataset
+        from tasks.params import load_dataset
 
     def load() -> dict[str, Any]:
         return {"name": dataset, "params": load_dataset(dataset).preprocess}
@@ -67,7 +65,7 @@ def load_published(verbose: Verbose = False) -> None:
     """Convert published weights to a model folder."""
     with quick_imports():
         from flows.load_published import load_published as flow
-        from tasks.params.load import load_published_name
+        from tasks.params import load_published_name
 
     def load() -> dict[str, Any]:
         return {"params": load_published_name()}
@@ -82,7 +80,7 @@ def pretrain(resume: Resume = True, verbose: Verbose = False) -> None:
     """
     with quick_imports():
         from flows.pretrain import pretrain as flow
-        from tasks.params.load import load_training
+        from tasks.params import load_training
 
     def load() -> dict[str, Any]:
         return {"params": load_training(FOUNDATION), "resume": resume}
@@ -94,7 +92,7 @@ def replay(name: Replay, verbose: Verbose = False) -> None:
     """Have a base answer the prompts that a fine-tune rehearses."""
     with quick_imports():
         from flows.replay import replay as flow
-        from tasks.params.load import load_replay
+        from tasks.params import load_replay
 
     def load() -> dict[str, Any]:
         return {"name": name, "params": load_replay(name)}
@@ -109,7 +107,7 @@ def finetune(application: Application, resume: Resume = True, verbose: Verbose =
     """
     with quick_imports():
         from flows.finetune import finetune as flow
-        from tasks.params.load import load_training
+        from tasks.params import load_training
 
     def load() -> dict[str, Any]:
         return {"name": application, "params": load_training(application), "resume": resume}
@@ -124,7 +122,7 @@ def evaluate(model: EvaluatedModel, verbose: Verbose = False) -> None:
     """
     with quick_imports():
         from flows.evaluate import evaluate as flow
-        from tasks.params.load import load_evaluation
+        from tasks.params import load_evaluation
 
     def load() -> dict[str, Any]:
         return {"name": model, "params": load_evaluation(model)}
@@ -142,11 +140,11 @@ def _run(
 ) -> None:
     """Run a stage in this process, and end with its exit code."""
     in_project()
-    from tasks.params.load import check_outline
+    from tasks.params import check_params
     from tasks.stages.command import run_stage
 
     def check_and_load() -> dict[str, Any]:
-        check_outline()
+        check_params()
         return load()
 
     again = "the same command" if resume else "the same command without --no-resume"

@@ -29,7 +29,7 @@ from tasks.data.personal import mask
 from tasks.data.quality import Validation, summarise, summary_expectations, validate
 from tasks.data.splits import Split
 from tasks.data.tokens import texts_to_learn, write_tokens
-from tasks.params.slices import find_dataset
+from tasks.params import find_dataset
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import current_stage, state_folder
 from tasks.stages.process_pool import pool

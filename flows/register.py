@@ -1,29 +1,45 @@
 """Register models and their evidence in MLflow as challengers: `threestage register`, after `dvc repro`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
+import pandas as pd
 from prefect import Task, flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import State
 
 from llm.errors import UserError
-from tasks.params.shown_rows import learned_examples
+from tasks.params import find_training, load_training
 from tasks.registry.lineage import log_lineage
 from tasks.registry.register import DELETED, register_model
 from tasks.registry.server import ServerAwayError
 from tasks.registry.versions import registered_name
 from tasks.stages.names import model_names
 from tasks.stages.server import leave_artifact
+from tasks.training.shown_row import show_row
 
 AGAIN_AFTER = (5, 15, 45, 120)
 """Seconds before each retry of a registration: enough for a tracking server to restart."""
+EXAMPLES = 3
+"""Rows that a model's page shows as it learns them."""
 
 
 def _is_away(_: Task, __: TaskRun, state: State) -> bool:
     """Whether the tracking server failed, rather than something that you must fix."""
     return isinstance(state.result(raise_on_failure=False), ServerAwayError)
+
+
+def learned_examples(model: str) -> Iterator[list[str]]:
+    """Some rows of the train split, evenly spaced, as lines; the first window of a dataset of tokens."""
+    block = load_training(model)
+    table = Path("data/processed", block.dataset, "train.parquet")
+    count = len(pd.read_parquet(table, columns=["id"])) if table.exists() else 1
+    for number in sorted({count * example // EXAMPLES for example in range(EXAMPLES)}):
+        shown = show_row(find_training(model), block, split="train", number=number)
+        if shown is not None:
+            yield shown.lines(model)
 
 
 def _register(model: str) -> str:

@@ -11,7 +11,7 @@ from importlib import import_module
 from dvc.repo import Repo
 
 from cli.main import cli
-from tasks.params.slices import find_evaluation, find_training
+from tasks.params import find_evaluation, find_training
 from tasks.stages.graph import stages
 from tasks.stages.names import model_names
 

@@ -25,7 +25,7 @@ _turns = itertools.count()
 _SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 PACKAGES = tuple(name.removesuffix("*") for name in _SETUPTOOLS["packages"]["find"]["include"])
 FILES = (
-    *("dvc.yaml", "pyproject.toml", "params.yaml", "prefect.yaml", "README.md"),
+    *("dvc.yaml", "pyproject.toml", "params.yaml", "params.schema.json", "prefect.yaml", "README.md"),
     *("libraries.json", ".dvcignore", ".gitignore"),
 )
 SOMEONE = ("-c", "user.name=test", "-c", "user.email=test@localhost")
@@ -68,11 +68,6 @@ SMALL = {
             | {"twice": []},  # nor of this one
             "evaluate": {"max_new_tokens": 8},
         },
-    },
-    "smoke": {
-        "params": {
-            "applications": {name: {"train": {"layers": None, "last_blocks": None}} for name in ("classifier", "guard")}
-        }
     },
 }
 

@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from projects import CHATML, NO_COMPILER, change_params, environment, make_project, read_params, run
 from real_servers import HANGS, wait_for
 
+from flows.register import EXAMPLES
 from llm.config import GPTConfig, GPTShape
 from llm.formats.export_huggingface import export_huggingface
 from llm.formats.gguf import read_gguf
@@ -32,7 +33,6 @@ from llm.objectives import load
 from llm.objectives.classifier import email_text, probabilities
 from tasks.applications.foundation.train import CHANGEABLE
 from tasks.data.splits import SPLITS
-from tasks.params.shown_rows import EXAMPLES
 from tasks.registry.record import read_record
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
@@ -238,8 +238,8 @@ def test_run_refuses_a_wrong_target_and_a_wrong_value_before_it_starts(project: 
         "error: there is no target 'guards'; those are foundation, as",
     )
     for setting, reason in {
-        "foundation.train.stepps=9": "did you mean steps?",
-        "foundation.train.steps=1,2": "input should be a valid integer",
+        "foundation.train.stepps=9": "('stepps' was unexpected)",
+        "foundation.train.steps=1,2": "foundation.train.steps: '1,2' is not of type 'integer'",
     }.items():
         code, _, error = command_line(project, "run", "--set", setting)
         assert code == 1

@@ -3,8 +3,6 @@
 - `train.py` says how it is prepared for training: a `TRAINING`;
 - `measure.py` measures it on the test split, next to a baseline, and says how two versions of it are compared: an
   `EVALUATION`. It stands apart from training, so that a new metric trains nothing again;
-- `check.py` checks what its block in params.yaml says about its dataset and its base, within a moment: it imports no
-  library. Without that file nothing of the kind is checked;
 - `card.md` says in words what it is for, what it is not for, which figures matter, and its limits.
 
 An application is such a folder, a block under `applications` in params.yaml, and a test. Only if it learns something

@@ -16,7 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
-from tasks.params.load import load_application
+from tasks.params import load_block
 from tasks.registry.decide import compared, model_state, settle
 from tasks.registry.events import announce, version_page
 from tasks.registry.markup import plain
@@ -142,7 +142,7 @@ def review_challenger(model: str) -> Reviewed | str:
 
 def _review(model: str, number: str, champion: str | None, *, again: bool) -> Reviewed:
     """The earlier review of the same pair with the same gates, or a new one."""
-    bounds = load_application(model).review
+    bounds = load_block(model).review
     pair = {"challenger": number, "champion": champion, "params": bounds.model_dump(mode="json")}
     version = MlflowClient().get_model_version(registered_name(model), number)
     earlier = None if again else _earlier(version, pair)

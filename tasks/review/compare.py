@@ -19,8 +19,7 @@ from llm.errors import UserError
 from tasks.measures.description import Asking, Evaluation
 from tasks.measures.metrics import Figure, figures
 from tasks.measures.scores import BASELINE, OURS, TEST, first_measures, join, read_scores, score_table
-from tasks.params.load import load_application
-from tasks.params.slices import find_evaluation
+from tasks.params import find_evaluation, load_evaluation
 from tasks.registry.main_figures import main_figures
 from tasks.registry.server import server_errors
 from tasks.registry.store import configure_tracking
@@ -87,7 +86,7 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
     """
     configure_tracking()
     name = registered_name(model)
-    block = load_application(model)
+    block = load_evaluation(model)
     evaluation = find_evaluation(model)
     with server_errors():
         mine = version_of(name, challenger)

@@ -11,8 +11,7 @@ import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
 from tasks.data.drift import FETCH, moved
-from tasks.params.blocks import Gates
-from tasks.params.load import load_application
+from tasks.params import Gates, load_block
 from tasks.registry.markup import number, signed
 from tasks.registry.trained_on import TrainedOn, current_md5, current_rows, data_of, rows_before
 from tasks.review.changes import origin
@@ -134,7 +133,7 @@ def _train_rows(data: TrainedOn) -> pd.DataFrame | None:
 
 def _lineage(model: str, version: ModelVersion) -> Gate:
     """Whether a commit and DVC hold everything that is needed to make it again."""
-    made_from, dataset = origin(version), load_application(model).dataset
+    made_from, dataset = origin(version), load_block(model).dataset
     hashes = made_from.record.hashes
     is_recorded = {
         "the hash of its weights": f"models/{model}" in hashes.outs,

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import tiktoken
 
 from llm.errors import UserError
 from llm.tokenizer import token_bytes
-from tasks.training.setup import split_file
+from tasks.training.setup import TrainingFiles, split_file
+
+if TYPE_CHECKING:
+    from tasks.training.description import Training
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,18 @@ def _spelled(encoding: tiktoken.Encoding, token: int) -> str:
         return content.decode().replace("\n", "↵").replace("\t", "⇥")
     except UnicodeDecodeError:
         return "".join(f"<{byte:02x}>" for byte in content)
+
+
+def show_row(training: "Training", block: Any, *, split: str, number: int) -> ShownRow | None:
+    """A row of the dataset that a model's block names, counted from 0; None for a training that does not say how.
+
+    Raises UserError for a row that is not there.
+    """
+    if training.show is None:
+        return None
+    base = getattr(block, "base", None)
+    files = TrainingFiles(dataset=Path("data/processed", block.dataset), base=base and Path("models", base))
+    return training.show(block.train, files, split=split, number=number)
 
 
 def read_row(dataset: Path, split: str, number: int) -> pd.Series:

@@ -7,7 +7,7 @@ import yaml
 
 from benchmarks import seeds
 from llm.errors import UserError
-from tasks.params.load import load_training
+from tasks.params import load_training
 from tasks.stages.names import PARAMS_FILE
 from tasks.stages.yaml_text import read_yaml
 

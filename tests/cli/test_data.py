@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cli.main import cli
 from tasks.data.sources import Source, write_source
-from tasks.params.load import load_dataset
+from tasks.params import load_dataset
 from tests.app.conftest import error_of
 
 PAGE = (ROOT / "docs/your-data.md").read_text()

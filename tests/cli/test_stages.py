@@ -22,14 +22,14 @@ finally:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["fetch", "corpsu"], "'corpsu' is not one of corpus, emails, instructions, requests; did you mean corpus?"),
+        (["fetch", "corpsu"], "'corpsu' is not one of corpus, emails, instructions, requests"),
         (["preprocess", "x"], "'x' is not one of corpus, emails, instructions, requests"),
-        (["replay", "assistent"], "'assistent' is not one of assistant; did you mean assistant?"),
+        (["replay", "assistent"], "'assistent' is not one of assistant"),
         (["finetune", "foundation"], "'foundation' is not one of classifier, assistant, guard"),
-        (["evaluate", "gard"], "'gard' is not one of foundation, classifier, assistant, guard; did you mean guard?"),
+        (["evaluate", "gard"], "'gard' is not one of foundation, classifier, assistant, guard"),
     ],
 )
-def test_unknown_name_is_refused_with_the_names_and_the_nearest(monkeypatch, words, reason):
+def test_unknown_name_is_refused_with_the_names(monkeypatch, words, reason):
     monkeypatch.chdir(ROOT)
     result = CliRunner().invoke(cli, words)
     assert result.exit_code == 2

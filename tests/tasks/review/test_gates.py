@@ -7,7 +7,7 @@ from dvc.repo import Repo
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from tasks.params.blocks import Gates
+from tasks.params import Gates
 from tasks.registry.record import Record, write_record
 from tasks.review.challenger import Reviewed
 from tasks.review.comparison import Comparison, version_of

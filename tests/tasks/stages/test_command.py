@@ -29,7 +29,7 @@ import sys
 from prefect import flow
 from llm.config import Config
 from tasks.stages.command import run_stage
-from tasks.params.load import load_application
+from tasks.params import load_training
 
 @flow
 def pretrain(params: Config) -> None:
@@ -37,7 +37,7 @@ def pretrain(params: Config) -> None:
     None.missing
 
 if __name__ == "__main__":
-    sys.exit(run_stage("pretrain", pretrain, lambda: {"params": load_application("foundation")}))
+    sys.exit(run_stage("pretrain", pretrain, lambda: {"params": load_training("foundation")}))
 """
 
 

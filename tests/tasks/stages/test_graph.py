@@ -151,9 +151,9 @@ def test_results_are_dvc_lock_parameters_and_outs_that_dvc_does_not_cache(fresh_
 
 def test_plans_and_parameters_load_no_large_library():
     code = (
-        "import sys, tasks.stages.graph, tasks.params.load, tasks.stages.libraries; "
+        "import sys, tasks.stages.graph, tasks.params, tasks.stages.libraries; "
         "assert not {'prefect', 'torch', 'mlflow'} & {*sys.modules}; "
-        "tasks.params.load.check_outline(); assert not {'torch', 'mlflow', 'pandas'} & {*sys.modules}"
+        "tasks.params.check_params(); assert not {'torch', 'mlflow', 'pandas'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

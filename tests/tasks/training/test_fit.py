@@ -28,7 +28,7 @@ from llm.training.divergence import DivergedError
 from llm.training.objective import Objective
 from llm.training.workers import Workers
 from tasks.applications.foundation.train import Train
-from tasks.params.load import load_training
+from tasks.params import load_training
 from tasks.registry.record import read_record
 from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.command import state_folder

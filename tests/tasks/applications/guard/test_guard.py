@@ -18,7 +18,7 @@ from llm.training.workers import ALONE
 from tasks.measures.description import Subject
 from tasks.measures.evaluate import measure_and_write
 from tasks.measures.metrics import figures
-from tasks.params.slices import find_check, find_evaluation, find_training
+from tasks.params import find_evaluation, find_training
 from tasks.training.setup import TrainingFiles
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -92,11 +92,3 @@ def test_guard_is_measured_by_what_it_stops_and_its_score_table_has_the_same_fig
     by_name = figures(evaluation.metrics(scores), scores)
     assert by_name.keys() >= {"recall", "false_positive_rate", "f1", "everyday_answer", "harmful_decline"}
     assert {name: figure.value for name, figure in by_name.items()} == {name: metrics[name] for name in by_name}
-
-
-def test_block_of_the_guard_is_checked_as_that_of_any_classifier():
-    block = {**BLOCK, "train": {**BLOCK["train"], "passes": "reply"}}
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    mistakes = dict(find_check("guard")(block, values))
-    assert mistakes.keys() == {"train.passes"}
-    assert "'reply' is not among datasets.requests.preprocess.labels" in mistakes["train.passes"]
