@@ -11,7 +11,7 @@ import pytest
 from form_files import Content, csv_table, json_lines, parquet, put
 
 from tasks.data import emails, requests
-from tasks.data.files import zstd
+from tasks.data.compression import zstd
 from tasks.data.findings import Findings
 from tasks.data.labels import LabelledSplit, Labels
 
