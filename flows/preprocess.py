@@ -50,31 +50,31 @@ def preprocess(name: str, params: Split) -> None:
         atomic_folder(Path("reports/quality") / name) as report,
     ):
         if isinstance(params, corpus.Params):
-            preprocess_corpus(name, dataset, params, raw, inbox, folder=folder, report=report)
+            preprocess_corpus(name, dataset, params, raw=raw, inbox=inbox, folder=folder, report=report)
         else:
-            preprocess_table(name, dataset, params, raw, inbox, folder=folder, report=report)
+            preprocess_table(name, dataset, params, raw=raw, inbox=inbox, folder=folder, report=report)
 
 
 def preprocess_table(
-    name: str, dataset: tables.Dataset, params: Split, raw: Path, inbox: Path, *, folder: Path, report: Path
+    name: str, dataset: tables.Dataset, params: Split, *, raw: Path, inbox: Path, folder: Path, report: Path
 ) -> None:
     """The way of a dataset that fits in memory."""
     findings = Findings()
-    table = step(tables.read)(dataset, raw, params, findings)
-    inbox_table = step(tables.read_inbox)(dataset, inbox, params, findings)
-    table = step(tables.drop_duplicates)(table, dataset, params, findings)
-    table = step(tables.split)(table, dataset, params, findings)
+    table = step(tables.read)(dataset, raw, params=params, findings=findings)
+    inbox_table = step(tables.read_inbox)(dataset, inbox, params=params, findings=findings)
+    table = step(tables.drop_duplicates)(table, dataset, params=params, findings=findings)
+    table = step(tables.split)(table, dataset, params=params, findings=findings)
     if lines := getattr(dataset, "LINES", ""):
         table = step(tables.drop_shared_lines)(table, lines, findings)
-    table = step(tables.add_inbox)(table, inbox_table, dataset, params, findings)
+    table = step(tables.add_inbox)(table, inbox_table, dataset, params=params, findings=findings)
     text = tables.compared_text(table, list(dataset.TEXTS))
     near = step(first_of_groups)(text.tolist(), params.near_duplicate)
-    check(name, dataset, params, table, near=near, rows=table, findings=findings, report=report)
+    check(name, dataset, params, table=table, near=near, rows=table, findings=findings, report=report)
     step(tables.write_splits)(table, folder)
 
 
 def preprocess_corpus(
-    name: str, dataset: Any, params: corpus.Params, raw: Path, inbox: Path, *, folder: Path, report: Path
+    name: str, dataset: Any, params: corpus.Params, *, raw: Path, inbox: Path, folder: Path, report: Path
 ) -> None:
     """The way of a dataset that may be larger than memory."""
     findings = Findings()
@@ -82,14 +82,14 @@ def preprocess_corpus(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     with pool():
-        table, texts = step(dataset.read_clean)(raw, inbox, params, findings, work=work)
-        table = step(dataset.drop_duplicates)(table, texts, params, findings)
+        table, texts = step(dataset.read_clean)(raw, inbox, params=params, findings=findings, work=work)
+        table = step(dataset.drop_duplicates)(table, texts, params=params, findings=findings)
         table = step(dataset.split)(table, texts, params)
         sample = dataset.sample(table, texts, params.seed)
-        check(name, dataset, params, table, near=table.index, rows=sample, findings=findings, report=report)
+        check(name, dataset, params, table=table, near=table.index, rows=sample, findings=findings, report=report)
         encoding = step(dataset.choose_encoding)(params, texts_to_learn(table, texts, params.seed))
         save_tokenizer(encoding, folder / "tokenizer.json")
-        step(write_tokens)(encoding, table, texts, folder)
+        step(write_tokens)(encoding, table, texts, folder=folder)
     shutil.rmtree(work)
 
 
@@ -98,8 +98,8 @@ def check(
     name: str,
     dataset: tables.Dataset,
     params: Split,
-    table: pd.DataFrame,
     *,
+    table: pd.DataFrame,
     near: Sequence[int],
     rows: pd.DataFrame,
     findings: Findings,
@@ -116,11 +116,11 @@ def check(
     )
     shown = str if params.mask_personal_data == "none" else mask
     findings.write(report / "dropped.parquet", shown)
-    publish(name, validation, summary, findings, report)
+    publish(name, validation, summary, findings=findings, report=report)
     validation.require_success()
 
 
-def publish(name: str, validation: Validation, summary: pd.DataFrame, findings: Findings, report: Path) -> None:
+def publish(name: str, validation: Validation, summary: pd.DataFrame, *, findings: Findings, report: Path) -> None:
     """Write the report below `report`, and log it to MLflow and Prefect."""
     numbers = summary.drop(columns="id").iloc[0].to_dict()
     dropped = findings.counts()

@@ -13,4 +13,4 @@ def write_tokens(encoding: tiktoken.Encoding, splits: dict[str, pd.DataFrame], f
     """Write the texts of each split, and return what meta.json holds."""
     rows = pd.concat([table[["text"]].assign(split=split) for split, table in splits.items()], ignore_index=True)
     rows["length"] = rows["text"].str.len()
-    return tokens.write_tokens(encoding, rows, rows["text"].tolist(), folder)
+    return tokens.write_tokens(encoding, rows, rows["text"].tolist(), folder=folder)

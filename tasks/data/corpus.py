@@ -103,7 +103,7 @@ class StoredTexts(Sequence[str]):
 
 def read(folder: Path, params: Params, findings: Findings) -> pd.DataFrame:
     """All documents of the files below `folder/<source>/`, as they are written: id, source, text."""
-    return pd.DataFrame(documents(folder, params, findings), columns=COLUMNS)
+    return pd.DataFrame(documents(folder, params=params, findings=findings), columns=COLUMNS)
 
 
 def expectations(params: Params) -> list["Expectation"]:
@@ -297,20 +297,20 @@ def read_clean(
     path = work / "rows.arrow"
 
     def everything() -> Iterator[Document]:
-        yield from documents(raw, params, findings)
+        yield from documents(raw, params=params, findings=findings)
         if any(file.is_file() and not file.name.startswith(".") for file in inbox.rglob("*")):
-            for row in documents(inbox, params, findings):
+            for row in documents(inbox, params=params, findings=findings):
                 text = row.text if params.mask_personal_data == "none" else mask(row.text)
                 yield Document(id=IN_INBOX + row.id, source=IN_INBOX + row.source, text=text)
 
-    table = write_rows(path, everything(), params, findings)
+    table = write_rows(path, everything(), params=params, findings=findings)
     findings.raise_problems()
     if table.empty:
         raise UserError(f"{raw}: there is not one row in its files; `threestage data check` says what is in a file")
     if len(table) < FEW:  # each split needs some
         findings.dropped.clear()
         shorter = float(np.clip(table["length"].sum() / FEW, SMALL, LONGEST))
-        table = write_rows(path, everything(), params, findings, longest=shorter)
+        table = write_rows(path, everything(), params=params, findings=findings, longest=shorter)
     check_train_only(table, params)
     return table, StoredTexts(path)
 

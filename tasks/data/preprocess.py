@@ -58,22 +58,22 @@ class Dataset(Protocol):
 
 def read(dataset: Dataset, folder: Path, params: Split, findings: Findings) -> pd.DataFrame:
     """The clean rows of the raw files. Raises UserError for files or rows that can't be read, and without any row."""
-    table = dataset.read(folder, params, findings)
+    table = dataset.read(folder, params=params, findings=findings)
     findings.raise_problems()
     if table.empty:
         raise UserError(f"{folder}: there is not one row in its files; `threestage data check` says what is in a file")
     check_train_only(table, params)
-    return clean(table, dataset, params, findings)
+    return clean(table, dataset, params=params, findings=findings)
 
 
 def read_inbox(dataset: Dataset, folder: Path, params: Split, findings: Findings) -> pd.DataFrame:
     """The clean rows of the inbox, with personal data masked; none if it is empty."""
     if not any(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*")):
         return pd.DataFrame()
-    table = dataset.read(folder, params, findings)
+    table = dataset.read(folder, params=params, findings=findings)
     findings.raise_problems()
     table = table.assign(id=IN_INBOX + table["id"], source=IN_INBOX + table["source"])
-    return clean(table, dataset, params, findings)
+    return clean(table, dataset, params=params, findings=findings)
 
 
 def clean(table: pd.DataFrame, dataset: Dataset, params: Split, findings: Findings) -> pd.DataFrame:
@@ -91,7 +91,9 @@ def compared_text(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     """The text by which rows are compared: that of these columns, which hold texts or lists of texts."""
     texts: list[str] = []
     for cells in table[list(columns)].to_numpy().tolist():
-        parts = [cell if isinstance(cell, str) else "\n".join(cell) for cell in cells]
+        parts: list[str] = []
+        for cell in cells:
+            parts += [cell] if isinstance(cell, str) else cell
         texts.append("\n".join(filter(None, parts)))
     return pd.Series(texts, index=table.index, dtype=object)
 
@@ -103,7 +105,7 @@ def drop_lengths(table: pd.DataFrame, lengths: Mapping[str, tuple[int, int]], fi
         size = table[column].str.len()
         is_wrong = reasons.isna() & ~size.between(least, most)
         reasons[is_wrong] = column + " has " + size[is_wrong].astype(str) + f" characters, not {least:,} to {most:,}"
-    return findings.drop_rows(table, "lengths", reasons, compared_text(table, list(lengths)))
+    return findings.drop_rows(table, "lengths", reasons=reasons, text=compared_text(table, list(lengths)))
 
 
 def repeated_lines(text: str) -> float:
@@ -119,7 +121,7 @@ def drop_repetition(table: pd.DataFrame, columns: Mapping[str, Any], findings: F
     text = compared_text(table, list(columns))
     shares = text.map(repeated_lines)
     reasons = shares.map("{:.0%} of its lines repeat others".format).where(shares > REPEATED)
-    return findings.drop_rows(table, "repetition", reasons, text)
+    return findings.drop_rows(table, "repetition", reasons=reasons, text=text)
 
 
 def drop_contradictions(table: pd.DataFrame, columns: Mapping[str, Any], findings: Findings) -> pd.DataFrame:
@@ -127,7 +129,7 @@ def drop_contradictions(table: pd.DataFrame, columns: Mapping[str, Any], finding
     text = compared_text(table, list(columns))
     is_contradicted = table.groupby(text)["label"].transform("nunique") > 1
     reasons = ("equal ones have other labels than " + table["label"]).where(is_contradicted)
-    return findings.drop_rows(table, "contradictions", reasons, text)
+    return findings.drop_rows(table, "contradictions", reasons=reasons, text=text)
 
 
 def drop_duplicates(table: pd.DataFrame, dataset: Dataset, params: Split, findings: Findings) -> pd.DataFrame:
@@ -136,7 +138,7 @@ def drop_duplicates(table: pd.DataFrame, dataset: Dataset, params: Split, findin
     first = first_of_groups(text.tolist(), params.near_duplicate)
     is_first = first == np.arange(len(table))
     reasons = ("as " + table["id"].iloc[first].set_axis(table.index)).where(~is_first)
-    return findings.drop_rows(table, "near_duplicates", reasons, text).reset_index(drop=True)
+    return findings.drop_rows(table, "near_duplicates", reasons=reasons, text=text).reset_index(drop=True)
 
 
 def split(table: pd.DataFrame, dataset: Dataset, params: Split, findings: Findings) -> pd.DataFrame:
@@ -153,7 +155,7 @@ def split(table: pd.DataFrame, dataset: Dataset, params: Split, findings: Findin
     splits = given.astype(object)
     if (is_drawn & ~train_only).any():
         labels = table.loc[is_drawn, "label"] if "label" in table else None
-        splits[is_drawn] = draw_splits(units[is_drawn], params, train_only[is_drawn], labels)
+        splits[is_drawn] = draw_splits(units[is_drawn], params, train_only[is_drawn], labels=labels)
     else:
         splits[is_drawn] = SPLITS[0]
     is_tested = np.isin(units, units[given.isin(SPLITS[1:])])
@@ -161,7 +163,7 @@ def split(table: pd.DataFrame, dataset: Dataset, params: Split, findings: Findin
     reasons[splits.isna()] = "its group has rows of a source that is learned from only"
     reasons[is_drawn & is_tested] = "its group is tested on"
     table = table.assign(unit=units.view(np.int64), split=splits)  # MLflow has no uint64
-    return findings.drop_rows(table, "train_only", reasons, text).reset_index(drop=True)
+    return findings.drop_rows(table, "train_only", reasons=reasons, text=text).reset_index(drop=True)
 
 
 def drop_shared_lines(table: pd.DataFrame, column: str, findings: Findings) -> pd.DataFrame:
@@ -173,7 +175,7 @@ def drop_shared_lines(table: pd.DataFrame, column: str, findings: Findings) -> p
     """
     shares = shares_before(table, column)
     reasons = shares.map("{:.0%} of its long lines stand in splits before".format).where(shares >= HALF)
-    return findings.drop_rows(table, "long_lines", reasons, table[column]).reset_index(drop=True)
+    return findings.drop_rows(table, "long_lines", reasons=reasons, text=table[column]).reset_index(drop=True)
 
 
 def long_lines(text: str) -> set[str]:
@@ -225,9 +227,11 @@ def add_inbox(
     reasons[pd.Series(group_of_inbox).duplicated(keep="last").to_numpy()] = "a later row says something else of it"
     reasons[is_near] = "too near to what is tested on"
     is_replaced = np.isin(group_of_row, group_of_inbox[reasons.isna().to_numpy()])
-    inbox = findings.drop_rows(inbox, "inbox", reasons, compared_text(inbox, list(dataset.TEXTS)))
+    inbox_text = compared_text(inbox, list(dataset.TEXTS))
+    inbox = findings.drop_rows(inbox, "inbox", reasons=reasons, text=inbox_text)
     reasons = pd.Series("the inbox says something else of it", table.index).where(is_replaced)
-    table = findings.drop_rows(table, "inbox", reasons, compared_text(table, list(dataset.TEXTS)))
+    table_text = compared_text(table, list(dataset.TEXTS))
+    table = findings.drop_rows(table, "inbox", reasons=reasons, text=table_text)
     units = text_hashes(inbox["group"] if "group" in inbox else compared_text(inbox, list(dataset.TEXTS)))
     if params.mask_personal_data == "feedback":  # compared with other rows first: masks make equal rows differ
         inbox = mask_rows(inbox)

@@ -178,11 +178,14 @@ def _as_dict(check: str, result: dict[str, Any]) -> dict[str, Any]:
     observed = result["result"]
     if "unexpected_count" in observed:
         examples = observed.get("partial_unexpected_index_list", [])[:EXAMPLES]
-        shortened = [{key: str(value)[:LONGEST] for key, value in row.items()} for row in examples]
-        return entry | {"unexpected": observed["unexpected_count"], "examples": shortened}
+        return entry | {"unexpected": observed["unexpected_count"], "examples": list(map(_shortened, examples))}
     if "observed_value" in observed:
         return entry | {"observed": observed["observed_value"]}
     return entry | {"observed": next(iter(result["exception_info"].values()))["exception_message"]}
+
+
+def _shortened(row: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value)[:LONGEST] for key, value in row.items()}
 
 
 def _sentence(entry: dict[str, Any]) -> str:

@@ -102,9 +102,13 @@ def is_train_only(table: pd.DataFrame, params: Split) -> np.ndarray:
 def given_splits(table: pd.DataFrame) -> pd.Series:
     """The split that each row's file is named after, where files are named train, validation and test, as in datasets
     of Hugging Face; NaN for all other rows."""
-    stems = table["source"].map(lambda source: PurePath(source).name.partition(".")[0]).astype(object)
+    stems = table["source"].map(_stem).astype(object)
     is_given = stems.isin(SPLITS) & (len(set(SPLITS) - set(stems)) == 0)
     return stems.mask(~is_given)
+
+
+def _stem(source: str) -> str:
+    return PurePath(source).name.partition(".")[0]
 
 
 def draw_splits(

@@ -100,7 +100,11 @@ def _texts_of_splits(rows: pd.DataFrame, texts: Sequence[str]) -> Iterator[dict[
     """The texts of each split, a batch at a time."""
     for batch in batches(rows["length"].tolist()):
         of_batch = rows.iloc[batch.start : batch.stop]
-        yield {split: [texts[position] for position in of_batch.index[of_batch["split"] == split]] for split in SPLITS}
+        texts_of_split: dict[str, list[str]] = {}
+        for split in SPLITS:
+            positions = of_batch.index[of_batch["split"] == split]
+            texts_of_split[split] = [texts[position] for position in positions]
+        yield texts_of_split
 
 
 def _encode_splits(encoding: tiktoken.Encoding, texts_of_split: Mapping[str, list[str]]) -> dict[str, Tokens]:

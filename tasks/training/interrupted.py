@@ -31,4 +31,4 @@ def say_what_is_kept(own: Path, now: Hashes) -> None:
         step, inputs = Checkpoints(folder).newest(), folder / INPUTS
         if starts_afresh and step is not None and inputs.exists():
             changed = ", ".join(now.differences(Hashes(**json.loads(inputs.read_text()))))
-            logger.info("starting afresh, as %s changed; %s at step %d stays", changed, folder, step)
+            logger.info(f"starting afresh, as {changed} changed; {folder} at step {step} stays")

@@ -89,7 +89,7 @@ def test_check_names_the_reason_why_a_file_can_not_be_read_once(
     assert "to take them in" not in output
 
 
-def test_what_is_unclear_is_settled_by_options_that_are_printed_with_the_block() -> None:
+def test_options_settle_what_is_unclear_and_are_printed_with_the_block() -> None:
     rows = [f"{('wanted', 'other')[n % 3 == 0]},Number {n},This is mail number {n}\n" for n in range(30)]
     Path("own mails.csv").write_text(f"folder,subject,body\n{''.join(rows)}")
     assert "problems that stop the stage: 1\n" in check("emails", "own mails.csv", code=1)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -33,15 +32,21 @@ def test_rows_can_be_read_and_their_ids_are_unique() -> None:
 
 
 def test_every_kind_that_is_tested_is_learned() -> None:
-    kinds = {name: set(Counter(row["kind"] for row in ROWS[name])) for name in SPLITS}
+    kinds: dict[str, set[str]] = {}
+    for name in SPLITS:
+        kinds[name] = {row["kind"] for row in ROWS[name]}
     assert kinds["validation"] | kinds["test"] <= kinds["train"]
     assert len(kinds["test"]) > 50
 
 
 def test_wordings_of_validation_and_test_are_never_learned() -> None:
-    wordings = {name: {(row["kind"], row["wording"]) for row in ROWS[name]} for name in SPLITS[1:]}
+    wordings: dict[str, set[tuple[str, str]]] = {}
+    for name in SPLITS[1:]:
+        wordings[name] = {(row["kind"], row["wording"]) for row in ROWS[name]}
     assert not wordings["validation"] & wordings["test"]
-    asked = {name: {(row["instruction"], row.get("input", "")) for row in ROWS[name]} for name in SPLITS}
+    asked: dict[str, set[tuple[str, str]]] = {}
+    for name in SPLITS:
+        asked[name] = {(row["instruction"], row.get("input", "")) for row in ROWS[name]}
     for left, right in combinations(SPLITS, 2):
         talk = {(row["instruction"], row.get("input", "")) for row in EVERY if "history" in row}
         assert asked[left] & asked[right] <= talk, "the same question, but for talk, whose history differs"

@@ -29,7 +29,9 @@ def cleaned(folder: Path, findings: Findings | None = None, params: Params = PAR
     """The clean documents below `folder/raw`, and those below `folder/inbox`."""
     (folder / "work").mkdir(exist_ok=True)
     (folder / "inbox").mkdir(exist_ok=True)
-    table, texts = read_clean(folder / "raw", folder / "inbox", params, findings or Findings(), work=folder / "work")
+    table, texts = read_clean(
+        folder / "raw", folder / "inbox", params=params, findings=findings or Findings(), work=folder / "work"
+    )
     return table.assign(text=list(texts))
 
 
@@ -73,7 +75,9 @@ def test_long_texts_are_cut_into_even_pieces_where_they_break(mark: str) -> None
 
 
 def test_cut_depends_on_no_other_document(tmp_path: Path) -> None:
-    rows = [{"text": " ".join(f"r{number}w{n}" for n in range(length))} for number, length in enumerate([2_500] * 40)]
+    rows: list[dict[str, str]] = []
+    for number in range(40):
+        rows.append({"text": " ".join(f"r{number}w{n}" for n in range(2_500))})
     rows.append({"text": " ".join(f"long{n}" for n in range(20_000))})
     write(tmp_path, "raw/a/rows.jsonl", "\n".join(map(json.dumps, rows)))
     write(tmp_path, "raw/b/rows.jsonl", json.dumps(rows[0]))
@@ -103,7 +107,7 @@ def test_inbox_is_masked_and_learned_from_unless_it_is_there_already(tmp_path: P
     table = cleaned(tmp_path)
     texts = table.pop("text").tolist()
     findings = Findings()
-    table = split(drop_duplicates(table, texts, PARAMS, findings), texts, PARAMS)
+    table = split(drop_duplicates(table, texts, params=PARAMS, findings=findings), texts, PARAMS)
     (mine,) = table.index[table["source"].astype(str).str.startswith("inbox/")]
     assert texts[mine] == "A note to someone@example.com"
     assert table["split"][mine] == "train"

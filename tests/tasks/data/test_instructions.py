@@ -8,10 +8,6 @@ from form_files import Content, csv_table, json_lines, parquet, put
 from tasks.data import instructions
 from tasks.data.findings import Findings
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(instructions, "read"), reason="the folder tasks/data/instructions still stands before the module"
-)
-
 ASKED = [("Name a color.", "", "Blue."), ("Add the numbers.", "1, 2", "3")]
 JOINED = [(f"{instruction}\n{given}".strip(), "", output) for instruction, given, output in ASKED]
 ALPACA = [{"instruction": instruction, "input": given, "output": output} for instruction, given, output in ASKED]

@@ -43,12 +43,12 @@ def processed(findings: Findings | None = None, **changes: object) -> pd.DataFra
     """The rows of the raw mails and the inbox below the working folder."""
     findings = findings or Findings()
     values = params(**changes)
-    table = read(emails, RAW, values, findings)
-    inbox = read_inbox(emails, INBOX, values, findings)
-    table = drop_duplicates(table, emails, values, findings)
-    table = split(table, emails, values, findings)
+    table = read(emails, RAW, params=values, findings=findings)
+    inbox = read_inbox(emails, INBOX, params=values, findings=findings)
+    table = drop_duplicates(table, emails, params=values, findings=findings)
+    table = split(table, emails, params=values, findings=findings)
     table = drop_shared_lines(table, "body", findings)
-    return add_inbox(table, inbox, emails, values, findings)
+    return add_inbox(table, inbox, emails, params=values, findings=findings)
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> None:
@@ -117,8 +117,8 @@ def test_split_moves_no_row_when_others_are_added_changed_or_removed(tmp_path: P
         values = params(train_only=["made"], validation=0.15, test=0.2)
         table = pd.DataFrame(rows)
         table["group"] = table["subject"].str.replace(r"^(\[list\] )?(Re: )?", "", regex=True)
-        table = drop_duplicates(table, emails, values, findings)
-        table = drop_shared_lines(split(table, emails, values, findings), "body", findings)
+        table = drop_duplicates(table, emails, params=values, findings=findings)
+        table = drop_shared_lines(split(table, emails, params=values, findings=findings), "body", findings)
         return table.set_index("id")["split"]
 
     rows = [random_mail(number) for number in range(190)]
@@ -248,12 +248,20 @@ def test_inbox_question_that_is_tested_is_dropped_whatever_its_answer(tmp_path: 
     write(raw / "a.jsonl", [{"instruction": question, "output": "one"} for question in questions])
     values = instructions.Params(seed=1, validation=0.1, test=0.1, near_duplicate=0.9)
     findings = Findings()
-    table = split(read(instructions, raw, values, findings), instructions, values, findings)
+    table = split(
+        read(instructions, raw, params=values, findings=findings), instructions, params=values, findings=findings
+    )
     tested = first_of(table, "test")
     learned = first_of(table, "train")
     rows = [{"instruction": row["instruction"], "output": "two, after all"} for row in (tested, learned)]
     write(inbox / "mine.jsonl", [*rows, {"instruction": "What is new under the sun?", "output": "Nothing."}])
-    after = add_inbox(table, read_inbox(instructions, inbox, values, findings), instructions, values, findings)
+    after = add_inbox(
+        table,
+        read_inbox(instructions, inbox, params=values, findings=findings),
+        instructions,
+        params=values,
+        findings=findings,
+    )
     assert new_rows(after)["id"].tolist() == ["inbox/mine.jsonl#2", "inbox/mine.jsonl#3"]
     assert tested["id"] in set(after["id"])
     assert learned["id"] not in set(after["id"])

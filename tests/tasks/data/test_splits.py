@@ -17,7 +17,7 @@ def numbered_texts(rows: int) -> list[str]:
 def drawn(table: pd.DataFrame, params: Split = PARAMS) -> np.ndarray:
     """The split of each row of a table of texts, perhaps with labels."""
     units = text_hashes(table["text"])
-    return draw_splits(units, params, is_train_only(table, params), table.get("label"))
+    return draw_splits(units, params, is_train_only(table, params), labels=table.get("label"))
 
 
 def test_shares_hold_on_average_for_every_label_and_depend_on_the_seed() -> None:

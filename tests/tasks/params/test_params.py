@@ -168,7 +168,7 @@ def test_gates_of_params_yaml_ask_for_what_the_evaluation_measures(project: Path
 
 
 @pytest.mark.parametrize(
-    ("content", "place"),
+    ("content", "row"),
     [
         (b"foundation: [1, 2", ", row 2"),
         (b"", ""),
@@ -179,12 +179,12 @@ def test_gates_of_params_yaml_ask_for_what_the_evaluation_measures(project: Path
         (b"<<<<<<< ours\na: 1\n=======\na: 2\n>>>>>>> theirs\n", ", row "),
     ],
 )
-def test_corrupt_file_is_named_with_its_row(tmp_path: Path, content: bytes, place: str) -> None:
+def test_corrupt_file_is_named_with_its_row(tmp_path: Path, content: bytes, row: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
         check_params(path)
-    assert str(caught.value).startswith(f"{path}{place}")
+    assert str(caught.value).startswith(f"{path}{row}")
     assert "\n" not in str(caught.value)
 
 

@@ -291,7 +291,7 @@ def test_tasks_of_ray_clean_and_encode_the_same_corpus(tmp_path, monkeypatch):
 
     def cleaned(name: str) -> bytes:
         (tmp_path / name).mkdir()
-        read_clean(tmp_path / "raw", tmp_path / "inbox", params, Findings(), work=tmp_path / name)
+        read_clean(tmp_path / "raw", tmp_path / "inbox", params=params, findings=Findings(), work=tmp_path / name)
         return (tmp_path / name / "rows.arrow").read_bytes()
 
     here = cleaned("here")
