@@ -41,7 +41,8 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/measures/pictures.py": EVALUATION,  # a plot retrains nothing
     "tasks/training/progress.py": [],
     "tasks/data/splits.py": PREPROCESS,
-    "tasks/data/sources.py": FETCH + PREPROCESS,
+    "tasks/data/sources.py": FETCH,
+    "tasks/data/emails.py": ["preprocess@emails"],
     "tasks/stages/names.py": [],
     "tasks/registry/register.py": [],
     "tasks/review/page.py": [],
