@@ -78,7 +78,7 @@ def preprocess_corpus(
 ) -> None:
     """The way of a dataset that may be larger than memory."""
     findings = Findings()
-    work = state_folder(current_stage())
+    work = state_folder(current_stage()) / "rows"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     with pool():
