@@ -13,8 +13,7 @@ from tasks.data.cleaning.record import RULES, Record
 from tasks.data.cleaning.rules import HALF, shares_before, within_lengths, without_repetition
 from tasks.data.dataset import Dataset, Table
 from tasks.data.duplicates import DUPLICATES, near_rows, overlap
-from tasks.data.folders import files_below
-from tasks.data.inbox import IN_INBOX
+from tasks.data.inbox import IN_INBOX, files_below
 from tasks.data.join import join_inbox
 from tasks.data.quality import (
     Check,

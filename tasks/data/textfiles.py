@@ -11,7 +11,7 @@ import ftfy
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
 from tasks.data.compression import open_plain
-from tasks.data.folders import files_below
+from tasks.data.inbox import files_below
 from tasks.data.mail.characters import flat_entities
 
 LONGEST_LINE = 64 * 2**20  # bytes; people write shorter ones, and a line takes several times its size in memory
