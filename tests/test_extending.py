@@ -102,7 +102,7 @@ def test_new_application_is_found_by_graph_evaluation_registry_and_serving(
     assert isinstance(answer["output"][0], str)
     touched = changed(extended) - code
     made = {path for path in touched if not path.startswith("reports/") and Path(path).name != ".gitignore"}
-    assert made == {"dvc.lock", "data/questions/.gitkeep"}
+    assert made == {"dvc.lock"}
 
 
 def test_code_of_the_page_passes_ruff(extended: Path) -> None:

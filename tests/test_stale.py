@@ -76,7 +76,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/training/labelled.py": FINETUNE,
     "tasks/training/progress.py": [],
     "tasks/training/ray.py": [],
-    "tasks/data/remote.py": FETCH,
+    "tasks/data/archives.py": FETCH,
     "tasks/data/published.py": [*PREPROCESS, *LOAD, "pretrain"],
     "tasks/data/mail": PREPROCESS + EVALUATE,
     "tasks/data/splits.py": PREPROCESS,
@@ -94,7 +94,6 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "cli/stages.py": [],
     "app/page": [],
     "data/inbox/emails": ["preprocess@emails"],
-    "data/instructions": ["preprocess@instructions"],
     "libraries.json:matplotlib": EVALUATION,
     "libraries.json:torch": LOAD + REPLAY + TRAINING + EVALUATION,
     "libraries.json:scikit-learn": EVALUATE,
@@ -106,7 +105,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "params.yaml:foundation.evaluate.sample_prompts": ["evaluate_foundation"],
     "params.yaml:applications.classifier.review": [],
 }
-FETCHING = ("archives", "compression", "folders", "local", "remote", "sources")
+FETCHING = ("archives", "inbox", "sources")
 FETCHING = [f"tasks/data/{name}.py" for name in FETCHING]
 SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "dataset", "problems", "gates", "shingles", "splits")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none
@@ -137,7 +136,6 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
     },
     "flows.fetch": {
         "llm/config.py": "the base of parameters, which are in dvc.lock themselves",
-        "tasks/data/inbox.py": "makes a folder that is no out",
         **dict.fromkeys(SPLITTING, "imported by it"),
     },
     "flows.preprocess": {

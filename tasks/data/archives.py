@@ -29,11 +29,11 @@ class _Header(tarfile.TarInfo):
     """A member's header, which is an error if it is damaged: tarfile takes it for the end of the archive."""
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
         try:
-            return super().fromtarfile(archive)
+            return super().fromtarfile(tarfile)
         except DAMAGED as error:
-            raise tarfile.ReadError(f"a damaged header: {error}") from None
+            raise UserError(f"a damaged header: {error}") from None
 
 
 def is_archive(path: Path) -> bool:

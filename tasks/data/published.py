@@ -77,11 +77,7 @@ GPT2_VOCABULARY = Source(
 )
 
 
-def find_published(name: str) -> Weights | Path | None:
-    """What a name says: one of PUBLISHED, a model of the hub at a commit, or a model's path; None for another name.
-
-    Raises UserError for a model of the hub without its commit.
-    """
+def _find(name: str) -> Weights | Path | None:
     if match := HUB_MODEL.fullmatch(name):
         return Weights(match[1], commit=match[2])
     if name.startswith("hf:"):
@@ -94,9 +90,17 @@ def find_published(name: str) -> Weights | Path | None:
     return PUBLISHED.get(name) or (path if is_model else None)
 
 
+def is_published(name: str) -> bool:
+    """Whether this is a name in PUBLISHED, a model of the hub at a commit, or the path of a model.
+
+    Raises UserError for a model of the hub without its commit.
+    """
+    return _find(name) is not None
+
+
 def check_published(name: str) -> None:
-    """Raise UserError for a name that `find_published` does not know."""
-    if find_published(name) is None:
+    """Raise UserError for a name that `is_published` does not know."""
+    if not is_published(name):
         forms = "no hf:OWNER/NAME@COMMIT, and no folder or .gguf file here"
         raise UserError(f"{name!r} is not one of {', '.join(PUBLISHED)}, {forms}")
 
@@ -107,7 +111,7 @@ def published_weights(name: str) -> Path:
     Raises UserError for an unknown name, a missing file and a wrong hash, and if the hub doesn't answer.
     """
     check_published(name)
-    match find_published(name):
+    match _find(name):
         case Weights(package=Source() as package):
             return next(from_package(package).rglob("*.gguf"))
         case Weights() as weights:
@@ -129,7 +133,7 @@ def published_tokenizer(name: str) -> "tiktoken.Encoding":
     """
     from llm.formats.tokenizer_files import read_tokenizer  # loads NumPy; a check of params.yaml needs names alone
 
-    weights = find_published(name)
+    weights = _find(name)
     if isinstance(weights, Weights) and weights.package is None:
         return read_tokenizer(_from_hub(weights, (TOKENIZER,)))
     return read_tokenizer(published_weights(name))
