@@ -98,7 +98,8 @@ def copy_code(folder: Path) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))  # half written
     for name in FILES:
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "data/behavioural", folder / "data/behavioural")
+    for name in ("behavioural", "instructions"):
+        shutil.copytree(ROOT / "data" / name, folder / "data" / name)
     for name in ("everyday-mail", "replay"):
         shutil.copy(ROOT / f"data/{name}.jsonl", folder / "data")
     (folder / "data/replay").mkdir()
@@ -107,7 +108,6 @@ def copy_code(folder: Path) -> None:
     for inbox in (ROOT / "data/inbox").iterdir():  # and nothing that people left there
         (folder / "data/inbox" / inbox.name).mkdir(parents=True)
         shutil.copy(inbox / ".gitignore", folder / "data/inbox" / inbox.name)
-        shutil.copytree(ROOT / "data" / inbox.name, folder / "data" / inbox.name)
 
 
 def publish_small(folder: Path) -> None:

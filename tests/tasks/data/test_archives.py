@@ -28,14 +28,6 @@ def make(path: Path, files: dict[str, bytes]) -> Path:
     return make_zip(path, files) if path.suffix == ".zip" else make_tar(path, files)
 
 
-def zip_with_link(path: Path) -> Path:
-    symlink = zipfile.ZipInfo("passwd")
-    symlink.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr(symlink, "/etc/passwd")
-    return path
-
-
 def zip_that_declares_less(path: Path) -> Path:
     """A zip of 3 MB that declares 1 kB."""
     content = make_zip(path, {"a": b"\0" * 3_000_000}).read_bytes()
@@ -71,7 +63,11 @@ def test_links_and_devices_are_refused_unless_no_pattern_matches_them(tmp_path, 
 
 
 def test_symbolic_link_of_a_zip_becomes_no_link(tmp_path, out):
-    unpack(zip_with_link(tmp_path / "bad.zip"), "*", out)
+    symlink = zipfile.ZipInfo("passwd")
+    symlink.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        file.writestr(symlink, "/etc/passwd")
+    unpack(tmp_path / "bad.zip", "*", out)
     assert not (out / "passwd").is_symlink()
 
 
