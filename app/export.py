@@ -19,7 +19,7 @@ from llm.formats.export_huggingface import export_huggingface
 from llm.formats.model_folder import load_model, read_config
 from llm.formats.modelfile import modelfile
 from llm.objectives import CHAT, COMPLETE, interface_of
-from tasks.data.published import ORIGINS
+from tasks.data.published import PUBLISHED
 from tasks.registry.main_figures import Figure, own_figures
 from tasks.registry.markup import render_markdown
 from tasks.registry.versions import registered_name
@@ -159,14 +159,14 @@ def _use_mlflow(exported: Exported) -> str:
 
 def _licence(exported: Exported) -> str:
     """The SPDX name of the base's licence; a model made from scratch has the licences of its sources."""
-    return ORIGINS[exported.base].licence if exported.base in ORIGINS else OTHER
+    return PUBLISHED[exported.base].licence if exported.base in PUBLISHED else OTHER
 
 
 def _details(exported: Exported) -> dict[str, Any]:
     """The fields of GGUF's block `general`."""
     details: dict[str, Any] = {"name": exported.name, "license": _licence(exported)}
-    if exported.base in ORIGINS:
-        origin = ORIGINS[exported.base]
+    if exported.base in PUBLISHED:
+        origin = PUBLISHED[exported.base]
         details |= {
             "base_model.count": 1,
             "base_model.0.name": origin.repository.rpartition("/")[2],
@@ -195,7 +195,7 @@ def card_text(exported: Exported, form: Form, *, is_chat: bool) -> str:
             )
         )
     licence = _licence(exported)
-    base = ORIGINS[exported.base].repository if exported.base in ORIGINS else None
+    base = PUBLISHED[exported.base].repository if exported.base in PUBLISHED else None
     metadata = ModelCardData(
         language="en",
         license=licence,

@@ -22,8 +22,7 @@ from app.metrics import FEEDBACK as WRITTEN
 from app.project import in_project
 from app.settings import Settings
 from llm.files import write_atomic
-from tasks.data.inbox import INBOX
-from tasks.data.preprocess import FEEDBACK
+from tasks.data.inbox import FEEDBACK, INBOX
 from tasks.stages.lock import exclusive
 
 DAY = 86_400

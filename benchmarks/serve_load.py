@@ -252,7 +252,7 @@ def register(published: Path, folder: Path, versions: int) -> None:
 
 def published_file() -> Path:
     """The GGUF file of the published weights, as `load_published` keeps it. Raises UserError where it is not here."""
-    files = list((ROOT / STATE / PUBLISHED[MODEL].sha256[:16]).rglob("*.gguf"))
+    files = list((ROOT / STATE / PUBLISHED[MODEL].package.sha256[:16]).rglob("*.gguf"))
     if not files:
         raise UserError(f"the file of {MODEL} is not here: run `dvc repro --force load_published`")
     return files[0]

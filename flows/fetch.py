@@ -10,7 +10,7 @@ from prefect.artifacts import create_table_artifact
 
 from llm.files import atomic_folder
 from tasks.data.inbox import open_inbox
-from tasks.data.sources import Source, check_names, fetch_source
+from tasks.data.sources import Source, check_names, write_source
 from tasks.registry.tracking import stage_run
 from tasks.stages.server import leave_artifact
 
@@ -21,5 +21,5 @@ def fetch(name: str, params: list[Source]) -> None:
     check_names(params)
     open_inbox(name)  # a dep of `preprocess`: DVC fails if it is missing
     with stage_run(params), atomic_folder(Path("data/raw") / name) as folder:
-        fetched = [fetch_source(source, folder) for source in params]
+        fetched = [write_source(source, folder) for source in params]
     leave_artifact(create_table_artifact, f"fetch-{name}", table=fetched, description=f"The sources of {name}")

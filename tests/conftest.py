@@ -238,7 +238,7 @@ def smollm2(shared) -> Path:
     from tasks.data.published import PUBLISHED, STATE
     from tasks.data.sources import write_source
 
-    source = PUBLISHED["smollm2-135m"]
+    source = PUBLISHED["smollm2-135m"].package
     folder = ROOT / STATE / source.sha256[:16]
     with FileLock(shared / "smollm2.lock"):
         if not folder.exists():

@@ -94,6 +94,8 @@ def copy_code(folder: Path) -> None:
     for name in FILES:
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "data/behavioural", folder / "data/behavioural")
+    (folder / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy/automations.yaml", folder / "deploy")
     for name in ("everyday-mail", "replay"):
         shutil.copy(ROOT / f"data/{name}.jsonl", folder / "data")
     (folder / "data/replay").mkdir()

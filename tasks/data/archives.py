@@ -1,27 +1,28 @@
 """Unpack archives without trusting them."""
 
 import lzma
+import re
 import shutil
-import tarfile
+import sys
 import zipfile
 import zlib
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from tarfile import ReadError
-from typing import Any, Self
+from typing import Self
 
 from llm.errors import UserError
-from tasks.data.compression import COMPRESSIONS, TARS, open_plain
-from tasks.stages.progress_bar import ProgressBar
 
-ZIP = (".zip", ".whl")
-TAR = (".tar", *TARS, *(f".tar{suffix}" for suffix in COMPRESSIONS))
+if sys.version_info >= (3, 14):
+    import tarfile
+else:  # Python's own reads no .tar.zst
+    from backports.zstd import tarfile
+
+ARCHIVE = re.compile(r"\.(zip|whl|tgz|tbz2|txz|tzst|tar(\.(gz|bz2|xz|zst))?)$", re.IGNORECASE)
 OFFICE = (".docx", ".epub", ".odp", ".ods", ".odt", ".pptx", ".xlsx")  # zip files, but no archives of data
-CHUNK = 2**20
-UNREADABLE = (OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+BROKEN = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+LOCKED = RuntimeError  # a zip with a password, or of a compression that Python lacks
 # pyrefly: ignore[missing-attribute]: typeshed's tarfile has no subclasses of HeaderError
 DAMAGED = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)
-UNSUPPORTED = (NotImplementedError, RuntimeError)  # a zip's compression that Python lacks, or a password
 
 
 class _Header(tarfile.TarInfo):
@@ -32,20 +33,14 @@ class _Header(tarfile.TarInfo):
         try:
             return super().fromtarfile(tarfile)
         except DAMAGED as error:
-            raise ReadError(f"a damaged header: {error}") from None
+            raise UserError(f"a damaged header: {error}") from None
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip or a tar, compressed or not, by its name."""
-    name = path.name.lower()
-    if name.endswith(OFFICE):
+    """Whether a file is a zip or a tar, compressed or not, by its name. Raises UserError for an office document."""
+    if path.name.lower().endswith(OFFICE):
         raise UserError(f"{path}: a document of an office program; save it as .csv, .txt or .html")
-    return name.endswith((*ZIP, *TAR))
-
-
-def bar(name: str, **options: Any) -> ProgressBar:
-    """Progress that leaves no bar behind."""
-    return ProgressBar(desc=name, leave=False, **options)
+    return ARCHIVE.search(path.name) is not None
 
 
 def unpack(archive: Path, pattern: str, folder: Path) -> None:
@@ -56,49 +51,39 @@ def unpack(archive: Path, pattern: str, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        is_zip = archive.name.lower().endswith(ZIP)
-        count = _unpack_zip(archive, pattern, folder) if is_zip else _unpack_tar(archive, pattern, folder)
-    except UserError:
-        raise
-    except (*UNREADABLE, *UNSUPPORTED) as error:
-        raise UserError(f"{archive.name}: not readable as an archive: {error}") from None
-    if not count:
+        if archive.name.lower().endswith((".zip", ".whl")):
+            _unpack_zip(archive, pattern, folder)
+        else:
+            _unpack_tar(archive, pattern, folder)
+    except (*BROKEN, LOCKED, UserError) as error:
+        raise UserError(f"{archive.name}: can't be unpacked: {error}") from None
+    if not any(folder.iterdir()):
         raise UserError(f"{archive.name}: none of its members matches files: {pattern}")
 
 
-def _unpack_zip(archive: Path, pattern: str, folder: Path) -> int:
-    """Returns the number of files that match."""
-    count = 0
+def _unpack_zip(archive: Path, pattern: str, folder: Path) -> None:
     with zipfile.ZipFile(archive) as file:
-        for member in bar(archive.name, iterable=file.infolist(), unit="file"):
-            if not member.is_dir() and _matches(member.filename, pattern):
-                _check_member(archive, member.filename, size=member.file_size, folder=folder)
+        for member in file.infolist():
+            if not member.is_dir() and _is_wanted(member.filename, pattern, size=member.file_size, folder=folder):
                 file.extract(member, folder)
-                count += 1
-    return count
 
 
-def _unpack_tar(archive: Path, pattern: str, folder: Path) -> int:
-    """Returns the number of files that match."""
-    count = 0
-    with open_plain(archive) as plain, tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header) as file:
-        for member in bar(archive.name, iterable=file, unit="file"):
-            if not member.isdir() and _matches(member.name, pattern):
-                _check_member(archive, member.name, size=member.size, folder=folder)
+def _unpack_tar(archive: Path, pattern: str, folder: Path) -> None:
+    with tarfile.open(archive, "r|*", tarinfo=_Header) as file:
+        for member in file:
+            if not member.isdir() and _is_wanted(member.name, pattern, size=member.size, folder=folder):
                 if not member.isreg():
-                    raise UserError(f"{archive.name}: member {member.name!r} is a link or a device, not a file")
+                    raise UserError(f"member {member.name!r} is a link or a device, not a file")
                 file.extract(member, folder, filter="data")
-                count += 1
-    return count
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(str(PurePosixPath(name)), pattern)
-
-
-def _check_member(archive: Path, name: str, *, size: int, folder: Path) -> None:
+def _is_wanted(name: str, pattern: str, *, size: int, folder: Path) -> bool:
+    """Whether a member matches the pattern. Raises UserError for one that would leave the folder or fill the disk."""
     path = PurePosixPath(name)
+    if not fnmatchcase(str(path), pattern):
+        return False
     if path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{archive.name}: member {name!r} would be written outside its folder")
+        raise UserError(f"member {name!r} would be written outside its folder")
     if size > shutil.disk_usage(folder).free:
-        raise UserError(f"{archive.name}: member {name!r} has {size:,} bytes, more than the disk has free")
+        raise UserError(f"member {name!r} has {size:,} bytes, more than the disk has free")
+    return True

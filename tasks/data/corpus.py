@@ -36,9 +36,10 @@ from tasks.data.files import (
     suffix_of,
 )
 from tasks.data.findings import Findings
+from tasks.data.inbox import IN_INBOX
 from tasks.data.mail.html import html_text
 from tasks.data.personal import mask, mask_rows
-from tasks.data.preprocess import IN_INBOX, drop_lengths, drop_repetition
+from tasks.data.preprocess import drop_lengths, drop_repetition
 from tasks.data.quality import cell_expectations
 from tasks.data.shingles import text_hashes
 from tasks.data.splits import Split, check_train_only, draw_splits, is_train_only

@@ -23,6 +23,7 @@ import pyarrow.parquet
 from llm.errors import UserError
 from tasks.data.compression import open_plain, without_compression
 from tasks.data.findings import Findings
+from tasks.data.inbox import files_below
 from tasks.data.mail.characters import flat_entities
 
 HEAD = 2**16  # bytes that show what a file without a suffix is
@@ -86,16 +87,6 @@ class Row(NamedTuple):
 
 
 # ---- files
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Every file below a folder, without hidden ones and DVC's pointers, in the order of paths."""
-    paths: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not is_hidden and path.suffix != ".dvc":
-            paths.append(path)
-    return paths
 
 
 def raw_files(folder: Path) -> list[Path]:
@@ -430,7 +421,8 @@ def _parse_json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # a ValueError is a number of thousands of digits, too
         way_out = "; a file with an object a line is called .jsonl" if "Extra data" in str(error) else ""
-        raise RowError(f"not readable as JSON: {error}{way_out}") from None
+        reason = re.sub(r"line 1 (column \d+) .*", r"\1", str(error))
+        raise RowError(f"not readable as JSON: {reason}{way_out}") from None
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -451,7 +443,7 @@ def _json_lines(path: Path, findings: Findings) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            cells = _parse_json(line)
+            cells = _parse_json(line.strip())
         except RowError as error:
             findings.add_problem(place_of(path, number), str(error))
         else:

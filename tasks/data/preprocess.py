@@ -17,6 +17,7 @@ import pandas as pd
 from llm.errors import UserError
 from tasks.data.duplicates import first_of_groups
 from tasks.data.findings import Findings
+from tasks.data.inbox import FEEDBACK, IN_INBOX
 from tasks.data.personal import mask_rows
 from tasks.data.shingles import text_hashes
 from tasks.data.splits import SPLITS, Split, check_train_only, draw_splits, given_splits, is_train_only
@@ -24,8 +25,6 @@ from tasks.data.splits import SPLITS, Split, check_train_only, draw_splits, give
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
-FEEDBACK = "feedback.jsonl"  # the file of the inbox with accepted feedback
-IN_INBOX = "inbox/"  # prefix of the id and source of the inbox's rows
 ANSWER = "output"  # the column of a right answer that is not compared with the inbox's
 FEWEST_LINES = 10  # a shorter text may well repeat its lines
 REPEATED = 0.7  # share of lines that repeat earlier ones; Rae et al. 2021 drop web pages from 0.3 on

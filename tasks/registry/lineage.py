@@ -14,7 +14,6 @@ from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
 from tasks.data.published import PUBLISHED as KNOWN_WEIGHTS
-from tasks.data.published import Hub
 from tasks.registry.record import NONE, holds, read_record, uncommitted_parts
 from tasks.registry.server import server_errors
 from tasks.registry.store import configure_tracking
@@ -184,10 +183,10 @@ def _source(source: str | Mapping[str, Any]) -> Node:
 
 def _sources_of_weights(name: str) -> tuple[Node, ...]:
     """The pinned source of published weights; none for a folder or file of your own."""
-    match KNOWN_WEIGHTS.get(name):
-        case None:
-            return ()
-        case Hub(repository, revision, sha256):
-            return (_source({"source": f"{repository} at {revision}", "sha256": sha256}),)
-        case source:
-            return (_source({"source": source.source, "sha256": source.sha256, "files": source.files}),)
+    if name not in KNOWN_WEIGHTS:
+        return ()
+    weights = KNOWN_WEIGHTS[name]
+    package = weights.package
+    if package is None:
+        return (_source({"source": f"{weights.repository} at {weights.commit}", "sha256": weights.sha256}),)
+    return (_source({"source": package.source, "sha256": package.sha256, "files": package.files}),)

@@ -74,7 +74,7 @@ def test_accepted_feedback_is_learned_by_the_next_version(copied: Path, prefect_
         ran = re.findall(r"Beginning subflow run '(.+)' for flow", done.stderr)
         assert ran[:-2] == ["preprocess-emails", "finetune-classifier", "evaluate-classifier"]
         train = pd.read_parquet(copied / "data/processed/emails/train.parquet")
-        assert train["id"].str.startswith("inbox/feedback.jsonl#").sum() == 1
+        assert train["id"].str.startswith("inbox/feedback.jsonl#1").sum() == 5, "feedback_weight"
         assert train["id"].str.startswith("inbox/mine.jsonl#").sum() > 0.9 * len(others)
         assert (copied / "data/inbox/emails/mine.jsonl.dvc").exists()
 

