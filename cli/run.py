@@ -44,8 +44,8 @@ def run(
         if not stale and models and _print_if_all_is_registered(models):
             return
     from tasks.params.load import check_params
-    from tasks.stages.command import lasted
-    from tasks.stages.server import prefect_server, run_as_child
+    from tasks.stages.prefect import prefect_server, run_flow
+    from tasks.stages.process import lasted
 
     def check() -> None:
         if stale:  # if nothing is stale, the parameters ran before; checking them imports the models' libraries
@@ -57,7 +57,7 @@ def run(
             from tasks.stages.libraries import write_libraries
 
             write_libraries()  # the checks are done: from here on DVC must know what computes
-            run_as_child(retrain, {"share": False, "stages": stages})
+            run_flow(retrain, {"share": False, "stages": stages})
         if not models:
             return f"Done in {lasted(started)}"
         from tasks.registry.register import registered
@@ -81,12 +81,12 @@ def _stages_of(targets: Sequence[str]) -> list[str]:
 
     Raises UserError for a target that is none of these.
     """
-    from tasks.stages import graph
+    from tasks.stages import dvc
     from tasks.stages.names import dataset_names, evaluation_stage, model_names
 
     stage_of = {model: evaluation_stage(model) for model in model_names()}
     stage_of |= {dataset: f"preprocess@{dataset}" for dataset in dataset_names()}
-    stage_of |= {name: name for name in graph.stages()}
+    stage_of |= {name: name for name in dvc.stages()}
     for target in targets:
         if target not in stage_of:
             raise UserError(f"there is no target {target!r}; those are {', '.join(stage_of)}")
@@ -95,12 +95,12 @@ def _stages_of(targets: Sequence[str]) -> list[str]:
 
 def _models_of(stages: Sequence[str]) -> list[str]:
     """The models that these stages evaluate, or need to; all for no stage."""
-    from tasks.stages import graph
+    from tasks.stages import dvc
     from tasks.stages.names import evaluation_stage, model_names
 
     if not stages:
         return model_names()
-    needed = graph.stages(last=stages)
+    needed = dvc.stages(stages)
     return [model for model in model_names() if evaluation_stage(model) in needed]
 
 
@@ -111,7 +111,7 @@ def _is_something_stale(stages: Sequence[str]) -> bool:
 
     check_outline()
     from tasks.params.schema import may_be_wrong
-    from tasks.stages import graph
+    from tasks.stages import dvc
     from tasks.stages.libraries import installed, recorded
 
     if may_be_wrong():
@@ -119,7 +119,7 @@ def _is_something_stale(stages: Sequence[str]) -> bool:
     try:
         if recorded() != installed():
             return True
-        return bool(graph.plan(stages).why) if stages else graph.is_stale()
+        return bool(dvc.stale(stages))
     except UserError:
         check_params()  # if params.yaml is the reason, this names the key
         raise

@@ -26,10 +26,10 @@ from tasks.data.splits import Split
 from tasks.data.steps import Preprocessing
 from tasks.params.slices import find_dataset
 from tasks.registry.tracking import stage_run
-from tasks.stages.command import current_stage, state_folder
 from tasks.stages.hashes import fingerprint, inputs
+from tasks.stages.prefect import leave_artifact
+from tasks.stages.process import current_stage, state_folder
 from tasks.stages.process_pool import pool
-from tasks.stages.server import leave_artifact
 
 step = partial(task, cache_policy=NO_CACHE, persist_result=False)
 read = step(steps.read_rows)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from dvc.repo import Repo
 from projects import git
+from tasks.stages.graph import LOCK_FILE
 from typer.testing import CliRunner, Result
 
 from app.errors import RequestError
@@ -17,7 +18,6 @@ from app.settings import Settings
 from cli.main import cli
 from tasks.data.inbox import open_inbox
 from tasks.params.slices import find_dataset
-from tasks.stages.graph import LOCK_FILE
 from tasks.stages.lock import exclusive
 from tests.app.conftest import error_of, rows_of
 
