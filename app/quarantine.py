@@ -96,9 +96,9 @@ class Quarantine:
         if decision == "dropped":
             return self._decide(ids, decision), []
         in_project()
-        from tasks.stages.graph import LOCK_FILE, track  # with DVC, which a server outside of a project lacks
+        from tasks.stages.dvc import track  # with DVC, which a server outside of a project lacks
 
-        with exclusive(LOCK_FILE, patience=0):  # a running stage would record the new rows as those that it read
+        with exclusive("dvc.lock", patience=0):  # a running stage would record the new rows as those that it read
             return self._decide(ids, decision), track(INBOX)
 
     def client_of(self, request: Request, keys: Sequence[str] = ()) -> str:

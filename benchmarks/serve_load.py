@@ -32,7 +32,7 @@ import psutil
 from benchmarks.harness import FAILED, OURS, ROOT, Figures, Table, finish, make_parser, positive
 from llm.errors import UserError
 from tasks.data.published import PUBLISHED, STATE
-from tasks.stages.server import free_port
+from tasks.stages.prefect import free_port
 
 MODEL = "smollm2-135m"
 SPEED = "tokens a second"

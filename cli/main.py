@@ -21,7 +21,6 @@ from cli.feedback import feedback
 from cli.registry import lineage, register
 from cli.review import review
 from cli.run import run
-from cli.scheduled import deploy
 from cli.serve import serve
 from cli.shared import to_person
 from cli.stages import evaluate, fetch, finetune, load_published, preprocess, pretrain, replay
@@ -36,7 +35,6 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "The pipeline": (run,),
     "Its stages": (fetch, preprocess, load_published, pretrain, replay, finetune, evaluate),
     "The registry": (register, review, lineage),
-    "Scheduled runs": (deploy,),
     "The models": (chat, classify, serve, export),
     "Your data": (data, feedback),
 }

@@ -25,12 +25,12 @@ def register(verbose: Verbose = False) -> None:
     from tasks.registry.store import configure_tracking
     from tasks.registry.summary import next_step
     from tasks.stages.names import model_names
-    from tasks.stages.server import prefect_server, run_as_child
+    from tasks.stages.prefect import prefect_server, run_flow
 
     def work() -> str:
         configure_tracking()  # if the server is away at the start, say so at once
         with prefect_server():
-            run_as_child(flow, {})
+            run_flow(flow, {})
         return next_step(model_names())
 
     run_and_exit("register", work, verbose)

@@ -61,7 +61,7 @@ def compare(
     from flows.review import NotReviewedError
     from flows.review import review as flow
     from tasks.stages.parent_death import tie_to_parent
-    from tasks.stages.server import prefect_server, run_as_child
+    from tasks.stages.prefect import prefect_server, run_flow
 
     tie_to_parent()
 
@@ -69,7 +69,7 @@ def compare(
         parameters = {"models": chosen_models(models), "auto": auto}
         with prefect_server():
             try:
-                _print(run_as_child(flow, parameters))
+                _print(run_flow(flow, parameters))
             except NotReviewedError as error:
                 _print(error.outcomes)
                 raise

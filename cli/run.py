@@ -44,9 +44,9 @@ def run(
         if not stale and models and _print_if_all_is_registered(models):
             return
     from tasks.params import check_classes
-    from tasks.stages.command import lasted
     from tasks.stages.names import PARAMS_FILE
-    from tasks.stages.server import prefect_server, run_as_child
+    from tasks.stages.prefect import prefect_server, run_flow
+    from tasks.stages.process import lasted
     from tasks.stages.yaml_text import read_yaml
 
     def check() -> None:
@@ -59,7 +59,7 @@ def run(
             from tasks.stages.libraries import write_libraries
 
             write_libraries()  # the checks are done: from here on DVC must know what computes
-            run_as_child(retrain, {"share": False, "stages": stages})
+            run_flow(retrain, {"share": False, "stages": stages})
         if not models:
             return f"Done in {lasted(started)}"
         from tasks.registry.register import registered
@@ -83,12 +83,12 @@ def _stages_of(targets: Sequence[str]) -> list[str]:
 
     Raises UserError for a target that is none of these.
     """
-    from tasks.stages import graph
+    from tasks.stages import dvc
     from tasks.stages.names import dataset_names, evaluation_stage, model_names
 
     stage_of = {model: evaluation_stage(model) for model in model_names()}
     stage_of |= {dataset: f"preprocess@{dataset}" for dataset in dataset_names()}
-    stage_of |= {name: name for name in graph.stages()}
+    stage_of |= {name: name for name in dvc.stages()}
     for target in targets:
         if target not in stage_of:
             raise UserError(f"there is no target {target!r}; those are {', '.join(stage_of)}")
@@ -97,12 +97,12 @@ def _stages_of(targets: Sequence[str]) -> list[str]:
 
 def _models_of(stages: Sequence[str]) -> list[str]:
     """The models that these stages evaluate, or need to; all for no stage."""
-    from tasks.stages import graph
+    from tasks.stages import dvc
     from tasks.stages.names import evaluation_stage, model_names
 
     if not stages:
         return model_names()
-    needed = graph.stages(last=stages)
+    needed = dvc.stages(stages)
     return [model for model in model_names() if evaluation_stage(model) in needed]
 
 
@@ -110,13 +110,11 @@ def _is_something_stale(stages: Sequence[str]) -> bool:
     """Whether one of these stages or of those that they need is stale, or a library that computes has another version
     than the recorded one. No stages stand for all."""
     from tasks.params import check_params
-    from tasks.stages import graph
+    from tasks.stages import dvc
     from tasks.stages.libraries import installed, recorded
 
     check_params()
-    if recorded() != installed():
-        return True
-    return bool(graph.plan(stages).why) if stages else graph.is_stale()
+    return recorded() != installed() or bool(dvc.stale(stages))
 
 
 def _print_if_all_is_registered(models: list[str]) -> bool:

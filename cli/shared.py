@@ -69,8 +69,8 @@ def tracebacks(verbose: bool) -> Iterator[None]:
 
 def run_and_exit(name: str, work: Callable[[], str | None], verbose: bool) -> NoReturn:
     """Do a command's work with a log in .threestage/NAME/, and end with its exit code."""
-    from tasks.stages.command import run_command
     from tasks.stages.lock import STATE
+    from tasks.stages.process import run_command
 
     raise typer.Exit(run_command(work, STATE / name / "log", verbose=verbose))
 

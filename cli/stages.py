@@ -141,7 +141,7 @@ def _run(
     """Run a stage in this process, and end with its exit code."""
     in_project()
     from tasks.params import check_params
-    from tasks.stages.command import run_stage
+    from tasks.stages.process import run_stage
 
     def check_and_load() -> dict[str, Any]:
         check_params()

@@ -1,6 +1,6 @@
 """The folder of scheduled runs: `prefect deploy` checks it, and scheduled runs first bring it the merged code.
 
-prefect.yaml names both as steps. The second is a command of its own, `threestage deploy`: no module is imported
+prefect.yaml names both as steps. The second is a command of its own, `python -m flows.deploy`: no module is imported
 before its new code is there.
 """
 
@@ -17,9 +17,9 @@ from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.registry.git import git
 from tasks.registry.result_branch import put_back
-from tasks.stages import graph
-from tasks.stages.lock import STATE, workspace
-from tasks.stages.prefect_worker import in_turn, run_of_worker
+from tasks.stages import dvc
+from tasks.stages.hashes import LOCK
+from tasks.stages.lock import STATE, exclusive, workspace
 
 PROCESS = "process"
 PULL_WITHIN = 600  # seconds
@@ -69,10 +69,10 @@ def update() -> str:
     Results of a killed run are first put back to HEAD's: DVC's run cache still has them. Raises UserError if local
     changes are in the way, or the git remote does not answer.
     """
-    with in_turn("retrain", run_of_worker()):
-        put_back([graph.LOCK_FILE])  # DVC reads it, and a kill may have left half of it
+    with exclusive("retrain"):
+        put_back([str(LOCK)])  # DVC reads it, and a kill may have left half of it
         with suppress(UserError):  # DVC can't read files that were merged broken; the pull may bring their repair
-            put_back(graph.results()[0])
+            put_back(dvc.results()[0])
         try:
             upstream = git("rev-parse", "--abbrev-ref", "@{upstream}")
         except UserError:
@@ -102,3 +102,7 @@ def outdated() -> list[str]:
     reasons = [REASON.read_text()] if REASON.exists() else []
     REASON.unlink(missing_ok=True)
     return reasons
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{bring_merged_code()}\n")

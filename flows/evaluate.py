@@ -20,7 +20,7 @@ from tasks.registry.logged_model import find_model
 from tasks.registry.tracking import log_measured, stage_run
 from tasks.stages.hashes import md5_of
 from tasks.stages.names import training_report
-from tasks.stages.server import leave_artifact
+from tasks.stages.prefect import leave_artifact
 from tasks.training.setup import split_file
 
 

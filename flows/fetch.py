@@ -12,7 +12,7 @@ from llm.files import atomic_folder
 from tasks.data.inbox import open_inbox
 from tasks.data.sources import Source, check_names, write_source
 from tasks.registry.tracking import stage_run
-from tasks.stages.server import leave_artifact
+from tasks.stages.prefect import leave_artifact
 
 
 @flow(flow_run_name="fetch-{name}")

@@ -31,9 +31,9 @@ from tasks.data.splits import Split
 from tasks.data.tokens import texts_to_learn, write_tokens
 from tasks.params import find_dataset
 from tasks.registry.tracking import stage_run
-from tasks.stages.command import current_stage, state_folder
+from tasks.stages.prefect import leave_artifact
+from tasks.stages.process import current_stage, state_folder
 from tasks.stages.process_pool import pool
-from tasks.stages.server import leave_artifact
 
 step = partial(task, cache_policy=NO_CACHE, persist_result=False)
 

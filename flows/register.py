@@ -17,7 +17,7 @@ from tasks.registry.register import DELETED, register_model
 from tasks.registry.server import ServerAwayError
 from tasks.registry.versions import registered_name
 from tasks.stages.names import model_names
-from tasks.stages.server import leave_artifact
+from tasks.stages.prefect import leave_artifact
 from tasks.training.shown_row import show_row
 
 AGAIN_AFTER = (5, 15, 45, 120)

@@ -12,8 +12,7 @@ from flows.decide import chosen_models
 from llm.errors import UserError
 from tasks.registry.decide import approve, reject, settle
 from tasks.registry.history import GATES, Event
-from tasks.stages.end_states import quiet_stops
-from tasks.stages.server import leave_artifact
+from tasks.stages.prefect import leave_artifact
 
 if TYPE_CHECKING:
     from tasks.review.challenger import Reviewed
@@ -63,7 +62,6 @@ def review(models: list[str] | None = None, auto: bool = False) -> dict[str, str
         models: the models whose challengers are reviewed; all by default
         auto: the gates decide; if one could not be computed, a person does
     """
-    quiet_stops()
     outcomes: dict[str, str] = {}
     states: list[str] = []
     failed: dict[str, UserError] = {}

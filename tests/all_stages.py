@@ -12,7 +12,7 @@ from dvc.repo import Repo
 
 from cli.main import cli
 from tasks.params import find_evaluation, find_training
-from tasks.stages.graph import stages
+from tasks.stages.dvc import stages
 from tasks.stages.names import model_names
 
 REGISTER = "register"

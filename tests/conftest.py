@@ -147,7 +147,7 @@ def ready_store(tmp_path_factory) -> Path:
 @pytest.fixture
 def port() -> Iterator[int]:
     """A port on which nobody listens, and that no other process is given before a server of this test listens."""
-    from tasks.stages.server import free_port
+    from tasks.stages.prefect import free_port
 
     with free_port() as number:
         yield number
@@ -166,7 +166,7 @@ def prefect_server_for_tests() -> Iterator[str]:
     from prefect.settings import PREFECT_API_URL
     from prefect.testing import utilities
 
-    from tasks.stages.server import free_port, start_server
+    from tasks.stages.prefect import free_port, start_server
 
     with free_port() as number, pytest.MonkeyPatch.context() as patch:  # its own may be another's before it listens
         patch.setattr(utilities, "_find_available_port", lambda *_: number)

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from projects import ROOT, environment, git, run
-
 from tasks.stages.graph import plan
 
 BLOCK = re.compile(r"^```\w+\n# (\S+?)(?:, (\w+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from tasks.registry.server import is_server, tracking_uri, without_secret
 from tasks.registry.versions import registered_name, run_id_of
 from tasks.stages.hashes import PREFIX
-from tasks.stages.server import prefect_page
+from tasks.stages.prefect import prefect_page
 from tasks.stages.ui import address
 
 WAITS, DECIDED = f"{PREFIX}.version.waits", f"{PREFIX}.version.decided"
@@ -40,7 +40,7 @@ def _standing_server() -> str:
     """The address of the standing Prefect server; empty if none is configured."""
     from prefect.settings import PREFECT_API_URL
 
-    from tasks.stages.server import TEMPORARY
+    from tasks.stages.prefect import TEMPORARY
 
     api = PREFECT_API_URL.value() or ""
     return "" if api == os.environ.get(TEMPORARY) else api
@@ -60,7 +60,7 @@ def emit(event: str, name: str, version: str, **details: str) -> None:
     from prefect.events import Event
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    from tasks.stages.server import ANSWERS_WITHIN
+    from tasks.stages.prefect import ANSWERS_WITHIN
 
     payload = {"page": version_page(name, version)} | details
     related: list[dict[str, str]] = []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llm.errors import UserError
 from tasks.registry.git import git
-from tasks.stages import dvc_process, graph
+from tasks.stages import dvc
 
 BRANCHES = "retrain"
 EMAIL = f"threestage@{platform.node() or 'localhost'}"
@@ -110,15 +110,15 @@ def share(day: str, message: str, *, push_to: str, seconds: float) -> Shared:
     """
     shared = Shared()
     deadline = time.monotonic() + seconds
-    results, parameters = graph.results()
+    results, parameters = dvc.results()
     branch = ""
     with shared.step("not committed"):
         branch = commit_results(day, [*results, *parameters], message)
         shared.done.append(f"committed to the branch {branch}" if branch else "nothing to commit: HEAD has all results")
     with shared.step("data not pushed"):
-        remote = graph.remote()
+        remote = dvc.remote()
         if remote:
-            dvc_process.push(deadline - time.monotonic())
+            dvc.push(deadline - time.monotonic())
             shared.done.append(f"data pushed to DVC's remote {remote}")
         else:
             shared.done.append("data not pushed: DVC has no default remote")

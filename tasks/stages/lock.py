@@ -1,5 +1,6 @@
 """Locks: one process at a time holds a name in this folder."""
 
+import logging
 import os
 import platform
 from collections.abc import Generator
@@ -16,7 +17,9 @@ KEEP = "THREESTAGE_KEEP_CHECKPOINTS"
 them."""
 FINISHED = "finished"
 LONGEST_WAIT = 600
-"""Seconds that a run waits for a Prefect server that is away, or for another dvc in its folder."""
+"""Seconds that a stage of a night waits for a Prefect server that is away."""
+
+logger = logging.getLogger(__name__)
 
 
 def workspace() -> str:
@@ -33,10 +36,17 @@ def exclusive(name: str, patience: float | None = None) -> Generator[None]:
     """
     path = STATE / name / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
-        lock = FileLock(path).acquire(-1 if patience is None else patience)
+        lock.acquire(patience or 0)
     except Timeout:
-        raise UserError(f"{path} is held by process {path.read_text()}, which still runs") from None
-    with lock:
+        held = f"{path} is held by process {path.read_text()}, which still runs"
+        if patience is not None:
+            raise UserError(held) from None
+        logger.info("waiting: %s", held)
+        lock.acquire()
+    try:
         path.write_text(str(os.getpid()))
         yield
+    finally:
+        lock.release()

@@ -22,8 +22,8 @@ from llm.device import Compute, matmul_peak
 from llm.training.checkpoint import Checkpoints
 from llm.training.objective import Row
 from tasks.registry.tracking import log_steps
+from tasks.stages.prefect import leave_artifact
 from tasks.stages.progress_bar import ProgressBar
-from tasks.stages.server import leave_artifact
 from tasks.training.setup import Throughput
 
 REPORT_EVERY = 25  # steps between messages to MLflow and Prefect: each takes about 50 ms

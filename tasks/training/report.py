@@ -17,7 +17,7 @@ from llm.training.objective import Row, best_evaluation
 from tasks.registry.logged_model import log_model
 from tasks.registry.tracking import log_measured
 from tasks.stages.names import training_report
-from tasks.stages.server import leave_artifact
+from tasks.stages.prefect import leave_artifact
 from tasks.training.setup import Trained
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from dvc.repo import Repo
 from projects import git
+from tasks.stages.graph import LOCK_FILE
 from typer.testing import CliRunner, Result
 
 from app.errors import RequestError
@@ -15,7 +16,6 @@ from app.quarantine import Quarantine
 from app.settings import Settings
 from cli.main import cli
 from tasks.data.inbox import open_inbox
-from tasks.stages.graph import LOCK_FILE
 from tasks.stages.lock import exclusive
 from tests.app.conftest import error_of, rows_of
 

@@ -16,7 +16,7 @@ from projects import ROOT
 from flows.decide import decide
 from llm.errors import UserError
 from tasks.registry.decide import history
-from tasks.stages.server import run_as_child
+from tasks.stages.prefect import run_flow
 
 pytestmark = pytest.mark.slow
 
@@ -54,18 +54,18 @@ def test_deployment_decide_approves_rejects_and_rolls_back_under_a_persons_name(
     waiting_version: Path, prefect_api: str
 ) -> None:
     with pytest.raises(UserError, match=NOT_DESPITE_GATES):
-        run_as_child(decide, APPROVE)
+        run_flow(decide, APPROVE)
     assert newest_run().state.name == "Failed"
-    outcome = run_as_child(decide, APPROVE | {"despite_gates": True})
+    outcome = run_flow(decide, APPROVE | {"despite_gates": True})
     assert outcome.startswith("version 2 approved despite f1 at least 1.1 by reviewer-1, ")
     assert outcome.endswith(f": {ME['reason']}")
     assert aliases() == ("2", "1", None)
     run = newest_run()
     assert (run.name, run.state.name) == ("decide: classifier 2 approved despite f1 at least 1.1", "Completed")
-    run_as_child(decide, APPROVE | {"decision": "rollback"})
+    run_flow(decide, APPROVE | {"decision": "rollback"})
     assert aliases() == ("1", None, None)
     assert newest_run().name == "decide: classifier 2 rolled back to version 1"
-    run_as_child(decide, APPROVE | {"decision": "reject", "version": "2"})
+    run_flow(decide, APPROVE | {"decision": "reject", "version": "2"})
     assert history("classifier")[-1].event == "rejected"
 
 
@@ -74,7 +74,7 @@ def test_form_of_decide_refuses_a_value_that_does_not_fit(
     waiting_version: Path, prefect_api: str, wrong: dict[str, str]
 ) -> None:
     with pytest.raises(ParameterTypeError):
-        run_as_child(decide, APPROVE | wrong)
+        run_flow(decide, APPROVE | wrong)
     assert aliases() == ("1", None, "2")
 
 

@@ -17,7 +17,7 @@ MAILS = [{"label": "ham", "subject": f"Number {i}", "body": f"Words {i} of a mes
         (
             "corpus",
             "mine.jsonl",
-            '{"text": "good"}\n{"text": "bro\n',
+            '{"text": "good"}\n{"text": "br\n',
             "data/raw/corpus/mine.jsonl, row 2: not readable",
         ),
         (

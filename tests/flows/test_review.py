@@ -27,7 +27,7 @@ from tasks.registry.decide import approve, history, model_state, reject, settle
 from tasks.registry.events import WAITS
 from tasks.review import compare
 from tasks.review.challenger import Reviewed, review_challenger
-from tasks.stages.server import run_as_child
+from tasks.stages.prefect import run_flow
 from tests.tasks.review.conftest import Answering, enter, inside, labelled, register, write_project
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ NO_MODEL = "error: there is no model 'nobody'; those are: foundation, assistant,
 
 def run_review(*models: str, **parameters: bool) -> dict[str, str]:
     """The outcome of each model."""
-    return run_as_child(review, {"models": list(models or ["classifier"]), **parameters})
+    return run_flow(review, {"models": list(models or ["classifier"]), **parameters})
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def messages(monkeypatch) -> list[str]:
 @pytest.fixture(scope="session")
 def server_for_tests(ready_store, tmp_path_factory) -> Iterator[str]:
     """A real tracking server with a store of its own."""
-    from tasks.stages.server import free_port
+    from tasks.stages.prefect import free_port
 
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(ready_store, folder / "server.db")

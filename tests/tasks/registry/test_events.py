@@ -14,7 +14,7 @@ from tasks.registry.decide import approve, compared, model_state
 from tasks.registry.events import DECIDED, emit, version_page
 from tasks.registry.store import configure_tracking
 from tasks.stages import server
-from tasks.stages.server import TEMPORARY
+from tasks.stages.prefect import TEMPORARY
 
 pytestmark = pytest.mark.slow
 

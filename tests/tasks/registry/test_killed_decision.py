@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 DECIDES_AND_DIES = """
 import json, os, signal, sys
 import alembic.script, mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
-import prefect.settings, tasks.stages.server  # once, and not in each child
+import prefect.settings, tasks.stages.prefect  # once, and not in each child
 from mlflow import MlflowClient
 from tasks.registry import decide
 

@@ -31,8 +31,8 @@ from tasks.applications.foundation.train import Train
 from tasks.params import load_training
 from tasks.registry.record import read_record
 from tasks.registry.tracking import log_steps, stage_run
-from tasks.stages.command import state_folder
 from tasks.stages.lock import FINISHED, KEEP
+from tasks.stages.process import state_folder
 from tasks.training.fit import fit, training_run
 from tasks.training.progress import KEPT, log_checkpoint
 from tasks.training.report import publish

@@ -1,7 +1,8 @@
-"""A command as a process: its lock, Prefect run, log, errors and exit code."""
+"""A command or a stage as a process: its lock, log, errors, exit code and end."""
 
 import errno
 import gc
+import json
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
@@ -23,8 +25,10 @@ from llm.errors import UserError
 from tasks.stages.libraries import check_libraries
 from tasks.stages.lock import STATE, exclusive
 from tasks.stages.parent_death import die_with_parent
-from tasks.stages.server import prefect_server, run_as_child
+from tasks.stages.prefect import prefect_server, run_flow
 
+OF_A_WORKER = "PREFECT__FLOW_RUN_ID"  # a variable of a process that a Prefect worker started
+WORKER_IS_GONE = signal.SIGUSR1
 STAGE = "DVC_STAGE"  # the variable in which dvc names the stage that it runs
 LOCK_PATIENCE = 20  # seconds; a stage whose dvc was killed still finishes its step
 GOODBYE = 10  # seconds for a stopped training to tell its server; a standing one needs less than one
@@ -32,8 +36,17 @@ STOPPED = 75  # exit code of a training that stopped on request, with a checkpoi
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE)
 """System errors that are no bug: no space, no permission, too many open files."""
 LOG_BYTES = 5_000_000  # of a command's log file; the previous file is kept, too
+END = "end.json"
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class End:
+    """How a command ended, in the file END next to its log."""
+
+    code: int
+    seconds: float
+    reason: str
+    """Why it failed; empty if it did not."""
 
 
 def current_stage() -> str:
@@ -44,6 +57,18 @@ def current_stage() -> str:
 def state_folder(stage: str) -> Path:
     """The folder of a stage's lock, log and checkpoints: never a dep, never an out."""
     return STATE / "stages" / stage
+
+
+def forget_ends() -> None:
+    """Remove the ends of all stages, before they run."""
+    for file in STATE.glob(f"stages/*/{END}"):
+        file.unlink()
+
+
+def read_end(stage: str) -> End | None:
+    """How a stage ended since `forget_ends`; None if it did not run, or was killed."""
+    path = state_folder(stage) / END
+    return End(**json.loads(path.read_text())) if path.exists() else None
 
 
 class _Console(logging.Filter):
@@ -100,6 +125,29 @@ def lasted(began: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
+def end_with_worker(name: str) -> None:
+    """If a Prefect worker started this process, end properly when the worker ends.
+
+    The worker's console is then gone, so nothing is written to it. The log is in `.threestage/<name>/log`.
+    """
+    if OF_A_WORKER not in os.environ:
+        return
+    log = STATE / name / "log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    signal.signal(WORKER_IS_GONE, _terminate_once)
+    die_with_parent(WORKER_IS_GONE)
+
+
+def _terminate_once(number: int, _: FrameType | None) -> None:
+    """Handle SIGTERM once: a second one would interrupt the work of the first. The kernel sends one a thread."""
+    signal.signal(number, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGTERM)
+
+
 def run_command(
     work: Callable[[], str | None], log: Path, *, again: str = "the same command", verbose: bool = False
 ) -> int:
@@ -137,11 +185,14 @@ def run_command(
         if verbose or reason is None:
             traceback.print_exc()
         end = f"this is a bug; {log} holds its log" if reason is None else f"error: {reason}"
-        _write(log, traceback.format_exc())
+        _append(log, traceback.format_exc())
     if code:
         sys.stderr.write(f"{end}\n")
     last = f"{end}; ended after {lasted(began)}" if code else f"finished in {lasted(began)}"
-    _write(log, f"{last}; {next_step}\n" if next_step else f"{last}\n")
+    _append(log, f"{last}; {next_step}\n" if next_step else f"{last}\n")
+    row = End(code=code, seconds=round(time.monotonic() - began, 1), reason=end.removeprefix("error: "))
+    log.with_name(END).unlink(missing_ok=True)
+    _append(log.with_name(END), json.dumps(asdict(row)))
     return code
 
 
@@ -154,12 +205,12 @@ def _mendable(error: Exception) -> str | None:
     return None
 
 
-def _write(log: Path, text: str) -> None:
+def _append(path: Path, text: str) -> None:
     try:
-        with log.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:  # the disk may be full
-        sys.stderr.write(f"{log} can't be written: {error.strerror}\n")
+        sys.stderr.write(f"{path} can't be written: {error.strerror}\n")
 
 
 def run_stage(
@@ -182,6 +233,6 @@ def run_stage(
         parameters = load()
         check_libraries()
         with exclusive(f"stages/{stage}", LOCK_PATIENCE), prefect_server():
-            run_as_child(flow, parameters)
+            run_flow(flow, parameters)
 
     return run_command(work, state_folder(stage) / "log", again=again, verbose=verbose)

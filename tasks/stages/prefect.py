@@ -1,6 +1,5 @@
-"""The Prefect server that a stage reports to, and the stage's place in the tree of runs."""
+"""Prefect: the server that a flow reports to, its run with the tags of this folder and night, and its artifacts."""
 
-import copy
 import logging
 import os
 import re
@@ -9,38 +8,35 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
-from functools import partial, wraps
-from typing import Any, TypeVar
-from uuid import UUID
+from contextlib import contextmanager
+from typing import Any
 
 import httpx
-from prefect import Flow
+from prefect import Flow, tags
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
-from prefect.flow_engine import run_flow
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_CLIENT_MAX_RETRIES,
-    get_current_settings,
-    temporary_settings,
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
 )
-from prefect.states import Cancelled, Pending
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
+from prefect.states import Cancelled, Crashed
 from prefect.utilities.urls import url_for
 
 from llm.errors import UserError
-from tasks.stages.end_states import STOPS, end_below, quiet_stops
 from tasks.stages.lock import LONGEST_WAIT, workspace
 from tasks.stages.ui import address
 
-PARENT_TASK_RUN = "THREESTAGE_PARENT_TASK_RUN"
 TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # its address; it ends with its command and has no pages
+NIGHT = "THREESTAGE_NIGHT"  # the tag that the stages of a night give their runs
 STARTS_WITHIN = 300
 """Seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones."""
 ANSWERS_WITHIN = 20  # seconds for the first answer of a standing server, which may be busy
 ASKS_EVERY = 1  # seconds, while a server is away
-
-Answer = TypeVar("Answer")
+OPEN = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +65,10 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Generator[st
 
     The temporary server runs in a process group of its own, so that Ctrl-C does not reach it and the flow can still
     report its end. It ends with this process. Raises UserError if the configured server doesn't answer: at once, or in
-    a child run, whose parent it did answer, after LONGEST_WAIT seconds.
+    a stage of a night, which it did answer, after LONGEST_WAIT seconds.
     """
     if url := PREFECT_API_URL.value():
-        _check_answers(url, LONGEST_WAIT if PARENT_TASK_RUN in os.environ else 0)
+        check_answers(url, LONGEST_WAIT if NIGHT in os.environ else 0)
         meanwhile()
         yield url
         return
@@ -115,79 +111,8 @@ def start_server(port: int) -> subprocess.Popen[bytes]:
     )
 
 
-def reach_directly() -> None:
-    """Have this process and its children use no proxy for servers on this machine."""
-    names = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
-    own = [name for name in ("127.0.0.1", "localhost") if name not in names.split(",")]
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join([*filter(None, [names]), *own])
-
-
-def _check_answers(url: str, patience: float = 0) -> None:
-    """Ask the configured server by Prefect's own client, which knows its password and its certificate."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            with (
-                temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-                get_client(httpx_settings={"timeout": ANSWERS_WITHIN}, sync_client=True) as client,
-            ):
-                for path in ("/health", "/admin/version"):
-                    client.request("GET", path)
-            return
-        except httpx.HTTPStatusError as error:
-            if error.response.is_server_error and time.monotonic() < deadline:  # it or its database is starting
-                time.sleep(ASKS_EVERY)
-                continue
-            refused = error.response.status_code == httpx.codes.UNAUTHORIZED
-            if not refused and error.request.url.path.endswith("/admin/version"):
-                return  # it is well, and has no such page, as Prefect Cloud: only the password was to be tried on it
-            if refused:
-                way_out = "PREFECT_API_AUTH_STRING must be its USER:PASSWORD"
-                raise UserError(f"PREFECT_API_URL={url}: it refuses (401); {way_out}") from None
-            status = f"{error.response.status_code} {error.response.reason_phrase}"
-            raise UserError(f"PREFECT_API_URL={url}: it answers {status}") from None
-        except httpx.TransportError as error:
-            if time.monotonic() >= deadline:
-                reason, way_out = str(error) or type(error).__name__, "start it, or unset the variable"
-                raise UserError(f"PREFECT_API_URL={url}: nobody answers ({reason}); {way_out}") from None
-            time.sleep(ASKS_EVERY)
-
-
-def wait_until_back(url: str) -> None:
-    """Wait until the server of a run answers. Raises UserError after LONGEST_WAIT seconds."""
-    _check_answers(url, LONGEST_WAIT)
-
-
-def patiently(ask: Callable[[], Answer]) -> Answer:
-    """The result of `ask`, which is repeated while the server is away.
-
-    Prefect's client only waits for a server that has answered it before. Raises httpx.TransportError after LONGEST_WAIT
-    seconds.
-    """
-    deadline = time.monotonic() + LONGEST_WAIT
-    while True:
-        try:
-            return ask()
-        except httpx.TransportError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(ASKS_EVERY)
-
-
-def leave_artifact(create: Callable[..., Any], name: str, **content: Any) -> Any:
-    """Call one of Prefect's functions that create an artifact, with a key made from `name`, and return its result.
-
-    If the server stays away, a warning is logged and the result is None: what a run made counts without its artifact.
-    """
-    key = artifact_key(name)
-    try:
-        return patiently(partial(create, key=key, **content))
-    except httpx.TransportError as error:
-        logger.warning("Prefect did not take the artifact %s: %s", key, str(error) or type(error).__name__)
-        return None
-
-
 def wait_until_healthy(server: subprocess.Popen[bytes], url: str) -> None:
+    """Wait until the temporary server answers. Raises UserError if it ends, and after STARTS_WITHIN seconds."""
     deadline = time.monotonic() + STARTS_WITHIN
     with httpx.Client(verify=False) as client:  # verifying would read certificates for 10 ms each time
         while time.monotonic() < deadline and server.poll() is None:
@@ -202,57 +127,103 @@ def wait_until_healthy(server: subprocess.Popen[bytes], url: str) -> None:
     raise UserError(f"the temporary Prefect server {state}; set PREFECT_API_URL to a standing one")
 
 
+def reach_directly() -> None:
+    """Have this process and its children use no proxy for servers on this machine."""
+    names = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    own = [name for name in ("127.0.0.1", "localhost") if name not in names.split(",")]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join([*filter(None, [names]), *own])
+
+
+def check_answers(url: str, patience: float = 0) -> None:
+    """Raise UserError if the configured server does not answer within `patience` seconds, or refuses.
+
+    Prefect's own client asks, as it knows the server's password and its certificate.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            with (
+                temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+                get_client(httpx_settings={"timeout": ANSWERS_WITHIN}, sync_client=True) as client,
+            ):
+                for path in ("/health", "/admin/version"):
+                    client.request("GET", path)
+            return
+        except httpx.HTTPStatusError as error:
+            is_starting = error.response.is_server_error and time.monotonic() < deadline  # it or its database
+            if not is_starting:
+                _raise_refusal(url, error)
+                return
+        except httpx.TransportError as error:
+            if time.monotonic() >= deadline:
+                reason, way_out = str(error) or type(error).__name__, "start it, or unset the variable"
+                raise UserError(f"PREFECT_API_URL={url}: nobody answers ({reason}); {way_out}") from None
+        time.sleep(ASKS_EVERY)
+
+
+def _raise_refusal(url: str, error: httpx.HTTPStatusError) -> None:
+    """Raise UserError, unless the server is well and only has no page of its version, as Prefect Cloud: it was asked
+    for that to try the password."""
+    if error.response.status_code == httpx.codes.UNAUTHORIZED:
+        way_out = "PREFECT_API_AUTH_STRING must be its USER:PASSWORD"
+        raise UserError(f"PREFECT_API_URL={url}: it refuses (401); {way_out}") from None
+    if not error.request.url.path.endswith("/admin/version"):
+        status = f"{error.response.status_code} {error.response.reason_phrase}"
+        raise UserError(f"PREFECT_API_URL={url}: it answers {status}") from None
+
+
 def _send_logs() -> None:
     """Send the logs that Prefect has batched, while its server still runs."""
     for handler in logging.getLogger("prefect.flow_runs").handlers:
         handler.flush()
 
 
-def run_as_child(flow: Flow[..., Any], parameters: dict[str, Any]) -> Any:
-    """Run a flow, as a child of the task run that started this process, if there is one.
+def run_flow(flow: Flow[..., Any], parameters: dict[str, Any]) -> Any:
+    """Run a flow with the tags of this folder and, in a stage of a night, of the night.
 
-    A stopped run and its descendants end as Cancelled, and the exception that stopped it is raised. If the flow is done
-    but its server is gone, the result still counts.
+    A run that stops on request, with a checkpoint, ends as Cancelled.
     """
-    quiet_stops()
-    stops: list[BaseException] = []
-    done: list[Any] = []
+    night = os.environ.get(NIGHT)
+    with tags(workspace(), *([night] if night else [])):
+        return flow.with_options(on_failure=[*flow.on_failure_hooks, _cancel_if_stopped])(**parameters)
 
-    def create() -> FlowRun:
-        parent = os.environ.get(PARENT_TASK_RUN)
+
+def _cancel_if_stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
+    """Prefect's hook for a run that failed."""
+    reason = state.result(raise_on_failure=False)
+    if isinstance(reason, InterruptedError):
         with get_client(sync_client=True) as client:
-            return client.create_flow_run(
-                flow,
-                parameters=parameters,
-                parent_task_run_id=UUID(parent) if parent else None,
-                state=Pending(),
-                tags=[workspace()],
-            )
+            client.set_flow_run_state(flow_run.id, Cancelled(message=str(reason)), force=True)
 
-    flow_run = patiently(create)
 
-    @wraps(flow.fn)
-    def stoppable(*args: Any, **named: Any) -> Any:
-        try:
-            done.append(flow.fn(*args, **named))
-        except STOPS as stop:
-            stops.append(stop)
-            return Cancelled(message=str(stop) or "stopped")
-        return done[-1]
+def end_left(tag: str) -> None:
+    """Mark the flow runs with this tag that are still open, and the task runs in them, as crashed.
 
-    ours = copy.copy(flow)
-    ours.fn = stoppable
+    Call it when no process of theirs can be alive: a killed process reports no end.
+    """
+    gone = Crashed(message="Its process is gone; the next run goes on from the last checkpoint.")
+    is_open = FlowRunFilterState(type=FlowRunFilterStateType(any_=OPEN))
+    with get_client(sync_client=True) as client:
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]), state=is_open)
+        for flow_run in client.read_flow_runs(flow_run_filter=tagged):
+            inside = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))
+            for task_run in client.read_task_runs(flow_run_filter=inside):
+                if task_run.state is not None and not task_run.state.is_final():
+                    client.set_task_run_state(task_run.id, gone.fresh_copy(), force=True)
+            client.set_flow_run_state(flow_run.id, gone.fresh_copy(), force=True)
+
+
+def leave_artifact(create: Callable[..., Any], name: str, **content: Any) -> Any:
+    """Call one of Prefect's functions that create an artifact, with a key made from `name`, and return its result.
+
+    If the server is away, a warning is logged and the result is None: what a run made counts without its artifact.
+    """
+    key = artifact_key(name)
     try:
-        return run_flow(ours, flow_run=flow_run, parameters=parameters)
-    except BaseException as error:
-        if not stops:
-            if not done or not isinstance(error, httpx.TransportError):
-                raise
-            logger.warning("Prefect was not told that %s is done: %s", flow.name, str(error) or type(error).__name__)
-            return done[-1]
-        with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
-            end_below(client, flow_run.id, Cancelled(message=str(stops[0]) or "stopped"))
-        raise stops[0] from None
+        return create(key=key, **content)
+    except httpx.TransportError as error:
+        logger.warning("Prefect did not take the artifact %s: %s", key, str(error) or type(error).__name__)
+        return None
 
 
 def artifact_key(name: str) -> str:
