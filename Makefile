@@ -18,7 +18,7 @@ ifneq ($(shell $(USABLE) && echo usable),usable)
 .PHONY: $(READY)
 endif
 
-.PHONY: help run serve test test-quick test-processors lint notebooks site ui clean
+.PHONY: help run serve test test-quick test-processors lint schema notebooks site ui clean
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
@@ -44,6 +44,9 @@ lint: $(TOOLS) ## style, format, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyrefly check
 	@$(BIN)/lint-imports
+
+schema: $(READY) ## write params.schema.json, after a change of a class of parameters or for a new block
+	@$(BIN)/python -c "from tasks.params import write_schema; write_schema()"
 
 notebooks: $(READY) ## write the chapters of docs/book as notebooks
 	@$(BIN)/python docs/book/notebooks.py

@@ -258,7 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--budgets", nargs="+", type=float, default=[60.0, 120.0, 240.0], help="seconds of training")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each run")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="whose foundation is ours")
-    parser.add_argument("--data", type=Path, default=DATA, help="a corpus as `threestage preprocess corpus` leaves it")
+    parser.add_argument("--data", type=Path, default=DATA, help="a corpus as `dvc repro preprocess@corpus` leaves it")
     options = parser.parse_args(arguments)
     budgets = sorted(options.budgets)
     if budgets[0] <= 0:

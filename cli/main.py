@@ -23,7 +23,6 @@ from cli.review import review
 from cli.run import run
 from cli.serve import serve
 from cli.shared import to_person
-from cli.stages import evaluate, fetch, finetune, load_published, preprocess, pretrain, replay
 from llm.errors import UserError
 
 ERROR, INTERRUPTED = 1, 130
@@ -33,7 +32,6 @@ EXTRA = ("fastapi", "gradio", "prometheus_client", "uvicorn")
 
 COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "The pipeline": (run,),
-    "Its stages": (fetch, preprocess, load_published, pretrain, replay, finetune, evaluate),
     "The registry": (register, review, lineage),
     "The models": (chat, classify, serve, export),
     "Your data": (data, feedback),

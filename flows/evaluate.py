@@ -1,4 +1,4 @@
-"""Measure a model on the test split, which nothing was tuned on: `threestage evaluate classifier`."""
+"""Measure a model on the test split, which nothing was tuned on: `python -m flows.evaluate classifier`."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.command import run_stage
 from llm.config import Config
 from llm.device import choose_compute, keep_freed_memory
 from llm.files import atomic_folder, write_atomic
@@ -15,11 +16,11 @@ from llm.objectives import load
 from tasks.measures.description import Subject
 from tasks.measures.evaluate import measure_and_write
 from tasks.measures.pictures import draw_curves
-from tasks.params.slices import find_evaluation
+from tasks.params import find_evaluation, load_evaluation
 from tasks.registry.logged_model import find_model
 from tasks.registry.tracking import log_measured, stage_run
 from tasks.stages.hashes import md5_of
-from tasks.stages.names import training_report
+from tasks.stages.names import evaluation_stage, model_names, training_report
 from tasks.stages.prefect import leave_artifact
 from tasks.training.setup import split_file
 
@@ -54,3 +55,12 @@ def evaluate(name: str, params: Config) -> None:
         mlflow.log_artifacts(str(report), "evaluation")
         description = f"The {name} on the test split"
         leave_artifact(create_table_artifact, f"evaluate-{name}", table=[metrics], description=description)
+
+
+def main() -> None:
+    """Run the stage of the model that the command line names."""
+    run_stage(evaluate, evaluation_stage, lambda name: {"name": name, "params": load_evaluation(name)}, model_names)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Convert published weights to a model folder that fine-tunes start from: `threestage load-published`."""
+"""Convert published weights to a model folder that fine-tunes start from: `python -m flows.load_published`."""
 
 from pathlib import Path
 
@@ -6,8 +6,10 @@ import mlflow
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.command import run_stage
 from llm.files import atomic_folder
 from tasks.data.published import save_published
+from tasks.params import load_published_name
 from tasks.registry.tracking import stage_run
 from tasks.stages.names import PUBLISHED
 
@@ -19,3 +21,12 @@ def load_published(params: str) -> None:
     with stage_run(), atomic_folder(Path("models") / PUBLISHED) as folder:
         mlflow.log_param(PUBLISHED, params)
         save(params, folder)
+
+
+def main() -> None:
+    """Run the stage."""
+    run_stage(load_published, "load_published".format, lambda: {"params": load_published_name()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """Clean, de-duplicate, split and check a raw dataset, and write it to `data/processed/<dataset>/`. Rows from
 `data/inbox/<dataset>/` join its train split.
 
-threestage preprocess emails
+    python -m flows.preprocess emails
 """
 
 import json
@@ -18,6 +18,7 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.command import run_stage
 from llm.files import atomic_folder, write_atomic
 from llm.formats.tokenizer_json import save_tokenizer
 from tasks.data import corpus
@@ -29,8 +30,9 @@ from tasks.data.personal import mask
 from tasks.data.quality import Validation, summarise, summary_expectations, validate
 from tasks.data.splits import Split
 from tasks.data.tokens import texts_to_learn, write_tokens
-from tasks.params import find_dataset
+from tasks.params import find_dataset, load_dataset
 from tasks.registry.tracking import stage_run
+from tasks.stages.names import dataset_names
 from tasks.stages.prefect import leave_artifact
 from tasks.stages.process import current_stage, state_folder
 from tasks.stages.process_pool import pool
@@ -135,3 +137,16 @@ def publish(name: str, validation: Validation, summary: pd.DataFrame, *, finding
         mlflow.log_artifacts(pages, artifact_path="data_docs")
     table = [{"number": key, "value": str(value)} for key, value in (numbers | dropped).items()]
     leave_artifact(create_table_artifact, f"preprocess-{name}", table=table, description=f"The rows of {name}")
+
+
+def _load(name: str) -> dict[str, Any]:
+    return {"name": name, "params": load_dataset(name).preprocess}
+
+
+def main() -> None:
+    """Run the stage of the dataset that the command line names."""
+    run_stage(preprocess, "preprocess@{}".format, _load, dataset_names)
+
+
+if __name__ == "__main__":
+    main()

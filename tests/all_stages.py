@@ -6,6 +6,8 @@ Imports take most of the time of such small stages. `dvc commit` records what th
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 
 from dvc.repo import Repo
@@ -23,13 +25,15 @@ LATER = (  # what stages import only when they come to it
 )
 
 
-def run_in_fork(*words: str) -> None:
-    """Run a command line of `threestage`, and end with it unless it ends well."""
+def run_in_fork(name: str, main: Callable[[], None]) -> None:
+    """Call the main function of a stage or a command, and end with it unless it ends well."""
     child = os.fork()
     if not child:
-        cli(words)
+        sys.argv = [name, *name.split("@")[1:]]
+        main()
+        os._exit(1)  # it has exited
     if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        sys.exit(f"{' '.join(words)}: exit code {code}")
+        sys.exit(f"{name}: exit code {code}")
 
 
 def main() -> None:
@@ -44,12 +48,13 @@ def main() -> None:
     asked = sys.argv[1:] or [*stages(), REGISTER]
     made = [stage for stage in asked if stage != REGISTER]
     for stage in made:
-        run_in_fork(*stage.replace("evaluate_foundation", "evaluate@foundation").replace("_", "-").split("@"))
+        command = stage.replace("evaluate_foundation", "evaluate@foundation")
+        run_in_fork(command, import_module(f"flows.{command.split('@')[0]}").main)
     with Repo() as repo:
         for stage in made:
             repo.commit(stage, force=True)
     if REGISTER in asked:
-        run_in_fork(REGISTER)
+        run_in_fork(REGISTER, partial(cli, [REGISTER]))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -301,7 +303,10 @@ def project(shared, prefect_api, ready_store) -> Path:
 
 @pytest.fixture
 def command_line(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, str, str]]]:
-    """Run `threestage` in this process, in a project: exit code and both outputs. Its store is the project's own."""
+    """Run `threestage`, or a stage such as `flows.pretrain`, in this process and in a project, whose store it uses.
+
+    Gives the exit code and both outputs.
+    """
     loggers = [logging.getLogger(name) for name in (None, "flows", "tasks", "llm")]
     states = [(logger, logger.handlers[:], logger.level) for logger in loggers]
     filters = [(handler, handler.filters[:]) for handler in logging.getLogger().handlers]
@@ -316,8 +321,10 @@ def command_line(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, str, 
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [*words])
+        main = import_module(words[0]).main if words[0].startswith("flows.") else partial(cli, words, "threestage")
         with pytest.raises(SystemExit) as end:
-            cli(words, prog_name="threestage")
+            main()
         return end.value.code, *capsys.readouterr()
 
     yield call

@@ -300,7 +300,7 @@ def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
         assistant["train"]["lora"] = LORA
 
     change_params(folder, start_from_published)
-    for words in (["preprocess", "corpus"], ["pretrain"], ["finetune", "assistant"]):
+    for words in (["flows.preprocess", "corpus"], ["flows.pretrain"], ["flows.finetune", "assistant"]):
         code, _, error = command_line(folder, *words)
         assert code == 0, error
 

@@ -27,7 +27,7 @@ TESTED_ELSEWHERE = {
     "threestage run assistant --set applications.assistant.train.steps=300": "as `threestage run foundation`",
     "threestage register": "by tests/all_stages.py",
     "dvc gc --workspace --all-branches --all-tags": "asks a person first",
-    "threestage finetune --help": "by tests/tasks/stages/test_command.py",
+    "python -m flows.finetune classifier": "by tests/all_stages.py",
     "prefect work-pool create local --type process": "by tests/flows/test_retrain.py",
     "prefect --no-prompt deploy --all": "by tests/flows/test_retrain.py",
     "prefect worker start --pool local": "by tests/flows/test_retrain.py",

@@ -96,7 +96,7 @@ def raw_files(folder: Path) -> list[Path]:
     """
     paths = files_below(folder)
     if not paths:
-        raise UserError(f"{folder}: holds no files; run `threestage fetch {folder.name}`")
+        raise UserError(f"{folder}: holds no files; run `dvc repro fetch@{folder.name}`")
     for path in paths:
         try:
             str(path).encode()

@@ -127,21 +127,19 @@ def stage_run(
     params: Parameters | None = None,
     datasets: Mapping[str, Path] | None = None,
     fingerprint: str | None = None,
-    *,
-    resume: bool = True,
 ) -> Generator[ActiveRun]:
     """The MLflow run of the DVC stage that this process runs, for `mlflow.log_*` inside the block.
 
     It holds the parameters, the lineage, the machine's load and, for each context (`train`, `validation`, `test`), the
     dataset file used. At its end it gets the hashes of the stage's outs, which must then be
-    written. With the stage's `fingerprint`, an unfinished run with the same one is continued, unless `resume` is False.
+    written. With the stage's `fingerprint`, an unfinished run with the same one is continued.
     If the block raises, the run ends as FAILED; if it is interrupted or terminated, as KILLED.
     """
     with server_errors():
         configure_tracking()
         stage = os.environ.get("DVC_STAGE")
         key = digest([fingerprint, workspace()]) if fingerprint else None
-        before = _unfinished(key) if key and resume else None
+        before = _unfinished(key) if key else None
         seed = getattr(params, "seed", None)
         facts = current_facts() | ({} if seed is None else {"seed": str(seed)})
         record = Record(stage or "", inputs(stage) if stage else Hashes({}, {}, {}), facts)

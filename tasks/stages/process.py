@@ -15,17 +15,13 @@ from dataclasses import asdict, dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from prefect import Flow
 from prefect.exceptions import TerminationSignal
 from prefect.settings import get_current_settings
 
 from llm.errors import UserError
-from tasks.stages.libraries import check_libraries
-from tasks.stages.lock import STATE, exclusive
+from tasks.stages.lock import STATE
 from tasks.stages.parent_death import die_with_parent
-from tasks.stages.prefect import prefect_server, run_flow
 
 OF_A_WORKER = "PREFECT__FLOW_RUN_ID"  # a variable of a process that a Prefect worker started
 WORKER_IS_GONE = signal.SIGUSR1
@@ -148,9 +144,7 @@ def _terminate_once(number: int, _: FrameType | None) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def run_command(
-    work: Callable[[], str | None], log: Path, *, again: str = "the same command", verbose: bool = False
-) -> int:
+def run_command(work: Callable[[], str | None], log: Path, *, verbose: bool = False) -> int:
     """Do the work of a command line. Returns the exit code.
 
     Errors you can fix (UserError, and errors of MACHINE) print on one line; their traceback is in the file `log`, and
@@ -167,7 +161,7 @@ def run_command(
         signal.signal(signal.SIGINT, on_interrupt)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # Prefect calls this handler after its own
         signal.signal(signal.SIGTERM, _on_terminate)
-    resumes = f"{again} goes on from there"
+    resumes = "the same command goes on from there"
     next_step: str | None = None
     end = ""
     try:
@@ -211,28 +205,3 @@ def _append(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:  # the disk may be full
         sys.stderr.write(f"{path} can't be written: {error.strerror}\n")
-
-
-def run_stage(
-    stage: str,
-    flow: Flow[..., Any],
-    load: Callable[[], dict[str, Any]],
-    *,
-    again: str = "the same command",
-    verbose: bool = False,
-) -> int:
-    """Run a stage of the DVC graph in this process. Returns the exit code.
-
-    Reads the parameters of the flow with `load`, takes the stage's lock, and runs the flow.
-    """
-    if STAGE in os.environ:
-        die_with_parent()
-    stage = os.environ.setdefault(STAGE, stage)
-
-    def work() -> None:
-        parameters = load()
-        check_libraries()
-        with exclusive(f"stages/{stage}", LOCK_PATIENCE), prefect_server():
-            run_flow(flow, parameters)
-
-    return run_command(work, state_folder(stage) / "log", again=again, verbose=verbose)

@@ -45,24 +45,22 @@ Samples = Callable[[TrainingSetup[Any]], list[str]]
 
 @contextmanager
 def training_run(
-    params: TrainConfig, datasets: dict[str, Path], *, resume: bool, identity: Mapping[str, str] | None = None
+    params: TrainConfig, datasets: dict[str, Path], identity: Mapping[str, str] | None = None
 ) -> Generator[Checkpoints]:
     """The MLflow run of a training stage, and its checkpoints.
 
     When the block succeeds, the checkpoints are removed, or marked as finished. Run and checkpoints are keyed by
-    params, deps, code and `identity`: with `resume` an unfinished run with the same key is continued, without it its
-    checkpoints are removed. Checkpoints of other keys stay, and the log names them.
+    params, deps, code and `identity`: an unfinished run with the same key is continued. Checkpoints of other keys stay,
+    and the log names them.
     """
     stage = current_stage()
     now = inputs(stage)
     now = replace(now, params=now.params | dict(identity or {}))
     key = fingerprint(now)
     checkpoints = Checkpoints(state_folder(stage) / key)
-    if not resume:
-        shutil.rmtree(checkpoints.folder, ignore_errors=True)
     say_what_is_kept(checkpoints.folder, now)
     write_atomic(checkpoints.folder / INPUTS, json.dumps(asdict(now)))
-    with stage_run(params, datasets, key, resume=resume):
+    with stage_run(params, datasets, key):
         yield checkpoints
     if KEEP in os.environ:
         (checkpoints.folder / FINISHED).touch()

@@ -30,8 +30,7 @@ from tests.app.conftest import (
 pytestmark = pytest.mark.slow
 COMMANDS = (
     "run",
-    *("fetch", "preprocess", "load-published", "pretrain", "replay", "finetune", "evaluate"),
-    *("register", "lineage", "deploy"),
+    *("register", "lineage"),
     *("chat", "classify", "serve", "export", "review", "data", "feedback"),
 )
 WRONG_OPTIONS = (
@@ -42,9 +41,6 @@ WRONG_OPTIONS = (
 )
 IN_PROJECT = (
     ["run"],
-    ["fetch", "corpus"],
-    ["pretrain"],
-    ["evaluate", "classifier"],
     ["register"],
     ["lineage", "classifier"],
     ["review"],
@@ -116,7 +112,6 @@ finally:
         (["serve", "--allowed-hosts", "a*b"], 1, "error: --allowed-hosts: 'a*b' is no name of a host", ""),
         (["classify", "gone.eml"], 3, "error: gone.eml: there is no such file", ""),
         (["data", "check", "corpus", "gone.csv"], 1, "error: gone.csv: no such file or folder", ""),
-        (["fetch", "corpsu"], 2, "Usage: threestage fetch ", ""),
     ],
 )
 def test_import_of_heavy_libraries_waits_until_they_are_needed(

@@ -42,7 +42,7 @@ def test_mistake_in_data_is_an_error_on_one_line_and_leaves_nothing_behind(
     path = project_copy / "data/raw" / dataset / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    code, _, output = command_line(project_copy, "preprocess", dataset)
+    code, _, output = command_line(project_copy, "flows.preprocess", dataset)
     assert code == 1
     (line,) = re.findall("error: .*", output)  # it may stand behind a progress bar
     assert line.startswith(f"error: {error}")

@@ -40,7 +40,7 @@ def test_classifier_learns_from_one_spam_mail_in_each_split(small_project: Path,
     raw = small_project / "data/raw/emails"
     raw.mkdir(parents=True)
     (raw / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    go(small_project, "preprocess", "emails")
+    go(small_project, "flows.preprocess", "emails")
     left_out = pd.read_parquet(small_project / "reports/quality/emails/dropped.parquet")
     assert left_out[["id", "rule", "reason"]].to_numpy().tolist() == [
         ["mine.jsonl#304", "blank", "no text"],
@@ -63,9 +63,9 @@ def test_classifier_learns_from_one_spam_mail_in_each_split(small_project: Path,
     assert warned(small_project, "emails") == {"rows_of_spam"}
     few = {"steps": 2, "evaluate_every": 1, "checkpoint_every": 1}
     change_params(small_project, {"applications": {"classifier": {"base": "published", "train": few}}})
-    go(small_project, "load-published")
-    go(small_project, "finetune", "classifier")
-    go(small_project, "evaluate", "classifier")
+    go(small_project, "flows.load_published")
+    go(small_project, "flows.finetune", "classifier")
+    go(small_project, "flows.evaluate", "classifier")
     metrics = json.loads((small_project / "reports/evaluation/classifier/metrics.json").read_text())
     assert all(0 <= metrics[name] <= 1 for name in ("f1", "recall", "false_positive_rate"))
 
@@ -85,12 +85,12 @@ def test_foundation_is_trained_and_measured_on_one_short_book(small_project: Pat
             "foundation": {"train": {"context_length": 2048, "steps": 2, "evaluate_every": 1, "batch_size": 1}},
         },
     )
-    go(small_project, "preprocess", "corpus")
+    go(small_project, "flows.preprocess", "corpus")
     assert warned(small_project, "corpus") == {"train_rows", "validation_rows", "test_rows"}
     meta = json.loads((small_project / "data/processed/corpus/meta.json").read_text())
     assert all(0 < meta["splits"][split]["tokens"] < 2048 for split in ("validation", "test"))
-    go(small_project, "pretrain")
-    go(small_project, "evaluate", "foundation")
+    go(small_project, "flows.pretrain")
+    go(small_project, "flows.evaluate", "foundation")
     metrics = json.loads((small_project / "reports/evaluation/foundation/metrics.json").read_text())
     assert metrics["bits_per_byte"] > 1
     assert "bits_per_byte_low" not in metrics, "one window has no interval"

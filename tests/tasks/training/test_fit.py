@@ -55,7 +55,7 @@ def stage(project_copy, token_files, mlflow_store, prefect_server_for_tests, mon
 
 
 @flow
-def learn(params: Train = PARAMS, resume: bool = True, stop: int = 0, ask: int = 0) -> list[int]:
+def learn(params: Train = PARAMS, stop: int = 0, ask: int = 0) -> list[int]:
     """The stage's flow, on a model and an objective of a line each; gives the steps that it trained.
 
     It is interrupted in step `stop`, and asked to stop in step `ask`.
@@ -80,7 +80,7 @@ def learn(params: Train = PARAMS, resume: bool = True, stop: int = 0, ask: int =
         goal = Objective(loss, evaluate, "validation_loss")
         return TrainingSetup(LoadedModel(model, None), goal, compute=CPU, throughput=Throughput("tokens", 8, 30))
 
-    with training_run(params, INPUTS, resume=resume) as checkpoints:
+    with training_run(params, INPUTS) as checkpoints:
         fit(prepare, params, checkpoints)
     return seen
 
@@ -139,11 +139,11 @@ def test_checkpoints_of_a_finished_training_stay_until_dvc_has_kept_what_it_made
     assert folders() == []
 
 
-@pytest.mark.parametrize(("ask", "resume"), [(38, True), (60, False)])
-def test_resume_after_sigterm_also_behind_the_last_step(stage, monkeypatch, ask, resume):
+@pytest.mark.parametrize("ask", [38, 60])
+def test_resume_after_sigterm_also_behind_the_last_step(stage, monkeypatch, ask):
     monkeypatch.setattr("tasks.training.fit.leave_soon", lambda: None)  # it would end these tests
     with pytest.raises(InterruptedError, match=f"^stopped after step {ask} of 60, with a checkpoint$"):
-        learn(ask=ask, resume=resume)
+        learn(ask=ask)
     assert learn() == list(range(ask + 1, 61))
     (run,) = mlflow.search_runs(output_format="list")
     assert run.info.status == "FINISHED"
@@ -171,14 +171,6 @@ def test_retry_of_what_mlflow_did_not_take_holds_up_no_step(stage, monkeypatch, 
     (run,) = mlflow.search_runs(output_format="list")
     assert run.info.status == "FINISHED"
     assert steps_of(run) == list(range(1, 61))
-
-
-def test_training_without_resume_starts_anew_in_a_run_of_its_own(stage):
-    with pytest.raises(KeyboardInterrupt):
-        learn(stop=38)
-    assert learn(resume=False) == list(range(1, 61))
-    statuses = [run.info.status for run in mlflow.search_runs(output_format="list")]
-    assert sorted(statuses) == ["FINISHED", "KILLED"]
 
 
 def test_checkpoints_outlive_a_change_of_parameters_or_code(stage, caplog):
@@ -224,7 +216,7 @@ def test_training_from_other_weights_under_the_same_name_is_another_run(stage):
     @flow
     def folder_of(weights: str) -> str:
         identity = {"init_from.sha256": weights}
-        with training_run(PARAMS, INPUTS, resume=True, identity=identity) as checkpoints:
+        with training_run(PARAMS, INPUTS, identity=identity) as checkpoints:
             return checkpoints.folder.name
 
     first = folder_of("a")
@@ -305,7 +297,7 @@ def test_training_that_explodes_leaves_its_whole_curve_with_each_step_once(stage
             goal = Objective(loss, lambda: {"validation_loss": 1.0}, "validation_loss", start_counts=True)
             return TrainingSetup(LoadedModel(model, None), goal, compute=CPU, throughput=Throughput("tokens", 8, 30))
 
-        with training_run(params, INPUTS, resume=True) as checkpoints:
+        with training_run(params, INPUTS) as checkpoints:
             fit(prepare, params, checkpoints)
 
     for _ in range(2):  # the second goes on in the same run, and comes as far

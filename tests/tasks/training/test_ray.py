@@ -244,7 +244,7 @@ def test_stage_on_ray_learns_the_same_loss(
     for workers in ("", "2"):
         monkeypatch.setenv("THREESTAGE_RAY", "local" if workers else "")
         monkeypatch.setenv("THREESTAGE_WORKERS", workers or "1")
-        code, _, error = command_line(project_copy, "pretrain", "--no-resume")
+        code, _, error = command_line(project_copy, "flows.pretrain")
         assert code == 0, error
         losses.append(pd.read_csv(curves)[["train_loss", "validation_loss"]].to_numpy())
     assert losses[1] == pytest.approx(losses[0], rel=2e-3), "it computes in bfloat16 where the processor has it"

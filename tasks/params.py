@@ -1,7 +1,5 @@
 """params.yaml: one model of all its blocks, which are read, checked, and changed by `threestage run --set`.
 
-    python -m tasks.params  # writes params.schema.json; run it after a change of a class, or for a new block
-
 A dataset brings the class of its section `preprocess`, and an application those of `train` and `evaluate`. Their
 modules import torch and pandas, which takes seconds. `check_params` imports none of them: it holds these sections
 against params.schema.json, which the classes generate. A stage loads the classes of its own block alone.
@@ -11,8 +9,9 @@ import io
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
 from jsonschema import Draft202012Validator
@@ -27,7 +26,6 @@ from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.data.published import check_published
 from tasks.data.sources import Source, check_globs
-from tasks.params.slices import find_dataset, find_evaluation, find_training
 from tasks.stages.names import (
     FOUNDATION,
     GATES_ON_METRICS,
@@ -40,6 +38,11 @@ from tasks.stages.names import (
     replay_file,
 )
 from tasks.stages.yaml_text import parse_yaml, read_text, read_yaml
+
+if TYPE_CHECKING:  # they import pandas and torch
+    from tasks.data.preprocess import Dataset
+    from tasks.measures.description import Evaluation
+    from tasks.training.description import Training
 
 SCHEMA_FILE = Path("params.schema.json")
 SECTIONS_OF_CLASSES = {"preprocess", "train", "evaluate", "objective"}
@@ -125,6 +128,31 @@ class Params(Config):
         if name is not None:
             check_published(name)
         return name
+
+
+def find_dataset(name: str) -> "Dataset":
+    """The dataset in tasks/data/<name>.py. Raises UserError without that file."""
+    return _find_module(f"tasks.data.{name}")
+
+
+def find_training(name: str) -> "Training":
+    """How an application is trained: tasks/applications/<name>/train.py. Raises UserError without that file."""
+    return _find_module(f"tasks.applications.{name}.train").TRAINING
+
+
+def find_evaluation(name: str) -> "Evaluation":
+    """How an application is measured: tasks/applications/<name>/measure.py. Raises UserError without that file."""
+    return _find_module(f"tasks.applications.{name}.measure").EVALUATION
+
+
+def _find_module(name: str) -> Any:
+    """A module of a dataset or an application. It is found by its name, so that a new one stands in no list."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(f"there is no {name.replace('.', '/')}.py") from None
 
 
 def preprocess_class(name: str) -> type[BaseModel]:
@@ -213,7 +241,7 @@ def params_class(values: Values) -> type[Params]:
 
 def schema_text(values: Values) -> str:
     """The content of params.schema.json for the blocks of `values`: editors complete, explain and check keys by it."""
-    schema = {"$schema": Draft202012Validator.META_SCHEMA["$id"], "$comment": "Written by python -m tasks.params"}
+    schema = {"$schema": Draft202012Validator.META_SCHEMA["$id"], "$comment": "Written by make schema"}
     return json.dumps(schema | params_class(values).model_json_schema(), indent=1) + "\n"
 
 
@@ -407,3 +435,8 @@ def _set(node: Any, keys: Sequence[str], value: Any) -> None:
         _set(node[key], keys[1:], value)
     else:
         _set(node.setdefault(key, CommentedMap()), keys[1:], value)
+
+
+def write_schema() -> None:
+    """Write params.schema.json anew, for params.yaml as it is."""
+    write_atomic(SCHEMA_FILE, schema_text(read_yaml(PARAMS_FILE)))

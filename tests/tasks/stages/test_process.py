@@ -1,4 +1,3 @@
-import contextlib
 import errno
 import importlib
 import json
@@ -9,26 +8,23 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from uuid import UUID
+from unittest.mock import ANY
 
 import psutil
 import pytest
-from prefect import flow, runtime, task
-from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound, TerminationSignal
+from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from projects import change_params
 
 from llm.errors import UserError, UserFileError
-from tasks.stages import command, server
 from tasks.stages.libraries import installed, write_libraries
+from tasks.stages.process import END, on_interrupt, run_command
 
 ROOT = Path(__file__).parents[3]
 BROKEN = """
-import sys
 from prefect import flow
 from llm.config import Config
-from tasks.stages.command import run_stage
+from flows.command import run_stage
 from tasks.params import load_training
 
 @flow
@@ -37,7 +33,7 @@ def pretrain(params: Config) -> None:
     None.missing
 
 if __name__ == "__main__":
-    sys.exit(run_stage("pretrain", pretrain, lambda: {"params": load_training("foundation")}))
+    run_stage(pretrain, "pretrain".format, lambda: {"params": load_training("foundation")})
 """
 
 
@@ -49,7 +45,7 @@ def test_wrong_parameter_is_named_before_anything_starts(project_copy, command_l
     edit_params(project_copy, learning_rate="fast")
     before = {path.name for path in project_copy.iterdir()}
     processes = psutil.Process().children(recursive=True)
-    code, _, error = command_line(project_copy, "pretrain")
+    code, _, error = command_line(project_copy, "flows.pretrain")
     assert code == 1
     (line,) = error.splitlines()
     assert line.startswith("error: params.yaml: foundation.train.learning_rate: ")
@@ -59,11 +55,26 @@ def test_wrong_parameter_is_named_before_anything_starts(project_copy, command_l
 
 def test_verbose_shows_the_traceback_of_a_mistake(project_copy, command_line):
     edit_params(project_copy, learning_rate="fast")
-    code, _, error = command_line(project_copy, "pretrain", "--verbose")
+    code, _, error = command_line(project_copy, "flows.pretrain", "--verbose")
     assert code == 1
     first, *_, last = error.splitlines()
     assert first.startswith("Traceback")
     assert last.startswith("error: params.yaml: foundation.train.learning_rate: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["flows.fetch", "corpsu"], "'corpus', 'emails', 'instructions', 'requests'"),
+        (["flows.replay", "assistent"], "'assistant'"),
+        (["flows.finetune", "foundation"], "'classifier', 'assistant', 'guard'"),
+        (["flows.evaluate", "gard"], "'foundation', 'classifier', 'assistant', 'guard'"),
+    ],
+)
+def test_unknown_name_is_refused_with_the_names(command_line, words, names):
+    code, _, error = command_line(ROOT, *words)
+    assert code == 2
+    assert error.endswith(f"invalid choice: '{words[1]}' (choose from {names})\n")
 
 
 def test_bug_keeps_its_traceback_and_prefects_own_report_stays_off_the_console(project_copy, prefect_server_for_tests):
@@ -82,12 +93,12 @@ def test_bug_keeps_its_traceback_and_prefects_own_report_stays_off_the_console(p
 def test_changed_library_is_named_before_anything_runs(project_copy, command_line, monkeypatch):
     versions = json.loads((project_copy / "libraries.json").read_text()) | {"torch": "1.0"}
     (project_copy / "libraries.json").write_text(json.dumps(versions))
-    code, _, error = command_line(project_copy, "pretrain")
+    code, _, error = command_line(project_copy, "flows.pretrain")
     assert code == 1
     assert error.startswith("error: libraries.json: torch is 1.0, installed is ")
     assert error.endswith("run `python -m tasks.stages.libraries`, then the same command\n")
     (project_copy / "libraries.json").write_text("<<<<<<< ours")
-    assert "libraries.json: charset-normalizer is missing" in command_line(project_copy, "pretrain")[2]
+    assert "libraries.json: charset-normalizer is missing" in command_line(project_copy, "flows.pretrain")[2]
     write_libraries()
     assert json.loads((project_copy / "libraries.json").read_text()) == installed()
 
@@ -104,7 +115,7 @@ def test_recorded_libraries_stay_as_they_are_if_a_check_fails(project_copy, pref
 
 def test_prefect_server_that_is_down_is_named_on_one_line(project_copy, command_line):
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        code, _, error = command_line(project_copy, "pretrain")
+        code, _, error = command_line(project_copy, "flows.pretrain")
     assert code == 1
     assert error.startswith("error: PREFECT_API_URL=http://127.0.0.1:9/api: nobody answers (")
     assert len(error.splitlines()) == 1
@@ -133,8 +144,10 @@ def test_command_line_says_its_error_once_and_gives_its_exit_code(capsys, tmp_pa
         return "a version waits"
 
     log = tmp_path / "log"
-    assert command.run_command(work, log) == code
+    assert run_command(work, log) == code
     assert capsys.readouterr().err == line
+    reason = line.strip().removeprefix("error: ")
+    assert json.loads((tmp_path / END).read_text()) == {"code": code, "seconds": ANY, "reason": reason}
     last = log.read_text().splitlines()[-1]
     further = "; the same command goes on from there" if code in (130, 143) else ""
     assert last == (f"{line.strip()}; ended after 0 s{further}" if code else "finished in 0 s; a version waits")
@@ -154,44 +167,10 @@ def test_ctrl_c_inside_the_import_system_waits_until_it_has_given_its_lock_back(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         inside = next(frame for frame in frames if frame.f_code.co_name == "_get_module_lock")
-        command.on_interrupt(signal.SIGINT, inside)  # does not raise
+        on_interrupt(signal.SIGINT, inside)  # does not raise
         with pytest.raises(KeyboardInterrupt):
             time.sleep(60)
         with pytest.raises(KeyboardInterrupt):
-            command.on_interrupt(signal.SIGINT, sys._getframe())
+            on_interrupt(signal.SIGINT, sys._getframe())
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def test_flow_run_hangs_under_the_task_run_that_started_its_process(prefect_server_for_tests, monkeypatch):
-    @task
-    def starter() -> str:
-        return str(runtime.task_run.id)
-
-    @flow
-    def child(number: int) -> tuple[str, int]:
-        return runtime.flow_run.id, number
-
-    def is_known(task_run: str) -> bool:
-        with contextlib.suppress(ObjectNotFound), get_client(sync_client=True) as client:
-            return client.read_task_run(UUID(task_run)) is not None
-        return False
-
-    parent = flow(starter)()
-    while not is_known(parent):  # the server writes task runs down in its own time
-        time.sleep(0.05)
-    alone, _ = server.run_as_child(child, {"number": 1})
-    monkeypatch.setenv(server.PARENT_TASK_RUN, parent)
-    hanging, number = server.run_as_child(child, {"number": 2})
-    assert number == 2
-    with get_client(sync_client=True) as client:
-        assert client.read_flow_run(alone).parent_task_run_id is None
-        assert str(client.read_flow_run(hanging).parent_task_run_id) == parent
-        assert client.read_flow_run(hanging).state.is_completed()
-
-
-def test_configured_server_is_used_as_it_is(prefect_server_for_tests):
-    before = psutil.Process().children(recursive=True)
-    with server.prefect_server() as url:
-        assert url == prefect_server_for_tests
-        assert psutil.Process().children(recursive=True) == before
