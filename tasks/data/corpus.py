@@ -43,7 +43,7 @@ from tasks.data.preprocess import drop_lengths, drop_repetition
 from tasks.data.quality import cell_expectations
 from tasks.data.shingles import text_hashes
 from tasks.data.splits import Split, check_train_only, draw_splits, is_train_only
-from tasks.stages.ray_cluster import map_in_order
+from tasks.stages.process_pool import map_in_order
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation

@@ -16,7 +16,7 @@ import tiktoken
 from llm.files import write_atomic
 from llm.tokenizer import end_of_text
 from tasks.data.splits import SPLITS
-from tasks.stages.ray_cluster import map_in_order
+from tasks.stages.process_pool import map_in_order
 
 BATCH = 8 * 2**20  # approximate characters of a batch
 LEARNED = 100_000_000  # characters that a tokenizer is trained on

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.errors import UserError, UserFileError
-from llm.files import write_atomic
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -143,11 +142,6 @@ def as_hashes(entry: Mapping[str, Any]) -> Hashes:
 
 def _md5_by_path(items: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {item["path"].rstrip("/"): item["md5"] for item in items}
-
-
-def write_lock(lock: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write stages, in dvc.lock's own form, as a dvc.lock."""
-    write_atomic(lock, json.dumps({"schema": "2.0", "stages": stages}) + "\n")  # JSON is YAML, too
 
 
 def stages_behind(*last: str) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,6 @@ PARAMS_FILE = Path("params.yaml")
 FOUNDATION = "foundation"
 PUBLISHED = "published"
 REPLAY = "replay"
-SMOKE = "smoke"
 NOTHING_TO_REHEARSE = Path("data/replay/nothing.jsonl")
 GATES_ON_METRICS = ("at_least", "at_most", "no_loss", "ahead")
 """Keys under `review` that name metrics."""

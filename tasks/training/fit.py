@@ -32,9 +32,9 @@ from tasks.registry.tracking import add_facts, stage_run
 from tasks.stages.hashes import fingerprint, inputs
 from tasks.stages.lock import FINISHED, KEEP, STATE
 from tasks.stages.process import current_stage, leave_soon, state_folder
-from tasks.stages.ray_cluster import Cluster
 from tasks.training.interrupted import INPUTS, say_what_is_kept
 from tasks.training.progress import ProgressReporter, StopRequest, active_run_id
+from tasks.training.ray_cluster import Cluster
 from tasks.training.setup import Prepare, Trained, TrainingSetup
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from llm.training.divergence import DivergedError
 from llm.training.loop import train
 from llm.training.objective import Row
 from llm.training.workers import Workers
-from tasks.stages.ray_cluster import Cluster
+from tasks.training.ray_cluster import Cluster
 from tasks.training.setup import Prepare, TrainingSetup
 
 RESTARTS = 3  # of a training after the loss of a worker

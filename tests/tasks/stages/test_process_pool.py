@@ -13,8 +13,7 @@ from real_servers import wait_for
 from llm.errors import UserError
 from tasks.data.files import raw_files
 from tasks.data.splits import Gates
-from tasks.stages.process_pool import pool
-from tasks.stages.ray_cluster import map_in_order
+from tasks.stages.process_pool import map_in_order, pool
 
 KILLED = """
 import os, signal
@@ -26,8 +25,7 @@ with pool() as processes:
 """
 
 
-def test_map_in_order_keeps_the_order_and_begins_few_items_ahead(monkeypatch):
-    monkeypatch.delenv("THREESTAGE_RAY", raising=False)
+def test_map_in_order_keeps_the_order_and_begins_few_items_ahead():
     begun = []
 
     def numbers() -> Iterator[int]:
@@ -51,8 +49,7 @@ def two_cores():
 
 
 @pytest.mark.skipif(sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="it takes two cores of Linux")
-def test_pool_of_an_enclosing_block_answers_all_calls_and_ends_with_it(two_cores, monkeypatch):
-    monkeypatch.delenv("THREESTAGE_RAY", raising=False)
+def test_pool_of_an_enclosing_block_answers_all_calls_and_ends_with_it(two_cores):
     numbers = ["__import__('os').getpid()"] * 8
     with pool():
         kept = {number for _ in range(3) for number in map_in_order(eval, numbers)}
@@ -61,8 +58,7 @@ def test_pool_of_an_enclosing_block_answers_all_calls_and_ends_with_it(two_cores
     assert not any(map(psutil.pid_exists, kept))
 
 
-def test_pool_passes_on_errors_of_a_call_and_raises_for_a_killed_process(monkeypatch):
-    monkeypatch.delenv("THREESTAGE_RAY", raising=False)
+def test_pool_passes_on_errors_of_a_call_and_raises_for_a_killed_process():
     with pool() as processes:
         assert isinstance(processes.submit(Gates.model_validate, {"rows": 1}).exception(), ValueError)
         assert processes.submit(len, "four").result() == 4

@@ -32,10 +32,8 @@ from llm.objectives.language_model import continuations, objective
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import train
 from llm.training.workers import ALONE, Workers
-from tasks.data.corpus import Params, read_clean
-from tasks.data.findings import Findings
-from tasks.stages.ray_cluster import Cluster, map_in_order
 from tasks.training.ray import train_on_ray
+from tasks.training.ray_cluster import Cluster
 from tasks.training.setup import Throughput, TrainingSetup
 
 pytestmark = pytest.mark.slow
@@ -279,21 +277,3 @@ def test_wrong_variable_is_named(monkeypatch, variable, value, reason):
 def test_ray_is_off_without_the_variable(monkeypatch):
     monkeypatch.delenv("THREESTAGE_RAY", raising=False)
     assert Cluster.asked_for() is None
-    assert list(map_in_order("".join, [["a", "b"], ["c"]])) == ["ab", "c"]
-
-
-def test_tasks_of_ray_clean_and_encode_the_same_corpus(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.data.corpus.BATCH", 1)
-    params = Params(seed=1, validation=0.1, test=0.1, near_duplicate=0.8)
-    (tmp_path / "raw/notes").mkdir(parents=True)
-    for number in range(12):
-        (tmp_path / f"raw/notes/{number:02}.txt").write_text(f"Number {number} of all, and the cat sat on the mat .")
-
-    def cleaned(name: str) -> bytes:
-        (tmp_path / name).mkdir()
-        read_clean(tmp_path / "raw", tmp_path / "inbox", params=params, findings=Findings(), work=tmp_path / name)
-        return (tmp_path / name / "rows.arrow").read_bytes()
-
-    here = cleaned("here")
-    monkeypatch.setenv("THREESTAGE_RAY", "local")
-    assert cleaned("ray") == here
