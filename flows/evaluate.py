@@ -59,7 +59,9 @@ def evaluate(name: str, params: Config) -> None:
 
 def main() -> None:
     """Run the stage of the model that the command line names."""
-    run_stage(evaluate, evaluation_stage, lambda name: {"name": name, "params": load_evaluation(name)}, model_names)
+    run_stage(
+        evaluate, evaluation_stage, lambda name: {"name": name, "params": load_evaluation(name)}, names=model_names
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def fetch(name: str, params: list[Source]) -> None:
 
 def main() -> None:
     """Run the stage of the dataset that the command line names."""
-    run_stage(fetch, "fetch@{}".format, lambda name: {"name": name, "params": load_sources(name)}, dataset_names)
+    run_stage(fetch, "fetch@{}".format, lambda name: {"name": name, "params": load_sources(name)}, names=dataset_names)
 
 
 if __name__ == "__main__":

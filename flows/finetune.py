@@ -31,7 +31,9 @@ def finetune(name: str, params: Config) -> None:
 
 def main() -> None:
     """Run the stage of the application that the command line names."""
-    run_stage(finetune, training_stage, lambda name: {"name": name, "params": load_training(name)}, application_names)
+    run_stage(
+        finetune, training_stage, lambda name: {"name": name, "params": load_training(name)}, names=application_names
+    )
 
 
 if __name__ == "__main__":

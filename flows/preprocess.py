@@ -145,7 +145,7 @@ def _load(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run the stage of the dataset that the command line names."""
-    run_stage(preprocess, "preprocess@{}".format, _load, dataset_names)
+    run_stage(preprocess, "preprocess@{}".format, _load, names=dataset_names)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def replay(name: str, params: Replay) -> None:
 
 def main() -> None:
     """Run the stage that the command line names."""
-    run_stage(replay, "replay@{}".format, lambda name: {"name": name, "params": load_replay(name)}, replay_names)
+    run_stage(replay, "replay@{}".format, lambda name: {"name": name, "params": load_replay(name)}, names=replay_names)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,8 @@ def reproduce(
     The checkpoints of a finished training stay until dvc has stored its outs. `environment` is added to this process's.
     Raises UserError if it takes longer than `seconds`.
     """
-    dvc = _start_dvc("repro", "--quiet", "--keep-going", *stages(last), environment={**environment, KEEP: "1"})
+    words = ["repro", "--quiet", "--keep-going", *stages(last)]
+    dvc = _start_dvc(*words, environment={**environment, KEEP: "1"})
     with _stopped_on_error(dvc):
         try:
             code = dvc.wait(seconds)
