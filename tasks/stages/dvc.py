@@ -206,14 +206,13 @@ def track(folder: Path, *, wait: bool = False) -> list[str]:
 
 def results() -> tuple[list[str], list[str]]:
     """The files of a run that git keeps: first dvc.lock, outs that DVC does not cache, and pointers to data; second the
-    parameters."""
+    parameters. An out may be missing: a stage that fails leaves none."""
     with open_project() as repo:
         stages = repo.index.stages
         pointers = {stage.relpath for stage in stages if not isinstance(stage, PipelineStage)}
         parameters = {dep.def_path for stage in stages for dep in stage.params}
         outs = {out.def_path for stage in stages for out in stage.outs if not out.use_cache}
-    paths = sorted(path for path in outs | pointers if Path(path).exists())
-    return [str(LOCK), *paths], sorted(parameters)
+    return [str(LOCK), *sorted(outs | pointers)], sorted(parameters)
 
 
 def remote() -> str | None:
