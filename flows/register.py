@@ -57,7 +57,7 @@ class NotRegisteredError(UserError):
         self.versions = versions
 
 
-@flow(name="register")
+@flow(name="register", flow_run_name="register")
 def register(models: Sequence[str] | None = None) -> dict[str, str]:
     """Register each model with its evaluation.
 

@@ -70,39 +70,43 @@ def retrain(
     rows: list[dict[str, str]] = []
     versions: dict[str, str] = {}
     notes: list[str] = []
-    with exclusive(RETRAIN), tags(night), ExitStack() as end:
-        with _collect(failures):
-            end_left(night)
-            context.client.update_flow_run(context.flow_run.id, tags=[*context.flow_run.tags, night])
-            close_left_runs()
-        models = _models(stages)
-        with _collect(failures):
-            dvc.track(INBOX, wait=True)
-            reasons = dvc.stale(stages or (), wait=True)
+    with exclusive(RETRAIN), tags(night), ExitStack() as parent:
+        try:
+            with _collect(failures):
+                end_left(night)
+                context.client.update_flow_run(context.flow_run.id, tags=[*context.flow_run.tags, night])
+                close_left_runs()
+            models = _models(stages)
+            with _collect(failures):
+                dvc.track(INBOX, wait=True)
+                reasons = dvc.stale(stages or (), wait=True)
+                if reasons or not all(registered(models).values()):
+                    about = f"In Prefect the flow run {context.flow_run.id}."
+                    parent.enter_context(parent_run(f"{RETRAIN} {day}", about))
+                if reasons:
+                    api_url = str(context.client.api_url)
+                    rows, failed = run_stages(api_url, night, last=stages or [], reasons=reasons, hours=hours)
+                    failures += failed
+            with _collect(failures):
+                check_answers(str(context.client.api_url), LONGEST_WAIT)
+                versions = _register(models, failures)
+            if share and rows:
+                with _collect(failures):
+                    notes += _share(day, rows, versions=versions, push_to=push_to, failures=failures)
+            if decide != "nobody":
+                with _collect(failures):
+                    notes += _review(models, failures, by_gates=decide == GATES)
+        finally:
             if share:
-                end.callback(_put_back, failures)
-            if reasons or not all(registered(models).values()):
-                end.enter_context(parent_run(f"{RETRAIN} {day}", f"In Prefect the flow run {context.flow_run.id}."))
-            if reasons:
-                rows = run_stages(str(context.client.api_url), night, last=stages or [], reasons=reasons, hours=hours)
-                failures += [f"{row['stage']} {FAILED}: {row['reason']}" for row in rows if row["result"] == FAILED]
-        with _collect(failures):
-            check_answers(str(context.client.api_url), LONGEST_WAIT)
-            versions = _register(models, failures)
-        if share and rows:
-            with _collect(failures):
-                notes += _share(day, rows, versions=versions, push_to=push_to, failures=failures)
-        if decide != "nobody":
-            with _collect(failures):
-                notes += _review(models, failures, by_gates=decide == GATES)
+                _put_back(failures)
         ran = sum(row["result"] == DONE for row in rows)
         name = f"{RETRAIN} {day}: {f'{ran} of {len(rows)} stale stages' if rows else 'nothing to train'}"
         with _collect(failures):
             context.client.set_flow_run_name(context.flow_run.id, name)
-    notes = [*failures, *(f"{model} {version}" for model, version in versions.items()), *notes]
-    leave_artifact(create_table_artifact, RETRAIN, table=rows, description="\n\n".join([name, *notes]))
-    if failures:
-        raise UserError(f"{'; '.join(failures)}; the next run tries again")
+        notes = [*failures, *(f"{model} {version}" for model, version in versions.items()), *notes]
+        leave_artifact(create_table_artifact, RETRAIN, table=rows, description="\n\n".join([name, *notes]))
+        if failures:  # in the parent's block, so that it ends as failed, too
+            raise UserError(f"{'; '.join(failures)}; the next run tries again")
     return Completed(message=f"{name}; finished in {lasted(began)}; {next_step(models)}", data=versions)
 
 
@@ -143,26 +147,35 @@ def _register(models: list[str], failures: list[str]) -> dict[str, str]:
 @task(task_run_name="stages", cache_policy=NO_CACHE)
 def run_stages(
     api_url: str, night: str, *, last: list[str], reasons: dict[str, list[str]], hours: float
-) -> list[dict[str, str]]:
-    """Run the stale stages. Returns a row for each that ran, failed or was skipped, with its reason."""
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Run the stale stages. Returns a row for each that ran, failed or was skipped, with its reason; and the failures.
+
+    If they take too long, or dvc is killed, the stages that ended before count.
+    """
     forget_ends()
-    behind = dvc.reproduce(last, {"PREFECT_API_URL": api_url, NIGHT: night}, hours * 3600)
+    failures: list[str] = []
+    try:
+        behind = dvc.reproduce(last, {"PREFECT_API_URL": api_url, NIGHT: night}, hours * 3600)
+    except UserError as error:
+        failures.append(str(error))
+        behind = dvc.stale(last, wait=True)
     rows = []
     for stage, needed in dvc.stages(last).items():
         end = read_end(stage)
         if stage not in reasons and stage not in behind and end is None:
             continue
         blocked = [name for name in behind if name in needed]
-        reason = ", ".join(reasons.get(stage, ["what it reads changed"]))
         if stage not in behind:
-            result = DONE
+            result, reason = DONE, ", ".join(reasons.get(stage, ["what it reads changed"]))
         elif blocked:
             result, reason = SKIPPED, f"it depends on {', '.join(blocked)}"
+        elif end is None and failures:
+            result, reason = SKIPPED, failures[0]
         else:
-            result, reason = FAILED, end.reason if end and end.code else "its output says why"
+            result, reason = FAILED, end.reason if end and end.code else "it was killed, or its output says why"
         seconds = f"{end.seconds:.0f}" if end else ""
         rows.append({"stage": stage, "result": result, "seconds": seconds, "reason": reason})
-    return rows
+    return rows, [*failures, *(f"{row['stage']} {FAILED}: {row['reason']}" for row in rows if row["result"] == FAILED)]
 
 
 def _share(

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
+import psutil
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -34,6 +35,14 @@ def wait_for(condition: Callable[[], T], every: float = 0.2) -> T:
         assert time.monotonic() < deadline
         time.sleep(every)
     return value
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended; init may bury it at any moment."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 class Process:

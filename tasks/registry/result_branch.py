@@ -113,7 +113,8 @@ def share(day: str, message: str, *, push_to: str, seconds: float) -> Shared:
     results, parameters = dvc.results()
     branch = ""
     with shared.step("not committed"):
-        branch = commit_results(day, [*results, *parameters], message)
+        existing = [path for path in [*results, *parameters] if Path(path).exists()]  # a failed stage's outs are missing
+        branch = commit_results(day, existing, message)
         shared.done.append(f"committed to the branch {branch}" if branch else "nothing to commit: HEAD has all results")
     with shared.step("data not pushed"):
         remote = dvc.remote()

@@ -47,7 +47,8 @@ def open_project(*, wait: bool = False) -> Generator[Repo]:
 def stages(last: Collection[str] = ()) -> dict[str, set[str]]:
     """These stages and those that they need, in an order of a run, each with all that it needs; all stages for none.
 
-    `load_published` and replays are among them only if another stage needs what they make.
+    `load_published` and replays are among them only if another stage needs what they make. Raises UserError for a name
+    that is no stage.
     """
     with open_project() as repo:
         return _needed(repo, last)
@@ -55,6 +56,9 @@ def stages(last: Collection[str] = ()) -> dict[str, set[str]]:
 
 def _needed(repo: Repo, last: Collection[str]) -> dict[str, set[str]]:
     pipeline = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]  # without pointers to data
+    names = {stage.name for stage in pipeline}
+    if unknown := sorted(set(last) - names):
+        raise UserError(f"dvc.yaml has no stage {', '.join(unknown)}; it has {', '.join(sorted(names))}")
     graph = repo.index.graph.subgraph(pipeline)  # an edge leads from a stage to one that it needs
     needed: dict[str, set[str]] = {}
     for stage in pipeline:
@@ -207,14 +211,13 @@ def track(folder: Path, *, wait: bool = False) -> list[str]:
 
 def results() -> tuple[list[str], list[str]]:
     """The files of a run that git keeps: first dvc.lock, outs that DVC does not cache, and pointers to data; second the
-    parameters."""
+    parameters. An out may be missing: a stage that fails leaves none."""
     with open_project() as repo:
         stages = repo.index.stages
         pointers = {stage.relpath for stage in stages if not isinstance(stage, PipelineStage)}
         parameters = {dep.def_path for stage in stages for dep in stage.params}
         outs = {out.def_path for stage in stages for out in stage.outs if not out.use_cache}
-    paths = sorted(path for path in outs | pointers if Path(path).exists())
-    return [str(LOCK), *paths], sorted(parameters)
+    return [str(LOCK), *sorted(outs | pointers)], sorted(parameters)
 
 
 def remote() -> str | None:

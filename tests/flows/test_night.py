@@ -1,42 +1,50 @@
-"""Nights of small models: a part fails, results wait for a merge, merged code comes, a change is in the way, another
-dvc has the lock, and the Prefect server is killed and comes back."""
+"""Nights of small models: a stage fails, results wait for a merge, two nights begin at once, Prefect's server goes."""
 
-import logging
+import json
+import os
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
 from mlflow import MlflowClient
-from prefect import task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Crashed, Running
-from projects import environment, free_ports
-from real_servers import Process, Runs
+from projects import ROOT, environment, free_ports
+from real_servers import Process, Runs, wait_for
 from small_models import make_models
 
-from flows.deploy import bring_merged_code, update
 from flows.retrain import retrain
 from llm.errors import UserError
-from tasks.registry.parent_run import PARENT_OF
-from tasks.stages import dvc_lock, dvc_process, graph
+from tasks.registry.store import configure_tracking
+from tasks.stages import dvc
 from tasks.stages.lock import workspace
-from tasks.stages.server import run_as_child
+from tasks.stages.prefect import run_flow
 
 pytestmark = pytest.mark.slow
 
 PARAMS = "f1: 0.5\napplications: {classifier: {}, assistant: {}}\n"
-STATUS = ("status", "--short", "--untracked-files=no")
-UPSTREAM = "origin/main"
-IGNORED = ".threestage/\nmlflow.db*\nmlartifacts/\n"
-PARAMETERS = {"decide": "nobody", "push_to": "origin"}
+SCRIPT = """
+import os, time
+stage = os.environ["DVC_STAGE"]
+with open("../ran", "a") as file:
+    file.write(stage + "\\n")
+while os.path.exists("../hold " + stage):
+    time.sleep(0.05)
+"""
+"""What each stage does at its end: it notes its name, and waits while a file holds it."""
+CLASSIFIER = ["finetune@classifier", "evaluate@classifier"]
+ASSISTANT = ["finetune@assistant", "evaluate@assistant"]
+FOUNDATION = ["pretrain", "evaluate_foundation"]
+IN_A_PROCESS = "from tasks.stages.prefect import run_flow; from flows.retrain import retrain; run_flow(retrain, {})"
 
 
 def git(*arguments: str, folder: Path | str = ".") -> str:
@@ -49,14 +57,42 @@ def commit(message: str, folder: Path | str = ".") -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Process]:
-    """A standing Prefect server that a test may kill and start again."""
+def colleague(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> Path:
+    """A colleague's clone. The working folder is the training machine's, where nothing ran; each pushes to `origin`."""
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "Ada")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "ada@localhost")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/project/mlflow.db")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    make_models(Path())
+    for name in ("train.py", "evaluate.py"):
+        Path(name).write_text(Path(name).read_text() + SCRIPT)
+    git("branch", "--quiet", "--move", "main")
+    Path("params.yaml").write_text(PARAMS)
+    Path(".gitignore").write_text(".threestage/\nmlflow.db*\nmlartifacts/\n")
+    with Repo() as repo, repo.config.edit() as config:
+        config["core"]["remote"] = "store"
+        config["remote"]["store"] = {"url": str(tmp_path / "store")}
+    commit("A project")
+    git("clone", "--quiet", "--bare", ".", "../origin")
+    git("remote", "add", "origin", "../origin")
+    git("fetch", "--quiet", "origin")
+    git("branch", "--quiet", "--set-upstream-to", "origin/main")
+    git("clone", "--quiet", "origin", "colleague", folder=tmp_path)
+    configure_tracking()
+    return tmp_path / "colleague"
+
+
+@pytest.fixture
+def server(colleague: Path, tmp_path: Path) -> Iterator[Process]:
+    """A standing Prefect server that the test may kill and start again."""
     (port,) = free_ports(1)
     api = f"http://127.0.0.1:{port}/api"
     variables = environment(PREFECT_HOME=str(tmp_path / "prefect"), PREFECT_SERVER_ANALYTICS_ENABLED="false")
-    server = Process(
-        f"prefect server start --host 127.0.0.1 --port {port}", tmp_path, variables, answers=f"{api}/health"
-    )
+    command = f"prefect server start --host 127.0.0.1 --port {port}"
+    server = Process(command, tmp_path, variables, answers=f"{api}/health")
     server.start()
     try:
         server.wait_until_ready()
@@ -68,65 +104,52 @@ def server(tmp_path: Path) -> Iterator[Process]:
         server.kill()
 
 
-@pytest.fixture
-def colleague(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Process) -> Path:
-    """A colleague's clone. The working folder is the training machine's, where nothing ran; each pushes to `origin`."""
-    someone = {f"GIT_{who}_{what}": "ada@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    for name, value in (someone | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/project/mlflow.db"}).items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "project").mkdir()
-    monkeypatch.chdir(tmp_path / "project")
-    make_models(Path())
-    git("branch", "--quiet", "--move", "main")
-    Path("params.yaml").write_text(PARAMS)
-    Path(".gitignore").write_text(IGNORED)
-    with Repo() as repo, repo.config.edit() as config:
-        config["core"]["remote"] = "store"
-        config["remote"]["store"] = {"url": str(tmp_path / "store")}
-    commit("A project")
-    git("clone", "--quiet", "--bare", ".", "../origin")
-    git("remote", "add", "origin", "../origin")
-    git("fetch", "--quiet", "origin")
-    git("branch", "--quiet", "--set-upstream-to", UPSTREAM)
-    git("clone", "--quiet", "origin", "colleague", folder=tmp_path)
-    return tmp_path / "colleague"
+@dataclass
+class Night:
+    """How a night ended, and its table."""
+
+    state: str
+    message: str
+    results: dict[str, str]
+    reasons: dict[str, str]
+    tree: dict[str, str]
 
 
-def last_run() -> FlowRun:
-    """The run of the last night."""
+def nights() -> list[Night]:
+    """The nights of this folder, oldest first."""
+    api = PREFECT_API_URL.value()
     here = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace()]))
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=here, sort=FlowRunSort.START_TIME_DESC)
-    return next(run for run in runs if run.name.startswith("retrain "))
+        runs = client.read_flow_runs(flow_run_filter=here, sort=FlowRunSort.START_TIME_ASC)
+    ended = []
+    for run in runs:
+        if run.name.startswith("retrain "):
+            rows = json.loads(Runs(api).page(run.id, "retrain"))
+            ended.append(
+                Night(
+                    state=run.state.name,
+                    message=run.state.message,
+                    results={row["stage"]: row["result"] for row in rows},
+                    reasons={row["stage"]: row["reason"] for row in rows},
+                    tree=Runs(api).final_tree(run.id),
+                )
+            )
+    return ended
 
 
-def night(**parameters: float) -> tuple[str, str]:
-    """Run one night. Returns the name of the run without its date, and the message of its final state."""
+def night(**parameters: object) -> Night:
+    """One night in this process, after which no challenger is compared."""
     with suppress(UserError):
-        run_as_child(retrain, PARAMETERS | parameters)
-    run = last_run()
-    return run.name.partition(": ")[2], f"{run.state.name}: {run.state.message}"
+        run_flow(retrain, {"decide": "nobody", "push_to": "origin", **parameters})
+    return nights()[-1]
 
 
-@contextmanager
-def another_dvc() -> Iterator[list[str]]:
-    """Hold DVC's lock until a night waits for it. Yields what the night says then."""
-    messages = []
-
-    class Release(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if not messages:
-                repo.lock.unlock()
-            messages.append(record.getMessage())
-
-    logger = dvc_lock.logger
-    logger.addHandler(handler := Release())
-    logger.setLevel("INFO")
-    with Repo() as repo:
-        repo.lock.lock()
-        yield messages
-    logger.setLevel("NOTSET")
-    logger.removeHandler(handler)
+def ran() -> list[str]:
+    """The stages that ran since the last call, sorted."""
+    path = Path("../ran")
+    names = path.read_text().split() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return sorted(names)
 
 
 def parents() -> list[str]:
@@ -136,52 +159,38 @@ def parents() -> list[str]:
     return [run.info.status for run in runs if run.info.run_name.startswith("retrain ")]
 
 
+def versions() -> dict[str, list[str]]:
+    """The versions of each registered model."""
+    numbers: dict[str, list[str]] = {}
+    for version in MlflowClient().search_model_versions():
+        numbers.setdefault(version.name.removeprefix("threestage-"), []).append(str(version.version))
+    return numbers
+
+
 def branches(folder: Path | str = ".") -> list[str]:
     return git("branch", "--list", "retrain/*", "--format=%(refname:short)", folder=folder).splitlines()
 
 
-def versions() -> dict[str, str]:
-    """The newest version of each model."""
-    names = ("foundation", "classifier", "assistant")
-    newest: dict[str, str] = {}
-    for name in names:
-        versions = MlflowClient().search_model_versions(f"name='threestage-{name}'")
-        if versions:
-            newest[name] = str(versions[0].version)
-    return newest
+def changed_files() -> str:
+    return git("status", "--short", "--untracked-files=no")
 
 
-def in_outage(server: Process, reproduce: Callable[..., None]) -> Callable[..., None]:
-    """Run the assistant's stages without a server; it is started when the last one has ended."""
+def test_night_with_a_failed_stage_registers_and_shares_the_others_and_the_next_night_the_rest(colleague: Path) -> None:
+    end = night(hours=1e-9)
+    assert (end.state, set(end.results.values()), ran(), versions()) == ("Failed", {"skipped"}, [], {})
 
-    def run_stage(stage: str, *arguments: object) -> None:
-        if stage == "finetune@assistant":
-            server.kill()
-        reproduce(stage, *arguments)
-        if stage == "evaluate@assistant":
-            server.start()
-
-    return run_stage
-
-
-def test_nights_survive_failures_and_outages_and_take_merged_code(
-    colleague: Path, server: Process, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name, end = night(hours=1e-9)
-    assert (name, versions()) == ("0 of 6 stages; 1 failed", {})
-    assert end.count("the run took longer than it may (`hours`)") == 1
     source = Path("made/assistant").rename("../away")
-    before = git(*STATUS)
-    with another_dvc() as messages:
-        name, end = night()
-    assert messages[0].startswith("waiting for another dvc: Unable to acquire lock.")
-    assert name == "4 of 6 stages; 1 failed"
-    assert end.startswith("Failed: ")
-    assert "finetune@assistant failed: " in end
-    assert "evaluate" not in end, "what is skipped is no failure of its own"
-    assert versions() == {"foundation": "1", "classifier": "1"}
-    assert git(*STATUS) == before
-    assert not Path("dvc.lock").exists()
+    before = changed_files()
+    end = night()
+    assert end.state == "Failed"
+    done = dict.fromkeys(FOUNDATION + CLASSIFIER, "done")
+    assert end.results == done | {"finetune@assistant": "failed", "evaluate@assistant": "skipped"}
+    assert "finetune@assistant" in end.reasons["evaluate@assistant"]
+    assert "finetune@assistant" in end.message
+    assert "evaluate" not in end.message, "what is skipped is no failure of its own"
+    assert versions() == {"foundation": ["1"], "classifier": ["1"]}
+    assert ran() == sorted(FOUNDATION + CLASSIFIER)
+    assert (changed_files(), Path("dvc.lock").exists()) == (before, False), "as git has them"
     (first,) = branches()
     assert branches("../origin") == [first]
     assert git("log", "-1", "--format=%an|%s", first) == f"Threestage|{first.replace('/', ' ')}"
@@ -192,51 +201,102 @@ def test_nights_survive_failures_and_outages_and_take_merged_code(
     assert git("diff", "--name-only", "HEAD", first).splitlines() == ["dvc.lock", *made]
 
     source.rename("made/assistant")
-    with monkeypatch.context() as patch:
-        patch.setattr(dvc_process, "reproduce", in_outage(server, dvc_process.reproduce))
-        name, end = night()
-    assert name == "2 of 6 stages", "DVC's run cache brings back what the night before made"
-    states = Runs(PREFECT_API_URL.value()).final_tree(last_run().id)
-    assert set(states.values()) == {"Completed"}
-    assert {"finetune@assistant", "evaluate@assistant", "register", "share"} <= states.keys()
-    assert end.startswith("Completed: ")
-    assert " wait for a decision: run `threestage review`" in end
-    assert versions() == {"foundation": "1", "classifier": "1", "assistant": "1"}
+    end = night()
+    assert (end.state, set(end.results.values())) == ("Completed", {"done"})
+    assert ran() == sorted(ASSISTANT), "DVC's run cache has the others"
+    assert versions() == {"foundation": ["1"], "classifier": ["1"], "assistant": ["1"]}
     second = f"{first}-2"
     assert branches() == branches("../origin") == [first, second]
-    assert git(*STATUS) == ""
-    assert not list(Path("reports").rglob("metrics.json"))
-    assert night()[0] == "nothing new"
-    assert branches() == [first, second]
+    assert (changed_files(), list(Path("reports").rglob("metrics.json"))) == ("", [])
+    night()
+    assert (ran(), branches()) == ([], [first, second])
+    assert parents()[:3] == ["FAILED", "FAILED", "FINISHED"]
 
+
+def test_merged_code_comes_before_a_night_and_a_pull_that_fails_is_its_failure_alone(colleague: Path) -> None:
+    def bring_merged_code() -> None:
+        subprocess.run([sys.executable, "-P", "-m", "flows.deploy"], check=True, stdout=subprocess.DEVNULL)
+
+    def push(message: str) -> None:
+        commit(message, colleague)
+        git("push", "--quiet", folder=colleague)
+
+    night()
+    assert ran() == sorted(FOUNDATION + CLASSIFIER + ASSISTANT)
+    (branch,) = branches()
     git("fetch", "--quiet", folder=colleague)
-    git("merge", "--quiet", f"origin/{second}", folder=colleague)
+    git("merge", "--quiet", f"origin/{branch}", folder=colleague)
     (colleague / "notes.md").write_text("Merged.")
-    commit("Notes", colleague)
-    git("push", "--quiet", folder=colleague)
+    push("Notes")
+    with Repo(str(colleague)) as repo:
+        repo.pull()
+    weights = "models/assistant/model.safetensors"
+    assert (colleague / weights).read_bytes() == Path(weights).read_bytes()
+
     Path("dvc.lock").write_text("schema: '2")  # as a kill may leave it
-    assert update() == f"commit {git('rev-parse', '--short', 'HEAD', folder=colleague)} of {UPSTREAM}"
+    bring_merged_code()
     assert Path("notes.md").read_text() == "Merged."
-    assert graph.plan().why == {}, "a night has nothing to do"
+    assert dvc.stale() == {}
+    end = night()
+    assert (end.state, end.results, ran()) == ("Completed", {}, [])
 
     (colleague / "params.yaml").write_text(PARAMS.replace("0.5", "0.6"))
-    commit("Better", colleague)
-    git("push", "--quiet", folder=colleague)
+    push("Better")
     Path("params.yaml").write_text(PARAMS.replace("0.5", "0.7"))
-    assert "the code is not what was merged: git pull: error: " in bring_merged_code()
-    name, end = night()
-    assert name == "3 of 6 stages; 1 failed"
-    assert "the code is not what was merged: git pull: error: " in end
-    assert night()[0] == "nothing new"
-    assert parents() == ["FAILED", "FINISHED", "FAILED"], "nights in which nothing was made have none"
+    bring_merged_code()
+    end = night()
+    assert end.state == "Failed"
+    assert "git pull" in end.message, "a local change is in the way of the merged one"
+    assert ran() == ["evaluate@assistant", "evaluate@classifier", "evaluate_foundation"]
+    assert night().state == "Completed"
+    git("checkout", "--quiet", "params.yaml")
+    bring_merged_code()
+    assert "0.6" in Path("params.yaml").read_text()
+    assert night().state == "Completed"
 
-    with get_client(sync_client=True) as client:  # a night that is killed
-        killed = client.create_flow_run(retrain, name="killed", state=Running())
-        child = client.create_task_run(task(update), killed.id, "update-0", name="child", state=Running())
-        experiment = MlflowClient().get_experiment_by_name("threestage").experiment_id
-        parent = MlflowClient().create_run(experiment, run_name="retrain killed", tags={PARENT_OF: workspace()})
-        client.set_flow_run_state(killed.id, Crashed(message="Flow run process exited with status code -9"))
-        for hook in retrain.on_crashed_hooks:
-            hook(flow=retrain, flow_run=killed, state=client.read_flow_run(killed.id).state)  # as a worker does
-        assert client.read_task_run(child.id).state.name == "Crashed"
-    assert MlflowClient().get_run(parent.info.run_id).info.status == "KILLED"
+
+def test_second_night_waits_for_the_first(colleague: Path) -> None:
+    parameters = {"decide": "nobody", "stages": ["evaluate_foundation"]}
+    variables = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()}
+    command = [sys.executable, "-P", "-c", IN_A_PROCESS.format(parameters)]
+    hold = Path("../hold pretrain")
+    hold.touch()
+    both = [subprocess.Popen(command, env=variables) for _ in range(2)]
+    try:
+        wait_for(Path("../ran").exists)
+        hold.unlink()
+        assert [process.wait() for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+    assert ran() == sorted(FOUNDATION)
+    assert versions() == {"foundation": ["1"]}
+    assert len(branches()) == 1
+    first, second = nights()
+    assert set(first.tree.values()) | set(second.tree.values()) == {"Completed"}, "no night ends another's runs"
+    assert parents()[0] == "FINISHED"
+
+
+def test_night_goes_on_while_prefect_is_away(colleague: Path, server: Process) -> None:
+    hold = Path("../hold finetune@assistant")
+    hold.touch()
+
+    def has_run(stage: str) -> bool:
+        path = Path("../ran")
+        return path.exists() and stage in path.read_text().split()
+
+    def restart() -> None:
+        wait_for(lambda: has_run("finetune@assistant"))
+        server.kill()
+        hold.unlink()
+        wait_for(lambda: has_run("evaluate@assistant"))
+        server.start()
+
+    with ThreadPoolExecutor() as threads:
+        outage = threads.submit(restart)
+        end = night(stages=["evaluate@assistant"])
+        outage.result()
+    assert (end.state, set(end.results.values())) == ("Completed", {"done"})
+    assert set(end.tree.values()) == {"Completed"}
+    assert {"stages", "register assistant"} <= end.tree.keys()
+    assert versions() == {"assistant": ["1"]}

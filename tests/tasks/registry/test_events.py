@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tasks.registry.decide import approve, compared, model_state
 from tasks.registry.events import DECIDED, emit, version_page
 from tasks.registry.store import configure_tracking
-from tasks.stages import server
+from tasks.stages import prefect
 from tasks.stages.prefect import TEMPORARY
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def test_emit_asks_nobody_without_a_standing_server(api, listener, monkeypatch, 
 
 def test_decision_stands_after_one_timeout_of_the_server(listener, mlflow_store, tmp_path, monkeypatch, caplog) -> None:
     address, connections = listener
-    monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.2)
+    monkeypatch.setattr(prefect, "ANSWERS_WITHIN", 0.2)
     monkeypatch.chdir(tmp_path)
     configure_tracking()
     MlflowClient().create_registered_model(NAME)

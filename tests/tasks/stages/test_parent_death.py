@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from real_servers import wait_for
+from real_servers import has_ended, wait_for
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -16,22 +16,14 @@ GUARD = [sys.executable, "-m", "tasks.stages.parent_death"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 
 
-def runs(process: psutil.Process) -> bool:
-    """Whether it has not ended; init may bury it at any moment."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def test_command_dies_when_the_parent_of_its_guard_is_killed():
     sleeping = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
     code = f"import subprocess; subprocess.Popen({[*GUARD, *sleeping]!r}).wait()"
     with subprocess.Popen([sys.executable, "-c", code], **PIPES) as parent:
         child = psutil.Process(int(parent.stdout.readline()))
-        assert runs(child)
+        assert not has_ended(child)
         parent.kill()
-        wait_for(lambda: not runs(child), every=0.01)
+        wait_for(lambda: has_ended(child), every=0.01)
 
 
 def test_stage_ends_if_its_dvc_was_killed_during_imports():

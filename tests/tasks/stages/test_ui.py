@@ -5,7 +5,7 @@ from loopback import Answer, Asked, serving
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.registry.events import version_page
-from tasks.stages.server import prefect_page
+from tasks.stages.prefect import prefect_page
 from tasks.stages.ui import address, main
 
 

@@ -1,0 +1,324 @@
+"""DVC: which stages are stale, `dvc repro` as a process that ends with its own, and what git keeps of a run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import chdir
+from pathlib import Path
+
+import psutil
+import pytest
+from dvc import lock as dvc_lock
+from dvc.repo import Repo
+from projects import ROOT, change_params, commit_all, environment, git
+from real_servers import HANGS, has_ended, wait_for
+
+from llm.errors import UserError
+from tasks.data.inbox import INBOX, open_inbox
+from tasks.stages.dvc import push, remote, reproduce, results, stages, stale, track
+from tasks.stages.hashes import stale as stale_hashes
+from tasks.stages.lock import FINISHED, STATE
+from tasks.stages.names import application_names, dataset_names, evaluation_stage, model_names
+from tasks.stages.process import End, forget_ends, read_end, run_command, state_folder
+
+pytestmark = pytest.mark.slow
+
+CLEAN = "clean: {cmd: cat raw > clean, deps: [raw], params: [rate], outs: [clean]}"
+TRAIN = "train: {cmd: cat clean > model, deps: [clean], outs: [model]}"
+PUBLISHED = "load_published: {cmd: cp raw published, deps: [raw], outs: [published]}"
+TUNE = "tune: {cmd: cp published tuned, deps: [published], outs: [tuned]}"
+
+
+def pipeline(*lines: str) -> str:
+    return "\n  ".join(["stages:", *lines]) + "\n"
+
+
+def make_graph(folder: Path) -> None:
+    """Make a project of DVC in which nothing ran."""
+    (folder / "dvc.yaml").write_text(pipeline(TRAIN, CLEAN, PUBLISHED))
+    (folder / "params.yaml").write_text("rate: 1\n")
+    (folder / "raw").write_text("text")
+    Repo.init(str(folder), no_scm=True).close()
+
+
+@pytest.fixture
+def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder: a project in which nothing ran."""
+    make_graph(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the stages that are needed ran, for copies."""
+    folder = tmp_path_factory.mktemp("finished")
+    make_graph(folder)
+    with chdir(folder):
+        assert reproduce([], {}) == {}
+    return folder
+
+
+def test_stages_are_in_the_order_of_a_run_each_with_all_that_it_needs(graph):
+    assert list(stages().items()) == [("clean", set()), ("train", {"clean"})]
+    assert list(stages(["clean"])) == ["clean"]
+    assert list(stages(["load_published"])) == ["load_published"]
+    Path("dvc.yaml").write_text(pipeline(TUNE, PUBLISHED))
+    assert list(stages().items()) == [("load_published", set()), ("tune", {"load_published"})]
+    for function in (stages, stale):
+        with pytest.raises(UserError, match="trian"):
+            function(["trian"])
+
+
+def test_our_graph_has_a_stage_for_each_block_in_order(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    needed = stages()
+    names = ["pretrain", "load_published", "replay@assistant"]
+    names += [f"{stage}@{dataset}" for stage in ("fetch", "preprocess") for dataset in dataset_names()]
+    names += [f"finetune@{name}" for name in application_names()]
+    names += [evaluation_stage(model) for model in model_names()]
+    assert sorted(needed) == sorted(names)
+    order = list(needed)
+    assert all(before in order[: order.index(stage)] for stage in order for before in needed[stage])
+    for dataset in dataset_names():
+        assert needed[f"preprocess@{dataset}"] == {f"fetch@{dataset}"}
+    assert needed["evaluate_foundation"] == {"pretrain", "preprocess@corpus", "fetch@corpus"}
+    assert {"load_published", "finetune@classifier", "preprocess@emails"} <= needed["evaluate@classifier"]
+    finetune = {"load_published", "replay@assistant", "preprocess@instructions"}
+    assert finetune <= needed["finetune@assistant"] < needed["evaluate@assistant"]
+
+
+def test_replay_that_no_application_rehearses_is_no_stage(project_copy, monkeypatch):
+    monkeypatch.chdir(project_copy)
+    assert "replay@assistant" in stages()
+    change_params(project_copy, {"applications": {"assistant": {"rehearses": "data/replay/nothing.jsonl"}}})
+    assert "replay@assistant" not in stages()
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "subjects"),
+    [
+        ("raw", "text", {}),
+        ("raw", "other", {"clean": "raw"}),
+        ("params.yaml", "rate: 2\n", {"clean": "rate"}),
+        ("clean", "other", {"clean": "clean", "train": "clean"}),
+        ("model", None, {"train": "model"}),
+        ("dvc.yaml", pipeline(TRAIN, CLEAN.replace("cat", "head"), PUBLISHED), {"clean": "command"}),
+        ("dvc.yaml", pipeline(TRAIN, CLEAN, PUBLISHED, TUNE), {"load_published": "never", "tune": "never"}),
+        ("dvc.lock", None, {"clean": "never", "train": "never"}),
+    ],
+)
+def test_stale_names_the_stages_and_what_differs(finished, tmp_path, monkeypatch, path, content, subjects):
+    monkeypatch.chdir(shutil.copytree(finished, tmp_path, dirs_exist_ok=True))
+    Path(path).unlink()
+    if content is not None:
+        Path(path).write_text(content)
+    reasons = stale()
+    assert list(reasons) == list(subjects)
+    for stage, subject in subjects.items():
+        (reason,) = reasons[stage]
+        assert subject in reason.split()
+    assert stale(["clean"]).keys() == {"clean"} & subjects.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "content"), [("dvc.yaml", "stages: {train: {cmd: [}}"), ("dvc.lock", "<<<<<<< ours"), (".dvc", None)]
+)
+def test_error_of_dvc_is_on_one_line(graph, path, content):
+    if content is None:
+        shutil.rmtree(path)
+    else:
+        Path(path).write_text(content)
+    with pytest.raises(UserError) as caught:
+        stale()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_failed_stage_stops_only_what_needs_it(graph, monkeypatch):
+    lines = ("broken: {cmd: exit 3, deps: [raw], outs: [a]}", "after: {cmd: cp a b, deps: [a], outs: [b]}")
+    Path("dvc.yaml").write_text(
+        pipeline(*lines, TRAIN, CLEAN.replace("cat raw", "env > variables; cat raw"), PUBLISHED)
+    )
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "of a worker's run")
+    for stage in ("clean", "broken"):
+        for folder in ("ended", "interrupted"):
+            (state_folder(stage) / folder).mkdir(parents=True)
+        (state_folder(stage) / "ended" / FINISHED).touch()
+    assert reproduce([], {"NIGHT": "tonight"}).keys() == {"broken", "after"} == stale().keys()
+    assert Path("model").read_text() == "text"
+    assert not Path("published").exists()
+    kept = sorted(str(path.relative_to(STATE / "stages")) for path in STATE.glob("stages/*/*"))
+    assert kept == ["broken/ended", "broken/interrupted", "clean/interrupted"]  # ended: its outs are stored
+    variables = dict(line.split("=", 1) for line in Path("variables").read_text().splitlines() if "=" in line)
+    assert (variables["NIGHT"], variables["DVC_STAGE"]) == ("tonight", "clean")
+    assert "PREFECT__FLOW_RUN_ID" not in variables
+    assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    Path("dvc.yaml").write_text(pipeline(*lines, TRAIN, CLEAN.replace("cat raw", "head raw")))
+    assert reproduce(["train"], {}) == {}  # `broken` is not asked for
+
+
+def test_reproduce_that_takes_too_long_or_is_killed_is_an_error(graph):
+    with pytest.raises(UserError):
+        reproduce([], {}, seconds=0.01)
+    assert psutil.Process().children() == []
+    Path("dvc.yaml").write_text(pipeline("a: {cmd: kill -9 $PPID, deps: [raw]}"))
+    with pytest.raises(UserError, match="9"):
+        reproduce([], {})
+
+
+RUN = """
+import sys
+from tasks.stages import dvc
+from tasks.stages.process import run_command, state_folder
+dvc.PATIENCE = float(sys.argv[1])
+def work():
+    dvc.reproduce([], {})
+sys.exit(run_command(work, state_folder("night") / "log"))
+"""
+SAVES = "trap 'echo step 7 > checkpoint; exit 75' TERM"
+IGNORES = "trap '' TERM"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+@pytest.mark.parametrize(
+    ("number", "trap", "patience"),
+    [
+        (signal.SIGINT, SAVES, HANGS),
+        (signal.SIGTERM, SAVES, HANGS),
+        (signal.SIGKILL, SAVES, HANGS),
+        (signal.SIGINT, IGNORES, 0.5),
+    ],
+)
+def test_dvc_and_its_stage_end_with_the_process_that_started_them(graph, number, trap, patience):
+    slow = "slow: {cmd: exec python -m tasks.stages.parent_death sh slow.sh, deps: [raw]}"
+    Path("dvc.yaml").write_text(pipeline(slow, "next: {cmd: touch next, deps: [raw], outs: [next]}"))
+    Path("slow.sh").write_text(f"{trap}\ntouch begun\nwhile :; do sleep 0.05; done\n")
+    variables = environment(PYTHONPATH=str(ROOT))
+    with subprocess.Popen([sys.executable, "-c", RUN, str(patience)], env=variables, process_group=0) as run:
+        wait_for(lambda: Path("begun").exists() or run.poll() is not None)
+        assert run.poll() is None
+        dvc_and_stage = psutil.Process(run.pid).children(recursive=True)
+        os.killpg(run.pid, number)
+    wait_for(lambda: all(map(has_ended, dvc_and_stage)))
+    assert Path("checkpoint").exists() is (trap == SAVES)
+    assert not Path("next").exists()
+    assert stale().keys() == {"slow", "next"}  # nothing is locked
+    end = read_end("night")
+    codes = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: None}
+    assert (end and end.code) == codes[number]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (None, 0, ""),
+        (UserError("a.csv, row 2"), 1, "a.csv, row 2"),
+        (InterruptedError("step 3 of 9"), 75, "step 3 of 9"),
+    ],
+)
+def test_end_of_a_stage_is_in_a_file_until_the_next_run(tmp_path, monkeypatch, error, code, reason):
+    monkeypatch.chdir(tmp_path)
+
+    def work() -> None:
+        if error is not None:
+            raise error
+
+    assert read_end("train") is None
+    for _ in range(2):
+        assert run_command(work, state_folder("train") / "log") == code
+    end = read_end("train")
+    assert end == End(code=code, seconds=end.seconds, reason=end.reason)
+    assert end.reason.startswith(reason)
+    assert bool(end.reason) == bool(code)
+    forget_ends()
+    assert read_end("train") is None
+
+
+def test_dvc_waits_while_another_dvc_has_the_lock(graph, monkeypatch):
+    patience = dvc_lock.DEFAULT_TIMEOUT
+    monkeypatch.setattr(dvc_lock, "DEFAULT_TIMEOUT", 0.1)  # in this process, not in the dvc that it starts
+
+    def release_after(seconds: float) -> None:
+        wait_for(lambda: seconds < patience or psutil.Process().children())
+        time.sleep(seconds)
+        another.lock.unlock()
+
+    with Repo() as another:
+        another.lock.lock()
+        with pytest.raises(UserError):
+            stale()
+        threading.Thread(target=release_after, args=(0.5,)).start()
+        assert stale(wait=True).keys() == {"clean", "train"}
+        another.lock.lock()
+        threading.Thread(target=release_after, args=(2 * patience,)).start()
+        assert reproduce([], {}) == {}
+
+
+def test_push_that_fails_or_takes_too_long_is_an_error(graph):
+    assert remote() is None
+    for seconds in (HANGS, 0.01):
+        with pytest.raises(UserError) as caught:
+            push(seconds)
+        assert len(str(caught.value).splitlines()) == 1
+    assert psutil.Process().children() == []
+
+
+def test_results_are_dvc_lock_parameters_and_outs_that_dvc_does_not_cache(graph):
+    metrics = "metrics: [{m.json: {cache: false}}, {not/made.json: {cache: false}}]"
+    Path("dvc.yaml").write_text(pipeline(f"train: {{cmd: train, params: [rate], outs: [model], {metrics}}}"))
+    Path("m.json").touch()
+    assert results() == (["dvc.lock", "m.json"], ["params.yaml"])
+
+
+def test_graph_and_parameters_load_no_large_library():
+    code = (
+        "import sys, tasks.stages.dvc, tasks.params, tasks.stages.libraries; "
+        "assert not {'prefect', 'torch', 'mlflow'} & {*sys.modules}; "
+        "tasks.params.check_params(); assert not {'torch', 'mlflow', 'pandas'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    git(here, "init --quiet")
+    Repo.init().close()
+    Path(".dvc/config").write_text(f"[core]\nremote = r\n['remote \"r\"']\nurl = {tmp_path}/remote\n")
+    inbox = open_inbox("emails")
+    Path("dvc.yaml").write_text(pipeline(f"join: {{cmd: cat {inbox}/*.jsonl > made, deps: [{inbox}], outs: [made]}}"))
+    Path(".gitignore").write_text(".threestage/\nmlflow.db\n/made\n")
+    assert track(INBOX) == []
+    (inbox / "feedback.jsonl").write_text("one\n")
+    (inbox / "spam").mkdir()
+    (inbox / "spam/1.eml").write_text("Subject: a\n\nb")
+    pointers = [f"{inbox}/{name}.dvc" for name in ("feedback.jsonl", "spam")]
+    assert track(INBOX) == track(INBOX) == pointers
+    assert list(stages()) == ["join"]
+    assert reproduce([], {}) == {}
+    assert results() == (["dvc.lock", *pointers], [])
+    commit_all(here, "A state of it")
+    assert "feedback.jsonl\n" not in subprocess.check_output(["git", "ls-files"], text=True)
+    assert remote() == "r"
+    push(HANGS)
+
+    subprocess.run(["git", "clone", "--quiet", here, there], check=True)
+    monkeypatch.chdir(there)
+    with pytest.raises(UserError, match=r"^data/inbox/emails/feedback\.jsonl\.dvc: "):
+        track(INBOX)
+    with Repo() as repo:
+        repo.pull()
+    assert stale() == stale_hashes("join") == {}
+    assert Path("made").read_text() == "one\n"
+
+    (inbox / "feedback.jsonl").write_text("one\ntwo\n")
+    assert stale().keys() == {"join"}
+    before = Path(pointers[0]).read_text()
+    track(INBOX)
+    assert Path(pointers[0]).read_text() != before
+    assert reproduce([], {}) == {}
+    assert Path("made").read_text() == "one\ntwo\n"
