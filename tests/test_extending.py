@@ -14,7 +14,6 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from projects import ROOT, environment, git, run
-from tasks.stages.graph import plan
 
 BLOCK = re.compile(r"^```\w+\n# (\S+?)(?:, (\w+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -86,11 +85,11 @@ def test_new_application_is_found_by_graph_evaluation_registry_and_serving(
     code = changed(extended)
     monkeypatch.chdir(extended)
     stages = ["fetch@questions", "preprocess@questions", "finetune@quiz", "evaluate@quiz"]
-    assert list(plan().behind) == stages, "nothing else is stale"
+    assert list(dvc.stale()) == stages, "nothing else is stale"
     variables = {"PREFECT_API_URL": prefect_api, "PYTHONPATH": str(ROOT / "tests")}
     done = run(extended, "all_stages", *stages, "register", **variables)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert plan().behind == {}
+    assert dvc.stale() == {}
     metrics = json.loads((extended / "reports/evaluation/quiz/metrics.json").read_text())
     assert {"accuracy", "baseline_accuracy", "accuracy_gain"} <= metrics.keys()
     mlflow.set_tracking_uri(f"sqlite:///{extended}/mlflow.db")

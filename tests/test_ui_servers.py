@@ -17,7 +17,7 @@ from real_servers import Process, wait_for
 from web_page import check_mlflow_refuses_pages, check_prefect_refuses_pages
 
 from llm.training.checkpoint import Checkpoints
-from tasks.stages import command
+from tasks.stages.process import STOPPED
 from tasks.training.progress import REPORT_EVERY
 
 pytestmark = pytest.mark.slow
@@ -99,7 +99,7 @@ def test_training_goes_on_without_its_servers_and_does_not_wait_for_them_at_the_
     change_params(project_copy, {"foundation": {"train": shape | steps}})
     shutil.copytree(token_files, project_copy / "data/processed/corpus")
     urls = {"PREFECT_API_URL": f"{ui.prefect}/api", "MLFLOW_TRACKING_URI": ui.mlflow}
-    stage = Process("cli pretrain --verbose", project_copy, environment() | NO_COMPILER | urls)
+    stage = Process("flows.pretrain --verbose", project_copy, environment() | NO_COMPILER | urls)
 
     def wait_for_step(step: int) -> None:
         while last_checkpoint(project_copy) <= step:
@@ -117,7 +117,7 @@ def test_training_goes_on_without_its_servers_and_does_not_wait_for_them_at_the_
         stage.running.wait(timeout=120)  # Prefect's client alone would try for minutes
     finally:
         stage.kill()
-    assert stage.running.returncode == command.STOPPED == 75, stage.said()
+    assert stage.running.returncode == STOPPED == 75, stage.said()
     (folder,) = project_copy.glob(".threestage/stages/pretrain/*/")
     assert Checkpoints(folder).load() is not None
     assert not (project_copy / "models").exists()

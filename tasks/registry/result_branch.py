@@ -113,7 +113,7 @@ def share(day: str, message: str, *, push_to: str, seconds: float) -> Shared:
     results, parameters = dvc.results()
     branch = ""
     with shared.step("not committed"):
-        existing = [path for path in [*results, *parameters] if Path(path).exists()]  # a failed stage's outs are missing
+        existing = [path for path in [*results, *parameters] if Path(path).exists()]  # a failed stage has no outs
         branch = commit_results(day, existing, message)
         shared.done.append(f"committed to the branch {branch}" if branch else "nothing to commit: HEAD has all results")
     with shared.step("data not pushed"):

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 from dvc.repo import Repo
 from projects import git
-from tasks.stages.graph import LOCK_FILE
 from typer.testing import CliRunner, Result
 
 from app.errors import RequestError
@@ -16,6 +15,7 @@ from app.quarantine import Quarantine
 from app.settings import Settings
 from cli.main import cli
 from tasks.data.inbox import open_inbox
+from tasks.stages.hashes import LOCK
 from tasks.stages.lock import exclusive
 from tests.app.conftest import error_of, rows_of
 
@@ -107,7 +107,7 @@ def test_accept_puts_rows_as_they_came_into_inboxes_of_dvc_once(quarantine):
 def test_accept_that_fails_leaves_rows_waiting(quarantine):
     reason = "error: no feedback 'cafe' waits; `threestage feedback` lists what does"
     assert error_of(threestage("accept", "cafe")) == error_of(threestage("show", "cafe")) == reason
-    with exclusive(LOCK_FILE):
+    with exclusive(str(LOCK)):
         assert "which still runs" in error_of(threestage("accept", "--yes", "all"))
     Path("dvc.yaml").unlink()
     assert "go to the project's folder" in error_of(threestage("accept", "--yes", "all"))
