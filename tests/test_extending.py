@@ -15,6 +15,8 @@ import yaml
 from mlflow import MlflowClient
 from projects import ROOT, environment, git, run
 
+from tasks.stages import dvc
+
 BLOCK = re.compile(r"^```\w+\n# (\S+?)(?:, (\w+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
