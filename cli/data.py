@@ -111,8 +111,12 @@ def show(
 ) -> None:
     """Print a row of a dataset as each model reads it, token by token, with what is learned."""
     in_project()
+    from tasks.data.splits import SPLITS
     from tasks.params import find_training, load_training
     from tasks.training.shown_row import show_row
+
+    if split not in SPLITS:
+        raise UserError(f"--split {split}: it is one of {', '.join(SPLITS)}")
 
     for model in _models_that_learn(dataset):
         shown = show_row(find_training(model), load_training(model), split=split, number=row)
@@ -133,7 +137,7 @@ def _models_that_learn(dataset: str) -> list[str]:
 
     names = dataset_names()
     if dataset not in names:
-        raise UserError(f"there is no dataset {dataset!r}; those are {', '.join(names)}")
+        raise UserError(f"params.yaml has no dataset {dataset!r}; it has {', '.join(names)}")
     blocks = model_blocks(read_yaml(PARAMS_FILE))
     models = [model for model, block in blocks.items() if block.get("dataset") == dataset]
     if not models:
@@ -176,7 +180,7 @@ def _read(name: str, folder: Path, changes: Mapping[str, Mapping[str, str]]) -> 
 
     names = dataset_names()
     if name not in names:
-        raise UserError(f"there is no dataset {name!r}; those are {', '.join(names)}")
+        raise UserError(f"params.yaml has no dataset {name!r}; it has {', '.join(names)}")
     params = load_dataset(name).preprocess
     changed = {key: getattr(params, key) | new for key, new in changes.items() if new and hasattr(params, key)}
     params = type(params)(**params.model_dump() | changed)

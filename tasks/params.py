@@ -360,7 +360,8 @@ def _dataset_mistakes(key: str, block: Values, dataset: Values) -> Iterator[str]
     preprocess = inner(dataset, "preprocess")
     if needed and isinstance(preprocess, Mapping) and needed not in preprocess:
         name = block["dataset"]
-        yield f"{key}.dataset: {name} has no {needed!r} under preprocess, from which this model learns"
+        reason = f"{name} has no {needed!r} under preprocess, from which this model learns"
+        yield f"{key}.dataset: {reason}; the Params of tasks/data/{name}.py must have it, too"
     yield from _glob_mistakes(f"{key}.train.twice", inner(block, "train", "twice"), dataset)
 
 

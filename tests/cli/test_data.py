@@ -135,7 +135,7 @@ def test_inbox_files_need_no_line_and_get_none():
         (["corpus", "nowhere"], "error: nowhere: no such file or folder"),
         (
             ["mails", "mails.csv"],
-            "error: there is no dataset 'mails'; those are corpus, emails, instructions, requests",
+            "error: params.yaml has no dataset 'mails'; it has corpus, emails, instructions, requests",
         ),
         (["emails", "mails.csv", "--label", "1=smap"], "'smap' is not one of"),
         (["emails", "mails.csv", "--label", "1"], "--label 1: write VALUE=LABEL, such as 1=spam"),
