@@ -65,11 +65,6 @@ class Findings:
         """The number of rows that each rule left out, by rule."""
         return dict(sorted(Counter(row["rule"] for row in self.dropped).items()))
 
-    def count(self, *rules: str) -> int:
-        """The number of rows that these rules left out."""
-        counts = self.counts()
-        return sum(counts.get(rule, 0) for rule in rules)
-
     def raise_problems(self) -> None:
         """Raise UserError with a line for each of the first NAMED problems, if there are any."""
         if not self.problems:

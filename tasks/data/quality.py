@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = 5
 LONGEST = 100  # characters of an example
-DUPLICATES = ("near_duplicates",)
-UNCLEAN = ("unreadable", "blank", "contradictions", "lengths", "repetition", "train_only", "long_lines")
-"""Rules whose dropped rows say something about the quality of the others."""
+DUPLICATES = "near_duplicates"
+HARMLESS = (DUPLICATES, "feedback", "inbox", "unanswered")
+"""Rules whose dropped rows say nothing about the quality of the others."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,9 @@ def summarise(table: pd.DataFrame, findings: Findings, *, near: np.ndarray, labe
 
     `near` numbers the groups of near duplicates; no group may be in several splits.
     """
-    duplicates = findings.count(*DUPLICATES)
-    left_out = findings.count(*UNCLEAN)
+    dropped = findings.counts()
+    duplicates = dropped.get(DUPLICATES, 0)
+    left_out = sum(count for rule, count in dropped.items() if rule not in HARMLESS)
     rows_read = len(table) + duplicates + left_out
     summary: dict[str, str | float] = {
         "id": "summary",

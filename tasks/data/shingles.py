@@ -4,7 +4,7 @@ numpy finds words in code points, and a set is an array of 64-bit hashes, so tha
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache, lru_cache
 
 import numpy as np
@@ -13,9 +13,6 @@ MARKS = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"  # dashes, quotes, an ellip
 FIRST = np.uint64(0x9E3779B97F4A7C15)  # odd factors
 SECOND = np.uint64(0xC2B2AE3D27D4EB4F)
 BASE = np.uint64(0x165667B19E3779F9)
-
-Sets = Sequence[np.ndarray]
-"""For each text its shingles, uint64, sorted."""
 
 
 @cache
@@ -83,7 +80,7 @@ def shingles(text: str) -> np.ndarray:
     return hashes[np.append(hashes[:-1] != hashes[1:], True)]  # np.unique hashes before it sorts, which is slower
 
 
-def whole(sets: Sets) -> np.ndarray:
+def whole(sets: Iterable[np.ndarray]) -> np.ndarray:
     """A hash of each whole set, uint64 [texts]."""
     hashes = [shingle_set.sum(dtype=np.uint64) + np.uint64(len(shingle_set)) for shingle_set in sets]
     return mixed(np.array(hashes, np.uint64))
@@ -91,7 +88,7 @@ def whole(sets: Sets) -> np.ndarray:
 
 def text_hashes(texts: Iterable[str]) -> np.ndarray:
     """A hash of each text, without case and punctuation, uint64 [texts]."""
-    return whole([shingles(text) for text in texts])
+    return whole(shingles(text) for text in texts)
 
 
 def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
