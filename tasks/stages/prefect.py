@@ -216,12 +216,13 @@ def end_left(tag: str) -> None:
 def leave_artifact(create: Callable[..., Any], name: str, **content: Any) -> Any:
     """Call one of Prefect's functions that create an artifact, with a key made from `name`, and return its result.
 
-    If the server is away, a warning is logged and the result is None: what a run made counts without its artifact.
+    If the server is away or refuses, a warning is logged and the result is None: what a run made counts without its
+    artifact.
     """
     key = artifact_key(name)
     try:
         return create(key=key, **content)
-    except httpx.TransportError as error:
+    except httpx.HTTPError as error:
         logger.warning("Prefect did not take the artifact %s: %s", key, str(error) or type(error).__name__)
         return None
 

@@ -10,8 +10,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
@@ -134,14 +135,16 @@ def end_with_worker(name: str) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    signal.signal(WORKER_IS_GONE, _terminate_once)
+    signal.signal(WORKER_IS_GONE, partial(_terminate_once, iter([signal.SIGTERM])))
     die_with_parent(WORKER_IS_GONE)
 
 
-def _terminate_once(number: int, _: FrameType | None) -> None:
-    """Handle SIGTERM once: a second one would interrupt the work of the first. The kernel sends one a thread."""
+def _terminate_once(signals: Iterator[int], number: int, _: FrameType | None) -> None:
+    """Raise SIGTERM once: a second one would interrupt the work of the first. The kernel sends one a thread, and this
+    handler may run within itself, so the iterator counts."""
     signal.signal(number, signal.SIG_IGN)
-    signal.raise_signal(signal.SIGTERM)
+    for terminate in signals:
+        signal.raise_signal(terminate)
 
 
 def run_command(work: Callable[[], str | None], log: Path, *, verbose: bool = False) -> int:
