@@ -1,18 +1,20 @@
 """DVC: which stages are stale and why, `dvc repro --keep-going` as a process, and what a run leaves for git."""
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import networkx as nx
 import psutil
 from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
@@ -29,19 +31,42 @@ PATIENCE = 8
 LATER = "the next run goes on from the last checkpoint"
 OF_A_RUN = "PREFECT__"
 """How the names of variables begin that a Prefect worker sets for its run alone."""
+ASKS_EVERY = 1  # seconds, while another dvc works in the project
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+
+class BusyError(UserError):
+    """Another dvc works in the project."""
 
 
 @contextmanager
 def open_project(*, wait: bool = False) -> Generator[Repo]:
-    """DVC's project around this folder; with `wait`, DVC waits as long as another dvc works in it.
+    """DVC's project around this folder; with `wait`, DVC waits as long as another dvc has its lock.
 
-    Raises UserError, on one line, for DVC's errors, such as a dvc.yaml that it cannot read.
+    Raises UserError, on one line, for DVC's errors, such as a dvc.yaml that it cannot read; BusyError if another dvc
+    has the lock, or runs a stage whose files are asked for.
     """
     try:
         with Repo(_wait_for_lock=wait) as repo:
             yield repo
     except DvcException as error:
-        raise UserError(" ".join(str(error).split())) from None
+        kind = BusyError if isinstance(error, LockError) else UserError
+        raise kind(" ".join(str(error).split())) from None
+
+
+def _when_free(work: Callable[[], Result]) -> Result:
+    """The result of `work`, once no other dvc is in its way: DVC waits for the lock by itself, but for no stage."""
+    is_told = False
+    while True:
+        try:
+            return work()
+        except BusyError as error:
+            if not is_told:
+                logger.info("waiting for another dvc: %s", error)
+            is_told = True
+            time.sleep(ASKS_EVERY)
 
 
 def stages(last: Collection[str] = ()) -> dict[str, set[str]]:
@@ -72,11 +97,15 @@ def _needed(repo: Repo, last: Collection[str]) -> dict[str, set[str]]:
 def stale(last: Collection[str] = (), *, wait: bool = False) -> dict[str, list[str]]:
     """The stale ones of `stages(last)`, each with what differs from dvc.lock, such as `models/foundation is missing`.
 
-    A stage whose deps will only change once another stage has run is not among them.
+    A stage whose deps will only change once another stage has run is not among them. With `wait`, it waits as long as
+    another dvc works in the project.
     """
-    with open_project(wait=wait) as repo:
-        status = repo.status()
-        names = _needed(repo, last)
+
+    def status_and_names() -> tuple[dict[str, Any], dict[str, set[str]]]:
+        with open_project(wait=wait) as repo:
+            return repo.status(), _needed(repo, last)
+
+    status, names = _when_free(status_and_names) if wait else status_and_names()
     recorded = locked_stages()
     reasons: dict[str, list[str]] = {}
     for name in names:
@@ -110,7 +139,7 @@ def reproduce(
     The checkpoints of a finished training stay until dvc has stored its outs. `environment` is added to this process's.
     Raises UserError if it takes longer than `seconds`.
     """
-    words = ["repro", "--quiet", "--keep-going", *stages(last)]
+    words = ["repro", "--keep-going", *stages(last)]  # with --quiet, dvc would not say why it can't run a stage
     dvc = _start_dvc(*words, environment={**environment, KEEP: "1"})
     with _stopped_on_error(dvc):
         try:
@@ -202,10 +231,14 @@ def track(folder: Path, *, wait: bool = False) -> list[str]:
         if not pointer.with_suffix("").exists():
             raise UserError(f"{pointer}: its data is not here; `dvc pull` brings it, `dvc remove {pointer}` forgets it")
     paths = sorted(str(path) for path in set(folder.glob("*/[!.]*")) - pointers)
-    if paths:
+
+    def add() -> None:
         with open_project(wait=wait) as repo:
             repo.scm_context.quiet = True  # the caller adds the pointers to git
             repo.add(paths)
+
+    if paths:
+        _when_free(add) if wait else add()
     return [f"{path}.dvc" for path in paths]
 
 

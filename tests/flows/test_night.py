@@ -1,4 +1,4 @@
-"""Nights of small models: a stage fails, results wait for a merge, two nights begin at once, Prefect's server goes."""
+"""Nights of small models: a stage fails, results wait for a merge, two at once, one is killed, Prefect is away."""
 
 import json
 import os
@@ -14,7 +14,8 @@ import pytest
 from dvc.repo import Repo
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -22,7 +23,7 @@ from projects import ROOT, environment, free_ports
 from real_servers import Process, Runs, wait_for
 from small_models import make_models
 
-from flows.retrain import retrain
+from flows.retrain import RETRAIN, retrain
 from llm.errors import UserError
 from tasks.registry.store import configure_tracking
 from tasks.stages import dvc
@@ -115,33 +116,37 @@ class Night:
     tree: dict[str, str]
 
 
-def nights() -> list[Night]:
-    """The nights of this folder, oldest first."""
-    api = PREFECT_API_URL.value()
-    here = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace()]))
+def runs_of_nights() -> list[FlowRun]:
+    """The flow runs of this folder's nights, oldest first."""
+    here = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace()]), name=FlowRunFilterName(like_=RETRAIN))
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=here, sort=FlowRunSort.START_TIME_ASC)
-    ended = []
-    for run in runs:
-        if run.name.startswith("retrain "):
-            rows = json.loads(Runs(api).page(run.id, "retrain"))
-            ended.append(
-                Night(
-                    state=run.state.name,
-                    message=run.state.message,
-                    results={row["stage"]: row["result"] for row in rows},
-                    reasons={row["stage"]: row["reason"] for row in rows},
-                    tree=Runs(api).final_tree(run.id),
-                )
-            )
-    return ended
+        return client.read_flow_runs(flow_run_filter=here, sort=FlowRunSort.START_TIME_ASC)
+
+
+def ended_night(run: FlowRun) -> Night:
+    runs = Runs(PREFECT_API_URL.value())
+    rows = json.loads(runs.page(run.id, RETRAIN))
+    return Night(
+        state=run.state.name,
+        message=run.state.message,
+        results={row["stage"]: row["result"] for row in rows},
+        reasons={row["stage"]: row["reason"] for row in rows},
+        tree=runs.final_tree(run.id),
+    )
 
 
 def night(**parameters: object) -> Night:
     """One night in this process, after which no challenger is compared."""
     with suppress(UserError):
         run_flow(retrain, {"decide": "nobody", "push_to": "origin", **parameters})
-    return nights()[-1]
+    return ended_night(runs_of_nights()[-1])
+
+
+def begin_night(**parameters: object) -> subprocess.Popen[bytes]:
+    """One night in a process of its own."""
+    variables = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()}
+    command = [sys.executable, "-P", "-c", IN_A_PROCESS.format({"decide": "nobody", **parameters})]
+    return subprocess.Popen(command, env=variables)
 
 
 def ran() -> list[str]:
@@ -228,10 +233,6 @@ def test_merged_code_comes_before_a_night_and_a_pull_that_fails_is_its_failure_a
     git("merge", "--quiet", f"origin/{branch}", folder=colleague)
     (colleague / "notes.md").write_text("Merged.")
     push("Notes")
-    with Repo(str(colleague)) as repo:
-        repo.pull()
-    weights = "models/assistant/model.safetensors"
-    assert (colleague / weights).read_bytes() == Path(weights).read_bytes()
 
     Path("dvc.lock").write_text("schema: '2")  # as a kill may leave it
     bring_merged_code()
@@ -253,28 +254,44 @@ def test_merged_code_comes_before_a_night_and_a_pull_that_fails_is_its_failure_a
     bring_merged_code()
     assert "0.6" in Path("params.yaml").read_text()
     assert night().state == "Completed"
+    with Repo(str(colleague)) as repo:
+        repo.pull()
+    weights = "models/assistant/model.safetensors"
+    assert (colleague / weights).read_bytes() == Path(weights).read_bytes()
 
 
 def test_second_night_waits_for_the_first(colleague: Path) -> None:
-    parameters = {"decide": "nobody", "stages": ["evaluate_foundation"]}
-    variables = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()}
-    command = [sys.executable, "-P", "-c", IN_A_PROCESS.format(parameters)]
     hold = Path("../hold pretrain")
     hold.touch()
-    both = [subprocess.Popen(command, env=variables) for _ in range(2)]
-    try:
-        wait_for(Path("../ran").exists)
-        hold.unlink()
-        assert [process.wait() for process in both] == [0, 0]
-    finally:
-        for process in both:
-            process.kill()
+    with begin_night(stages=["evaluate_foundation"]) as first, begin_night(stages=["evaluate_foundation"]) as second:
+        try:
+            wait_for(Path("../ran").exists)
+            wait_for(lambda: len(runs_of_nights()) == 2)
+            hold.unlink()
+            assert (first.wait(), second.wait()) == (0, 0)
+        finally:
+            first.kill()
+            second.kill()
     assert ran() == sorted(FOUNDATION)
     assert versions() == {"foundation": ["1"]}
     assert len(branches()) == 1
-    first, second = nights()
-    assert set(first.tree.values()) | set(second.tree.values()) == {"Completed"}, "no night ends another's runs"
-    assert parents()[0] == "FINISHED"
+    states = [state for run in runs_of_nights() for state in ended_night(run).tree.values()]
+    assert set(states) == {"Completed"}, "no night ends the other's runs"
+
+
+def test_night_after_a_killed_one_ends_its_open_runs(colleague: Path) -> None:
+    hold = Path("../hold pretrain")
+    hold.touch()
+    with begin_night() as killed:
+        wait_for(Path("../ran").exists)
+        killed.kill()
+    hold.unlink()
+    (run,) = runs_of_nights()
+    assert run.state.name == "Running"
+    end = night(stages=["evaluate_foundation"])
+    assert (end.state, end.results) == ("Completed", dict.fromkeys(FOUNDATION, "done"))
+    assert Runs(PREFECT_API_URL.value()).final_tree(run.id) == {"retrain": "Crashed", "stages": "Crashed"}
+    assert parents() == ["KILLED", "FINISHED"]
 
 
 def test_night_goes_on_while_prefect_is_away(colleague: Path, server: Process) -> None:

@@ -259,6 +259,19 @@ def test_dvc_waits_while_another_dvc_has_the_lock(graph, monkeypatch):
         assert reproduce([], {}) == {}
 
 
+def test_stale_waits_while_another_dvc_runs_a_stage(graph):
+    slow = (
+        "slow: {cmd: 'touch begun; while ! [ -e go ]; do sleep 0.05; done; echo x > slow', deps: [raw], outs: [slow]}"
+    )
+    Path("dvc.yaml").write_text(pipeline(slow))
+    with subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--quiet"], env=environment()) as another:
+        wait_for(Path("begun").exists)
+        with pytest.raises(UserError, match=str(another.pid)):
+            stale()
+        threading.Timer(0.5, Path("go").touch).start()
+        assert stale(wait=True) == {}
+
+
 def test_push_that_fails_or_takes_too_long_is_an_error(graph):
     before = psutil.Process().children()
     assert remote() is None
