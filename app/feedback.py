@@ -23,7 +23,7 @@ from llm.chat import Message
 from llm.errors import UserError
 from llm.objectives import CHAT, CLASSIFY
 from tasks.data.files import tidy
-from tasks.params import find_dataset
+from tasks.find import find_dataset
 from tasks.served import cleaning_module
 
 LONGEST = 10_000

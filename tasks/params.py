@@ -9,9 +9,8 @@ import io
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from jsonschema import Draft202012Validator
@@ -26,6 +25,7 @@ from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.data.published import check_published
 from tasks.data.sources import Source, check_globs
+from tasks.find import find_dataset, find_evaluation, find_training
 from tasks.stages.names import (
     FOUNDATION,
     GATES_ON_METRICS,
@@ -38,11 +38,6 @@ from tasks.stages.names import (
     replay_file,
 )
 from tasks.stages.yaml_text import parse_yaml, read_text, read_yaml
-
-if TYPE_CHECKING:  # they import pandas and torch
-    from tasks.data.preprocess import Dataset
-    from tasks.measures.description import Evaluation
-    from tasks.training.description import Training
 
 SCHEMA_FILE = Path("params.schema.json")
 SECTIONS_OF_CLASSES = {"preprocess", "train", "evaluate", "objective"}
@@ -128,31 +123,6 @@ class Params(Config):
         if name is not None:
             check_published(name)
         return name
-
-
-def find_dataset(name: str) -> "Dataset":
-    """The dataset in tasks/data/<name>.py. Raises UserError without that file."""
-    return _find_module(f"tasks.data.{name}")
-
-
-def find_training(name: str) -> "Training":
-    """How an application is trained: tasks/applications/<name>/train.py. Raises UserError without that file."""
-    return _find_module(f"tasks.applications.{name}.train").TRAINING
-
-
-def find_evaluation(name: str) -> "Evaluation":
-    """How an application is measured: tasks/applications/<name>/measure.py. Raises UserError without that file."""
-    return _find_module(f"tasks.applications.{name}.measure").EVALUATION
-
-
-def _find_module(name: str) -> Any:
-    """A module of a dataset or an application. It is found by its name, so that a new one stands in no list."""
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise UserError(f"there is no {name.replace('.', '/')}.py") from None
 
 
 def preprocess_class(name: str) -> type[BaseModel]:
