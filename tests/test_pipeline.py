@@ -358,9 +358,7 @@ def test_resume_after_kill_gives_equal_weights_also_in_another_folder(
     assert [metric.step for metric in losses] == list(range(1, 61))
 
 
-def test_ctrl_c_in_the_main_command_leaves_a_checkpoint_the_last_good_model_and_no_process(
-    project: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_in_the_main_command_leaves_a_checkpoint_and_no_process(project: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(project, tmp_path / "interrupted", symlinks=True)
     never = 10**6  # so that the checkpoint can only be that of the interrupt
     change_params(
@@ -392,4 +390,3 @@ def test_ctrl_c_in_the_main_command_leaves_a_checkpoint_the_last_good_model_and_
     assert list(folder.glob(".threestage/stages/pretrain/*/step-*.safetensors")), said()[-3000:]
     assert re.search(rf"stopped after step [1-9]\d* of {never}, with a checkpoint", said())
     assert "Traceback" not in said()
-    assert _model_hash(folder, "foundation") == _model_hash(project, "foundation")

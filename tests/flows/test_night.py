@@ -261,12 +261,15 @@ def test_merged_code_comes_before_a_night_and_a_pull_that_fails_is_its_failure_a
 
 
 def test_second_night_waits_for_the_first(colleague: Path) -> None:
+    def have_both_begun() -> bool:
+        return len(runs_of_nights()) == 2
+
     hold = Path("../hold pretrain")
     hold.touch()
     with begin_night(stages=["evaluate_foundation"]) as first, begin_night(stages=["evaluate_foundation"]) as second:
         try:
             wait_for(Path("../ran").exists)
-            wait_for(lambda: len(runs_of_nights()) == 2)
+            wait_for(have_both_begun)
             hold.unlink()
             assert (first.wait(), second.wait()) == (0, 0)
         finally:

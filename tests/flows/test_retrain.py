@@ -176,6 +176,13 @@ def test_cancelled_night_ends_its_stage_with_a_checkpoint(deployed: Path, prefec
     params = path.read_text()
     change_params(deployed, {"foundation": {"train": ENDLESS | {"checkpoint_every": 10}}})
     log = deployed / ".threestage/stages/pretrain/log"
+
+    def has_stage_ended() -> bool:
+        return "ended after" in log.read_text().splitlines()[-1]
+
+    def is_killed_in_mlflow() -> bool:
+        return statuses(deployed)[-1] == "KILLED"
+
     try:
         with worker(deployed, prefect_api):
             flow_run = start(runs)
@@ -183,8 +190,8 @@ def test_cancelled_night_ends_its_stage_with_a_checkpoint(deployed: Path, prefec
             runs.client.set_flow_run_state(flow_run, Cancelling())
             ended(runs, flow_run)
             states = states_of_night(runs, flow_run)
-            wait_for(lambda: "ended after" in log.read_text().splitlines()[-1])
-            wait_for(lambda: statuses(deployed)[-1] == "KILLED")
+            wait_for(has_stage_ended)
+            wait_for(is_killed_in_mlflow)
         assert set(states.values()) == {"Cancelled"}, states
         assert "pretrain-scratch" in states
         assert git_output(deployed, "status --short -- dvc.lock reports") == ""

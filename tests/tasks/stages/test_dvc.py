@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,8 @@ TRAIN = "train: {cmd: cat clean > model, deps: [clean], outs: [model]}"
 PUBLISHED = "load_published: {cmd: cp raw published, deps: [raw], outs: [published]}"
 TUNE = "tune: {cmd: cp published tuned, deps: [published], outs: [tuned]}"
 
+GRAPH = (TRAIN, CLEAN, PUBLISHED)
+
 
 def pipeline(*lines: str) -> str:
     return "\n  ".join(["stages:", *lines]) + "\n"
@@ -39,7 +42,7 @@ def pipeline(*lines: str) -> str:
 
 def make_graph(folder: Path) -> None:
     """Make a project of DVC in which nothing ran."""
-    (folder / "dvc.yaml").write_text(pipeline(TRAIN, CLEAN, PUBLISHED))
+    (folder / "dvc.yaml").write_text(pipeline(*GRAPH))
     (folder / "params.yaml").write_text("rate: 1\n")
     (folder / "raw").write_text("text")
     Repo.init(str(folder), no_scm=True).close()
@@ -107,7 +110,7 @@ def test_replay_that_no_application_rehearses_is_no_stage(project_copy, monkeypa
         ("clean", "other", {"clean": "clean", "train": "clean"}),
         ("model", None, {"train": "model"}),
         ("dvc.yaml", pipeline(TRAIN, CLEAN.replace("cat", "head"), PUBLISHED), {"clean": "command"}),
-        ("dvc.yaml", pipeline(TRAIN, CLEAN, PUBLISHED, TUNE), {"load_published": "never", "tune": "never"}),
+        ("dvc.yaml", pipeline(*GRAPH, TUNE), {"load_published": "never", "tune": "never"}),
         ("dvc.lock", None, {"clean": "never", "train": "never"}),
     ],
 )
@@ -139,9 +142,8 @@ def test_error_of_dvc_is_on_one_line(graph, path, content):
 
 def test_failed_stage_stops_only_what_needs_it(graph, monkeypatch):
     lines = ("broken: {cmd: exit 3, deps: [raw], outs: [a]}", "after: {cmd: cp a b, deps: [a], outs: [b]}")
-    Path("dvc.yaml").write_text(
-        pipeline(*lines, TRAIN, CLEAN.replace("cat raw", "env > variables; cat raw"), PUBLISHED)
-    )
+    noting = CLEAN.replace("cat raw", "env > variables; cat raw")
+    Path("dvc.yaml").write_text(pipeline(*lines, TRAIN, noting))
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "of a worker's run")
     for stage in ("clean", "broken"):
         for folder in ("ended", "interrupted"):
@@ -198,12 +200,17 @@ def test_dvc_and_its_stage_end_with_the_process_that_started_them(graph, number,
     Path("dvc.yaml").write_text(pipeline(slow, "next: {cmd: touch next, deps: [raw], outs: [next]}"))
     Path("slow.sh").write_text(f"{trap}\ntouch begun\nwhile :; do sleep 0.05; done\n")
     variables = environment(PYTHONPATH=str(ROOT))
+
+    def has_begun() -> bool:
+        return Path("begun").exists() or run.poll() is not None
+
     with subprocess.Popen([sys.executable, "-c", RUN, str(patience)], env=variables, process_group=0) as run:
-        wait_for(lambda: Path("begun").exists() or run.poll() is not None)
+        wait_for(has_begun)
         assert run.poll() is None
         dvc_and_stage = psutil.Process(run.pid).children(recursive=True)
         os.killpg(run.pid, number)
-    wait_for(lambda: all(map(has_ended, dvc_and_stage)))
+    for process in dvc_and_stage:
+        wait_for(partial(has_ended, process))
     assert Path("checkpoint").exists() is (trap == SAVES)
     assert not Path("next").exists()
     assert stale().keys() == {"slow", "next"}  # nothing is locked
@@ -244,7 +251,10 @@ def test_dvc_waits_while_another_dvc_has_the_lock(graph, monkeypatch):
     monkeypatch.setattr(dvc_lock, "DEFAULT_TIMEOUT", 0.1)  # in this process, not in the dvc that it starts
 
     def release_after(seconds: float) -> None:
-        wait_for(lambda: seconds < patience or psutil.Process().children() != before)
+        def has_dvc_begun() -> bool:
+            return seconds < patience or psutil.Process().children() != before
+
+        wait_for(has_dvc_begun)
         time.sleep(seconds)
         another.lock.unlock()
 

@@ -72,7 +72,8 @@ def test_temporary_server_refuses_other_sites_and_ends_with_its_process(tmp_path
         assert servers
         os.killpg(running.pid, number)
         assert running.stdout.read() == last
-    wait_for(lambda: all(map(has_ended, servers)))
+    for server in servers:
+        wait_for(partial(has_ended, server))
 
 
 @pytest.mark.parametrize(("code", "seconds"), [("raise SystemExit(3)", 600), ("import time; time.sleep(600)", 0.3)])
@@ -278,8 +279,11 @@ subprocess.run([sys.executable, "-c", sys.argv[1]])
 def test_run_gets_one_sigterm_when_its_worker_is_killed(tmp_path, before):
     log = tmp_path / ".threestage/run/log"
 
+    def has_line(words: str) -> bool:
+        return log.exists() and words in log.read_text()
+
     def wait_for_line(words: str) -> None:
-        wait_for(lambda: log.exists() and words in log.read_text(), every=0.01)
+        wait_for(partial(has_line, words), every=0.01)
 
     variables = environment(PYTHONPATH=str(ROOT), **{OF_A_WORKER: "x"})
     with subprocess.Popen(
