@@ -75,6 +75,7 @@ def retrain(
             with _collect(failures):
                 end_left(night)
                 context.client.update_flow_run(context.flow_run.id, tags=[*context.flow_run.tags, night])
+                parent.callback(_take_tag, failures)
                 close_left_runs()
             models = _models(stages)
             with _collect(failures):
@@ -150,7 +151,7 @@ def run_stages(
 ) -> tuple[list[dict[str, str]], list[str]]:
     """Run the stale stages. Returns a row for each that ran, failed or was skipped, with its reason; and the failures.
 
-    If they take too long, or dvc is killed, the stages that ended before count.
+    Stages that ended count even if the others took too long or dvc was killed.
     """
     forget_ends()
     failures: list[str] = []
@@ -188,6 +189,13 @@ def _share(
     shared = result_branch.share(day, "\n".join(lines) + "\n", push_to=push_to, seconds=PUSHES_WITHIN)
     failures += shared.failed
     return shared.done
+
+
+def _take_tag(failures: list[str]) -> None:
+    """Take the night's tag from this run, which ends by itself: a night that waits ends all runs that have it."""
+    context = FlowRunContext.get()
+    with _collect(failures):
+        context.client.update_flow_run(context.flow_run.id, tags=context.flow_run.tags)
 
 
 def _put_back(failures: list[str]) -> None:

@@ -95,7 +95,7 @@ def _needed(repo: Repo, last: Collection[str]) -> dict[str, set[str]]:
 
 
 def stale(last: Collection[str] = (), *, wait: bool = False) -> dict[str, list[str]]:
-    """The stale ones of `stages(last)`, each with what differs from dvc.lock, such as `models/foundation is missing`.
+    """Which of `stages(last)` are stale, each with its reasons, such as `models/foundation is missing`.
 
     A stage whose deps will only change once another stage has run is not among them. With `wait`, it waits as long as
     another dvc works in the project.
@@ -254,7 +254,7 @@ def results() -> tuple[list[str], list[str]]:
 
 
 def remote() -> str | None:
-    """The name of DVC's default remote, if there is one."""
+    """The name of DVC's default remote, or None."""
     with open_project() as repo:
         name: str | None = repo.config["core"].get("remote")
     return name

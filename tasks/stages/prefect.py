@@ -173,7 +173,7 @@ def _raise_refusal(url: str, error: httpx.HTTPStatusError) -> None:
 
 
 def _send_logs() -> None:
-    """Send the logs that Prefect has batched, while its server still runs."""
+    """Send the logs that wait in Prefect's batch; call it before the server ends."""
     for handler in logging.getLogger("prefect.flow_runs").handlers:
         handler.flush()
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from datetime import UTC, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 from projects import NO_COMPILER, change_params, commit_all, environment, git, run
 from real_servers import FINAL, Runs, has_ended, wait_for
+
+from tasks.stages.lock import workspace
 
 HANGS = 600  # seconds that only something that hangs takes
 NEVER = 10**6
@@ -105,19 +107,19 @@ def ended(runs: Runs, flow_run: UUID) -> FlowRun:
     return runs.client.read_flow_run(flow_run)
 
 
-def states_of_night(runs: Runs, flow_run: UUID) -> dict[str, str]:
+def states_of_night(runs: Runs, flow_run: UUID, folder: Path) -> dict[str, str]:
     """The states of a night and of its stages, which have its tag, once all have ended; by their names."""
-    tags = [tag for tag in runs.client.read_flow_run(flow_run).tags if tag.startswith("retrain:")]
+    with chdir(folder):
+        tag = f"retrain:{workspace()}"
     began = runs.client.read_flow_run(flow_run).start_time
     tagged = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=tags), start_time=FlowRunFilterStartTime(after_=began - timedelta(seconds=1))
+        tags=FlowRunFilterTags(all_=[tag]), start_time=FlowRunFilterStartTime(after_=began - timedelta(seconds=1))
     )
 
     def final_states() -> dict[str, str] | None:
         states = {run.name: str(run.state_name) for run in runs.client.read_flow_runs(flow_run_filter=tagged)}
         return states if FINAL.issuperset(states.values()) else None
 
-    assert tags
     return wait_for(final_states) | runs.final_tree(flow_run)
 
 
@@ -189,11 +191,12 @@ def test_cancelled_night_ends_its_stage_with_a_checkpoint(deployed: Path, prefec
             wait_for(partial(checkpoints, deployed, "pretrain"))
             runs.client.set_flow_run_state(flow_run, Cancelling())
             ended(runs, flow_run)
-            states = states_of_night(runs, flow_run)
+            states = states_of_night(runs, flow_run, deployed)
             wait_for(has_stage_ended)
             wait_for(is_killed_in_mlflow)
+        assert states.pop("stages") == "Crashed", "so Prefect calls a task whose process is told to end"
+        assert states.keys() > {"pretrain-scratch"}
         assert set(states.values()) == {"Cancelled"}, states
-        assert "pretrain-scratch" in states
         assert git_output(deployed, "status --short -- dvc.lock reports") == ""
     finally:
         path.write_text(params)
@@ -224,20 +227,21 @@ def test_night_after_a_killed_worker_goes_on_from_the_checkpoint_and_gates_decid
         finished = ended(runs, again)
         decided = start(runs, decide="gates")
         judged = ended(runs, decided)
-    assert set(states_of_night(runs, killed).values()) <= {"Crashed", "Cancelled", "Completed"}
+    assert set(states_of_night(runs, killed, deployed).values()) <= {"Crashed", "Cancelled", "Completed"}
     assert runs.client.read_flow_run(killed).state.name == "Crashed"
     assert statuses(deployed)[-3:] == ["KILLED", "FINISHED", "FINISHED"]
     assert finished.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
     assert "going on after step" in (stage_folder / "log").read_text()
     assert weights(deployed, "guard") != weights(project, "guard")
     assert name_without_day(finished) == "2 of 2 stale stages"
-    states = states_of_night(runs, again)
+    states = states_of_night(runs, again, deployed)
     assert set(states.values()) == {"Completed"}, states
     assert {"stages", "register guard", "finetune-guard", "evaluate-guard"} <= states.keys()
     assert "guard/2 waits for a decision: run `threestage review`, " in finished.state.message
     rows = rows_of(runs, again)
     assert rows.keys() == {"finetune@guard", "evaluate@guard"}
-    assert rows["finetune@guard"] == ("done", "applications.guard.train modified")
+    assert rows["finetune@guard"][0] == "done"
+    assert "applications.guard.train modified" in rows["finetune@guard"][1].split(", ")
 
     branch = finished.name.partition(":")[0].replace(" ", "/")
     assert git_output(deployed, "rev-parse HEAD") == head
@@ -245,7 +249,8 @@ def test_night_after_a_killed_worker_goes_on_from_the_checkpoint_and_gates_decid
     assert git_output(deployed, "status --short --untracked-files=no") == "M params.yaml"
     assert git_output(deployed, f"rev-parse {branch}^@") == head
     message = git_output(deployed, f"log -1 --format=%B {branch}").splitlines()
-    assert {"finetune@guard: applications.guard.train modified", "threestage-guard version 2"} <= {*message}
+    assert "threestage-guard version 2" in message
+    assert any(line.startswith("finetune@guard: applications.guard.train modified") for line in message)
     changed = git_output(deployed, f"diff --name-only HEAD {branch}").splitlines()
     assert {"dvc.lock", "params.yaml", "reports/evaluation/guard/metrics.json"} <= {*changed}
     pushed = git_output(deployed.parent / "origin", f"rev-parse {branch}")
