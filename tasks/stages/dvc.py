@@ -81,7 +81,7 @@ def stages(last: Collection[str] = ()) -> dict[str, set[str]]:
 
 def _needed(repo: Repo, last: Collection[str]) -> dict[str, set[str]]:
     pipeline = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]  # without pointers to data
-    names = {stage.name for stage in pipeline}
+    names = {str(stage.name) for stage in pipeline}
     if unknown := sorted(set(last) - names):
         raise UserError(f"dvc.yaml has no stage {', '.join(unknown)}; it has {', '.join(sorted(names))}")
     graph = repo.index.graph.subgraph(pipeline)  # an edge leads from a stage to one that it needs
