@@ -1,303 +1,244 @@
-"""The project as a team has it: the services of compose.yaml, one night, two clones, and what each person may do."""
+"""A team's servers: docs/team.md's own commands, with the services of compose.yaml as processes of this machine."""
 
+import os
+import pwd
 import re
 import shutil
-import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from unittest import mock
 
 import httpx
-import psutil
 import pytest
+from dotenv import dotenv_values
 from mlflow import MlflowClient
-from mlflow.entities import ViewType
-from projects import change_params, commit_all, environment, git
-from real_servers import Runs, wait_for
-from team import Team, block, blocks, read_env, servers, why_no_postgres
+from mlflow.exceptions import MlflowException
+from projects import ROOT, commit_all, environment, free_ports, git
+from real_servers import Runs
 
-from tasks.registry.store import namespace
-from tasks.registry.versions import own_models, versions
-
-pytestmark = pytest.mark.slow
-needs_postgres = pytest.mark.skipif(bool(why_no_postgres()), reason=why_no_postgres() or "there is one")
-
-MODELS = ("foundation", "classifier", "assistant", "guard")
-NAMES = {f"threestage-{model}" for model in MODELS}
-UNFINISHED = "tags.`threestage.registering` != 'done'"
-SOMEONE = dict.fromkeys(
-    ["GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"], "test@localhost"
-)
-STAGE = "finetune@assistant"
-LONGER = {"train": {"steps": 40, "checkpoint_every": 10}}
+PAGE = (ROOT / "docs/team.md").read_text()
+PORTS = (5432, 5000, 4200, 8080, 8000)
+SETTINGS = ("MLFLOW_", "PREFECT_", "AWS_", "PG", "THREESTAGE_")
+"""Beginnings of variables of this process that no service and no person of the team has."""
+PASSWORD = "a-long-password"
 EVIL = {"Origin": "https://evil.example"}
+NIGHT = """
+import mlflow
+from prefect import flow
+
+@flow
+def retrain(hours: float, decide: str, share: bool, push_to: str) -> None:
+    mlflow.set_experiment("threestage")
+    with mlflow.start_run(run_name=decide):
+        mlflow.log_text("weights", "weights.txt")
+        model = mlflow.MlflowClient().create_registered_model("threestage-classifier").name
+        source = mlflow.get_artifact_uri("weights.txt")
+        mlflow.MlflowClient().create_model_version(model, source, mlflow.active_run().info.run_id)
+"""
+DECIDE = "from prefect import flow\n\n@flow\ndef decide() -> None: ...\n"
 
 
-@dataclass
-class Night:
-    """A run of `daily` during which Prefect, then MLflow was killed and came back."""
+def postgres_programs() -> str:
+    """The folder of PostgreSQL's programs; Debian keeps its servers' off the path."""
+    debian = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+    initdb = shutil.which("initdb", path=os.pathsep.join([*debian, os.environ["PATH"]]))
+    return str(Path(initdb).resolve().parent) if initdb else ""
 
-    state: str
-    log: str
-    tree: dict[str, str]
-    branch: str
+
+IS_ROOT = os.getuid() == 0
+HAS_POSTGRES = postgres_programs() and (not IS_ROOT or "postgres" in {user.pw_name for user in pwd.getpwall()})
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not HAS_POSTGRES, reason="PostgreSQL is missing: install the package postgresql"),
+]
+
+
+def blocks(heading: str) -> list[str]:
+    """The shell code below a heading of the page."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+
+
+@contextmanager
+def postgres(port: int) -> Iterator[dict[str, str]]:
+    """A PostgreSQL server of its own, as its own user where this is root: the variables that lead to it."""
+    user = {"user": "postgres", "group": "postgres", "extra_groups": []} if IS_ROOT else {}
+    programs = postgres_programs()
+    with TemporaryDirectory(prefix="postgres-") as folder:
+        if IS_ROOT:
+            shutil.chown(folder, "postgres", "postgres")
+
+        def run(program: str, *arguments: str) -> None:
+            command = [f"{programs}/{program}", f"--pgdata={folder}/data", *arguments]
+            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, **user)
+
+        run("initdb", "--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync")
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        run("pg_ctl", "start", "--wait", "--silent", f"--log={folder}/log", f"--options={options}")
+        try:
+            yield {
+                "PGHOST": folder,
+                "PGPORT": str(port),
+                "PGUSER": "postgres",
+                "PATH": f"{programs}:{os.environ['PATH']}",
+            }
+        finally:
+            run("pg_ctl", "stop", "--wait", "--silent", "--mode=immediate")
+
+
+class Team:
+    """A clone on the server, and the commands of its operator."""
+
+    def __init__(self, folder: Path, ports: dict[int, int], server: dict[str, str]) -> None:
+        self.folder, self.ports = folder, ports
+        self.mlflow_url = f"http://127.0.0.1:{ports[5000]}"
+        self.prefect_url = f"http://127.0.0.1:{ports[4200]}/api"
+        programs = folder / "bin"
+        for name in ("bin", "artifacts", "prefect", "project"):
+            (folder / name).mkdir()
+        (programs / "docker").write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/compose.py "$@"\n')
+        (programs / "docker").chmod(0o755)
+        own = {name: value for name, value in environment().items() if not name.startswith(SETTINGS)}
+        path = f"{programs}:{Path(sys.executable).parent}:{server['PATH']}"
+        self.variables = own | server | {"PATH": path, "GIT_TERMINAL_PROMPT": "0"}
+        origin = folder / "origin"
+        (origin / "flows").mkdir(parents=True)
+        (origin / "deploy").mkdir()
+        shutil.copy(ROOT / "prefect.yaml", origin)
+        (origin / "deploy/compose.yaml").write_text(self.here((ROOT / "deploy/compose.yaml").read_text()))
+        (origin / "flows/retrain.py").write_text(NIGHT)
+        (origin / "flows/decide.py").write_text(DECIDE)
+        (origin / ".gitignore").write_text("deploy/.env\ndeploy/backups/\n.threestage/\n")
+        git(folder, "init --quiet origin")
+        commit_all(origin, "A project")
+        git(folder, "clone --quiet origin checkout")
+        self.deploy = folder / "checkout/deploy"
+
+    def here(self, text: str) -> str:
+        """Text of compose.yaml or of the page, with the hosts, ports and folders of this machine."""
+        for name in ("artifacts", "prefect", "basic_auth.ini"):
+            text = re.sub(rf"(?<=[\s=:])/{name}\b", str(self.folder / name), text)
+        text = text.replace(" /repository ", f" {self.folder}/checkout/.git ")
+        text = re.sub(r"\b(mlflow|prefect)(?=:\d)|(?<=PGHOST: )postgres|\b0\.0\.0\.0\b", "127.0.0.1", text)
+        for port, own_port in self.ports.items():
+            text = re.sub(rf"\b{port}\b", str(own_port), text)
+        return text
+
+    def run(self, code: str, folder: Path | None = None) -> None:
+        """Run shell code of the page in `deploy/`."""
+        code = f"set -e\n{self.here(code)}"
+        done = subprocess.run(
+            ["sh", "-c", code], cwd=folder or self.deploy, env=self.variables, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The values of `.env`."""
+        return dotenv_values(self.deploy / ".env")
+
+    @contextmanager
+    def mlflow(self, name: str, password: str) -> Iterator[MlflowClient]:
+        """MLflow as one of the team sees it."""
+        account = {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": password}
+        with mock.patch.dict(os.environ, account):
+            yield MlflowClient(self.mlflow_url)
+
+    def runs(self) -> Runs:
+        """Prefect as all of the team see it."""
+        return Runs(self.prefect_url, f"team:{self.secrets['PREFECT_PASSWORD']}")
 
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    with servers(tmp_path_factory.mktemp("servers")) as running:
-        yield running
+    """The team after the page's first commands."""
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    with postgres(ports[5432]) as server:
+        team = Team(tmp_path_factory.mktemp("team"), ports, server)
+        try:
+            code = "".join([*blocks("Start"), *blocks("The worker")])
+            people = f"account engineer {PASSWORD}\naccount ada {PASSWORD}\nmanager ada\n"
+            team.run(f"{code}{people}", team.folder / "checkout")
+            yield team
+        finally:
+            team.run("docker compose stop")
 
 
 @pytest.fixture(scope="module")
-def repository(team: Team, project: Path) -> Path:
-    """The team's repository: everything is made and shared, then a parameter of the assistant's training changed."""
-    folder = shutil.copytree(project, team.folder / "repository", symlinks=True)
-    commit_all(folder, "The models")
-    done = team.run(f"set -e\n{block('The DVC remote')}\ndvc push", team.outside() | SOMEONE, folder)
-    assert done.returncode == 0, done.stderr
-    change_params(folder, {"applications": {"assistant": LONGER}})
-    commit_all(folder, "A longer training")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def night(team: Team, repository: Path) -> Night:
-    """One night of the worker, in a clone that it makes itself."""
-    team.start("worker", THREESTAGE_REPOSITORY=str(repository), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
-    wait_for((team.project / "dvc.lock").exists)
-    done = team.run("dvc pull", team.person("training"), team.project)
-    assert done.returncode == 0, done.stderr
-    team.wait_for("worker")
-    runs = Runs(team.prefect_url, team.person("training")["PREFECT_API_AUTH_STRING"])
+def night(team: Team) -> str:
+    """The state of a run of `daily`."""
+    runs = team.runs()
     daily = runs.client.read_deployment_by_name("retrain/daily")
     runs.client.pause_deployment(daily.id)
-    flow_run = runs.client.create_flow_run_from_deployment(
-        daily.id, parameters={"decide": "nobody", "push_to": "origin"}
-    ).id
-    training = team.project / f".threestage/stages/{STAGE}"
-    retrain = team.project / ".threestage/retrain"
-
-    def log() -> str:
-        path = retrain / "log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    def checkpoints() -> list[Path]:
-        return list(training.glob("*/step-*.safetensors"))
-
-    def registration_begins() -> bool:
-        return "/registered-models/create" in team.log("mlflow")
-
-    def registration_is_retried() -> bool:
-        return "Retry 1/" in log()
-
-    def wait(condition: Callable[[], object]) -> None:
-        def is_over() -> bool:
-            return bool(condition()) or runs.client.read_flow_run(flow_run).state.is_final()
-
-        wait_for(is_over, every=0.1)
-        assert condition(), log()
-
-    wait(checkpoints)
-    restart(team, "prefect", training / "lock")
-    wait(registration_begins)
-    team.kill("mlflow")
-    wait(registration_is_retried)
-    restart(team, "mlflow", retrain / "lock")
-    state = runs.ended(flow_run)
-    team.kill("worker")
-    day = runs.client.read_flow_run(flow_run).name.partition(":")[0].removeprefix("retrain ")
-    return Night(state=state, log=log(), tree=runs.tree(flow_run), branch=f"retrain/{day}")
+    return runs.ended(runs.client.create_flow_run_from_deployment(daily.id).id)
 
 
-def restart(team: Team, service: str, lock: Path) -> None:
-    """Kill a service and start it again; meanwhile the process that holds a lock waits, however long that takes."""
-    process = psutil.Process(int(lock.read_text()))
-    process.suspend()
-    if service in team.running:
-        team.kill(service)
-    team.up(service)
-    process.resume()
+def records(team: Team) -> tuple[list[str], dict[str, str], str, list[str]]:
+    """What a backup must bring back: runs, aliases and an artifact in MLflow, and flow runs in Prefect."""
+    with team.mlflow("app", team.secrets["APP_PASSWORD"]) as client:
+        experiment = client.get_experiment_by_name("threestage").experiment_id
+        runs = [run.info.run_id for run in client.search_runs([experiment])]
+        aliases = client.get_registered_model("threestage-classifier").aliases
+        with TemporaryDirectory() as folder:
+            weights = Path(client.download_artifacts(runs[-1], "weights.txt", folder)).read_text()
+    return runs, aliases, weights, [str(run.id) for run in team.runs().client.read_flow_runs()]
 
 
-@pytest.fixture(scope="module")
-def clone(repository: Path, night: Night, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh clone after the night's branch was merged, as the reviewer and the engineer have one."""
-    git(repository, "merge --quiet", night.branch)
-    folder = tmp_path_factory.mktemp("reviewer") / "project"
-    git(repository, "clone --quiet", str(repository), str(folder))
-    return folder
-
-
-def aliases(team: Team) -> dict[str, dict[str, str]]:
-    """The aliases of the team's models, as the app would read them."""
-    with team.client("app") as client:
-        return {model: dict(client.get_registered_model(f"threestage-{model}").aliases) for model in MODELS}
-
-
-def flow_runs(team: Team) -> list[dict[str, Any]]:
-    """All flow runs in Prefect, as its API returns them."""
-    auth = tuple(team.person("training")["PREFECT_API_AUTH_STRING"].split(":"))
-    answer = httpx.post(f"{team.prefect_url}/flow_runs/filter", json={"sort": "ID_DESC"}, auth=auth, timeout=600)
-    return answer.raise_for_status().json()
-
-
-def records(team: Team) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """The aliases in MLflow, and the runs in Prefect."""
-    return aliases(team), [run["id"] for run in flow_runs(team)]
-
-
-@needs_postgres
-def test_servers_refuse_strangers_and_run_no_jobs(team: Team) -> None:
+def test_servers_refuse_strangers_and_other_sites(team: Team) -> None:
     experiments = f"{team.mlflow_url}/api/2.0/mlflow/experiments/search"
     assert httpx.get(experiments, params={"max_results": 1}).status_code == 401
-    assert httpx.post(experiments, headers=EVIL).text == "Cross-origin request blocked"
+    assert httpx.post(experiments, headers=EVIL).status_code == 403
     assert httpx.get(team.mlflow_url, headers={"Host": "evil.example"}).status_code == 403
     runs = f"{team.prefect_url}/flow_runs/filter"
     assert httpx.post(runs).status_code == 401
     allowed = httpx.options(runs, headers=EVIL | {"Access-Control-Request-Method": "POST"}).headers
     assert "access-control-allow-origin" not in allowed
-    assert len(team.processes("mlflow")) == 2
-    assert len(team.processes("prefect")) == 1
+    app = f"http://127.0.0.1:{team.ports[8000]}"
+    assert httpx.get(f"{app}/v1/models").status_code == 401
+    assert httpx.get(f"{app}/healthz").is_success
 
 
-@needs_postgres
-def test_night_survives_restarts_of_prefect_and_mlflow_and_registers_each_model_once(team: Team, night: Night) -> None:
-    assert night.state == "Completed", night.log
-    assert set(night.tree.values()) == {"Completed"}, night.tree
-    assert {"stages", "register assistant"} <= night.tree.keys()
-    assert "pretrain" not in night.tree
-    assert "Retry 1/4 will start" in night.log
-    with team.client() as client:
-        models = [model.name for model in client.search_registered_models()]
-        assert {model: len(versions(client, model)) for model in models} == dict.fromkeys(NAMES, 1)
-        experiment = client.get_experiment_by_name("threestage").experiment_id
-        assert client.search_runs([experiment], UNFINISHED, run_view_type=ViewType.ACTIVE_ONLY) == []
-    assert aliases(team) == {model: {"challenger": "1"} for model in MODELS}
+def test_start_never_overwrites_passwords_that_their_owner_alone_reads(team: Team) -> None:
+    before = team.secrets
+    with pytest.raises(AssertionError, match=r"\.env"):
+        team.run(blocks("Start")[0], team.folder / "checkout")
+    assert team.secrets == before
+    assert (team.deploy / ".env").stat().st_mode & 0o777 == 0o600
+    assert len(set(before.values())) == len(before)
 
 
-@needs_postgres
-def test_wrong_password_of_prefect_is_an_error_on_one_line_with_the_way_out(team: Team, clone: Path) -> None:
-    env = team.person("training") | {"PREFECT_API_AUTH_STRING": "team:wrong"}
-    done = team.run("threestage register", env, clone)
-    assert done.returncode == 1
-    (error,) = done.stderr.splitlines()
-    reason = "it refuses (401); PREFECT_API_AUTH_STRING must be its USER:PASSWORD"
-    assert error == f"error: PREFECT_API_URL={team.prefect_url}: {reason}"
+def test_worker_runs_a_night_and_people_may_do_what_the_page_says(team: Team, night: str) -> None:
+    assert night == "Completed", (team.folder / "worker.log").read_text()[-3000:]
+    model = "threestage-classifier"
+    with team.mlflow("engineer", PASSWORD) as client:
+        assert client.get_model_version(model, "1").name == model
+        client.create_registered_model("threestage.engineer.laptop-classifier")
+        with pytest.raises(MlflowException, match="403"):
+            client.set_registered_model_alias(model, "champion", "1")
+    with team.mlflow("app", team.secrets["APP_PASSWORD"]) as client, pytest.raises(MlflowException, match="403"):
+        client.delete_registered_model(model)
+    with team.mlflow("ada", PASSWORD) as client:
+        client.set_registered_model_alias(model, "champion", "1")
+        client.set_model_version_tag(name=model, version="1", key="threestage.why", value="the figures")
 
 
-@needs_postgres
-def test_clone_that_pulls_the_results_of_a_night_has_nothing_to_do(team: Team, repository: Path, clone: Path) -> None:
-    output: dict[str, str] = {}
-    for line in block("A week").splitlines():
-        command = line.partition("  #")[0].strip()
-        done = team.run(command, team.person("reviewer"), clone)
-        assert done.returncode == 0, done.stdout + done.stderr
-        output[command] = done.stdout + done.stderr
-    assert "Data and pipelines are up to date." in output["dvc repro"]
-    assert "Everything is up to date" in output["threestage run"]
-    assert output["threestage run"].count("version 1, challenger") == len(MODELS)
-    for model in MODELS:
-        weights = f"models/{model}/model.safetensors"
-        made_before = (clone / weights).read_bytes() == (repository / weights).read_bytes()
-        assert made_before == (model != "assistant")
-
-
-@needs_postgres
-def test_decision_of_one_person_is_in_the_history_of_all(team: Team, clone: Path) -> None:
-    reviewer = team.person("reviewer")
-    for command in ("classifier", "approve classifier --despite-gates --reason 'as the page says' --by 'the reviewer'"):
-        done = team.run(f"threestage review {command}", reviewer, clone)
-        assert done.returncode == 0, done.stdout + done.stderr
-    history = team.run("threestage review history classifier", team.person("training"), team.project)
-    approval = re.compile(r"^version 1 approved (despite .*)?by the reviewer, .*: as the page says$", re.MULTILINE)
-    assert approval.search(history.stdout)
-    assert history.stdout.endswith("now: champion 1\n")
-    assert aliases(team)["classifier"] == {"champion": "1"}
-
-
-@needs_postgres
-def test_laptop_registers_models_of_its_own_and_may_not_change_the_teams(
-    team: Team, clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = aliases(team)
-    register = "from tasks.registry.register import register_model; register_model('classifier')"
-    done = team.run(f'python -c "{register}"', team.person("engineer"), clone)
-    assert done.returncode == 0, done.stderr
-    own_file = team.person("engineer", THREESTAGE_NAMESPACE="threestage")
-    refused = team.run("threestage review reject assistant --reason no", own_file, clone)
-    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
-    assert "403" in refused.stderr
-    assert aliases(team) == before
-    with team.client() as client:
-        own = f"{namespace()}-classifier"
-        assert own.startswith("threestage.")
-        assert {model.name for model in client.search_registered_models()} == NAMES | {own}
-        assert [len(versions(client, name)) for name in (own, "threestage-classifier")] == [1, 1]
-        monkeypatch.setenv("THREESTAGE_NAMESPACE", "threestage")
-        assert {model for model, _ in own_models(client)} == set(MODELS)
-
-
-@needs_postgres
 @pytest.mark.usefixtures("night")
-def test_servers_reconnect_after_a_restart_of_postgresql(team: Team) -> None:
+def test_backup_restores_what_mlflow_and_prefect_held_and_an_upgrade_keeps_it(team: Team) -> None:
+    backup, restore, upgrade = blocks("Backup, restore, upgrade")
     before = records(team)
-    team.postgres.control("restart", "--log=log", "--mode=immediate")
-    assert records(team) == before
-
-
-@needs_postgres
-@pytest.mark.usefixtures("night")
-def test_backup_restores_runs_versions_and_decisions_and_the_app_serves_the_champion(team: Team) -> None:
-    before = records(team)
-    back_up, stop, *update_code, upgrade_mlflow, upgrade_prefect, start = block("Upgrade").splitlines()
-    assert update_code == ["git pull", "docker compose build"]
-    assert back_up == block("Backup")
-    team.compose(back_up)
-    (backup,) = (team.folder / "backups").iterdir()
-    with team.client() as client:
+    team.run(backup)
+    (folder,) = (team.deploy / "backups").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    with team.mlflow("admin", team.secrets["MLFLOW_ADMIN_PASSWORD"]) as client:
         client.delete_registered_model("threestage-classifier")
-    stop_again, restore, start_again = block("Restore").splitlines()
-    assert (stop, start) == (stop_again, start_again)
-    team.compose(stop)
     shutil.rmtree(team.folder / "artifacts")
     (team.folder / "artifacts").mkdir()
-    team.postgres.run("dropdb", "prefect")
-    for line in (restore.replace("DATE", backup.name), upgrade_mlflow, upgrade_prefect, start):
-        team.compose(line)
+    for run in team.runs().client.read_flow_runs():
+        team.runs().client.delete_flow_run(run.id)
+    start = "docker compose up --detach --wait\n"
+    team.run(f"backup={folder}\n{restore.removesuffix(start)}{upgrade}")
     assert records(team) == before
-    team.up("app")
-    key = {"Authorization": f"Bearer {read_env(team.folder / 'secrets/app.env')['THREESTAGE_API_KEYS']}"}
-    wait_for(lambda: httpx.get(f"{team.app_url}/readyz").is_success)
-    emails = [{"subject": "Lunch", "body": "At noon?"}]
-    mail = {"model": "classifier", "emails": emails}
-    verdict = httpx.post(f"{team.app_url}/classify", json=mail, headers=key, timeout=600)
-    assert verdict.is_success, verdict.text
-    assert verdict.json()["verdicts"][0]["leaning"] in ("ham", "spam")
-
-
-def test_backup_of_an_sqlite_registry_restores_it_and_its_artifacts(mlflow_store: Path, tmp_path: Path) -> None:
-    client = MlflowClient(f"sqlite:///{mlflow_store}")
-    model = client.create_registered_model("threestage-classifier").name
-    client.create_model_version(model, str(tmp_path / "mlartifacts/weights"), run_id=None)
-    weights = tmp_path / "mlartifacts/weights"
-    weights.parent.mkdir()
-    weights.write_text("weights")
-
-    def run(code: str) -> None:
-        subprocess.run(["sh", "-c", f"set -e\n{code}"], cwd=tmp_path, env=environment(), check=True)
-
-    backup, restore = blocks("One person's registry")
-    with sqlite3.connect(mlflow_store) as writer:
-        writer.execute("UPDATE registered_models SET description = 'not committed'")
-        run(backup)
-        writer.rollback()
-    client.delete_registered_model(model)
-    weights.unlink()
-    run(restore)
-    again = MlflowClient(f"sqlite:///{shutil.move(mlflow_store, tmp_path / 'restored.db')}")
-    assert [version.version for version in again.search_model_versions(f"name='{model}'")] == [1]
-    assert again.get_registered_model(model).description != "not committed"
-    assert weights.read_text() == "weights"
