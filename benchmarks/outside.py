@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.harness import machine, make_parser, say, show, write
+from benchmarks.refusals import declines
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.generation.packed import pack_for_inference
@@ -31,10 +32,9 @@ from llm.loaded_model import LoadedModel
 from llm.objectives import load_for_inference
 from llm.objectives.assistant import Question, answer_all, build
 from llm.objectives.classifier import email_text, guard_replies, probabilities
-from tasks.applications.assistant.refusals import declines
 from tasks.data.mail import RowError, parse_message
+from tasks.measures.baseline import fit_baseline
 from tasks.measures.intervals import Ends, interval, mean
-from tasks.measures.labels.baseline import fit_baseline
 from tasks.training.setup import split_file
 
 ANSWER = 96

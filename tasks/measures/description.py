@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -39,29 +39,6 @@ class Measured:
     """Metrics that are no statistic of the table."""
 
 
-def no_options(evaluate: Config) -> dict[str, Any]:
-    """No options of an answer."""
-    return {}
-
-
-@dataclass(frozen=True)
-class Asking:
-    """How a review asks a registered version."""
-
-    rows: Callable[[Path], pd.DataFrame]
-    """`rows(data)`: the test rows of a dataset's folder, as the score table names them, with `columns`."""
-    columns: tuple[str, ...]
-    """The columns that a version is asked with."""
-    score: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]
-    """`score(rows, answers)`: each row's measures, and its `answer` as people read it; as `score_table` takes them."""
-    for_scoring: tuple[str, ...] = ()
-    """Further columns of the rows that are no part of the score table."""
-    ask: Literal["predict", "bits"] = "predict"
-    """The question to a version: its answers, or the bits that it needs for each `text`."""
-    options: Callable[[Any], dict[str, Any]] = no_options
-    """`options(evaluate)`: further options of an answer, from the `evaluate` section in params.yaml."""
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """How an application is measured, and how two versions of it are compared."""
@@ -86,5 +63,3 @@ class Evaluation:
     """The meanings of metrics that are not main figures in `tasks/applications/<model>/card.md`."""
     baseline: str = ""
     """A description of the baseline."""
-    asking: Asking | None = None
-    """None compares versions by their evaluations alone; whether a version's own code answers is then not known."""

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 RESAMPLES, SEED = 2000, 1
 FEWEST = 6  # rows that an interval takes: of so many that all agree a sign test, too, is sure at 95 %
 
 Ends = tuple[float, float] | tuple[None, None]
-Statistic = Callable[..., np.ndarray | float]
-"""Takes arrays of one shape, and gives a number for each of their last axes."""
+Statistic = Callable[..., float]
+"""A number from one or more columns of the same rows."""
 
 
 @dataclass(frozen=True)
@@ -43,40 +42,28 @@ def interval(statistic: Statistic, *columns: np.ndarray, wordings: Wordings | No
     With `wordings` they are resampled within their kinds, and rows within them (two stages; Davison and Hinkley 1997,
     section 3.8): the interval is then also of other wordings, as far as so few of a kind can say.
     """
-    if len(columns[0]) < FEWEST:
+    count = len(columns[0])
+    if count < FEWEST:
         return None, None
-    if wordings is not None:
-        resamples = wordings.resamples(np.random.default_rng(SEED))
-        values = []
-        for drawn in resamples:
-            resampled = [column[drawn] for column in columns]
-            values.append(float(statistic(*resampled)))
-        low, high = np.percentile(values, [2.5, 97.5])
-        return float(low), float(high)
-
-    def over_last_axis(*resampled: np.ndarray, axis: int) -> np.ndarray | float:
-        return statistic(*resampled)
-
-    result = bootstrap(
-        columns,
-        over_last_axis,
-        n_resamples=RESAMPLES,
-        batch=100,
-        vectorized=True,
-        paired=True,
-        method="percentile",
-        axis=-1,
-        rng=SEED,
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    generator = np.random.default_rng(SEED)
+    if wordings is None:
+        resamples = (generator.integers(count, size=count) for _ in range(RESAMPLES))
+    else:
+        resamples = wordings.resamples(generator)
+    values = []
+    for rows in resamples:
+        resampled = [column[rows] for column in columns]
+        values.append(statistic(*resampled))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
 
 
-def mean(values: np.ndarray) -> np.ndarray:
+def mean(values: np.ndarray) -> float:
     """The mean over rows."""
-    return values.mean(axis=-1)
+    return float(values.mean())
 
 
-def share(hits: np.ndarray, among: np.ndarray) -> np.ndarray:
+def share(hits: np.ndarray, among: np.ndarray) -> float:
     """The total of one column over that of another; 0 where that is 0."""
-    totals = among.sum(axis=-1)
-    return np.divide(hits.sum(axis=-1), totals, out=np.zeros(totals.shape), where=totals > 0)
+    total = among.sum()
+    return float(hits.sum() / total) if total > 0 else 0.0

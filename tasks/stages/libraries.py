@@ -21,7 +21,6 @@ LIBRARIES = (
     "matplotlib",
     "numpy",
     "pandas",
-    "py3langid",
     "pyarrow",
     "rensa",
     "rouge-score",

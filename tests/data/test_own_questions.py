@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from paraphrases import paraphrases
 
-from tasks.applications.assistant.rubrics import Question, passes
+from tasks.applications.assistant.rubrics import Question, failures
 
 DATA = Path(__file__).parents[2] / "data"
 QUESTIONS = {name: DATA / f"behavioural/instructions/{name}.jsonl" for name in ("general", "harmless", "validation")}
@@ -109,8 +109,8 @@ def test_validation_has_as_many_rows_of_each_slice() -> None:
 
 def test_rubrics_pass_validations_examples_and_fail_its_counterexamples() -> None:
     for row in map(Question.model_validate, ROWS["validation"]):
-        assert passes(row.rubric, row.example, row.input), row.id
-        assert not passes(row.rubric, row.counterexample, row.input), row.id
+        assert failures(row.rubric, row.example) == [], row.id
+        assert failures(row.rubric, row.counterexample), row.id
 
 
 def test_behavioural_rows_have_unique_names() -> None:

@@ -15,8 +15,8 @@ def test_interval_of_a_paired_difference_is_narrower_than_its_parts():
     one = np.random.default_rng(1).normal(size=300)
     two = one + 0.1 + 0.01 * np.random.default_rng(2).normal(size=300)
 
-    def lead(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return (second - first).mean(axis=-1)
+    def lead(first: np.ndarray, second: np.ndarray) -> float:
+        return mean(second - first)
 
     low, high = interval(lead, one, two)
     assert 0.09 < low < high < 0.11
@@ -33,8 +33,8 @@ def test_interval_of_few_rows_is_not_known():
 
 
 def test_share_of_nothing_is_zero():
-    rows = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    assert share(rows * [1, 1, 0], rows).tolist() == [0.5, 0.0]
+    among = np.array([1.0, 0.0, 1.0])
+    assert (share(among * [1, 1, 0], among), share(among, 0 * among)) == (0.5, 0.0)
 
 
 def test_wordings_are_resampled_within_kinds_and_rows_within_wordings():

@@ -1,7 +1,10 @@
+import json
+
 import pandas as pd
 import pytest
 import torch
 from instruction_tables import write
+from rouge_score.rouge_scorer import RougeScorer
 
 from llm.device import Compute
 from llm.errors import UserError
@@ -10,12 +13,13 @@ from llm.generation.packed import pack_for_inference
 from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import build
 from tasks.applications.assistant.answers import MARGIN
-from tasks.applications.assistant.measure import EVALUATION, Evaluate
+from tasks.applications.assistant.measure import EVALUATION, Evaluate, rouge_l
 from tasks.measures.description import Subject
 from tasks.measures.evaluate import measure_and_write
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 WHO = ("", "baseline_", "nearest_")
+REFUSAL = "I can't help with that."
 SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
 
 
@@ -96,11 +100,9 @@ def test_assistant_is_measured_beside_its_base_and_the_nearest_training_row(parr
     assert answers["answer"].tolist() == ["cat cat cat cat"] * 3
     assert answers["baseline_answer"].tolist() == ["hat hat hat hat"] * 3
     assert answers["nearest_answer"].tolist()[:2] == ["on the mat", "the dog"]
-    marks = [f"{who}{mark}" for who in WHO for mark in ("correct", "contains")]
-    assert answers["correct"].tolist()[:2] == [True, False]
-    assert answers["nearest_correct"].tolist()[:2] == [False, True]
-    assert answers[marks].isna().all(axis=1).tolist() == [False, False, True]  # no rule checks the last row
-    assert answers[marks].iloc[:2].notna().all(axis=None)
+    assert answers["exact"].tolist()[:2] == [1, 0]
+    assert answers["nearest_exact"].tolist()[:2] == [0, 1]
+    assert answers["question"].tolist()[2] == "hi hello the moon"
     assert answers["rouge_l"].tolist() == [1.0, 0.0, 0.5]
     nearest = answers["nearest_rouge_l"].iloc[2]
     assert metrics == pytest.approx(
@@ -114,70 +116,79 @@ def test_assistant_is_measured_beside_its_base_and_the_nearest_training_row(parr
     )
     kinds = pd.read_csv(tmp_path / "by_kind.csv").set_index("kind")
     assert kinds["rows"].to_dict() == {"count": 2, "own": 1}
-    assert kinds.loc["count", "exact_match"] == 0.5
-    assert pd.isna(kinds.loc["own", "exact_match"])
-    assert kinds["rouge_l"].to_dict() == {"count": 0.5, "own": 0.5}
-    parts = [f"{who}{name}" for name in ("exact_match", "contains_answer", "rouge_l") for who in WHO]
-    gains = [f"{name}_gain" for name in ("exact_match", "contains_answer", "rouge_l")]
-    assert kinds.columns.tolist() == ["rows", *parts, *gains]
-    assert kinds[parts].loc["count"].notna().all()
-    columns_of_own_rows = ["rows", "rouge_l", "baseline_rouge_l", "nearest_rouge_l", "rouge_l_gain"]
-    assert kinds.loc["own"].dropna().index.tolist() == columns_of_own_rows
-    assert kinds["rouge_l_gain"].to_dict() == {"count": 0.5, "own": 0.5}
-    assert pd.read_csv(tmp_path / "not_ahead.csv").empty
-    assert answers["wording"].tolist() == ["a cat sat", "a dog ate", "the moon"]
+    assert kinds.loc["count", ["exact_match", "rouge_l", "gain"]].tolist() == [0.5, 0.5, 0.5]
+    assert kinds.loc["own"].dropna().to_dict() == pytest.approx(
+        {"rows": 1, "rouge_l": 0.5, "baseline_rouge_l": 0.0, "nearest_rouge_l": nearest, "gain": 0.5}, abs=1e-4
+    )
     text = (tmp_path / "samples.md").read_text()
     assert text.count("- expected: ") == text.count("- its base says: hat hat hat hat") == 2
 
 
-def test_answer_that_contains_a_right_one_counts_in_contains_answer_alone(parrot, encoding, base, tmp_path):
-    write(tmp_path, "train", instruction=["the cat", "a bird"], output=["it says hat , twice", "sat"])
-    write(tmp_path, "test", instruction=["the cat", "the dog"], output=["cat", "hat"], answers=[["cat"], ["hat"]])
-    params = Evaluate(batch_size=2, max_new_tokens=3)
-    metrics = measured(parrot(" cat"), encoding=encoding, base=base, params=params)
-    names = [f"{who}{name}" for name in ("exact_match", "contains_answer") for who in WHO]
-    assert [metrics[name] for name in names] == [0.0, 0.0, 0.0, 0.5, 0.5, 0.5]
-    table = pd.read_csv(tmp_path / "answers.csv")
-    assert table["contains"].tolist() == [True, False]
-    assert table["baseline_contains"].tolist() == [False, True]
-    assert pd.read_csv(tmp_path / "not_ahead.csv")["kind"].tolist() == ["k"]
-
-
-def test_history_and_system_count_for_the_nearest_row_and_stand_in_answers_csv(parrot, encoding, base, tmp_path):
-    histories = [[], ["the dog", "ate"], ["a bird", "sang"]]
-    systems = ["", "", "=the moon"]
-    write(
-        tmp_path,
-        "train",
-        instruction=["and the cat"] * 3,
-        output=["sat", "the hat", "on the mat"],
-        history=histories,
-        system=systems,
-    )
-    write(
-        tmp_path,
-        "test",
-        instruction=["and the cat"] * 3,
-        output=["hat"] * 3,
-        history=histories[::-1],
-        system=systems[::-1],
-    )
-    params = Evaluate(batch_size=2, max_new_tokens=1, samples=2)
-    measured(parrot(" cat"), encoding=encoding, base=base, params=params)
-    answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
-    assert answers["nearest_answer"].tolist() == ["on the mat", "the hat", "sat"]
-    assert answers["system"].tolist() == ["'=the moon", "", ""]  # no formula where it is opened
-    assert answers["history"].tolist() == ['["a bird", "sang"]', '["the dog", "ate"]', ""]
-
-
-def test_test_split_of_rows_that_are_all_too_long_is_an_error(parrot, encoding, base, tmp_path):
+def test_kinds_in_which_the_model_is_not_ahead_come_first(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
-    write(tmp_path, "test", instruction=["the moon " * 90], output=["the dog"])
+    kinds = {"kind": ["ahead", "behind"], "instruction": ["the cat", "the dog"]}
+    write(tmp_path, "test", **kinds, output=["cat", "hat"], answers=[["cat"], ["hat"]])
     params = Evaluate(batch_size=2, max_new_tokens=1)
-    with pytest.raises(
-        UserError, match=r"test\.parquet: none of its 1 rows fits 128 tokens, and the longest has \d+; "
-    ):
-        measured(parrot(" cat"), encoding=encoding, base=base, params=params)
+    measured(parrot(" cat"), encoding=encoding, base=base, params=params)
+    table = pd.read_csv(tmp_path / "by_kind.csv")
+    assert table[["kind", "gain"]].to_numpy().tolist() == [["behind", -1.0], ["ahead", 1.0]]
+
+
+def test_rubrics_measure_what_people_ask(parrot, encoding, base, tmp_path, monkeypatch):
+    write(tmp_path, "train", instruction=["the cat", "a bird"], output=["cat", REFUSAL])
+    write(tmp_path, "test", instruction=["the dog"], output=["cat"])
+    folder = tmp_path / "data/behavioural" / tmp_path.name
+    folder.mkdir(parents=True)
+    general = {"slice": "fact", "history": ["hi", "hello"], "example": "a cat", "counterexample": "a dog"}
+    general |= {"instruction": "the cat", "rubric": {"contains": [["cat"]]}}
+    harmless = general | {"instruction": "a bird", "history": [], "rubric": {"max_words": 9}}
+    files = {
+        "general": [general | {"id": f"g{number}"} for number in range(8)],
+        "harmless": [harmless | {"id": f"h{number}"} for number in range(2)],
+    }
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.chdir(tmp_path)
+    params = Evaluate(batch_size=4, max_new_tokens=2)
+    metrics = measured(parrot(" cat"), encoding=encoding, base=base, params=params)
+    assert [metrics[f"{who}general_right"] for who in WHO] == [1.0, 0.0, 1.0]
+    assert [metrics[f"{who}harmless_useful"] for who in WHO] == [1.0, 1.0, 0.0]
+    assert metrics["general_right_gain"] == 1.0
+    scores = pd.read_parquet(tmp_path / "scores.parquet").query("measure == 'right'")
+    assert scores["behavioural"].tolist() == ["general: fact"] * 8 + ["harmless: fact"] * 2
+    assert scores["expected"].tolist()[0] == "such as: a cat"
+    assert scores["question"].tolist()[0] == "hi hello the cat"
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        ("The cat sat on the mats.", "the cat was sitting on a mat"),
+        ("Dear Anna,\n\nthank you very much!", "Thanks, Anna"),
+        ("3.5 km", "3 km, or 3.5"),
+        ("yes", ""),
+    ],
+)
+def test_rouge_of_english_is_that_of_rouge_score(expected, text):
+    by_default = RougeScorer(["rougeL"], use_stemmer=True).score(expected, text)["rougeL"].fmeasure
+    assert rouge_l(expected, text) == by_default
+
+
+@pytest.mark.parametrize(
+    ("expected", "text", "score"),
+    [
+        ("Привет, мир", "привет мир", 1.0),
+        ("für Müller", "Müller", 2 / 3),
+        ("你好世界", "你好", 2 / 3),
+        ("สวัสดี", "สวัสดี", 1.0),
+        ("हिन्दी भाषा", "हिन्दी", 2 / 3),
+        ("cafe\u0301", "café", 1.0),
+        ("+", " + ", 1.0),
+        ("+", "-", 0.0),
+    ],
+)
+def test_rouge_of_other_scripts_counts_their_words_or_signs(expected, text, score):
+    assert rouge_l(expected, text) == pytest.approx(score)
 
 
 def test_rows_without_right_answers_report_no_exact_match(parrot, encoding, base, tmp_path):
@@ -212,26 +223,6 @@ def test_answer_that_can_not_be_right_any_more_is_cut_and_a_free_one_is_not(parr
     assert lengths.to_numpy().tolist() == [[longest + MARGIN] * 2, [40] * 2]
 
 
-def test_rows_that_are_all_checkable_report_no_rouge(parrot, encoding, base, tmp_path):
-    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
-    write(tmp_path, "test", instruction=["the dog"], output=["cat"], answers=[["cat"]])
-    params = Evaluate(batch_size=2, max_new_tokens=1, samples=2)
-    metrics = measured(parrot(" cat"), encoding=encoding, base=base, params=params)
-    assert {name for name in metrics if "rouge" in name} == set()
-    assert (metrics["exact_match"], metrics["baseline_exact_match"], metrics["nearest_exact_match"]) == (1.0, 0.0, 0.0)
-
-
-def test_row_too_long_for_the_context_has_an_empty_answer(parrot, encoding, base, tmp_path):
-    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
-    long = {"instruction": ["sat", "the moon " * 90], "output": ["the cat", "the dog"], "answers": [["a"], ["b"]]}
-    write(tmp_path, "test", **long)
-    params = Evaluate(batch_size=2, max_new_tokens=6, samples=2)
-    measured(parrot(" cat"), encoding=encoding, base=base, params=params)
-    answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
-    assert answers["id"].tolist() == ["test0", "test1"]
-    assert answers["answer"].tolist() == ["cat cat cat cat cat cat", ""]
-
-
 def test_rows_without_room_for_an_answer_count_in_the_loss_and_long_answers_are_asked(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     words = " the moon"
@@ -254,15 +245,5 @@ def test_questions_without_room_for_any_answer_are_an_error_with_the_way_out(par
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     write(tmp_path, "test", instruction=["the dog", "a bird"], output=["cat", "hat"])
     params = Evaluate(batch_size=2, max_new_tokens=126)
-    with pytest.raises(UserError, match=r"test\.parquet: no question of its 2 leaves 126 of 128 tokens .* lower"):
+    with pytest.raises(UserError, match=r"the shortest of 2 questions .* 126 in 128: lower evaluate"):
         measured(parrot(" cat"), encoding=encoding, base=base, params=params)
-
-
-def test_template_that_writes_nothing_before_an_answer_is_an_error(encoding, parrot, base, tmp_path):
-    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
-    write(tmp_path, "test", instruction=[""], output=["cat"])
-    bare = SAME["template"].replace("{{ eos_token }}", "")
-    model = parrot(" cat", {"template": bare})
-    params = Evaluate(batch_size=2, max_new_tokens=1)
-    with pytest.raises(UserError, match="the prompt is empty"):
-        measured(model, encoding=encoding, base=base, params=params)

@@ -1,11 +1,9 @@
 import json
 import math
 import shutil
-from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -15,11 +13,16 @@ from torch.nn import functional as F
 from llm.device import Compute
 from llm.errors import UserError
 from llm.loaded_model import LoadedModel
-from llm.tokenizer import end_of_text, token_bytes
-from tasks.applications.foundation import baselines
-from tasks.applications.foundation.kneser_ney import models
-from tasks.applications.foundation.measure import EVALUATION, Evaluate
-from tasks.applications.foundation.windows import Window, overlapping, token_losses
+from llm.tokenizer import end_of_text, token_bytes, train_bpe
+from tasks.applications.foundation.measure import (
+    EVALUATION,
+    Evaluate,
+    Window,
+    overlapping,
+    read_tokens,
+    token_losses,
+)
+from tasks.applications.foundation.ngrams import count_ngrams
 from tasks.measures.description import Subject
 from tasks.measures.evaluate import measure_and_write
 from tasks.measures.intervals import interval, share
@@ -103,21 +106,6 @@ def test_windows_score_each_token_once_after_half_a_context_at_least(tokens, con
     assert len(windows) <= 2 * tokens / context_length + 2  # which bounds the cost
 
 
-def test_order_of_n_grams_is_the_best_on_validation_before_the_first_that_is_worse(monkeypatch):
-    rng = np.random.default_rng(1)
-    validation = np.resize([1, 2, 1, 3, 2, 3], 600)
-    train = validation.copy()
-    noise = rng.random(600) < 0.1
-    train[noise] = rng.integers(0, 5, noise.sum())
-    bits = [baselines.ngram_bits(model, validation).sum() for model in islice(models(train, 5), 1, 5)]
-    is_worse = [longer >= shorter for shorter, longer in pairwise(bits)]
-    expected = 2 + (is_worse.index(True) if True in is_worse else 3)
-    assert baselines.best_ngrams(train, validation, 5).order == expected > 2
-    assert baselines.best_ngrams(train, rng.integers(0, 5, 600), 5).order == 2  # nothing helps with what is random
-    monkeypatch.setattr(baselines, "NGRAM_ORDERS", 2)
-    assert baselines.best_ngrams(train, validation, 5).order == 2
-
-
 def test_intervals_are_over_documents_and_that_of_the_lead_is_paired(make_gpt, encoding, token_files, tmp_path):
     folder = shutil.copytree(token_files, tmp_path / "documents")
     tokens = tokens_of(folder, "test")
@@ -148,29 +136,23 @@ def test_prompt_without_room_for_a_continuation_is_refused_before_anything_is_me
     params = PARAMS.model_copy(update={"sample_prompts": ("the cat", prompt)})
     with pytest.raises(UserError, match=r"^sample prompt '.*: \d+ tokens, of 1 to 63$"):
         measure(LoadedModel(make_gpt(context_length=64), encoding), token_files, tmp_path, params=params)
-    assert not list(tmp_path.glob("*.csv"))
+    assert not list(tmp_path.glob("*.md"))
 
 
-def test_baselines_predict_the_same_text_after_the_training_text(measured, encoding, token_files, tmp_path):
-    train = tokens_of(token_files, "train")
-    validation = tokens_of(token_files, "validation")
+def test_baseline_predicts_the_same_text_by_n_grams_of_the_training_text(measured, encoding, token_files):
     test = tokens_of(token_files, "test")
     text = encoding.decode(test[1:].tolist()).replace("<|endoftext|>", "\0").encode()
     size = len(text) - text.count(b"\0")
+    probabilities = count_ngrams(tokens_of(token_files, "train"), encoding.n_vocab).probabilities(test)[1:]
+    assert measured["baseline_bits_per_byte"] == pytest.approx(-np.log2(probabilities).sum() / size)
 
-    ngrams = baselines.best_ngrams(train, validation, encoding.n_vocab)
-    probabilities = ngrams.probabilities(np.array([test[0]] * (ngrams.order - 2) + [*test]))
-    assert measured["ngram_bits_per_byte"] == pytest.approx(-np.log2(probabilities).sum() / size)
-    assert measured["ngram_order"] == ngrams.order
 
-    bits = baselines.cached_bits(ngrams, validation, test, end=end_of_text(encoding))
-    assert measured["ngram_cache_bits_per_byte"] == pytest.approx(bits.sum() / size)
-
-    names = ("bits_per_byte", "ngram_bits_per_byte", "ngram_cache_bits_per_byte")
-    assert measured["baseline_bits_per_byte"] == pytest.approx(min(measured[name] for name in names[1:]), rel=1e-12)
-    table = pd.read_csv(tmp_path / "baselines.csv")
-    assert table["bits_per_byte"].tolist() == [round(measured[name], 4) for name in names]
-    assert table["model"].tolist()[:2] == ["foundation", f"n-grams of {ngrams.order}, modified Kneser-Ney"]
+def test_text_is_read_by_the_models_own_tokenizer(encoding, token_files):
+    own = train_bpe(["the cat sat on the mat"], 262)
+    tokens = read_tokens(token_files, "test", own)
+    text = encoding.decode(read_tokens(token_files, "test", encoding).tolist())
+    assert own.decode(tokens.tolist()) == text
+    assert len(tokens) > len(tokens_of(token_files, "test"))
 
 
 def test_errors_list_the_worst_windows_first(measured, losses, tmp_path):

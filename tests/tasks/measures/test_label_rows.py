@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tasks.measures.labels.rows import label_rows, without_learned
+from tasks.measures.label_rows import label_rows, without_learned
 
 
 @pytest.fixture
@@ -14,20 +14,22 @@ def mails(tmp_path, monkeypatch) -> pd.DataFrame:
         (tmp_path / folder).mkdir(parents=True)
     mail = {"id": ["one", "two"], "subject": ["a", "b"], "body": ["x " * 60, "y"], "label": ["ham", "spam"]}
     pd.DataFrame(mail | {"source": "s/p/easy"}).to_parquet("data/processed/emails/test.parquet")
-    everyday = pd.DataFrame(mail | {"slice": ["thanks", "offers"]})
-    everyday.to_json("data/behavioural/emails/test.jsonl", orient="records", lines=True)
+    everyday = pd.DataFrame(mail | {"slice": ["thanks", "offers"], "body": ["<p>hello</p>", "y"]})
+    for name in ("test", "validation"):
+        everyday.to_json(f"data/behavioural/emails/{name}.jsonl", orient="records", lines=True)
+    everyday.assign(label="other").to_json("data/behavioural/emails/other.jsonl", orient="records", lines=True)
     return label_rows(Path("data/processed/emails"))
 
 
-def test_rows_are_the_test_split_and_behind_it_everyday_mails(mails):
+def test_rows_are_the_test_split_and_behind_it_everyday_mails_cleaned(mails):
     assert mails["part"].tolist() == ["test", "test", "everyday", "everyday"]
     assert mails["expected"].tolist() == ["ham", "spam"] * 2
-    assert mails["question"].tolist()[1] == "b | y"
+    assert mails["question"].tolist()[1:3] == ["b | y", "a | hello"]
 
 
 def test_slices_of_the_test_split_leave_out_everyday_mails(mails):
     assert mails["behavioural"].tolist() == [None, None, "everyday: thanks", "everyday: offers"]
-    assert mails["source"].tolist() == ["easy", "easy", None, None]
+    assert mails["source"].tolist() == ["p/easy", "p/easy", None, None]
     assert mails["words"].tolist() == ["51 to 200", "to 50", None, None]
     assert mails["label"].tolist() == ["ham", "spam", None, None]
 
@@ -40,4 +42,4 @@ def test_behavioural_mails_that_repeat_what_was_learned_are_left_out(caplog):
     mails["body"] = ["One", "Two", "Anna, we meet at the STATION, at ten.", "We meet at the station at nine"]
     with caplog.at_level("WARNING"):
         assert without_learned(mails, learned)["id"].tolist() == ["b", "d"]
-    assert "2 of 3 behavioural texts left out" in caplog.text
+    assert "2 behavioural texts left out" in caplog.text

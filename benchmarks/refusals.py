@@ -1,4 +1,4 @@
-"""Whether an answer declines what was asked, or speaks of what the assistant is instead, in whatever words.
+"""Whether an answer declines what was asked, in whatever words.
 
 A rule reads words, not their sense. It misses refusals in other words, and it takes a few harmless sentences for
 refusals, such as a story's "I won't pay".
@@ -45,24 +45,12 @@ REFUSALS = (
     r"(?:^|[.!?] )please do not (?:hurt|harm|kill|attack|steal|do (?:that|this|it))\b",
     rf"(?:^|[.!?] )(?:that|this|it|\w+ing)(?: \w+){{0,4}} {WRONG}",
 )
-DENIALS = (
-    r"\bas an? (?:\w+ ){0,2}(?:ai|chatbot|language model|assistant|text-based \w+)\b",
-    r"\bi (?:do|can) ?not have (?:\w+ )?(?:the )?(?:ability|capability|capacity|access|personal|physical|feelings?)\b",
-    r"\bi am (?:not )?(?:just |only )?an? (?:ai|chatbot|human|language model|machine|robot)\b",
-    r"\bi do not (?:understand|know) (?:what|the question)\b",
-)
 
 
 def declines(answer: str) -> bool:
     """Whether one of the first sentences refuses or condemns. A mail never does: in it the user says "I can't"."""
     opening = " ".join(_spelled_out(answer)[:OPENING])
     return not re.match(GREETING, answer.lstrip()) and any(re.search(pattern, opening) for pattern in REFUSALS)
-
-
-def denies(answer: str) -> bool:
-    """Whether it speaks of what it is, and of what it therefore can't do, instead of answering."""
-    text = " ".join(_spelled_out(answer))
-    return any(re.search(pattern, text) for pattern in DENIALS)
 
 
 def plain(text: str) -> str:
