@@ -42,8 +42,6 @@ class Exported:
     """Where MLflow finds it."""
     card: str = ""
     """In Markdown."""
-    dataset_card: str | None = None
-    """Where MLflow finds the card of its data."""
     figures: list[Figure] = field(default_factory=list)
     """On the test split."""
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -103,7 +101,6 @@ def find_model(name: str) -> Iterator[Exported]:
             folder=registry.files(version, Path(fetched)),
             uri=f"models:/{registered_name(version.model)}/{version.version}",
             card=registry.card(version) or "",
-            dataset_card=registry.dataset_card(version),
             figures=own_figures(registry.metrics(version)),
             stages=registry.stages(version),
         )
@@ -211,7 +208,6 @@ def card_text(exported: Exported, form: Form, *, is_chat: bool) -> str:
         metadata=metadata.to_yaml(),
         name=exported.name,
         card=exported.card,
-        dataset_card=exported.dataset_card,
         sources=exported.sources,
         base=base,
         form=form,

@@ -81,7 +81,7 @@ def resolve(name: ModelName, versions: Sequence[RegisteredVersion]) -> Registere
     missing = name.version or name.alias
     if missing is None:
         example = of_model[0].name
-        missing = f"champion: approve one with `threestage review approve`, or name a version such as {example}"
+        missing = f"champion: approve one with `threestage approve`, or name a version such as {example}"
     there = ", ".join(" ".join([version.name.version, *version.aliases]) for version in of_model)
     raise NotFound(f"model {name.model!r} has no {missing}; its versions are: {there}", "model")
 

@@ -1,6 +1,5 @@
 """The registry as the app reads it: its versions with what they can do, their files and cards."""
 
-import json
 import logging
 import math
 import threading
@@ -11,6 +10,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.utils.uri import is_local_uri
@@ -21,14 +21,23 @@ from llm.errors import UserError
 from llm.formats.model_folder import CONFIG
 from llm.objectives import interface_of
 from tasks.registry.card import CARD
-from tasks.registry.dataset_card import DATASET_CARD
-from tasks.registry.history import had_champion
-from tasks.registry.lineage import STAGES
 from tasks.registry.markup import plain
-from tasks.registry.record import FILE, RECORD, Record
-from tasks.registry.server import server_errors
-from tasks.registry.store import configure_tracking
-from tasks.registry.versions import CHALLENGER, CHAMPION, DESPITE, own_models, registered_name, run_id_of, versions
+from tasks.registry.store import configure_tracking, server_errors
+from tasks.registry.versions import (
+    APPROVED,
+    CHALLENGER,
+    CHAMPION,
+    DATASET,
+    GATES,
+    STATE,
+    had_champion,
+    own_models,
+    registered_name,
+    run_id_of,
+    versions,
+)
+from tasks.stages.hashes import LOCK, parse_stages, stages_behind
+from tasks.stages.names import evaluation_stage, training_stage
 
 AGAIN = 30.0
 """Seconds until the files of a version that could not be read are read again."""
@@ -160,37 +169,34 @@ class Registry:
             version = self._store().get_model_version(registered_name(name.model), name.version)
         return text and approved_despite(version) + text
 
-    def dataset_card(self, name: VersionName) -> str | None:
-        """The MLflow address of the dataset card of a version; None if it can't be read."""
-        return f"runs:/{self._run_id(name)}/{DATASET_CARD}" if self._text(name, DATASET_CARD) else None
-
-    def record(self, name: VersionName) -> Record | None:
-        """The record of a version's origins; None if there is none."""
-        text = self._text(name, RECORD)
-        return None if text is None else FILE.validate_json(text)
+    def dataset(self, name: VersionName) -> str | None:
+        """The dataset that a version learned; None if it is not known."""
+        return self._run(name).data.params.get(DATASET)
 
     def stages(self, name: VersionName) -> dict[str, Any]:
         """The stages that made a version, as dvc.lock had them; none if they are not recorded."""
-        text = self._text(name, STAGES)
-        return {} if text is None else json.loads(text)
+        text = self._text(name, str(LOCK))
+        if text is None:
+            return {}
+        last = (training_stage(name.model), evaluation_stage(name.model))
+        return stages_behind(*last, stages=parse_stages(text, str(LOCK)))
 
     def metrics(self, name: VersionName) -> dict[str, float]:
         """The metrics of a version on the test split."""
+        return self._run(name).data.metrics
+
+    def _run(self, name: VersionName) -> Run:
+        """The run that holds a version's evidence."""
         with server_errors():
             version = self._store().get_model_version(registered_name(name.model), name.version)
-            return self._store().get_run(run_id_of(version)).data.metrics
-
-    def _run_id(self, name: VersionName) -> str | None:
-        with server_errors():
-            return self._store().get_model_version(registered_name(name.model), name.version).run_id
+            return self._store().get_run(run_id_of(version))
 
     def _text(self, name: VersionName, artifact: str) -> str | None:
-        run_id = self._run_id(name)
-        if run_id is None:
-            return None
+        run = self._run(name)
         with TemporaryDirectory() as folder:
             try:
-                return Path(self._store().download_artifacts(run_id, artifact, folder)).read_text(encoding="utf-8")
+                path = self._store().download_artifacts(run.info.run_id, artifact, folder)
+                return Path(path).read_text(encoding="utf-8")
             except (MlflowException, OSError):
                 return None
 
@@ -223,8 +229,9 @@ class Registry:
 
 def approved_despite(version: ModelVersion) -> str:
     """A paragraph in Markdown about the gates that a version was approved despite; empty if it passed all."""
-    gates = version.tags.get(DESPITE)
-    return f"**Approved despite these gates: {plain(gates)}.**\n\n" if gates else ""
+    gates = version.tags.get(GATES)
+    is_approved = version.tags.get(STATE) == APPROVED
+    return f"**Approved despite these gates: {plain(gates)}.**\n\n" if gates and is_approved else ""
 
 
 def parse_name(text: str) -> ModelName:

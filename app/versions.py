@@ -24,12 +24,10 @@ from app.settings import Settings
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.objectives import CHAT, CLASSIFY, GUARD, load_for_inference
-from tasks.registry.record import Record
 from tasks.registry.versions import CHALLENGER, CHAMPION
 
 PRELOADED = (CHAT, CLASSIFY, GUARD)
 """The default versions of models with these capabilities are loaded before the first request."""
-DATASET = "data/processed/"
 KEPT = 5
 """Versions that stay loaded; one more lets go the one that was asked least recently. Defaults always stay, and one
 more besides them."""
@@ -153,7 +151,7 @@ class Versions:
         fetched = TemporaryDirectory(prefix="threestage-version-")
         engine = None
         try:
-            record = self.registry.record(name)
+            dataset = self.registry.dataset(name)
             folder = self.registry.files(name, Path(fetched.name))
             model, encoding = load_for_inference(folder)
             if isinstance(model, GPT):
@@ -177,7 +175,7 @@ class Versions:
             encoding=encoding,
             folder=folder,
             fetched=fetched,
-            dataset=_dataset(record),
+            dataset=dataset,
             engine=engine,
             cleaner=self._cleaner,
         )
@@ -266,14 +264,6 @@ class Versions:
         for thread in threads:
             thread.join()
         self._cleaner.close(max(0.0, deadline - time.monotonic()))
-
-
-def _dataset(record: Record | None) -> str | None:
-    """The dataset that a version was trained on."""
-    for path in record.hashes.deps if record else ():
-        if path.startswith(DATASET):
-            return path.removeprefix(DATASET)
-    return None
 
 
 class Loader:

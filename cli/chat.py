@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.shared import SOME_FAILED, Guard, Json, Model, check_model, load, open_versions, print_json, to_person
+from cli.shared import SOME_FAILED, Guard, Json, Model, check_store, load, open_versions, print_json, to_person
 from llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def chat(
     On a terminal it remembers the conversation; Ctrl-C stops an answer, an empty line ends. From a pipe each line is a
     question of its own.
     """
-    check_model(model)
+    check_store()
     on_terminal = not question and sys.stdin.isatty()
     failed = False
     from app.errors import RequestError

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.shared import SOME_FAILED, Json, Model, check_model, loaded_version, print_json, to_person
+from cli.shared import SOME_FAILED, Json, Model, check_store, loaded_version, print_json, to_person
 
 if TYPE_CHECKING:
     from app.mail_files import Place
@@ -24,7 +24,7 @@ def classify(
     threshold, which need not be one half; a model with two bounds is `unsure` between them. A line on stderr names
     these numbers, and so does --json.
     """
-    check_model(model)
+    check_store()
     if not any(name == "-" or Path(name).is_file() for name in files):  # before a model loads, which takes seconds
         for name in files:
             _print_error(name, "there is no such file", as_json)

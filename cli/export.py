@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.shared import Verbose, check_model, tracebacks
+from cli.shared import Verbose, check_store, tracebacks
 
 
 class Form(StrEnum):
@@ -42,7 +42,7 @@ def export(
     if precision and form is Form.HF:
         raise typer.BadParameter("only for --to gguf; hf has the matrices as they are stored", param_hint="--precision")
     if not (Path(model) / "config.json").exists():
-        check_model(model)
+        check_store()
     with tracebacks(verbose):
         from app.export import export as write
 

@@ -18,8 +18,7 @@ from cli.classify import classify
 from cli.data import data
 from cli.export import export
 from cli.feedback import feedback
-from cli.registry import lineage, register
-from cli.review import review
+from cli.review import approve, reject, review, rollback
 from cli.run import run
 from cli.serve import serve
 from cli.shared import to_person
@@ -32,7 +31,7 @@ EXTRA = ("fastapi", "gradio", "prometheus_client", "uvicorn")
 
 COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "The pipeline": (run,),
-    "The registry": (register, review, lineage),
+    "The registry": (review, approve, reject, rollback),
     "The models": (chat, classify, serve, export),
     "Your data": (data, feedback),
 }

@@ -3,8 +3,10 @@
 It asks DVC and the registry what there is to do before it starts anything.
 """
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -60,13 +62,12 @@ def run(
 
             write_libraries()  # the checks are done: from here on DVC must know what computes
             run_flow(retrain, {"share": False, "stages": stages})
+        done = f"Done in {lasted(started)}"
         if not models:
-            return f"Done in {lasted(started)}"
+            return done
         from tasks.registry.register import registered
-        from tasks.registry.summary import next_step, print_summary
 
-        print_summary(registered(models), f"Done in {lasted(started)}")
-        return next_step(models)
+        return _print_summary(registered(models), done)
 
     run_and_exit("flows", work, verbose)
 
@@ -120,12 +121,50 @@ def _is_something_stale(stages: Sequence[str]) -> bool:
 def _print_if_all_is_registered(models: list[str]) -> bool:
     """Print the summary if the models are registered with the bytes in this folder; whether they are."""
     from tasks.registry.register import check_bytes, registered
-    from tasks.registry.summary import print_summary
 
     versions = registered(models)
     if not all(versions.values()):
         return False
     for model in versions:
         check_bytes(model)
-    print_summary(versions, "Everything is up to date")
+    _print_summary(versions, "Everything is up to date")
     return True
+
+
+def _print_summary(versions: Mapping[str, str | None], done: str) -> str:
+    """Print each model's main figures and version, and what to do next, which is returned, too."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=done, title_justify="left", title_style="bold")
+    for column in ("model", "on the test split", "registered"):
+        table.add_column(column)
+    for model, version in versions.items():
+        table.add_row(model, _figures(model), version or "not registered", end_section=True)
+    console.print(table)
+    waiting = [model for model, version in versions.items() if version and "challenger" in version]
+    step = "`make serve` talks to the models; `make ui` opens the MLflow registry and the Prefect runs"
+    if waiting:
+        review = "`threestage review` names their pages, then `threestage approve MODEL --reason TEXT` decides"
+        step = f"{', '.join(waiting)} wait for a decision: {review}. {step}"
+    console.print(f"Next: {step}", soft_wrap=True, markup=False, highlight=False)
+    return step
+
+
+def _figures(model: str) -> str:
+    """The main figures of a model, one a line, each next to its baseline."""
+    from tasks.registry.main_figures import main_figures, own_figures
+    from tasks.registry.markup import number
+
+    path = Path("reports/evaluation", model, "metrics.json")
+    values = json.loads(path.read_text()) if path.exists() else {}
+    main = main_figures(model)
+    lines = []
+    for figure in own_figures(values):
+        if main and figure.name not in main:
+            continue
+        interval = f", {figure.interval}" if figure.interval else ""
+        baseline = "" if figure.baseline is None else f" (baseline {number(figure.baseline)})"
+        lines.append(f"{figure.name} {number(figure.value)}{interval}{baseline}")
+    return "\n".join(lines) or "not evaluated"

@@ -101,24 +101,10 @@ def check_store() -> None:
         raise UserError(f"{path.absolute()}: there is no registry; `threestage run` makes it, in the project's folder")
 
 
-def check_model(model: str | None) -> None:
-    """Raise UserError if there is no registry, or a local one that lacks the model of this name.
-
-    It takes a moment, as it loads no library.
-    """
-    check_store()
-    from app.names import ModelName
-    from tasks.registry.listing import list_versions, local_prefix, store_file
-
-    if model is not None and store_file() is not None:
-        names = dict.fromkeys(version.model for version in list_versions())
-        ModelName.parse(model, prefix=local_prefix()).check_model(names)
-
-
 @contextmanager
 def loaded_version(model: str | None, capability: str) -> Iterator["LoadedVersion"]:
     """A version that answers one question at a time; raises as `load`."""
-    check_model(model)
+    check_store()
     with open_versions() as versions:
         yield load(versions, model, capability)
 

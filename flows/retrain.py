@@ -1,34 +1,33 @@
-"""Bring everything up to date, as one observed flow: the stale part of the DVC graph, the registry, a review.
+"""Bring everything up to date, as one observed flow: the stale part of the DVC graph, the registry, the reviews.
 
 `threestage run` runs it where there is anything to do; prefect.yaml schedules it. A failure stops only what depends on
 it, and the run fails at its end, with all reasons. The stages' runs have the tag of this folder's nights.
 """
 
 import time
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from prefect import flow, get_run_logger, tags, task
+from prefect import Task, flow, get_run_logger, tags, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext
+from prefect.events import emit_event
 from prefect.states import Completed, State
 from pydantic import Field
 
-from flows.deploy import outdated
-from flows.register import NotRegisteredError, register
-from flows.review import NotReviewedError, review
 from llm.errors import UserError
 from tasks.data.inbox import INBOX
 from tasks.registry import result_branch
-from tasks.registry.decide import is_open
-from tasks.registry.history import GATES
-from tasks.registry.parent_run import close_left_runs, parent_run
-from tasks.registry.register import check_bytes, registered
-from tasks.registry.summary import next_step
+from tasks.registry.decide import WHY_LENGTH, carry_out
+from tasks.registry.register import register_model
+from tasks.registry.store import ServerAwayError
 from tasks.registry.versions import registered_name
+from tasks.review.review import Review, review
 from tasks.stages import dvc
 from tasks.stages.lock import LONGEST_WAIT, exclusive, workspace
 from tasks.stages.names import evaluation_stage, model_names
@@ -38,6 +37,10 @@ from tasks.stages.process import end_with_worker, forget_ends, lasted, read_end
 RETRAIN = "retrain"
 PUSHES_WITHIN = 3600  # seconds
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
+AGAIN_AFTER = [5, 15, 45, 120]
+"""Seconds before each retry of a registration or review: enough for a tracking server to restart."""
+WAITS = "threestage.version.waits"
+"""The event that `deploy/automations.yaml` sends as a message."""
 
 
 @flow(flow_run_name=RETRAIN)
@@ -63,52 +66,45 @@ def retrain(
     """
     end_with_worker(RETRAIN)
     began = time.monotonic()
+    last = stages or []
+    api_url = str(FlowRunContext.get().client.api_url)
     day = f"{datetime.now(UTC):%Y-%m-%d}"
-    night = f"{RETRAIN}:{workspace()}"
-    context = FlowRunContext.get()
-    failures = outdated()
+    failures: list[str] = []
     rows: list[dict[str, str]] = []
-    versions: dict[str, str] = {}
-    notes: list[str] = []
-    with exclusive(RETRAIN), tags(night), ExitStack() as parent:
+    outcomes: dict[str, str] = {}
+    with exclusive(RETRAIN), _tagged(f"{RETRAIN}:{workspace()}", failures) as night:
         try:
             with _collect(failures):
-                end_left(night)
-                context.client.update_flow_run(context.flow_run.id, tags=[*context.flow_run.tags, night])
-                parent.callback(_take_tag, failures)
-                close_left_runs()
-            models = _models(stages)
-            with _collect(failures):
                 dvc.track(INBOX, wait=True)
-                reasons = dvc.stale(stages or (), wait=True)
-                if reasons or not all(registered(models).values()):
-                    about = f"In Prefect the flow run {context.flow_run.id}."
-                    parent.enter_context(parent_run(f"{RETRAIN} {day}", about))
-                if reasons:
-                    api_url = str(context.client.api_url)
-                    rows, failed = run_stages(api_url, night, last=stages or [], reasons=reasons, hours=hours)
+                if reasons := dvc.stale(last, wait=True):
+                    rows, failed = run_stages(api_url, night, last=last, reasons=reasons, hours=hours)
                     failures += failed
             with _collect(failures):
-                check_answers(str(context.client.api_url), LONGEST_WAIT)
-                versions = _register(models, failures)
+                check_answers(api_url, LONGEST_WAIT)
+            versions = {}
+            for model in _whole_models(last, failures):
+                with _collect(failures):
+                    versions[model] = _again(register_model, f"register {model}")(model)
             if share and rows:
                 with _collect(failures):
-                    notes += _share(day, rows, versions=versions, push_to=push_to, failures=failures)
-            if decide != "nobody":
+                    outcomes |= _share(day, rows, versions=versions, push_to=push_to, failures=failures)
+            for model in versions if decide != "nobody" else ():
                 with _collect(failures):
-                    notes += _review(models, failures, by_gates=decide == GATES)
+                    outcomes[model] = _review(model, by_gates=decide == "gates")
         finally:
             if share:
-                _put_back(failures)
-        ran = sum(row["result"] == DONE for row in rows)
-        name = f"{RETRAIN} {day}: {f'{ran} of {len(rows)} stale stages' if rows else 'nothing to train'}"
+                with _collect(failures):
+                    result_branch.put_back(dvc.results()[0])
+        done = sum(row["result"] == DONE for row in rows)
+        name = f"{RETRAIN} {day}: {f'{done} of {len(rows)} stale stages' if rows else 'nothing to train'}"
+        lines = [*failures, *(f"{what}: {outcome}" for what, outcome in outcomes.items())]
         with _collect(failures):
+            context = FlowRunContext.get()
             context.client.set_flow_run_name(context.flow_run.id, name)
-        notes = [*failures, *(f"{model} {version}" for model, version in versions.items()), *notes]
-        leave_artifact(create_table_artifact, RETRAIN, table=rows, description="\n\n".join([name, *notes]))
-        if failures:  # in the parent's block, so that it ends as failed, too
-            raise UserError(f"{'; '.join(failures)}; the next run tries again")
-    return Completed(message=f"{name}; finished in {lasted(began)}; {next_step(models)}", data=versions)
+        leave_artifact(create_table_artifact, RETRAIN, table=rows, description="\n\n".join([name, *lines]))
+    if failures:
+        raise UserError(f"{'; '.join(failures)}; the next run tries again")
+    return Completed(message=f"{name}; finished in {lasted(began)}", data=outcomes)
 
 
 @contextmanager
@@ -122,27 +118,66 @@ def _collect(failures: list[str]) -> Generator[None]:
         failures.append(reason)
 
 
-def _models(stages: list[str] | None) -> list[str]:
-    """The models that these stages evaluate; all for none."""
-    needed = dvc.stages(stages or ())
-    return [model for model in model_names() if evaluation_stage(model) in needed]
+@contextmanager
+def _tagged(night: str, failures: list[str]) -> Generator[str]:
+    """Give this run the night's tag while the block lasts, after the open runs that have it, whose processes are gone,
+    are marked as crashed."""
+    context = FlowRunContext.get()
+    with _collect(failures):
+        end_left(night)
+        context.client.update_flow_run(context.flow_run.id, tags=[*context.flow_run.tags, night])
+    with tags(night):
+        try:
+            yield night
+        finally:
+            with _collect(failures):
+                context.client.update_flow_run(context.flow_run.id, tags=context.flow_run.tags)
 
 
-def _register(models: list[str], failures: list[str]) -> dict[str, str]:
-    """Make the models whose stages are all up to date challengers, if they are not registered. Returns the versions."""
-    behind = dvc.stale(wait=True).keys()
-    needed = dvc.stages()
-    whole = [model for model in models if not behind & {evaluation_stage(model), *needed[evaluation_stage(model)]}]
-    versions = registered(whole)
-    if all(versions.values()):
-        for model in whole:
-            check_bytes(model)
-        return {registered_name(model): str(version) for model, version in versions.items()}
-    try:
-        return register(whole)
-    except NotRegisteredError as error:
-        failures.append(str(error))
-        return error.versions
+def _whole_models(last: list[str], failures: list[str]) -> list[str]:
+    """The models that these stages evaluate, all for none, whose stages are up to date."""
+    with _collect(failures):
+        needed = dvc.stages()
+        chosen = dvc.stages(last)
+        behind = dvc.stale(wait=True).keys()
+        stage_of = {model: evaluation_stage(model) for model in model_names()}
+        return [model for model, stage in stage_of.items() if stage in chosen and not behind & {stage, *needed[stage]}]
+    return []
+
+
+def _again(work: Callable[..., Any], name: str) -> Task[..., Any]:
+    """A task of this work, which is tried again while the tracking server is away."""
+    return task(
+        work,
+        task_run_name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=len(AGAIN_AFTER),
+        retry_delay_seconds=AGAIN_AFTER,
+        retry_condition_fn=_is_away,
+    )
+
+
+def _is_away(_: Task[..., Any], __: TaskRun, state: State) -> bool:
+    return isinstance(state.result(raise_on_failure=False), ServerAwayError)
+
+
+def _review(model: str, *, by_gates: bool) -> str:
+    """Compare a model's challenger; the gates decide if `by_gates` and they are clear. Returns the outcome."""
+    reviewed = _again(review, f"review {model}")(model)
+    if not isinstance(reviewed, Review):
+        return reviewed
+    gates = [asdict(gate) for gate in reviewed.gates]
+    leave_artifact(create_table_artifact, f"review-{model}", table=gates, description=" ".join(reviewed.verdict))
+    if by_gates and reviewed.is_clear:
+        decision = "reject" if reviewed.failed else "approve"
+        return carry_out(decision, model, reviewed.version, by="gates", reason=reviewed.verdict.gates[:WHY_LENGTH])[1]
+    if reviewed.is_new:
+        name = registered_name(model)
+        title = f"{name} version {reviewed.version}"
+        resource = {"prefect.resource.id": f"{name}.{reviewed.version}", "prefect.resource.name": title}
+        emit_event(WAITS, resource=resource, payload={"review": str(reviewed)})
+    return str(reviewed)
 
 
 @task(task_run_name="stages", cache_policy=NO_CACHE)
@@ -181,37 +216,11 @@ def run_stages(
 
 def _share(
     day: str, rows: list[dict[str, str]], *, versions: dict[str, str], push_to: str, failures: list[str]
-) -> list[str]:
-    """Commit what was made to a branch of the day, and push it and the data. Returns a line for each step."""
+) -> dict[str, str]:
+    """Commit what was made to a branch of the day, and push it and the data. Returns what became of it."""
     lines = [f"{RETRAIN} {day}", ""]
     lines += [f"{row['stage']}: {row['reason']}" for row in rows if row["result"] == DONE]
-    lines += [f"{model} version {number}" for model, number in versions.items() if number.isdigit()]
+    lines += [f"{registered_name(model)} version {number}" for model, number in versions.items()]
     shared = result_branch.share(day, "\n".join(lines) + "\n", push_to=push_to, seconds=PUSHES_WITHIN)
     failures += shared.failed
-    return shared.done
-
-
-def _take_tag(failures: list[str]) -> None:
-    """Take the night's tag from this run, which ends by itself: a night that waits ends all runs that have it."""
-    context = FlowRunContext.get()
-    with _collect(failures):
-        context.client.update_flow_run(context.flow_run.id, tags=context.flow_run.tags)
-
-
-def _put_back(failures: list[str]) -> None:
-    """Give the files of git their content in HEAD, so that `git pull` works."""
-    with _collect(failures):
-        result_branch.put_back(dvc.results()[0])
-
-
-def _review(models: list[str], failures: list[str], *, by_gates: bool) -> list[str]:
-    """Compare the challengers that are not compared yet; the gates decide if `by_gates`. Returns the outcomes."""
-    waiting = [model for model in models if is_open(model, pending=by_gates)]
-    if not waiting:
-        return []
-    try:
-        outcomes = review(waiting, auto=by_gates)
-    except NotReviewedError as error:
-        failures.append(str(error))
-        outcomes = error.outcomes
-    return [f"{model}: {outcome}" for model, outcome in outcomes.items()]
+    return {"shared": "; ".join(shared.done)}

@@ -53,7 +53,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Gates(Config):
     """The gates that a challenger must pass.
 
-    Gates on answers and lineage are always checked, too. Data that failed its checks never reaches a model.
+    Gates on answers and on the commit are always checked, too. Data that failed its checks never reaches a model.
     """
 
     at_least: dict[str, float] = Field(default_factory=dict)

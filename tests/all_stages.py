@@ -1,19 +1,18 @@
 """Run stages of the project in this folder, each in a fork of one process that has imported what they need.
 
-`python -m all_stages` runs all of them and then `register`; `python -m all_stages pretrain register` runs these two.
+`python -m all_stages` runs all of them and registers the models; `python -m all_stages pretrain register` these two.
 Imports take most of the time of such small stages. `dvc commit` records what they made as `dvc repro` does.
 """
 
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 
 from dvc.repo import Repo
 
-from cli.main import cli
 from tasks.params import find_evaluation, find_training
+from tasks.registry.register import register_model
 from tasks.stages.dvc import stages
 from tasks.stages.names import model_names
 
@@ -36,9 +35,16 @@ def run_in_fork(name: str, main: Callable[[], None]) -> None:
         sys.exit(f"{name}: exit code {code}")
 
 
+def register_all() -> None:
+    """Register all models, as a night does."""
+    for model in model_names():
+        register_model(model)
+    sys.exit()
+
+
 def main() -> None:
     """Run the stages that the command line names, or all in order, and the registration."""
-    for name in ("fetch", "preprocess", "pretrain", "load_published", "replay", "finetune", "evaluate", "register"):
+    for name in ("fetch", "preprocess", "pretrain", "load_published", "replay", "finetune", "evaluate"):
         import_module(f"flows.{name}")
     for name in LATER:
         import_module(name)
@@ -54,7 +60,7 @@ def main() -> None:
         for stage in made:
             repo.commit(stage, force=True)
     if REGISTER in asked:
-        run_in_fork(REGISTER, partial(cli, [REGISTER]))
+        run_in_fork(REGISTER, register_all)
 
 
 if __name__ == "__main__":

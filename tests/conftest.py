@@ -32,11 +32,8 @@ WORDS = "the cat sat on the mat . the dog ate the hat . a bird sang to the moon 
 
 
 FIRST = "test_pipeline.py"  # it makes the project that others wait for
-LONGEST = "test_team.py"  # alone at the end, its night would keep the others' processes waiting
 PROJECT = "project"
-FIRST_OF_ALL, SLOW, LONG, WITH_PROJECT, QUICK = range(5)
-RANKS_WITH_PROJECT = {FIRST: FIRST_OF_ALL, LONGEST: LONG}
-"""The ranks of files whose tests look at the project; any other has WITH_PROJECT."""
+FIRST_OF_ALL, SLOW, WITH_PROJECT, QUICK = range(4)
 PROCESSES = {  # fixtures of tests that start servers, stages or whole projects
     *(PROJECT, "project_copy", "prefect_server_for_tests", "prefect_api", "small_project", "readme_project"),
     *("mlflow_store", "smollm2", "reproduced", "extended", "stage", "saved", "tracking_server", "hub"),
@@ -88,8 +85,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         rank = SLOW if item.get_closest_marker("slow") else QUICK
         if PROJECT in item.fixturenames:
-            rank = RANKS_WITH_PROJECT.get(item.path.name, WITH_PROJECT)
-        if ranks.get(item.path, QUICK) not in (FIRST_OF_ALL, LONG, WITH_PROJECT):
+            rank = FIRST_OF_ALL if item.path.name == FIRST else WITH_PROJECT
+        if ranks.get(item.path, QUICK) not in (FIRST_OF_ALL, WITH_PROJECT):
             ranks[item.path] = rank if rank != QUICK else ranks.get(item.path, QUICK)
     items.sort(key=lambda item: ranks[item.path])
     gc.freeze()
@@ -284,7 +281,7 @@ def prefect_api(prefect_server_for_tests) -> str:
 
 @pytest.fixture(scope="session")
 def project(shared, prefect_api, ready_store) -> Path:
-    """A small project as `dvc repro` and `threestage register` leave it, for looking at; copy it to change it.
+    """A small project as a run leaves it, but for reviews, for looking at; copy it to change it.
 
     Whichever process needs it first makes it; the others wait.
     """

@@ -44,7 +44,7 @@ def cells(row: Tag) -> list[str]:
 
 def rows(part: BeautifulSoup) -> list[list[str]]:
     """The cells of each row of its tables, without their heads."""
-    return [cells(row) for row in part.select("tbody tr")]
+    return [cells(row) for row in part.select("tr") if row.td]
 
 
 def is_harmless(page: BeautifulSoup) -> bool:

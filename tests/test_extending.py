@@ -96,7 +96,7 @@ def test_new_application_is_found_by_graph_evaluation_registry_and_serving(
     assert {"accuracy", "baseline_accuracy", "accuracy_gain"} <= metrics.keys()
     mlflow.set_tracking_uri(f"sqlite:///{extended}/mlflow.db")
     version = MlflowClient().get_model_version_by_alias("threestage-quiz", "challenger")
-    assert "| accuracy |" in version.description
+    assert "\n- accuracy: " in version.description
     served = mlflow.pyfunc.load_model("models:/threestage-quiz@challenger")
     answer = served.predict(pd.DataFrame({"instruction": ["Which number comes after two in the row of apples?"]}))
     assert isinstance(answer["output"][0], str)

@@ -24,7 +24,6 @@ TESTED_ELSEWHERE = {
     "dvc repro evaluate@classifier": "a part of `dvc repro`",
     "threestage run classifier": "as `threestage run foundation`",
     "threestage run assistant --set applications.assistant.train.steps=300": "as `threestage run foundation`",
-    "threestage register": "by tests/all_stages.py",
     "dvc gc --workspace --all-branches --all-tags": "asks a person first",
     "python -m flows.finetune classifier": "by tests/all_stages.py",
     "prefect work-pool create local --type process": "by tests/flows/test_retrain.py",

@@ -1,1 +1,1 @@
-"""MLflow: runs, their lineage, and the registry of models with their evidence."""
+"""MLflow: runs, and the registry of models with their evidence."""

@@ -50,22 +50,9 @@ def git(
     return done.stdout.removesuffix("\n")
 
 
-def git_output(command: str, *arguments: str) -> bytes | None:
+def git_text(command: str, *arguments: str) -> str | None:
     """The output of a git command; None without git, without a repository and without a commit."""
     try:
-        words = [*COMMAND, *command.split(), *arguments]
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True)
-    except OSError:
+        return git(command, *arguments)
+    except UserError:
         return None
-    return done.stdout if done.returncode in (0, 1) else None  # 1: `diff --no-index` found a difference
-
-
-def git_text(command: str, *arguments: str) -> str | None:
-    """The same as text, without white space around it."""
-    output = git_output(command, *arguments)
-    return None if output is None else output.decode(errors="replace").strip()
-
-
-def fetch_more() -> str:
-    """The command that fetches commits which this clone lacks."""
-    return "git fetch --unshallow" if git_text("rev-parse --is-shallow-repository") == "true" else "git fetch --all"

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from packaging.version import Version
 
-from tasks.registry.server import is_missing
+from tasks.registry.store import is_missing
 from tasks.registry.tracking import active_run_id
 from tasks.stages.hashes import PREFIX, digest, md5_of
 

@@ -6,26 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm.files import read_text
+from tasks.measures.metrics import lower_is_better
 from tasks.registry.markup import number
 
 BASELINE = "baseline_"
 OTHERS = ("nearest_", "ngram_")
 """Prefixes of metrics that belong to other contenders, not to the model."""
-LOWER_IS_BETTER = (
-    "loss",
-    "perplexity",
-    "bits_per_byte",
-    "error",
-    "errors",
-    "false_positive_rate",
-    "unanswered",
-    "unjudged",
-    "unsure_share",
-    "loops",
-)
-"""Suffixes of such metrics."""
 DERIVED = ("_low", "_high", "_gain")
 MAIN_FIGURE = re.compile(r"^- `(\w[\w.]*)`: (.+)$", re.MULTILINE)
+MAIN_FIGURES = re.compile(r"^## Main figures\n+(?:- .*\n?)*\n*", re.MULTILINE)
+"""Their list, which the table of figures replaces on a card."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +38,6 @@ def main_figures(model: str) -> dict[str, str]:
     """The metrics that people read first, with their meaning: the list in `tasks/applications/<model>/card.md`."""
     prose = Path("tasks/applications", model, "card.md")
     return dict(MAIN_FIGURE.findall(read_text(prose))) if prose.exists() else {}
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a lower value of a metric is better."""
-    return metric.endswith(LOWER_IS_BETTER)
 
 
 def is_own(name: str, metrics: Mapping[str, float]) -> bool:

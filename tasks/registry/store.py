@@ -1,23 +1,37 @@
-"""MLflow's store as this project uses it: the experiment and names that are our own, and a store that has moved."""
+"""MLflow's store: its address, the experiment and names that are our own, and its errors on one line."""
 
 import logging
 import os
 import re
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
 from getpass import getuser
 from pathlib import Path
 from platform import node
+from typing import ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.tracking._tracking_service.utils import get_default_host_creds
+from mlflow.utils.rest_utils import http_request, verify_rest_response
+from requests import RequestException
+from sqlalchemy.exc import SQLAlchemyError
 
 from llm.errors import UserError
-from tasks.registry.server import check_server, is_server, server_errors, shown_address, tracking_uri
 from tasks.stages.hashes import PREFIX
 from tasks.stages.lock import exclusive
+from tasks.stages.ui import address
 
+ANSWERS_WITHIN = 20
+"""Seconds for the first answer of a tracking server, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set; MLflow itself tries for
+minutes."""
+REASON_LENGTH = 300
+TOO_MANY_REQUESTS, SERVER_ERRORS = 429, 500
 LOCKED_FOR = 30  # seconds to wait for another writer of a SQLite store
 ARTIFACT_COLUMNS = (
     ("experiments", "artifact_location"),
@@ -30,6 +44,97 @@ ARTIFACT_COLUMNS = (
 KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 """Tag of an experiment: MLflow then opens it as trainings, not as chats."""
 NO_NAMESPACE = r"[^A-Za-z0-9._]"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ServerAwayError(UserError):
+    """The tracking server does not answer now; a retry may work."""
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or mlflow.db in this folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether an address is a tracking server's, which is shared."""
+    return uri.startswith(("http:", "https:"))
+
+
+def without_secret(text: str, uri: str) -> str:
+    """A text without the user and password of a server's address."""
+    secret = urlsplit(uri).netloc.rpartition("@")[0]
+    return text.replace(f"{secret}@", "") if secret else text
+
+
+def shown_address(uri: str) -> str:
+    """The address for people."""
+    return f"MLFLOW_TRACKING_URI={without_secret(uri, uri)}"
+
+
+def mlflow_pages() -> str:
+    """The address of MLflow's pages, on the tracking server or the one that `make ui` starts."""
+    uri = tracking_uri()
+    return without_secret(uri, uri).rstrip("/") if is_server(uri) else address("mlflow")
+
+
+def is_missing(error: MlflowException) -> bool:
+    """Whether an error of a store means that the name is unknown."""
+    return error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+
+
+def if_there(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
+    """The result of `ask` with these arguments; None if the store does not know the name."""
+    try:
+        return ask(*arguments, **options)
+    except MlflowException as error:
+        if is_missing(error):
+            return None
+        raise
+
+
+@contextmanager
+def server_errors() -> Generator[None]:
+    """Raise UserError, on one line, if a tracking server refuses, and ServerAwayError if a retry may help."""
+    try:
+        yield
+    except (MlflowException, RequestException) as error:  # downloads of artifacts raise the second
+        uri = tracking_uri()
+        if not is_server(uri):
+            raise
+        line = without_secret(" ".join(str(error).split()), uri)[:REASON_LENGTH]
+        if _may_pass(error):
+            raise ServerAwayError(f"{shown_address(uri)}: {line}; try again when it answers") from error
+        raise UserError(f"{shown_address(uri)}: {line}") from error
+
+
+def _may_pass(error: MlflowException | RequestException) -> bool:
+    """Whether a server is away, fails or has too much to do."""
+    if isinstance(error.__cause__, MlflowException):  # such as one that a model may have been deleted
+        return _may_pass(error.__cause__)
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+    else:
+        status = SERVER_ERRORS if error.response is None else error.response.status_code
+    return status >= SERVER_ERRORS or status == TOO_MANY_REQUESTS
+
+
+def check_server(uri: str) -> None:
+    """Send one request, without retries and with a short timeout. Raises as `server_errors`."""
+    path = "/api/2.0/mlflow/experiments/search"
+    with server_errors():
+        answer = http_request(
+            get_default_host_creds(uri),
+            path,
+            "GET",
+            max_retries=0,
+            timeout=MLFLOW_HTTP_REQUEST_TIMEOUT.get() if MLFLOW_HTTP_REQUEST_TIMEOUT.is_set() else ANSWERS_WITHIN,
+            raise_on_status=False,
+            params={"max_results": 1},
+        )
+        verify_rest_response(answer, path)
 
 
 def namespace() -> str:
@@ -56,8 +161,9 @@ def namespace() -> str:
 def configure_tracking() -> str:
     """Point MLflow at its store and choose the project's experiment. Returns the experiment's id.
 
-    A SQLite store keeps its artifacts in mlartifacts/ next to it, also after the folder has moved; a server keeps them
-    elsewhere. Raises UserError for a server that doesn't answer or refuses, and for a file that is no store.
+    A SQLite store keeps its artifacts in mlartifacts/ next to it, also after the folder was moved or copied; a server
+    keeps them elsewhere. Raises UserError for a
+    server that doesn't answer or refuses, and for a file that is no store.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -80,9 +186,9 @@ def configure_tracking() -> str:
                 experiment = mlflow.set_experiment(name)
                 if KIND not in experiment.tags:
                     client.set_experiment_tag(experiment.experiment_id, KIND, MODEL_TRAINING)
-                return experiment.experiment_id
-        except MlflowException as error:  # a deleted experiment, for example
-            raise UserError(f"{shown_address(uri)}: {' '.join(str(error).split())}") from error
+        except (MlflowException, SQLAlchemyError) as error:  # such as a deleted experiment, or a file that is no store
+            raise UserError(f"{shown_address(uri)}: {' '.join(str(error).split())[:REASON_LENGTH]}") from error
+    return experiment.experiment_id
 
 
 def _move_artifacts(database: Path) -> str:

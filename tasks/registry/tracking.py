@@ -1,12 +1,12 @@
 """The MLflow run that a stage logs to, and what is logged there."""
 
-import hashlib
+import importlib.metadata
 import os
+import platform
 import time
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -19,37 +19,87 @@ from mlflow.entities import DatasetInput, Metric, Run
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from tasks.registry.record import Record, current_facts, read_record, readable, write_record
-from tasks.registry.server import server_errors
-from tasks.registry.store import configure_tracking
-from tasks.stages.hashes import PREFIX, Hashes, current, digest, flatten, inputs
-from tasks.stages.libraries import LIBRARIES
+from tasks.registry.git import git_text
+from tasks.registry.store import configure_tracking, server_errors
+from tasks.stages.hashes import LOCK, PREFIX, digest, flatten, md5_of
 from tasks.stages.lock import workspace
+from tasks.stages.names import PARAMS_FILE
+from tasks.stages.process import STAGE as STAGE_VARIABLE
 
-OUTS = f"{PREFIX}.outs"
-"""One digest over the outs that a run made."""
-PARENT_RUN = "THREESTAGE_PARENT_RUN"
-"""The variable that holds the id of a retraining's MLflow run, the parent of its stages' runs."""
 UNFINISHED = f"{PREFIX}.unfinished"
 """Tag of a training that did not complete: its fingerprint and workspace."""
 STAGE, WORKSPACE = f"{PREFIX}.stage", f"{PREFIX}.workspace"
 """Tags of a stage's run: its name in dvc.yaml, and its machine and folder."""
-SPLITS = ("test", "train", "validation")
+COMMIT, UNCOMMITTED = f"{PREFIX}.commit", f"{PREFIX}.uncommitted"
+"""Tags of a run: the commit of its code, and the files of it that had other content."""
+NO_COMMIT = "none"
+SOURCES = ("app", "cli", "data/*.jsonl", "data/behavioural", "dvc.yaml", "flows", "llm", "params.yaml", "tasks")
+"""What makes models, as git's patterns."""
 Parameters = BaseModel | Sequence[BaseModel]
 
 
-def _log_dataset(path: Path, context: str) -> None:
-    """Name a dataset's file as an input of the active run, by its MD5."""
-    with path.open("rb") as file:
-        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-    with warnings.catch_warnings():  # about integer columns that could lack values, and a source registered twice
-        warnings.simplefilter("ignore")
-        source = resolve_dataset_source(str(path))
-        about = {"source": source, "name": path.parent.name, "digest": md5.hexdigest()}
-        if path.suffix == ".parquet":
-            mlflow.log_input(from_pandas(pd.read_parquet(path), **about), context)
-        else:
-            mlflow.log_input(MetaDataset(**about), context)
+def origin() -> dict[str, str]:
+    """Tags that say where a run comes from: commit, uncommitted files, folder, machine, Prefect's flow run."""
+    from prefect.runtime import flow_run
+
+    changes = git_text("status --porcelain --untracked-files=all --", *SOURCES, ":(exclude)*.md")
+    files = [line.split(maxsplit=1)[-1] for line in (changes or "").splitlines()]
+    return {
+        COMMIT: git_text("rev-parse HEAD") or NO_COMMIT,
+        UNCOMMITTED: ", ".join(files)[:1000],
+        WORKSPACE: workspace(),
+        f"{PREFIX}.machine": f"{_cpu_model()}, {os.cpu_count()} cores, torch {importlib.metadata.version('torch')}",
+        f"{PREFIX}.prefect": str(flow_run.id or ""),
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+@contextmanager
+def stage_run(
+    params: Parameters | None = None,
+    datasets: Mapping[str, Path] | None = None,
+    fingerprint: str | None = None,
+) -> Generator[ActiveRun]:
+    """The MLflow run of the DVC stage that this process runs, for `mlflow.log_*` inside the block.
+
+    It holds the parameters, params.yaml and dvc.lock, where it comes from, the machine's load and, for each context
+    (`train`, `validation`, `test`), the dataset file used. With the stage's `fingerprint`, an unfinished run with the
+    same one is continued. If the block raises, the run ends as FAILED; if it is interrupted or terminated, as KILLED.
+    """
+    with server_errors():
+        configure_tracking()
+        stage = os.environ.get(STAGE_VARIABLE, "")
+        key = digest([fingerprint, workspace()]) if fingerprint else None
+        before = _unfinished(key) if key else None
+        if stage:  # this process has the stage's lock in this folder, so nobody writes to those that are open
+            end_left_runs(stage)
+        tags = origin() | ({STAGE: stage} if stage else {}) | ({UNFINISHED: key} if key else {})
+        with mlflow.start_run(
+            before.info.run_id if before else None,
+            run_name=stage or None,
+            description=_flow_description(),
+            log_system_metrics=True,
+            tags=tags,
+        ) as run:
+            try:
+                mlflow.log_params(flatten(to_jsonable_python(params or {})))
+                log_project_files()
+                for context, path in (datasets or {}).items():
+                    log_dataset(path, context)
+                yield run
+                if key:
+                    mlflow.delete_tag(UNFINISHED)
+            except BaseException as error:
+                if isinstance(error, InterruptedError) or not isinstance(error, Exception):
+                    mlflow.end_run("KILLED")
+                raise
 
 
 def _unfinished(key: str) -> Run | None:
@@ -58,18 +108,37 @@ def _unfinished(key: str) -> Run | None:
     return runs[0] if runs else None
 
 
-def made_by(stage: str, outs: Mapping[str, str]) -> Run | None:
-    """The latest run of a stage that made all these outs, MD5 by path; None if it is in another store."""
-    filters = f"tags.`{STAGE}` = '{stage}' AND tags.`{OUTS}` = '{digest(dict(outs))}'"
-    # In any experiment: the bytes may come from another namespace.
-    runs = mlflow.search_runs(filter_string=filters, max_results=1, search_all_experiments=True, output_format="list")
-    return runs[0] if runs else None
+def end_left_runs(stage: str) -> None:
+    """End the runs of a stage that killed processes of this folder left open."""
+    left = f"tags.`{STAGE}` = '{stage}' AND tags.`{WORKSPACE}` = '{workspace()}' AND attributes.status = 'RUNNING'"
+    for run in mlflow.search_runs(filter_string=left, output_format="list"):
+        MlflowClient().set_terminated(run.info.run_id, "KILLED")
 
 
-def _write(run_id: str, record: Record) -> None:
-    """Write a run's record, and its tags: the few facts that people read."""
-    write_record(run_id, record)
-    mlflow.set_tags({f"{PREFIX}.{name}": value for name, value in readable(record).items()})
+def _flow_description() -> str | None:
+    """The description of the Prefect flow of this process."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    return context.flow.description if context and context.flow else None
+
+
+def log_project_files() -> None:
+    """Log params.yaml and dvc.lock to the active run."""
+    for path in (PARAMS_FILE, LOCK):
+        if path.exists():
+            mlflow.log_artifact(str(path))
+
+
+def log_dataset(path: Path, context: str) -> None:
+    """Name a dataset's file as an input of the active run, by its MD5."""
+    with warnings.catch_warnings():  # about integer columns that could lack values, and a source registered twice
+        warnings.simplefilter("ignore")
+        about = {"source": resolve_dataset_source(str(path)), "name": path.parent.name, "digest": md5_of(path)}
+        if path.suffix == ".parquet":
+            mlflow.log_input(from_pandas(pd.read_parquet(path), **about), context)
+        else:
+            mlflow.log_input(MetaDataset(**about), context)
 
 
 def active_run_id() -> str:
@@ -80,17 +149,8 @@ def active_run_id() -> str:
 
 
 def add_facts(**facts: str) -> None:
-    """Add facts to the record of the active run, which `stage_run` began."""
-    run_id = active_run_id()
-    record = _own_record(run_id)
-    _write(run_id, replace(record, facts=record.facts | facts))
-
-
-def _own_record(run_id: str) -> Record:
-    """The record that `stage_run` wrote to its run."""
-    record = read_record(run_id)
-    assert record is not None
-    return record
+    """Add tags to the active run, which `stage_run` began: such as the device that it computes on."""
+    mlflow.set_tags({f"{PREFIX}.{name}": value for name, value in facts.items()})
 
 
 def log_measured(metrics: Mapping[str, float], split: str, model_id: str | None = None) -> None:
@@ -105,91 +165,6 @@ def log_measured(metrics: Mapping[str, float], split: str, model_id: str | None 
 
 def _is_of_split(logged: DatasetInput, split: str) -> bool:
     return any(tag.value == split for tag in logged.tags)
-
-
-def log_inputs(training: Hashes, evaluation: Hashes) -> None:
-    """Log parameters and datasets to the active run of a version: MLflow compares them between versions.
-
-    All versions of a model have the same names: `train.steps`, `evaluate.batch_size`, `libraries.torch`.
-    """
-    values = training.params | evaluation.params
-    sections = {name.rpartition(".")[2]: value for name, value in values.items() if name not in LIBRARIES}
-    libraries = {name: value for name, value in values.items() if name in LIBRARIES}
-    mlflow.log_params(flatten(sections | {"libraries": libraries}))
-    for folder in (Path(path) for path in training.deps if path.startswith("data/processed/")):
-        for split in SPLITS:
-            for path in sorted(folder.glob(f"{split}.*"))[:1]:
-                _log_dataset(path, split)
-
-
-@contextmanager
-def stage_run(
-    params: Parameters | None = None,
-    datasets: Mapping[str, Path] | None = None,
-    fingerprint: str | None = None,
-) -> Generator[ActiveRun]:
-    """The MLflow run of the DVC stage that this process runs, for `mlflow.log_*` inside the block.
-
-    It holds the parameters, the lineage, the machine's load and, for each context (`train`, `validation`, `test`), the
-    dataset file used. At its end it gets the hashes of the stage's outs, which must then be
-    written. With the stage's `fingerprint`, an unfinished run with the same one is continued.
-    If the block raises, the run ends as FAILED; if it is interrupted or terminated, as KILLED.
-    """
-    with server_errors():
-        configure_tracking()
-        stage = os.environ.get("DVC_STAGE")
-        key = digest([fingerprint, workspace()]) if fingerprint else None
-        before = _unfinished(key) if key else None
-        seed = getattr(params, "seed", None)
-        facts = current_facts() | ({} if seed is None else {"seed": str(seed)})
-        record = Record(stage or "", inputs(stage) if stage else Hashes({}, {}, {}), facts)
-        if stage:  # this process has the stage's lock in this folder
-            close_open_runs(f"tags.`{STAGE}` = '{stage}' AND tags.`{WORKSPACE}` = '{workspace()}'")
-        with mlflow.start_run(
-            before.info.run_id if before else None,
-            run_name=stage,
-            parent_run_id=os.environ.get(PARENT_RUN),
-            description=_flow_description(),
-            log_system_metrics=True,
-            tags={WORKSPACE: workspace()} | ({STAGE: stage} if stage else {}),
-        ) as run:
-            try:
-                if key:
-                    mlflow.set_tag(UNFINISHED, key)
-                _write(run.info.run_id, record)
-                mlflow.log_params(flatten(to_jsonable_python(params or {})))
-                for context, path in (datasets or {}).items():
-                    _log_dataset(path, context)
-                yield run
-                if stage:
-                    made = current(stage)
-                    write_record(run.info.run_id, replace(_own_record(run.info.run_id), hashes=made))
-                    mlflow.set_tag(OUTS, digest(made.outs))
-                if key:
-                    mlflow.delete_tag(UNFINISHED)
-            except BaseException as error:
-                if is_stop(error):
-                    mlflow.end_run("KILLED")
-                raise
-
-
-def close_open_runs(having: str) -> None:
-    """End the runs that this filter finds and that killed processes left open."""
-    for run in mlflow.search_runs(filter_string=f"{having} AND attributes.status = 'RUNNING'", output_format="list"):
-        MlflowClient().set_terminated(run.info.run_id, "KILLED")
-
-
-def is_stop(error: BaseException) -> bool:
-    """Whether a process was stopped, rather than that it failed."""
-    return isinstance(error, InterruptedError) or not isinstance(error, Exception)
-
-
-def _flow_description() -> str | None:
-    """The description of the Prefect flow of this process."""
-    from prefect.context import FlowRunContext
-
-    context = FlowRunContext.get()
-    return context.flow.description if context and context.flow else None
 
 
 def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]]) -> None:

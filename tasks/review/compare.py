@@ -1,237 +1,339 @@
-"""Compare a challenger with its champion and the baseline, on the same test rows.
+"""Compare a challenger with its champion and the usual baseline, on the same test rows.
 
-The scores come from each version's evaluation, as its score table. A version answers again if it has none, and a
-champion if it was evaluated on other rows. The challenger answers a few rows again, with the code that it ships.
+The scores of both come from their evaluations, as score tables that are joined by row. If the champion was evaluated on
+other rows, its weights are measured again, on the rows that are here.
 """
 
+import json
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 
+from llm.device import choose_compute
 from llm.errors import UserError
-from tasks.measures.description import Asking, Evaluation
+from llm.objectives import load
+from tasks.data.drift import Profile
+from tasks.data.splits import Split
+from tasks.measures.description import Evaluation, Subject
+from tasks.measures.intervals import Ends
 from tasks.measures.metrics import Figure, figures
-from tasks.measures.scores import BASELINE, OURS, TEST, first_measures, join, read_scores, score_table
+from tasks.measures.scores import ANSWER, BASELINE, OURS, ROW, answer_column, first_measures, join, read_scores
 from tasks.params import find_evaluation, load_evaluation
-from tasks.registry.main_figures import main_figures
-from tasks.registry.server import server_errors
-from tasks.registry.store import configure_tracking
-from tasks.registry.trained_on import current_md5, data_of, learned_units
-from tasks.registry.versions import registered_name
-from tasks.review.answers import WITHIN, NoAnswerError, answers
-from tasks.review.changes import origin
-from tasks.review.comparison import EVIDENCE, Comparison, version_of
-from tasks.review.metrics import CHAMPION, metrics_of
-from tasks.review.rows import judged_rows, with_rows
-from tasks.training.setup import split_file
+from tasks.registry.main_figures import is_own, lower_is_better
+from tasks.registry.register import MADE_FROM, PROFILE
+from tasks.registry.store import if_there
+from tasks.registry.versions import registered_name, run_id_of
+from tasks.stages.hashes import as_hashes, parse_stages
 
-CHECKED = 16  # rows that a challenger answers again
+EVIDENCE = "evaluation/evidence"
+"""Among the artifacts of a version's run."""
+SHOWN = [*ROW, "question", "expected"]
+"""The columns of a score table that say what is asked."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Asker:
-    """Asks versions of a model, and scores their answers."""
+class Difference:
+    """Challenger minus the other, with its 95 % interval if there is one."""
 
-    name: str
-    """The registered model."""
-    asking: Asking
-    unit: str
-    evaluate: Any
-    """The section of params.yaml."""
-    within: float
-    """Seconds for all answers of a version."""
+    value: float
+    low: float | None = None
+    high: float | None = None
+    lower_is_better: bool = False
 
-    def scores(self, version: ModelVersion, rows: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-        """The score table of a version's answers to rows, and the seconds for each. Raises NoAnswerError."""
-        label = f"{self.name} version {version.version}"
-        logger.info("%s answers %s", label, f"{len(rows)} {self.unit}")
-        table, seconds = answers(
-            self.name,
-            version.version,
-            rows[list(self.asking.columns)],
-            ask=self.asking.ask,
-            options=self.asking.options(self.evaluate),
-            within=self.within,
-        )
-        logger.info("%s took %.3f s for each", label, seconds)
-        texts = rows.drop(columns=[*self.asking.columns, *self.asking.for_scoring])
-        return score_table(texts, ours=self.asking.score(rows, table)), seconds
+    @property
+    def verdict(self) -> Literal["better", "worse", "the same", "no clear difference", "not known"]:
+        """`the same` if both are equal in every resample, `no clear difference` if the interval includes zero."""
+        if self.low is None or self.high is None:
+            return "not known"
+        if self.value == self.low == self.high == 0:
+            return "the same"
+        if self.low <= 0 <= self.high:
+            return "no clear difference"
+        return "better" if (self.high < 0) == self.lower_is_better else "worse"
 
 
 @dataclass(frozen=True)
-class Tables:
-    """The score tables of a comparison."""
+class Metric:
+    """A metric of challenger, champion and baseline; None for what is not known."""
 
-    own: pd.DataFrame
-    """The challenger's."""
+    name: str
+    value: float
+    """The challenger's, as its evaluation logged it."""
+    low: float | None = None
+    high: float | None = None
+    """The ends of its 95 % interval."""
+    baseline: float | None = None
+    to_baseline: Difference | None = None
+    champion: float | None = None
+    to_champion: Difference | None = None
+
+    def difference(self, *, beside_champion: bool) -> Difference | None:
+        """The difference from the champion, or from the baseline."""
+        return self.to_champion if beside_champion else self.to_baseline
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A version, and what its run says of where it comes from."""
+
+    version: ModelVersion
+    run: Run
+    stages: Mapping[str, Mapping[str, Any]]
+    """dvc.lock as it was."""
+    profile: Mapping[str, Profile]
+    """The labels and lengths of the train rows, by dataset."""
+
+    @property
+    def number(self) -> str:
+        """Its number."""
+        return f"{self.version.version}"
+
+    @property
+    def data(self) -> dict[str, str]:
+        """DVC's hashes of data and models by path."""
+        params = self.run.data.params
+        return {name.removeprefix(MADE_FROM): md5 for name, md5 in params.items() if name.startswith(MADE_FROM)}
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """The parameters that decide to which split a row belongs, of all its datasets."""
+        names = ("seed", "test", "validation")
+        values: dict[str, Any] = {}
+        for path in self.data:
+            folder, _, dataset = path.rpartition("/")
+            entry = self.stages.get(f"preprocess@{dataset}")
+            if folder == "data/processed" and entry is not None:
+                params = as_hashes(entry).params.get(f"datasets.{dataset}.preprocess") or {}
+                values |= {f"{dataset}.{name}": params.get(name, Split.model_fields[name].default) for name in names}
+        return values
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The results of a review. Without a champion the challenger is compared with the baseline."""
+
+    model: str
+    evaluation: Evaluation
+    challenger: Origin
+    champion: Origin | None
+    metrics: Mapping[str, Metric]
+    table: pd.DataFrame
+    """The challenger's score table."""
     joined: pd.DataFrame | None = None
-    """Its rows that the champion has, too, with the champion as the baseline."""
+    """The rows that both versions answered, with the champion as the baseline."""
+    incomparable: str = ""
+    """Why there is no comparison with the champion."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader should know of how it was made."""
+
+    @property
+    def opponent(self) -> str:
+        """`champion 3` or `the baseline`."""
+        return f"champion {self.champion.number}" if self.champion else "the baseline"
 
 
-def compare(model: str, challenger: str, champion: str | None = None, *, within: float = WITHIN) -> Comparison:
-    """Compare two versions on the test rows that are here; without a champion, the challenger with its baseline.
+def compare(model: str, challenger: str, champion: str | None = None) -> Comparison:
+    """Compare two versions on the same test rows; without a champion, the challenger with its baseline.
 
-    A version has `within` seconds to answer; if it gives no answers, that is a finding, not an error. Raises UserError
-    for a version that is not in the registry, for missing test rows, and for test rows of other data than the
-    challenger's.
+    Raises UserError for a version that is not in the registry or was not evaluated.
     """
-    configure_tracking()
-    name = registered_name(model)
-    block = load_evaluation(model)
     evaluation = find_evaluation(model)
-    with server_errors():
-        mine = version_of(name, challenger)
-        opponent = version_of(name, champion) if champion else None
-        test_rows = origin(mine).test_rows
-        same_test = opponent is not None and test_rows is not None and test_rows == origin(opponent).test_rows
-        logged = _logged(mine)
-        champion_logged = _logged(opponent) if opponent is not None and same_test else {}
-    comparison = Comparison(
+    own = read_origin(model, challenger)
+    table = read_table(own)
+    if table is None:
+        raise UserError(f"{own.version.name} version {own.number} has no score table: evaluate and register it again")
+    logged = own.run.data.metrics
+    if champion is None:
+        metrics = metrics_of(logged, figures(evaluation.metrics(table), table))
+        return Comparison(
+            model=model, evaluation=evaluation, challenger=own, champion=None, metrics=metrics, table=table
+        )
+    opponent = read_origin(model, champion)
+    champions = read_table(opponent)
+    incomparable = ""
+    notes = []
+    if champions is None or not is_same_test(table, champions):
+        notes.append(f"Champion {opponent.number} was evaluated on other rows, and was measured again on these.")
+        if own.split != opponent.split:
+            incomparable = "its data was split in another way, so it may have learned these test rows"
+        else:
+            champions, incomparable = _measured_again(model, evaluation, opponent)
+    joined = None
+    if champions is not None and not incomparable:
+        joined = join(table, champions)
+        if joined.empty:
+            incomparable = "the two have no test row in common"
+            joined = None
+    paired = figures(evaluation.metrics(joined), joined) if joined is not None else {}
+    return Comparison(
         model=model,
-        challenger=mine,
+        evaluation=evaluation,
+        challenger=own,
         champion=opponent,
-        metrics=metrics_of(logged, champion_logged),
-        main=evaluation.main,
-        explained={**main_figures(model), **evaluation.explained},
-        baseline=evaluation.baseline,
-        unit=evaluation.unit,
+        metrics=metrics_of(logged, figures(evaluation.metrics(table), table), paired),
+        table=table,
+        joined=joined,
+        incomparable=incomparable,
+        notes=[] if incomparable else notes,
     )
-    if evaluation.asking is None:
-        comparison, tables = _evaluated(comparison, same_test=same_test)
-    else:
-        asker = Asker(name=name, asking=evaluation.asking, unit=evaluation.unit, evaluate=block.evaluate, within=within)
-        comparison, tables = _asked(
-            comparison, evaluation, asker=asker, data=Path("data/processed", block.dataset), same_test=same_test
-        )
-    if tables is None:
-        return comparison
-    own = figures(evaluation.metrics(tables.own), tables.own)
-    paired: dict[str, Figure] = {}
-    if tables.joined is not None:
-        paired = figures(evaluation.metrics(tables.joined), tables.joined)
-    comparison = replace(comparison, metrics=metrics_of(logged, champion_logged, own=own, paired=paired))
-    return with_rows(comparison, evaluation, judged_rows(evaluation, tables.own, tables.joined))
 
 
-def _evaluated(comparison: Comparison, *, same_test: bool) -> tuple[Comparison, Tables | None]:
-    """The tables of an application whose versions no review asks."""
-    own = read_table(comparison.challenger)
-    if comparison.champion is None:
-        return comparison, None if own is None else Tables(own)
-    champions = read_table(comparison.champion) if same_test else None
-    if own is None or champions is None:
-        file = f"tasks/applications/{comparison.model}/measure.py"
-        return replace(comparison, incomparable=f"no rows are asked, as {file} names none"), None
-    return comparison, Tables(own, join(own, champions))
-
-
-def _asked(
-    comparison: Comparison, evaluation: Evaluation, *, asker: Asker, data: Path, same_test: bool
-) -> tuple[Comparison, Tables | None]:
-    """The tables of challenger and champion on the test rows of `data` that the champion did not train on."""
-    rows = asker.asking.rows(data)
-    if rows.empty:
-        raise UserError(f"{data}: its test split has no rows; run `dvc repro preprocess@{data.name}`")
-    _check_data(comparison.challenger, data.name)
-    champion = comparison.champion
-    learned = _learned(champion, data) if champion and not same_test else []
-    comparison, own = _challengers(comparison, evaluation, asker=asker, rows=rows)
-    if own is None or champion is None:
-        return comparison, None if own is None else Tables(own)
-    rows = _without(rows, learned)
-    comparison = replace(comparison, learned=None if learned is None else len(learned))
-    champions = read_table(champion) if same_test else None
-    try:
-        if champions is None:
-            champions, seconds = asker.scores(champion, rows)
-            comparison = replace(comparison, seconds={**comparison.seconds, CHAMPION: seconds})
-        joined = join(own, champions)
-        if joined.empty:  # asked and evaluated on other pieces of the test split
-            asked, _ = asker.scores(comparison.challenger, rows)
-            return comparison, Tables(asked, join(asked, champions))
-    except NoAnswerError as error:
-        return replace(comparison, incomparable=str(error)), Tables(_without(own, learned))
-    return comparison, Tables(own, _without(joined, learned))
-
-
-def _challengers(
-    comparison: Comparison, evaluation: Evaluation, *, asker: Asker, rows: pd.DataFrame
-) -> tuple[Comparison, pd.DataFrame | None]:
-    """The challenger's table, or None if its evaluation left metrics alone; and the comparison, updated with how it
-    answers now."""
-    own = read_table(comparison.challenger)
-    ask_all = own is None and comparison.champion is not None
-    asked = rows if ask_all else rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
-    try:
-        now, seconds = asker.scores(comparison.challenger, asked)
-    except NoAnswerError as error:
-        incomparable = str(error) if comparison.champion else ""
-        return replace(comparison, failed=str(error), incomparable=incomparable), None
-    agreed = None if own is None else _agreed(evaluation, now, own)
-    comparison = replace(comparison, checked=len(asked), agreed=agreed, seconds={"challenger": seconds})
-    return comparison, now if ask_all else own
-
-
-def _agreed(evaluation: Evaluation, now: pd.DataFrame, before: pd.DataFrame) -> int | None:
-    """The number of rows that score as they did in the evaluation; None if it scored other rows."""
-    joined = join(now, before)
-    judged = first_measures(joined, evaluation.judged_by)
-    return None if judged.empty else (judged[OURS] == judged[BASELINE]).tolist().count(True)
-
-
-def _without(rows: pd.DataFrame, learned: list[str] | None) -> pd.DataFrame:
-    """The rows that are not among those of the test split that a champion learned."""
-    return rows[~((rows["part"] == TEST) & rows["id"].isin(learned or []))]
-
-
-def read_table(version: ModelVersion) -> pd.DataFrame | None:
-    """The score table that a version's evaluation wrote; None if it wrote none."""
-    with server_errors(), TemporaryDirectory() as folder:
-        if not version.run_id or not MlflowClient().list_artifacts(version.run_id, EVIDENCE):
-            return None
-        path = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=EVIDENCE, dst_path=folder)
-        return read_scores(Path(path))
-
-
-def _logged(version: ModelVersion) -> dict[str, float]:
-    return dict(MlflowClient().get_run(version.run_id).data.metrics) if version.run_id else {}
-
-
-def _check_data(version: ModelVersion, dataset: str) -> None:
-    """Raise UserError unless the challenger was trained on the data that is here: the test rows must be its own."""
-    trained, here = data_of(version), current_md5(dataset)
-    if trained is None or trained.md5 != here:
-        learned = trained.md5 if trained else "data that is not known"
-        way_out = "check out its commit and run `dvc pull`, or `make run` for a version of the data here"
-        raise UserError(
-            f"data/processed/{dataset} is {here}, and version {version.version} learned from {learned}: {way_out}"
+def read_origin(model: str, number: str) -> Origin:
+    """A version and where it comes from. Raises UserError if it is not in the registry, or no run of ours made it."""
+    name = registered_name(model)
+    version = if_there(MlflowClient().get_model_version, name, number)
+    if version is None:
+        raise UserError(f"{name} has no version {number}, or no longer: look at its versions in MLflow")
+    run_id = run_id_of(version)
+    with TemporaryDirectory() as folder:
+        lock = _download(run_id, "dvc.lock", folder)
+        profile = _download(run_id, PROFILE, folder)
+        return Origin(
+            version=version,
+            run=MlflowClient().get_run(run_id),
+            stages=parse_stages(lock.read_text(), str(lock)) if lock else {},
+            profile=json.loads(profile.read_text()) if profile else {},
         )
 
 
-def _learned(champion: ModelVersion, data: Path) -> list[str] | None:
-    """The ids of test rows that the champion trained on; None if it is not known.
-
-    The challenger trained on none: its data is the data here. Raises UserError if the champion trained on all of them.
-    """
-    trained = data_of(champion)
-    if trained and trained.md5 == current_md5(data.name):
-        return []
-    path, units = split_file(data, "test"), learned_units(trained) if trained else None
-    if units is None or path.suffix != ".parquet":
+def _download(run_id: str, artifact: str, folder: str) -> Path | None:
+    """An artifact of a run; None if it has none of this name."""
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact, dst_path=folder))
+    except (MlflowException, FileNotFoundError):
         return None
-    test = pd.read_parquet(path, columns=["id", "unit"])
-    if (learned := test["unit"].isin(units)).all():
-        raise UserError(
-            f"{data}: champion {champion.version} learned all test rows, so none are left to compare on. Restore the "
-            f"seed and the shares of its split and `make run`, or move the alias {CHAMPION} in MLflow yourself"
+
+
+def read_evidence(origin: Origin, folder: str) -> Path | None:
+    """The evidence of a version's evaluation, downloaded into a folder; None if it has none."""
+    return _download(run_id_of(origin.version), EVIDENCE, folder)
+
+
+def read_table(origin: Origin) -> pd.DataFrame | None:
+    """The score table of a version's evaluation; None if it wrote none."""
+    with TemporaryDirectory() as folder:
+        evidence = read_evidence(origin, folder)
+        return read_scores(evidence) if evidence else None
+
+
+def is_same_test(table: pd.DataFrame, champions: pd.DataFrame) -> bool:
+    """Whether two score tables are about the same questions, with the same expected answers."""
+    return _questions(table).equals(_questions(champions))
+
+
+def _questions(table: pd.DataFrame) -> pd.DataFrame:
+    """What is asked, a line for each test row, in the order of their names."""
+    return table[SHOWN].drop_duplicates().sort_values(ROW, ignore_index=True)
+
+
+def _measured_again(model: str, evaluation: Evaluation, champion: Origin) -> tuple[pd.DataFrame | None, str]:
+    """The scores of a champion's weights on the test rows that are here; or why there are none."""
+    logger.info("%s version %s answers the test rows that are here", champion.version.name, champion.number)
+    block = load_evaluation(model)
+    base = Path("models", block.base) if hasattr(block, "base") else None
+    compute = choose_compute()
+    with TemporaryDirectory() as folder:
+        try:
+            uri = f"models:/{champion.version.name}/{champion.number}"
+            files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+            subject = Subject(
+                loaded=load(files / "artifacts" / model, compute.device),
+                data=Path("data/processed", block.dataset),
+                base=base,
+                params=block.evaluate,
+                compute=compute,
+                evidence=Path(folder),
+            )
+            return evaluation.measure(subject).scores, ""
+        except (UserError, MlflowException, OSError, RuntimeError, ValueError) as error:  # of another time's code
+            return None, f"its weights can't be measured here: {' '.join(str(error).split())[:300]}"
+
+
+def metrics_of(
+    logged: Mapping[str, float], own: Mapping[str, Figure], paired: Mapping[str, Figure] | None = None
+) -> dict[str, Metric]:
+    """The metrics that the challenger's evaluation logged, next to the baseline's and the champion's.
+
+    `own` holds figures of its score table; `paired` those of the rows of both, with the champion as their baseline.
+    """
+    metrics = {}
+    for name, value in logged.items():
+        if not is_own(name, logged):
+            continue
+        figure = own.get(name)
+        together = (paired or {}).get(name)
+        low, high = _unless_alike(figure.ends) if figure else (None, None)
+        baseline = figure.baseline if figure else logged.get(f"{BASELINE}_{name}")
+        metrics[name] = Metric(
+            name=name,
+            value=value,
+            low=low,
+            high=high,
+            baseline=baseline,
+            to_baseline=_difference(name, figure, value=value, baseline=baseline),
+            champion=together.baseline if together else None,
+            to_champion=_difference(name, together, value=value, baseline=None),
         )
-    return test["id"][learned].tolist()
+    return metrics
+
+
+def _difference(name: str, figure: Figure | None, *, value: float, baseline: float | None) -> Difference | None:
+    """The difference of a figure from its baseline; without one, from another value, and then without an interval."""
+    is_turned = lower_is_better(name)
+    if figure is not None and figure.difference is not None:
+        low, high = figure.difference_ends
+        if low is not None and high is not None and np.isnan([low, high]).any():  # a resample had no value
+            low, high = None, None
+        return Difference(figure.difference, low, high, lower_is_better=is_turned)
+    return None if baseline is None else Difference(value - baseline, lower_is_better=is_turned)
+
+
+def _unless_alike(ends: Ends) -> Ends:
+    """The ends; none of rows that are all alike: no resample knows what others would be."""
+    low, high = ends
+    return (None, None) if low is None or high is None or low == high or np.isnan([low, high]).any() else ends
+
+
+def changed_rows(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that the challenger lost to its champion, largest loss first, and those that it won."""
+    if comparison.joined is None:
+        return pd.DataFrame(), pd.DataFrame()
+    rows = judged(comparison.evaluation, comparison.joined)
+    gain = rows["score"] - rows["other"]
+    step = comparison.evaluation.step
+    lost = gain[gain <= -step].sort_values(kind="stable")
+    won = gain[gain >= step].sort_values(ascending=False, kind="stable")
+    return rows.loc[lost.index], rows.loc[won.index]
+
+
+def worst_rows(comparison: Comparison) -> pd.DataFrame:
+    """The rows that the challenger has wrong, worst first."""
+    rows = judged(comparison.evaluation, comparison.table)
+    return rows[rows["score"] < 1].sort_values("score", kind="stable")
+
+
+def judged(evaluation: Evaluation, table: pd.DataFrame) -> pd.DataFrame:
+    """A line for each test row of a table: `score` and `other`, of which more is better, and the answers."""
+    rows = first_measures(table, evaluation.judged_by)
+    sign = np.where(rows["measure"].map(lower_is_better), -1.0, 1.0)
+    opponents = rows[BASELINE] if BASELINE in rows else pd.Series(np.nan, rows.index)
+    answers = rows.get(answer_column(BASELINE))
+    return rows.assign(
+        score=rows[OURS].astype(float) * sign,
+        other=opponents.astype(float) * sign,
+        answer=rows[ANSWER],
+        other_answer=None if answers is None else answers,
+    )

@@ -1,23 +1,28 @@
 """The gates: requirements that a challenger must meet to become champion.
 
 Their bounds are the section `review` in params.yaml. No gate checks the time for an answer, as it depends on the
-machine's load: the page shows it.
+machine's load.
 """
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 
-import pandas as pd
-from mlflow.entities.model_registry import ModelVersion
+import mlflow
 
-from tasks.data.drift import FETCH, moved
-from tasks.params import Gates, load_block
+from llm.kernels.c_library import cache_folder
+from tasks.data.drift import drift, rows_of
+from tasks.params import Gates
 from tasks.registry.markup import number, signed
-from tasks.registry.trained_on import TrainedOn, current_md5, current_rows, data_of, rows_before
-from tasks.review.changes import origin
-from tasks.review.comparison import Comparison
-from tasks.review.metrics import BASE
+from tasks.registry.tracking import COMMIT, NO_COMMIT, UNCOMMITTED
+from tasks.review.compare import Comparison, Difference, Origin
 
+WITHIN = 600  # seconds for the first answer of a version, which another process loads
+REASON = 300  # characters of its last message
 FEWEST = 200  # rows on each side: with fewer, chance alone moves a property by 0.1 and more
 
 
@@ -33,115 +38,124 @@ class Gate:
 
 def check(comparison: Comparison, gates: Gates) -> list[Gate]:
     """All gates of a comparison's challenger, in reading order."""
-    model, version, champion = comparison.model, comparison.challenger, comparison.champion
-    return [
-        _answers(comparison),
-        *(_bound(comparison, name, side="at least", bound=bound) for name, bound in gates.at_least.items()),
-        *(_bound(comparison, name, side="at most", bound=bound) for name, bound in gates.at_most.items()),
-        *(gate for name in gates.no_loss for gate in _no_losses(comparison, name)),
-        *(_ahead(comparison, name) for name in gates.ahead),
-        *([_drift(version, champion, gates.drift)] if gates.drift is not None and champion else []),
-        _lineage(model, version),
-    ]
+    checked = [_answers(comparison.challenger)]
+    for metric, bound in gates.at_least.items():
+        checked.append(_bound(comparison, metric, name=f"{metric} at least {bound:g}", low=bound))
+    for metric, bound in gates.at_most.items():
+        checked.append(_bound(comparison, metric, name=f"{metric} at most {bound:g}", high=bound))
+    for metric in gates.no_loss:
+        checked += _no_loss(comparison, metric)
+    for metric in gates.ahead:
+        name = f"a sure lead of {metric} over the baseline"
+        checked.append(_difference(name, _change(comparison, metric, beside_champion=False), passing=("better",)))
+    if gates.drift is not None and comparison.champion and comparison.challenger.profile:  # tokens have none
+        checked.append(_drift(comparison.challenger, comparison.champion, most=gates.drift))
+    return [*checked, _is_committed(comparison.challenger)]
 
 
-def _answers(comparison: Comparison) -> Gate:
+def _answers(challenger: Origin) -> Gate:
+    """Whether a version answers its own example, with the code that it ships, in a process that has no other.
+
+    The process sees no credentials: of this one's environment it has an allow-list.
+    """
     name = "the code that it ships answers"
-    if comparison.failed:
-        return Gate(name, False, comparison.failed)
-    if not comparison.checked:
-        file = f"tasks/applications/{comparison.model}/measure.py"
-        return Gate(name, None, f"nothing says which rows to ask: {file} names none")
-    agreed = "" if comparison.agreed is None else f", {comparison.agreed} of them scored as in its evaluation"
-    return Gate(name, True, f"{comparison.checked} {comparison.unit}{agreed}")
+    kept = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CC", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    variables = {variable: os.environ[variable] for variable in kept if variable in os.environ}
+    variables["XDG_CACHE_HOME"] = str(cache_folder().parent)  # of kernels in C that are compiled already
+    uri = f"models:/{challenger.version.name}/{challenger.number}"
+    with TemporaryDirectory() as folder:
+        model = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
+        command = [sys.executable, "-P", "-c", _ASK, model]
+        variables |= dict.fromkeys(("HOME", "TMPDIR"), folder)
+        try:
+            asked = subprocess.run(
+                command, cwd=folder, env=variables, capture_output=True, text=True, errors="replace", timeout=WITHIN
+            )
+        except subprocess.TimeoutExpired:
+            return Gate(name, False, f"no answer within {WITHIN} s")
+    if asked.returncode:
+        *_, last = asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"]
+        return Gate(name, False, last.strip()[:REASON])
+    return Gate(name, True, json.loads(asked.stdout.splitlines()[-1])[:REASON])
 
 
-def _bound(comparison: Comparison, metric: str, *, side: str, bound: float) -> Gate:
-    name = f"{metric} {side} {bound:g}"
+_ASK = """
+import json, logging, sys
+import mlflow
+logging.disable(logging.WARNING)
+model = mlflow.pyfunc.load_model(sys.argv[1])
+answer = model.predict(model.input_example)
+strangers = [name for name in ("llm", "tasks") if name in sys.modules
+             and not (sys.modules[name].__file__ or sys.argv[1]).startswith(sys.argv[1])]
+if strangers:
+    sys.exit(f"it does not ship all of its code: {', '.join(strangers)}")
+print(json.dumps(str(answer.to_dict("records")[0])))
+"""
+
+
+def _bound(
+    comparison: Comparison, metric: str, *, name: str, low: float = -float("inf"), high: float = float("inf")
+) -> Gate:
     measured = comparison.metrics.get(metric)
     if measured is None:
         return Gate(name, None, f"this version has no metric {metric}")
-    value = measured.value
-    return Gate(name, value >= bound if side == "at least" else value <= bound, number(value))
+    return Gate(name, low <= measured.value <= high, number(measured.value))
 
 
-def _no_losses(comparison: Comparison, metric: str) -> list[Gate]:
-    """The gates against champion and baseline; with a champion that against the baseline only if it has an interval."""
-    gates = [_no_loss(comparison, metric, comparison.against)]
+def _no_loss(comparison: Comparison, metric: str) -> list[Gate]:
+    """The gate against the champion, if there is one, and that against the baseline; beside a champion the second is
+    left out if the baseline has no interval."""
+    passing = ("better", "the same", "no clear difference")
+    name = f"no sure loss of {metric} against the baseline"
+    against_baseline = _difference(name, _change(comparison, metric, beside_champion=False), passing=passing)
+    if comparison.champion is None:
+        return [against_baseline]
+    name = f"no sure loss of {metric} against the champion"
+    change = _change(comparison, metric, beside_champion=True)
+    gate = _difference(name, change, passing=passing, missing=comparison.incomparable or "not measured")
+    return [gate] if against_baseline.passed is None else [gate, against_baseline]
+
+
+def _change(comparison: Comparison, metric: str, *, beside_champion: bool) -> Difference | None:
     measured = comparison.metrics.get(metric)
-    to_baseline = measured and measured.to_baseline
-    if comparison.champion and to_baseline and to_baseline.verdict != "not known":
-        gates.append(_no_loss(comparison, metric, BASE))
-    return gates
+    return measured.difference(beside_champion=beside_champion) if measured else None
 
 
-def _no_loss(comparison: Comparison, metric: str, against: str) -> Gate:
-    name = f"no sure loss of {metric} against the {against}"
-    passing = ("better", "no clear difference")
-    return _difference(comparison, metric, against=against, name=name, passing=passing)
-
-
-def _ahead(comparison: Comparison, metric: str) -> Gate:
-    name = f"a sure lead of {metric} over the baseline"
-    return _difference(comparison, metric, against=BASE, name=name, passing=("better",))
-
-
-def _difference(comparison: Comparison, metric: str, *, against: str, name: str, passing: Collection[str]) -> Gate:
+def _difference(
+    name: str, difference: Difference | None, *, passing: Collection[str], missing: str = "not measured"
+) -> Gate:
     """A gate on the verdict of a difference."""
-    measured = comparison.metrics.get(metric)
-    if measured is None:
-        return Gate(name, None, f"this version has no metric {metric}")
-    reason = comparison.incomparable if against == comparison.against else ""
-    if (difference := measured.difference(against)) is None:
-        return Gate(name, None, reason or f"the {against} has no {metric}")
-    if difference.is_none:
-        return Gate(name, "no clear difference" in passing, "the same")
+    if difference is None:
+        return Gate(name, None, missing)
+    value = signed(difference.value)
     if difference.low is None or difference.high is None:
-        return Gate(name, None, f"{signed(difference.value)}, without an interval; {reason}".rstrip("; "))
+        return Gate(name, None, f"{value}, without an interval")
     ends = f"95 % interval {signed(difference.low)} to {signed(difference.high)}"
-    return Gate(name, difference.verdict in passing, f"{difference.verdict}: {signed(difference.value)} ({ends})")
+    return Gate(name, difference.verdict in passing, f"{difference.verdict}: {value} ({ends})")
 
 
-def _drift(challenger: ModelVersion, champion: ModelVersion, most: float) -> Gate:
-    """Whether its training data is near enough to the champion's."""
+def _drift(challenger: Origin, champion: Origin, most: float) -> Gate:
+    """Whether the labels and lengths of its training rows are near enough to the champion's."""
     name = f"its data moved at most {most:g} from the champion's"
-    new_data = data_of(challenger)
-    old_data = data_of(champion)
-    if new_data is None or old_data is None:
-        return Gate(name, None, f"the data of the {'champion' if new_data else 'challenger'} is not known")
-    if new_data == old_data:
-        return Gate(name, True, f"the same {new_data.dataset}")
-    now = _train_rows(new_data)
-    before = _train_rows(old_data)
-    if now is None:
-        gone = f"the challenger's {new_data.dataset} ({new_data.md5})"
-        return Gate(name, None, f"the rows of {gone} are not in DVC's cache: {FETCH}")
-    if before is None:
-        return Gate(name, None, f"the rows of the champion's ({old_data.md5}) are not in DVC's cache: {FETCH}")
-    if (count := min(len(now), len(before))) < FEWEST:
-        return Gate(name, None, f"{new_data.dataset}: {count} rows are too few to tell, {FEWEST} are enough")
-    properties = sorted(moved(before, now), key=lambda move: -move.index)
-    far = [move for move in properties if move.index > most]
-    shown = ", ".join(f"{move.name} {number(move.index)}" for move in far or properties[:1])
-    return Gate(name, not far, f"{new_data.dataset}: {shown}" + ("" if far else f", the most of {len(properties)}"))
+    for dataset, now in challenger.profile.items():
+        before = champion.profile.get(dataset)
+        if before is None:
+            return Gate(name, None, f"the champion did not learn {dataset}")
+        fewest = min(rows_of(before), rows_of(now))
+        if fewest < FEWEST:
+            return Gate(name, None, f"{dataset}: {fewest} rows are too few to tell, {FEWEST} are enough")
+        moved = drift(before, now)
+        furthest = ", ".join(f"{what} {number(index)}" for what, index in list(moved.items())[:3])
+        return Gate(name, max(moved.values(), default=0.0) <= most, f"{dataset}: {furthest}")
+    return Gate(name, True, "the same data")
 
 
-def _train_rows(data: TrainedOn) -> pd.DataFrame | None:
-    """The train rows of a version, from the workspace or from DVC's cache; None if neither has them."""
-    return current_rows(data.dataset) if current_md5(data.dataset) == data.md5 else rows_before(data)
-
-
-def _lineage(model: str, version: ModelVersion) -> Gate:
-    """Whether a commit and DVC hold everything that is needed to make it again."""
-    made_from, dataset = origin(version), load_block(model).dataset
-    hashes = made_from.record.hashes
-    is_recorded = {
-        "the hash of its weights": f"models/{model}" in hashes.outs,
-        "the hash of its data": f"data/processed/{dataset}" in hashes.deps,
-        "the run that trained it": made_from.record.facts.get("run.training", "none") != "none",
-    }
-    missing = ", ".join(part for part, is_there in is_recorded.items() if not is_there)
-    gaps = [*filter(None, [made_from.uncommitted, missing and f"missing: {missing}"])]
-    return Gate(
-        "its lineage is complete", not gaps, "; ".join(gaps) or f"commit {made_from.commit[:10]}, and every hash"
-    )
+def _is_committed(challenger: Origin) -> Gate:
+    """Whether a commit holds the code and parameters that made it."""
+    tags = challenger.run.data.tags
+    commit = tags.get(COMMIT, NO_COMMIT)
+    name = "a commit holds what made it"
+    if commit == NO_COMMIT:
+        return Gate(name, False, "no git commit is known")
+    changed = tags.get(UNCOMMITTED)
+    return Gate(name, not changed, f"not in git: {changed}" if changed else f"commit {commit[:10]}")

@@ -1,183 +1,214 @@
-"""A review as Markdown, the verdict first and then its evidence, and the same as an HTML page."""
+"""The page of a review: the verdict first and then its evidence, as one HTML file that loads nothing.
 
+A picture's bytes are in its address, so that no script in it runs and the page asks no other host.
+"""
+
+import base64
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-import mlflow
-from markupsafe import Markup
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
+import jinja2
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
-from llm.files import read_text, write_atomic
-from tasks.registry.html_page import State, html_page
-from tasks.registry.main_figures import lower_is_better
-from tasks.registry.markup import entries_markdown, first_entries, number, plain, render_markdown, signed
-from tasks.review.changes import Origin, changed, changed_code, origin
-from tasks.review.comparison import EVIDENCE, Comparison, Slice
+from llm.files import read_text
+from tasks.measures.metrics import lower_is_better
+from tasks.registry.git import git_text
+from tasks.registry.main_figures import main_figures
+from tasks.registry.markup import cut, number, signed
+from tasks.registry.store import mlflow_pages
+from tasks.registry.tracking import COMMIT, NO_COMMIT, UNCOMMITTED
+from tasks.review.compare import Comparison, changed_rows, judged, read_evidence, worst_rows
 from tasks.review.gates import Gate
-from tasks.review.metrics import CHAMPION, Difference, Metric
 
-VERDICT = Path(__file__).with_name("verdict.md.j2")
-WHOLE = Path(__file__).with_name("review.md.j2")
-FIGURES, ROWS, SLICES, SAMPLES = 5, 8, 12, 8
-MARKS = {True: "✓ passed", False: "✗ failed", None: "? not known"}
-
-
-def verdict(comparison: Comparison, gates: Sequence[Gate]) -> str:
-    """The verdict in Markdown: whether the challenger passes its gates, and how it compares by its main metric."""
-    version = f"Version {comparison.challenger.version}"
-    failed = [gate for gate in gates if gate.passed is False]
-    unknown = [gate for gate in gates if gate.passed is None]
-    counts = []
-    if failed:
-        counts.append(f"{len(failed)} failed")
-    if unknown:
-        counts.append(f"{len(unknown)} could not be computed")
-    if counts:
-        reasons = "; ".join(f"{gate.name} ({gate.finding})" for gate in (*failed, *unknown))
-        sentence = f"**{version} does not pass: of {len(gates)} gates {' and '.join(counts)}.**"
-        sentence += f" Not passed: {plain(reasons, 900)}."
-    else:
-        sentence = f"**{version} passes all {len(gates)} gates.**"
-    return f"{sentence} {_by_main_metric(comparison)} {comparison.left_out}".rstrip()
+TEMPLATE = Path(__file__).with_name("review.html.j2")
+MARKS = {True: ("✓ passed", "good"), False: ("✗ failed", "bad"), None: ("? not known", "open")}
+FIGURES = 5
+SAMPLES = 6_000  # characters
+HASH = 10
+"""Characters of a hash that people see."""
+CODE = ("*.py", "dvc.yaml", "pyproject.toml", "requirements.lock", ":(exclude)tests", ":(exclude)benchmarks")
 
 
-def _by_main_metric(comparison: Comparison) -> str:
-    """How the challenger compares with the champion, or else with the baseline."""
-    opponent = comparison.opponent
-    start = "" if comparison.champion else "There is no champion. "
-    metric = comparison.metrics.get(comparison.main)
-    difference = metric.difference(comparison.against) if metric else None
-    if metric is None or difference is None:
-        reason = comparison.incomparable or "no evaluation measured it"
-        return f"{start}How it compares with {opponent} is not known: {plain(reason)}."
-    if difference.verdict == "no clear difference":
-        clause = f"it does not clearly differ from {opponent}"
-    elif difference.verdict == "not known":
-        clause = f"its difference from {opponent} has no interval"
-    else:
-        clause = f"it is **{difference.verdict}** than {opponent}"
-    values = _values(metric, difference, against_champion=comparison.champion is not None)
-    sentence = f"{start}By {plain(metric.name)} {clause}: {values}."
-    if not comparison.answered:
-        return sentence
-    counts = f"it lost {len(comparison.lost)} and won {len(comparison.won)}"
-    return f"{sentence} Of {comparison.rows} {comparison.unit} {counts}."
+class Verdict(NamedTuple):
+    """What a review says first."""
+
+    gates: str
+    """Whether all gates are passed."""
+    comparison: str
+    """How the challenger compares with champion or baseline."""
 
 
-def _values(metric: Metric, difference: Difference, *, against_champion: bool) -> str:
-    """Both values of a metric, and their difference with its interval."""
-    value = metric.paired if against_champion and metric.paired is not None else metric.value
-    opponents = metric.champion if against_champion else metric.baseline
-    ends = ""
-    if difference.low is not None and difference.high is not None and not difference.is_none:
-        ends = f" ({signed(difference.low)} to {signed(difference.high)})"
-    return f"{number(value)} against {number(opponents)}, {signed(difference.value)}{ends}"
-
-
-def summary(name: str, version: str, champion: str | None, verdict: str, gates: Sequence[Gate]) -> str:
-    """The beginning of a review in Markdown: the verdict and the gates."""
-    title = _title(name, version, opponent=f"champion {champion}" if champion else "the baseline")
-    beginning = {"title": title, "verdict": verdict, "gates": gates, "marks": MARKS}
-    return render_markdown(VERDICT, **beginning, ways=(), registered="")
-
-
-def _title(name: str, version: str, opponent: str) -> str:
-    return f"{name}: challenger {version} against {opponent}"
-
-
-def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], ways: Sequence[str] = ()) -> None:
-    """Write `review.html` into an existing folder. `ways` holds the ways to decide, one line of Markdown each."""
-    challenger = comparison.challenger
-    versions = {"challenger": challenger}
-    if comparison.champion:
-        versions[CHAMPION] = comparison.champion
-    origins = {who: origin(version) for who, version in versions.items()}
-    explained = [name for name in comparison.explained if name in comparison.metrics]
-    names = [*explained, *(name for name in comparison.metrics if name not in explained)]
-    with TemporaryDirectory() as downloads:
-        pictures, samples = _evidence(versions, Path(downloads))
-        markdown = render_markdown(
-            WHOLE,
-            title=_title(challenger.name, challenger.version, comparison.opponent),
-            verdict=verdict(comparison, gates),
-            version=challenger.version,
-            ways=ways,
-            registered=_registered(challenger, origins["challenger"]),
-            gates=gates,
-            marks=MARKS,
-            comparison=comparison,
-            figures=names[:FIGURES],
-            other_metrics=names[FIGURES:],
-            paired_names=[name for name, metric in comparison.metrics.items() if _has_other_paired_value(metric)],
-            lower_is_better=lower_is_better,
-            slices=sorted(comparison.slices, key=_loss),
-            shown_slices=SLICES,
-            shown_rows=ROWS,
-            origins=origins,
-            **_changes(origins),
-            pictures=sorted({address.partition("/")[2] for address in pictures}),
-            addresses=pictures.keys(),
-            samples=samples,
+def write_page(path: Path, comparison: Comparison, gates: Sequence[Gate]) -> Verdict:
+    """Write the page of a comparison. Returns its verdict."""
+    conclusion = verdict(comparison, gates)
+    lost, won = changed_rows(comparison)
+    explained = {**main_figures(comparison.model), **comparison.evaluation.explained}
+    first = [name for name in explained if name in comparison.metrics]
+    names = [*first, *(name for name in comparison.metrics if name not in first)]
+    ordered = [comparison.metrics[name] for name in names]
+    version = comparison.challenger.version
+    joined = comparison.joined
+    with TemporaryDirectory() as folder:
+        evidence = read_evidence(comparison.challenger, folder)
+        page = (
+            _environment()
+            .get_template(TEMPLATE.name)
+            .render(
+                title=f"{version.name}: challenger {version.version} against {comparison.opponent}",
+                verdict=conclusion,
+                state=_state(gates),
+                gates=gates,
+                marks=MARKS,
+                champion=comparison.champion,
+                main=ordered[:FIGURES],
+                others=ordered[FIGURES:],
+                explained=explained,
+                baseline=comparison.evaluation.baseline,
+                notes=comparison.notes,
+                unit=comparison.evaluation.unit,
+                compared=0 if joined is None else len(judged(comparison.evaluation, joined)),
+                lost=lost.to_dict("records"),
+                won=won.to_dict("records"),
+                worst=worst_rows(comparison).head(8).to_dict("records"),
+                which=f"{comparison.model}/{version.version}",
+                failed=any(gate.passed is False for gate in gates),
+                page=version_page(version.name, comparison.challenger.number),
+                origin=_origin(comparison),
+                changes=_changes(comparison),
+                slices=_slices(comparison),
+                pictures=_pictures(evidence) if evidence else {},
+                samples=_samples(evidence) if evidence else {},
+                parameters=sorted(comparison.challenger.run.data.params.items()),
+            )
         )
-        page = html_page(markdown, pictures, _state(gates))
-    write_atomic(folder / "review.html", page)
+    path.write_text(page, encoding="utf-8")
+    return conclusion
 
 
-def _state(gates: Sequence[Gate]) -> State:
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"cut": cut, "number": number, "signed": signed, "first_word": _first_word}
+    environment.tests["lower_is_better"] = lower_is_better  # pyrefly: ignore[unsupported-operation]: jinja2 lacks a type
+    return environment
+
+
+def _first_word(text: str) -> str:
+    return text.partition(" ")[0]
+
+
+def version_page(name: str, version: str) -> str:
+    """The address of a version's page in MLflow."""
+    return f"{mlflow_pages()}/#/models/{name}/versions/{version}"
+
+
+def _state(gates: Sequence[Gate]) -> Literal["good", "bad", "open"]:
     passed = {gate.passed for gate in gates}
     if False in passed:
         return "bad"
     return "open" if None in passed else "good"
 
 
-def _registered(version: ModelVersion, made_from: Origin) -> str:
-    """When a version was registered, by whom, and from which commit."""
-    at = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
-    user = made_from.run.data.tags.get(MLFLOW_USER) if made_from.run else None
-    by = f" by {user}" if user else ""
-    return f"{at:%Y-%m-%d %H:%M} UTC{by}, from commit {made_from.commit[:10]}"
+def verdict(comparison: Comparison, gates: Sequence[Gate]) -> Verdict:
+    """Whether the challenger passes its gates, and how it compares by its main metric."""
+    version = f"Version {comparison.challenger.number}"
+    open_gates = [gate for gate in gates if gate.passed is not True]
+    sentence = f"{version} passes all {len(gates)} gates."
+    if open_gates:
+        reasons = "; ".join(f"{gate.name}: {MARKS[gate.passed][0][2:]} ({gate.finding})" for gate in open_gates)
+        sentence = f"{version} does not pass {len(open_gates)} of {len(gates)} gates: {cut(reasons, 900)}."
+    return Verdict(sentence, _by_main_metric(comparison))
 
 
-def _has_other_paired_value(metric: Metric) -> bool:
-    """Whether the challenger's value on the rows of both versions reads differently from its own."""
-    return metric.paired is not None and number(metric.paired) != number(metric.value)
+def _by_main_metric(comparison: Comparison) -> str:
+    start = "" if comparison.champion else "There is no champion. "
+    name = comparison.evaluation.main
+    metric = comparison.metrics.get(name)
+    change = metric.difference(beside_champion=comparison.champion is not None) if metric else None
+    if metric is None or change is None:
+        reason = comparison.incomparable or "no evaluation measured it"
+        return f"{start}How it compares with {comparison.opponent} is not known: {reason}."
+    ends = ""
+    if change.low is not None and change.high is not None and change.verdict != "the same":
+        ends = f" (95 % interval {signed(change.low)} to {signed(change.high)})"
+    against = metric.champion if comparison.champion else metric.baseline
+    values = f"{number(metric.value)} against {number(against)} of {comparison.opponent}"
+    return f"{start}By {name}, {values}: {change.verdict}{ends}."
 
 
-def _loss(part: Slice) -> float:
-    """The score that all rows of a slice lost to the champion's, below zero; without a champion, its score."""
-    return part.difference.value * part.rows if part.difference else part.challenger
+def _origin(comparison: Comparison) -> list[str]:
+    """When the challenger was registered, by whom, from which commit, and the commits since the champion's."""
+    challenger = comparison.challenger
+    at = datetime.fromtimestamp(challenger.version.creation_timestamp / 1000, UTC)
+    tags = challenger.run.data.tags
+    commit = tags.get(COMMIT, NO_COMMIT)
+    lines = [
+        f"Registered {at:%Y-%m-%d %H:%M} UTC by {tags.get(MLFLOW_USER, 'nobody known')}, from commit {commit[:HASH]}."
+    ]
+    if tags.get(UNCOMMITTED):
+        lines.append(f"Not in git: {tags[UNCOMMITTED]}.")
+    origins = [f"{path} ({md5[:HASH]})" for path, md5 in challenger.data.items()]
+    lines.append(f"Trained and measured with {', '.join(origins)}.")
+    if comparison.champion:
+        before = comparison.champion.run.data.tags.get(COMMIT, NO_COMMIT)
+        files = None if NO_COMMIT in (before, commit) else git_text(f"diff --name-only {before} {commit} --", *CODE)
+        if files is None:
+            lines.append(f"The champion is from commit {before[:HASH]}, which this repository can't compare.")
+        else:
+            count = len(files.splitlines())
+            lines.append(f"git diff {before[:HASH]} {commit[:HASH]} shows {count} changed files of code.")
+    return lines
 
 
-def _changes(origins: Mapping[str, Origin]) -> dict[str, Any]:
-    """What changed since the champion, as the template's values."""
-    if CHAMPION not in origins:
-        return {"code": "", "commits": [], "parameters": [], "data": []}
-    before = origins[CHAMPION]
-    after = origins["challenger"]
-    commits, sentence = changed_code(before.commit, after.commit)
-    return {
-        "code": sentence,
-        "commits": commits,
-        "parameters": sorted(changed(before.parameters, after.parameters)),
-        "data": changed(before.data, after.data),
-    }
+def _changes(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """The parameters and hashes of data that differ from the champion's, with both values."""
+    if comparison.champion is None:
+        return []
+    before = comparison.champion.run.data.params
+    after = comparison.challenger.run.data.params
+    names = sorted(name for name in {**before, **after} if before.get(name) != after.get(name))
+    return [(name, before.get(name, "-"), after.get(name, "-")) for name in names]
 
 
-def _evidence(versions: Mapping[str, ModelVersion], folder: Path) -> tuple[dict[str, Path], dict[str, Markup]]:
-    """Of the evaluations' evidence the pictures by address, such as `champion/roc.svg`, and samples by version."""
-    pictures: dict[str, Path] = {}
-    samples: dict[str, Markup] = {}
-    for who, version in versions.items():
-        if version.run_id and MlflowClient().list_artifacts(version.run_id, EVIDENCE):
-            options = {"run_id": version.run_id, "artifact_path": EVIDENCE, "dst_path": str(folder / who)}
-            files = Path(mlflow.artifacts.download_artifacts(**options))
-            pictures |= {f"{who}/{path.name}": path for path in files.glob("*.svg")}
-            if (files / "samples.md").exists():
-                shown = first_entries(read_text(files / "samples.md"), SAMPLES)
-                samples[who] = entries_markdown(shown)
-    return pictures, samples
+def _slices(comparison: Comparison) -> list[dict[str, Any]]:
+    """The mean score of each slice of the rows; beside a champion what lost most comes first, else the worst."""
+    table = comparison.joined if comparison.joined is not None else comparison.table
+    rows = judged(comparison.evaluation, table)
+    slices = []
+    for column in comparison.evaluation.slices:
+        for name, part in rows.groupby(column, sort=True):
+            score = float(part["score"].mean())
+            opponents = None if part["other"].isna().any() else float(part["other"].mean())
+            slices.append({"by": column, "name": str(name), "rows": len(part), "score": score, "other": opponents})
+    if comparison.joined is not None:
+        return sorted(slices, key=_lost)
+    return sorted(slices, key=_score)
+
+
+def _lost(part: Mapping[str, Any]) -> float:
+    return (part["score"] - (part["other"] or 0.0)) * part["rows"]
+
+
+def _score(part: Mapping[str, Any]) -> float:
+    return part["score"]
+
+
+def _pictures(evidence: Path) -> dict[str, str]:
+    """The SVG files of an evaluation as addresses that hold their bytes."""
+    pictures = {}
+    for path in sorted(evidence.glob("*.svg")):
+        pictures[path.stem] = f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return pictures
+
+
+def _samples(evidence: Path) -> dict[str, str]:
+    path = evidence / "samples.md"
+    return {"challenger": read_text(path)[:SAMPLES]} if path.exists() else {}

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,22 +89,11 @@ def _inputs(stage: "PipelineStage") -> Hashes:
     return Hashes(params=params, deps=deps, outs={})
 
 
-def _current(stage: "PipelineStage") -> Hashes:
-    hashes = {_name(out): _workspace_hash(out) for out in stage.outs}
-    return replace(_inputs(stage), outs={name: md5 for name, md5 in hashes.items() if md5})
-
-
-def current(stage: str) -> Hashes:
-    """Hashes of a stage's deps and outs as they are in the workspace, without missing outs.
+def inputs(stage: str) -> Hashes:
+    """The hashes of a stage's deps and its parameters as they are in the workspace: what it is about to read.
 
     DVC keeps the hashes of unchanged files, so asking again is quick. Raises UserFileError for a missing dep.
     """
-    with _repo() as repo:
-        return _current(*repo.stage.collect(stage))
-
-
-def inputs(stage: str) -> Hashes:
-    """Like `current`, without the outs: what a stage is about to read."""
     with _repo() as repo:
         return _inputs(*repo.stage.collect(stage))
 
@@ -144,17 +133,16 @@ def _md5_by_path(items: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {item["path"].rstrip("/"): item["md5"] for item in items}
 
 
-def stages_behind(*last: str) -> dict[str, dict[str, Any]]:
-    """Some stages and their ancestors, as dvc.lock has them. Raises KeyError for a stage that never ran."""
-    entries = locked_stages()
-    makers = {path: name for name, entry in entries.items() for path in as_hashes(entry).outs}
+def stages_behind(*last: str, stages: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Some stages of a dvc.lock and their ancestors. Raises KeyError for a stage that never ran."""
+    makers = {path: name for name, entry in stages.items() for path in as_hashes(entry).outs}
     behind: dict[str, dict[str, Any]] = {}
     queue = list(last)
     while queue:
         name = queue.pop(0)
         if name not in behind:
-            behind[name] = entries[name]
-            queue += [makers[path] for path in as_hashes(entries[name]).deps if path in makers]
+            behind[name] = stages[name]
+            queue += [makers[path] for path in as_hashes(stages[name]).deps if path in makers]
     return behind
 
 
@@ -164,17 +152,6 @@ def locked(stage: str) -> Hashes:
     if stage not in stages:
         raise UserError(f"{LOCK}: stage {stage} never ran; run `dvc repro`")
     return as_hashes(stages[stage])
-
-
-def stale(stage: str) -> dict[str, list[str]]:
-    """The paths that differ between the workspace and dvc.lock, by stage, for a stage and its ancestors.
-
-    Raises UserError for a stage that never ran and for a missing dep.
-    """
-    with _repo() as repo:
-        stages = [stage for stage in repo.stage.collect(stage, with_deps=True) if not stage.is_data_source]
-        differences = {stage.name: _current(stage).differences(locked(stage.name)) for stage in stages}
-    return {name: differences[name] for name in sorted(differences) if differences[name]}
 
 
 def digest(values: Any) -> str:

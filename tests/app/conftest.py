@@ -28,10 +28,7 @@ from app.page.mount import mount_page
 from app.quarantine import Quarantine
 from app.settings import Settings
 from cli.main import cli
-from tasks.registry.dataset_card import DATASET_CARD
-from tasks.registry.record import Record, write_record
 from tasks.registry.store import configure_tracking
-from tasks.stages.hashes import Hashes
 
 CHARSETS = {
     charset: f"From: a@b.example\nSubject: Lunch\nContent-Type: text/plain; charset={charset}\n"
@@ -57,9 +54,7 @@ def register(folder: Path, model: str, *aliases: str) -> str:
         logged = mlflow.pyfunc.log_model(
             name=model, python_model="tasks/served.py", artifacts={"model": str(folder)}, pip_requirements=["mlflow"]
         )
-        deps = {f"data/processed/{DATASETS.get(model, 'instructions')}": "0" * 32}
-        write_record(run.info.run_id, Record("register", Hashes({}, deps, {}), {}))
-        mlflow.log_text("# Its data\n", DATASET_CARD)
+        mlflow.log_param("dataset", DATASETS.get(model, "instructions"))
     version = client.create_model_version(
         name, logged.model_uri, run.info.run_id, model_id=logged.model_id, description=f"A small {model}."
     )

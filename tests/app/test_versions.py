@@ -21,7 +21,7 @@ from app.versions import Loader, Versions
 from llm.generation.request import Request
 from llm.objectives import CHAT
 from tasks.registry.card import CARD
-from tasks.registry.decide import settle
+from tasks.registry.decide import model_state
 from tests.app.conftest import get, post, readiness, register, running, tracked, wait_until
 from tests.app.steps import stepwise
 
@@ -185,8 +185,8 @@ def test_moved_alias_ends_no_stream_and_answers_by_the_new_version(store):
 
 
 def test_removed_champion_is_not_replaced_by_the_challenger(store):
-    settle("assistant")
-    way_out = "approve one with `threestage review approve`, or name a version such as assistant/2"
+    model_state("assistant")
+    way_out = "approve one with `threestage approve`, or name a version such as assistant/2"
     missing = f"model 'assistant' has no champion: {way_out}"
     with running(Settings(rows=2, poll_seconds=0.1)) as address:
         MlflowClient().delete_registered_model_alias("threestage-assistant", "champion")
@@ -376,11 +376,11 @@ def test_shutdown_ends_a_version_that_is_being_loaded(loading, make_versions):
 
 
 def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, make_versions, tmp_path):
-    gates = {"key": "threestage.despite", "value": "f1, <b>evasion</b>"}
-    MlflowClient().set_model_version_tag("threestage-assistant", "1", **gates)
+    for tag, value in {"gates": "f1, <b>evasion</b>", "state": "approved"}.items():
+        MlflowClient().set_model_version_tag("threestage-assistant", "1", key=f"threestage.{tag}", value=value)
     run = MlflowClient().get_run(MlflowClient().get_model_version("threestage-assistant", "1").run_id)
     card = Path(run.info.artifact_uri, CARD)  # by its path, as MLflow remembers the folder before it was copied
-    card.parent.mkdir(exist_ok=True)
+    card.parent.mkdir(parents=True, exist_ok=True)
     card.write_text("# It says one thing")
     versions = make_versions()
     noted = [version for version in versions.registry.read() if version.description.startswith("**Approved despite")]

@@ -30,8 +30,8 @@ from tests.app.conftest import (
 pytestmark = pytest.mark.slow
 COMMANDS = (
     "run",
-    *("register", "lineage"),
-    *("chat", "classify", "serve", "export", "review", "data", "feedback"),
+    *("review", "approve", "reject", "rollback"),
+    *("chat", "classify", "serve", "export", "data", "feedback"),
 )
 WRONG_OPTIONS = (
     ["nothing"],
@@ -41,10 +41,8 @@ WRONG_OPTIONS = (
 )
 IN_PROJECT = (
     ["run"],
-    ["register"],
-    ["lineage", "classifier"],
     ["review"],
-    ["review", "approve", "classifier", "--reason", "good"],
+    ["approve", "classifier", "--reason", "good"],
 )
 
 
@@ -107,8 +105,6 @@ finally:
     ("command", "code", "reason", "loaded"),
     [
         (["--help"], 0, "", ""),
-        (["classify", "-m", "oracle", "gone.eml"], 1, "error: model 'oracle' is not registered; those are: none", ""),
-        (["chat", "hello", "-m", "oracle@champion"], 1, "error: model 'oracle' is not registered; those are: none", ""),
         (["serve", "--allowed-hosts", "a*b"], 1, "error: --allowed-hosts: 'a*b' is no name of a host", ""),
         (["classify", "gone.eml"], 3, "error: gone.eml: there is no such file", ""),
         (["data", "check", "corpus", "gone.csv"], 1, "error: gone.csv: no such file or folder", ""),

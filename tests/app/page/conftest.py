@@ -55,7 +55,7 @@ def store(tmp_path_factory) -> Path:
         register(write_model(folder / "assistant-2/assistant", "assistant", 2), "assistant", "challenger")
         register(write_model(folder / "classifier-1/classifier", "classifier", 3), "classifier", "challenger")
         run = MlflowClient().get_model_version("threestage-assistant", "1").run_id
-        MlflowClient().log_text(run, CARD, "card/card.md")
+        MlflowClient().log_text(run, CARD, "card.md")
     return folder
 
 

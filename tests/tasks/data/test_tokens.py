@@ -5,10 +5,8 @@ import pandas as pd
 import pytest
 from token_files import write_tokens
 
-from llm.formats.tokenizer_json import save_tokenizer
 from llm.tokenizer import END_OF_TEXT, end_of_text, train_bpe
 from tasks.data.tokens import batches, encode, texts_to_learn
-from tasks.registry.trained_on import rows_in
 
 BPE = train_bpe(["the cat's mat, they'll see it is 12 words "] * 9, 300)
 
@@ -63,16 +61,3 @@ def test_tokenizer_learns_from_a_sample_of_train_alone(monkeypatch: pytest.Monke
     sample = list(texts_to_learn(rows, texts, 1))
     assert len(sample) == 10
     assert set(sample) < set(texts[::2])
-
-
-def test_rows_of_many_tokens_are_whole_documents_from_all_over(tmp_path, encoding, monkeypatch) -> None:
-    texts = [f"the cat sat on mat {n} ." for n in range(60)]
-    write_tokens(encoding, {"train": pd.DataFrame({"text": texts})}, tmp_path)
-    save_tokenizer(encoding, tmp_path / "tokenizer.json")
-    assert rows_in(tmp_path)["text"].tolist() == texts
-    monkeypatch.setattr("tasks.registry.trained_on.SPANS", 4)
-    monkeypatch.setattr("tasks.registry.trained_on.SPAN", 50)
-    sample = rows_in(tmp_path)["text"].tolist()
-    assert 4 < len(sample) < 40
-    assert [text for text in texts if text in sample] == sample
-    assert sample[-1] == texts[-1]

@@ -120,15 +120,9 @@ def decided(stores, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def messages(monkeypatch) -> list[str]:
-    """The version and outcome of each decision that people are told about."""
-    sent: list[str] = []
-
-    def emit(event: str, name: str, version: str, **details: str) -> None:
-        sent.append(f"{version} {details['outcome']}")
-
-    monkeypatch.setattr("tasks.registry.decide.emit", emit)
-    return sent
+def project_params():
+    """The models of a params.yaml in this folder."""
+    Path("params.yaml").write_text("foundation: {}\napplications: {classifier: {}, assistant: {}}\n")
 
 
 @pytest.fixture(scope="session")

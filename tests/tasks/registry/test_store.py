@@ -1,14 +1,24 @@
 import re
+import shutil
 import socket
-import sqlite3
+from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from llm.errors import UserError
-from tasks.registry import server
-from tasks.registry.store import configure_tracking, namespace
+from tasks.registry import store
+from tasks.registry.store import (
+    ServerAwayError,
+    check_server,
+    configure_tracking,
+    namespace,
+    server_errors,
+    shown_address,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +46,8 @@ def test_namespace_on_a_server_names_user_and_machine_and_has_no_dash(monkeypatc
 
 def test_configure_tracking_timeout_of_a_server_that_is_down_or_never_answers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert server.ANSWERS_WITHIN <= 20
-    monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.3)
+    assert store.ANSWERS_WITHIN <= 20
+    monkeypatch.setattr(store, "ANSWERS_WITHIN", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         for port in (9, listening.getsockname()[1]):
             url = f"http://127.0.0.1:{port}"
@@ -46,9 +56,7 @@ def test_configure_tracking_timeout_of_a_server_that_is_down_or_never_answers(tm
                 configure_tracking()
 
 
-def test_configure_tracking_error_for_a_deleted_experiment_a_locked_store_and_a_corrupt_file(
-    mlflow_store, tmp_path, monkeypatch
-):
+def test_configure_tracking_error_for_a_deleted_experiment_and_a_corrupt_file(mlflow_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mlflow_store}")
     configure_tracking()
@@ -56,12 +64,98 @@ def test_configure_tracking_error_for_a_deleted_experiment_a_locked_store_and_a_
     with pytest.raises(UserError, match="deleted") as caught:
         configure_tracking()
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr("tasks.registry.store.LOCKED_FOR", 0.1)
-    with sqlite3.connect(mlflow_store) as writer:
-        writer.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(UserError, match=r"mlflow\.db: database is locked; is it .* nobody else writes now"):
-            configure_tracking()
     (tmp_path / "broken.db").write_text("this is no database, but it is long enough to look at" * 9)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/broken.db")
-    with pytest.raises(UserError, match=r"broken\.db: file is not a database; is it a store of MLflow's"):
+    with pytest.raises(UserError, match=r"broken\.db: .*file is not a database"):
         configure_tracking()
+
+
+def test_store_moves_with_its_folder_and_leaves_other_artifacts(ready_store, tmp_path, monkeypatch):
+    before = tmp_path / "before"
+    after = tmp_path / "after, moved"
+    before.mkdir()
+    shutil.copy(ready_store, before / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{before}/mlflow.db")
+    configure_tracking()
+    with mlflow.start_run() as run:
+        mlflow.log_text("hello", "said.txt")
+    MlflowClient().create_experiment("another", artifact_location="/elsewhere/mlartifacts")
+    shutil.copytree(before, after)
+    Path(run.info.artifact_uri, "said.txt").unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{after}/mlflow.db")
+    configure_tracking()
+    assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/said.txt") == "hello"
+    with mlflow.start_run() as another:
+        mlflow.log_text("here", "said.txt")
+    assert Path(another.info.artifact_uri).is_relative_to(after)
+    assert len(list(before.rglob("said.txt"))) == 0
+    assert mlflow.get_experiment_by_name("another").artifact_location == "/elsewhere/mlartifacts"
+
+
+# ---- errors of a server
+
+
+@pytest.fixture
+def _no_retries(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+
+
+def search(url: str) -> None:
+    MlflowClient(url).search_experiments()
+
+
+def artifacts(url: str) -> None:
+    get_artifact_repository(f"{url}/api/2.0/mlflow-artifacts/artifacts/1").list_artifacts()
+
+
+@pytest.mark.parametrize("ask", [search, artifacts, check_server])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, UserError),
+        (403, UserError),
+        (404, UserError),
+        (429, ServerAwayError),
+        (500, ServerAwayError),
+        (503, ServerAwayError),
+    ],
+)
+@pytest.mark.usefixtures("_no_retries")
+def test_server_errors_tell_a_refusal_from_trouble_that_may_pass(answering, monkeypatch, ask, status, kind):
+    with answering(status) as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        with pytest.raises(UserError, match=str(status)) as caught, server_errors():
+            ask(url)
+    assert type(caught.value) is kind
+    assert str(caught.value).startswith(f"MLFLOW_TRACKING_URI={url}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ask", [search, artifacts, check_server])
+@pytest.mark.usefixtures("_no_retries")
+def test_server_errors_raise_away_when_nobody_answers(monkeypatch, ask):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url := "http://127.0.0.1:9")
+    with pytest.raises(ServerAwayError, match=f"^MLFLOW_TRACKING_URI={url}: .*; try again when"), server_errors():
+        ask(url)
+
+
+@pytest.mark.usefixtures("_no_retries")
+def test_error_messages_hold_no_password_of_the_address(answering, monkeypatch):
+    with answering(401) as url:
+        secret = url.replace("//", "//anna:secret@")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
+        for ask in (check_server, search):
+            with pytest.raises(UserError, match="401") as caught, server_errors():
+                ask(secret)
+            assert "secret" not in str(caught.value)
+    with pytest.raises(ServerAwayError) as caught, server_errors():
+        search("http://anna:secret@127.0.0.1:9")
+    assert "secret" not in str(caught.value)
+    assert shown_address("postgresql://mlflow:secret@db/mlflow") == "MLFLOW_TRACKING_URI=postgresql://db/mlflow"
+
+
+def test_server_errors_pass_on_errors_of_the_file_store(mlflow_store):
+    with pytest.raises(MlflowException), server_errors():
+        mlflow.get_run("0" * 32)

@@ -13,10 +13,8 @@ from app.errors import Unavailable
 from app.settings import Settings
 from app.versions import Versions
 from llm.objectives import CLASSIFY
-from tasks.registry.lineage import find_lineage
 from tasks.registry.register import register_model, registered
-from tasks.registry.server import ServerAwayError, server_errors
-from tasks.registry.store import namespace
+from tasks.registry.store import ServerAwayError, namespace, server_errors
 
 pytestmark = pytest.mark.slow
 
@@ -39,13 +37,12 @@ def test_tracking_server_takes_a_version_and_gives_the_model_back(tracking_serve
     assert [str(version.version) for version in client.search_model_versions(f"name = '{own}'")] == ["1"]
     monkeypatch.setenv("THREESTAGE_NAMESPACE", "threestage")
     assert register_model("classifier") == "1"
-    assert registered(["classifier"]) == {"classifier": "version 1, challenger"}
+    assert registered(["classifier"]) == {"classifier": "version 1, challenger, pending"}
     version = client.get_model_version_by_alias("threestage-classifier", "challenger")
     served = mlflow.pyfunc.load_model("models:/threestage-classifier@challenger")
     table = served.predict(pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
     assert table["label"][0] in ("ham", "spam")
-    assert "lineage/stages.json" in [file.path for file in client.list_artifacts(version.run_id, "lineage")]
-    assert find_lineage("classifier").title == "threestage-classifier version 1 (challenger)"
+    assert {"card.md", "dvc.lock"} <= {file.path for file in client.list_artifacts(version.run_id)}
     model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
 
@@ -98,6 +95,6 @@ def test_server_errors_see_an_absent_server_behind_a_failed_download(away, monke
     artifacts = HttpArtifactRepository(f"{NOBODY}/api/2.0/mlflow-artifacts/artifacts/1")
     monkeypatch.setattr(artifacts, "_is_directory", lambda path: False)  # as it answered just before
     with pytest.raises(MlflowException, match="following failures") as raised:
-        artifacts.download_artifacts("lineage/stages.json")
+        artifacts.download_artifacts("dvc.lock")
     with pytest.raises(ServerAwayError, match="try again when it answers"), server_errors():
         raise raised.value

@@ -21,7 +21,6 @@ from real_servers import HANGS, has_ended, wait_for
 from llm.errors import UserError
 from tasks.data.inbox import INBOX, open_inbox
 from tasks.stages.dvc import push, remote, reproduce, results, stages, stale, track
-from tasks.stages.hashes import stale as stale_hashes
 from tasks.stages.lock import FINISHED, STATE
 from tasks.stages.names import application_names, dataset_names, evaluation_stage, model_names
 from tasks.stages.process import End, forget_ends, read_end, run_command, state_folder
@@ -338,7 +337,7 @@ def test_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypatch
         track(INBOX)
     with Repo() as repo:
         repo.pull()
-    assert stale() == stale_hashes("join") == {}
+    assert stale() == {}
     assert Path("made").read_text() == "one\n"
 
     (inbox / "feedback.jsonl").write_text("one\ntwo\n")

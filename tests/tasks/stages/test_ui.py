@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from loopback import Answer, Asked, serving
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.registry.events import version_page
+from tasks.review.page import version_page
 from tasks.stages.prefect import prefect_page
 from tasks.stages.ui import address, main
 

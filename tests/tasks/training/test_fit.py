@@ -29,7 +29,6 @@ from llm.training.objective import Objective
 from llm.training.workers import Workers
 from tasks.applications.foundation.train import Train
 from tasks.params import load_training
-from tasks.registry.record import read_record
 from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.lock import FINISHED, KEEP
 from tasks.stages.process import state_folder
@@ -107,8 +106,8 @@ def test_resume_goes_on_in_the_same_mlflow_run_with_each_step_once(stage, monkey
     (run,) = mlflow.search_runs(output_format="list")
     assert run.info.status == "FINISHED"
     assert run.data.params["weights"] == run.data.params["trained_weights"] == "5"
-    facts = read_record(run.info.run_id).facts
-    assert [facts["device"], facts["dtype"], facts["blocks"]] == ["cpu", "float32", "eager"]
+    facts = [run.data.tags[f"threestage.{name}"] for name in ("device", "dtype", "blocks")]
+    assert facts == ["cpu", "float32", "eager"]
     assert steps_of(run) == list(range(1, 61))
     assert steps_of(run, "validation_loss") == [20, 40, 60]
     assert Artifact.get("pretrain").data == 100, "Prefect shows that it has come to its end"

@@ -1,0 +1,170 @@
+from pathlib import Path
+
+import pytest
+from html_pages import HOSTILE, is_harmless, read_page, rows, section, text, titles
+from mlflow import MlflowClient
+
+from llm.errors import UserError
+from tasks.registry.decide import approve, reject
+from tasks.review.compare import compare
+from tasks.review.review import Review, review
+from tests.tasks.review.conftest import ROWS, Project, right, scores_of
+
+pytestmark = pytest.mark.slow
+
+NAME = "threestage-classifier"
+ME = {"by": "reviewer-1", "reason": "it is better"}
+
+
+def reviewed(project: Project) -> Review:
+    """The review of the classifier, which has a challenger."""
+    result = review("classifier")
+    assert isinstance(result, Review)
+    return result
+
+
+def with_champion(project: Project, wrong: int) -> None:
+    """Version 1 is champion, with so many wrong answers."""
+    project.register(scores_of(right(wrong)))
+    reviewed(project)
+    approve("classifier", "1", despite_gates=True, **ME)
+
+
+def test_review_says_what_there_is_nothing_to_decide_about(project):
+    assert review("classifier") == "no version yet: `make run` makes one"
+    with_champion(project, wrong=2)
+    assert review("classifier") == "no challenger; version 1 is champion"
+
+
+def test_first_version_stands_against_its_baseline(project):
+    project.register(scores_of(right(2)))
+    result = reviewed(project)
+    assert [gate.name for gate in result.gates] == [
+        "the code that it ships answers",
+        "f1 at least 0.5",
+        "no sure loss of f1 against the baseline",
+        "a commit holds what made it",
+    ]
+    assert result.not_passed == []
+    assert result.verdict.gates == "Version 1 passes all 4 gates."
+    assert result.verdict.comparison.startswith("There is no champion. By f1, 0.967 against 0.767")
+    page = read_page(Path(result.page))
+    assert titles(page) == ["Gates", "Figures", "How to decide", "What it is made from", "More"]
+    assert [row[0] for row in rows(section(page, "Gates"))] == ["✓ passed"] * 4
+    assert "threestage approve classifier/1 --reason TEXT" in text(section(page, "How to decide"))
+
+
+def test_challenger_is_compared_with_the_champion_on_the_same_rows(project):
+    with_champion(project, wrong=1)
+    project.register(scores_of(right(30)))
+    result = reviewed(project)
+    assert result.failed
+    assert result.not_passed == [
+        "no sure loss of f1 against the champion",
+        "no sure loss of f1 against the baseline",
+    ]
+    assert "By f1, 0.500 against 0.983 of champion 1: worse" in result.verdict.comparison
+    tags = MlflowClient().get_model_version(NAME, "2").tags
+    assert (tags["threestage.against"], tags["threestage.gates"]) == ("1", "; ".join(result.not_passed))
+    with pytest.raises(UserError, match="failed no sure loss of f1 against the champion; no sure loss"):
+        approve("classifier", "2", **ME)
+    page = read_page(Path(result.page))
+    assert "Of 60 mails the challenger lost 29 and won 0." in text(section(page, "Answers that changed"))
+    figures = dict(zip(("name", "challenger", "champion", "change"), rows(section(page, "Figures"))[0], strict=False))
+    assert figures["name"].startswith("f1 how well spam is found")
+    assert (figures["challenger"][:5], figures["champion"]) == ("0.500", "0.983")
+    assert figures["change"].startswith("-0.483")
+    assert figures["change"].endswith("worse")
+    reject("classifier", "2", **ME)
+    assert review("classifier") == "no challenger; version 1 is champion"
+
+
+def test_review_is_made_once_for_a_pair_and_again_for_another_champion(project):
+    with_champion(project, wrong=9)
+    project.register(scores_of(right(2)))
+    first = reviewed(project)
+    again = reviewed(project)
+    assert (first.is_new, again.is_new) == (True, False)
+    assert (again.gates, again.verdict) == (first.gates, first.verdict)
+    description = MlflowClient().get_model_version(NAME, "2").description
+    assert description.startswith("[Review against champion 1](#/experiments/")
+    assert "**To make this version champion" in description
+    MlflowClient().set_registered_model_alias(NAME, "champion", "2")  # a person, in MLflow's pages
+    project.register(scores_of(right(1)))
+    assert reviewed(project).is_new
+    assert "champion 2" in reviewed(project).verdict.comparison
+
+
+def test_page_shows_hostile_text_as_text_and_loads_nothing(project):
+    with_champion(project, wrong=1)
+    project.register(scores_of(right(5), question="a mail"))
+    table = scores_of(right(5))
+    table["answer"] = HOSTILE
+    project.register(table)
+    page = read_page(Path(reviewed(project).page))
+    assert is_harmless(page)
+    assert HOSTILE in page.get_text()
+    assert "<script>alert(1)</script>" in page.pre.get_text()
+    assert [image["alt"] for image in page.find_all("img")] == ["roc"]
+
+
+def test_champion_that_was_evaluated_on_other_rows_is_measured_again(project):
+    with_champion(project, wrong=1)
+    project.register(scores_of(right(2), question="another mail"))
+    scores_of(right(20), question="another mail").to_parquet(project.data / "measured.parquet")
+    comparison = compare("classifier", "2", "1")
+    assert comparison.notes == ["Champion 1 was evaluated on other rows, and was measured again on these."]
+    assert comparison.metrics["f1"].champion == pytest.approx(1 - 20 / ROWS)
+    assert comparison.metrics["f1"].to_champion.verdict == "better"
+
+
+@pytest.mark.parametrize(("seed", "reason"), [(2, "split in another way"), (1, "can't be measured here")])
+def test_champion_without_scores_of_these_rows_leaves_gates_unknown(project, seed, reason):
+    with_champion(project, wrong=1)
+    project.register(scores_of(right(2), question="another mail"), seed=seed)
+    result = reviewed(project)
+    assert result.not_passed == ["no sure loss of f1 against the champion (not known)"]
+    assert not result.is_clear
+    assert reason in result.verdict.comparison
+    approve("classifier", "2", **ME)  # a person may
+
+
+@pytest.mark.parametrize(("spam", "passed"), [(190, True), (20, False)])
+def test_drift_gate_names_the_property_that_moved(project, spam, passed):
+    with_champion(project, wrong=1)
+    project.learn(["spam"] * spam + ["ham"] * (400 - spam))
+    project.register(scores_of(right(2)))
+    (gate,) = [gate for gate in reviewed(project).gates if gate.name.startswith("its data moved")]
+    assert gate.passed is passed
+    assert gate.finding.startswith("emails: label ")
+
+
+def test_gate_fails_for_files_that_no_commit_holds(project):
+    (project.folder / "params.yaml").write_text((project.folder / "params.yaml").read_text() + "# mine\n")
+    version = project.register(scores_of(right(2)))
+    MlflowClient().set_tag(
+        MlflowClient().get_model_version(NAME, version).run_id, "threestage.uncommitted", "params.yaml"
+    )
+    gate = reviewed(project).gates[-1]
+    assert (gate.passed, gate.finding) == (False, "not in git: params.yaml")
+
+
+def test_version_whose_shipped_code_fails_does_not_pass(project):
+    version = project.register(scores_of(right(2)))
+    client = MlflowClient()
+    source = client.get_model_version_download_uri(NAME, version)
+    code = next(project.folder.glob("mlartifacts/**/code/llm/objectives/classifier/serve.py"))
+    code.write_text("raise RuntimeError('no such thing')")
+    assert source
+    gate = reviewed(project).gates[0]
+    assert (gate.passed, gate.finding) == (False, "RuntimeError: no such thing")
+
+
+def test_compare_error_for_a_version_that_is_missing_or_made_by_hand(project):
+    project.register(scores_of(right(2)))
+    with pytest.raises(UserError, match="has no version 7"):
+        compare("classifier", "7")
+    client = MlflowClient()
+    client.create_model_version(NAME, str(project.folder))
+    with pytest.raises(UserError, match="it has no run"):
+        compare("classifier", "2")
