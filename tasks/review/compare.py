@@ -192,7 +192,7 @@ def compare(model: str, challenger: str, champion: str | None = None) -> Compari
 
 
 def read_origin(model: str, number: str) -> Origin:
-    """A version and where it comes from. Raises UserError if it is not in the registry, or no run of ours made it."""
+    """Read a version and its run. Raises UserError if the registry has no such version, or if it has no run."""
     name = registered_name(model)
     version = if_there(MlflowClient().get_model_version, name, number)
     if version is None:
