@@ -1,4 +1,4 @@
-"""Bring everything up to date, as one observed flow: the stale part of the DVC graph, the registry, the reviews.
+"""Bring everything up to date in one flow: the stale stages of DVC, the registry, the reviews.
 
 `threestage run` runs it where there is anything to do; prefect.yaml schedules it. A failure stops only what depends on
 it, and the run fails at its end, with all reasons. The stages' runs have the tag of this folder's nights.

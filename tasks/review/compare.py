@@ -291,7 +291,7 @@ def metrics_of(
 
 
 def _difference(name: str, figure: Figure | None, *, value: float, baseline: float | None) -> Difference | None:
-    """The difference of a figure from its baseline; without one, from another value, and then without an interval."""
+    """The lead of a figure over its baseline, with an interval if the score table gives one."""
     is_turned = lower_is_better(name)
     if figure is not None and figure.difference is not None:
         low, high = figure.difference_ends
