@@ -268,7 +268,7 @@ def test_keyboard_alone_is_enough_and_each_control_has_a_name(page):
             page.keyboard.press("Tab")
         page.keyboard.press("Enter")
         expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
-        for label in page.locator(".gallery-item:visible").all():
+        for label in page.locator(".gallery-item:visible, [role=gridcell]:visible").all():
             expect(label).not_to_have_text("")
         names = tabbed(page)
         assert set(CONTROLS[name]) <= set(names), names
