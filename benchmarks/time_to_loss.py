@@ -111,7 +111,7 @@ def train_ours(
             return context_at(step, steps, first=first_context_length, context_length=length)
 
         model, loss = our_model(gpt, PRECISION, draw, sees=context_of)
-        config = TrainConfig(**train | {"steps": steps, "evaluate_every": steps, "patience": None})
+        config = TrainConfig(**train | {"steps": steps, "evaluate_every": steps})
         seconds.clear()
         report = seconds.append
         our_steps(model, config, loss=loss, report=report, stop=stop, tokens=tokens, dtype=DTYPES[PRECISION])

@@ -20,7 +20,7 @@ def finetune(name: str, params: Config) -> None:
     application = find_training(name)
     dataset = Path("data/processed") / params.dataset
     files = TrainingFiles(dataset=dataset, base=Path("models") / params.base, rehearses=params.rehearses)
-    prepare = partial(application.prepare, params.train, files)
+    prepare = partial(application.prepare, files=files)
     samples = partial(application.samples, data=dataset, evaluate=params.evaluate)
     cleaning = {"cleaning": application.cleaning} if application.cleaning else {}
     run = training_run(params.train, training_files(dataset), application.identity(params.train))

@@ -19,7 +19,7 @@ def pretrain(params: Config) -> None:
     """Train a GPT on the corpus, and keep the weights with the lowest validation loss."""
     application = find_training(FOUNDATION)
     dataset = Path("data/processed") / params.dataset
-    prepare = partial(application.prepare, params.train, TrainingFiles(dataset=dataset))
+    prepare = partial(application.prepare, files=TrainingFiles(dataset=dataset))
     samples = partial(application.samples, data=dataset, evaluate=params.evaluate)
     run = training_run(params.train, training_files(dataset), application.identity(params.train))
     with run as checkpoints:

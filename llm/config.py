@@ -191,8 +191,6 @@ class TrainConfig(Config):
     """Largest norm of the gradient."""
     evaluate_every: int = Field(gt=0)
     """Steps between evaluations on the validation split."""
-    patience: int | None = Field(default=None, gt=0)
-    """Evaluations without a better one after which training ends early; null trains all steps."""
     checkpoint_every: int = Field(gt=0)
     """Steps between checkpoints."""
 

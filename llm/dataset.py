@@ -21,26 +21,29 @@ from llm.tokens import open_tokens
 class BatchSampler:
     """Row numbers for batch after batch, epoch after epoch, each epoch in an order of its own.
 
-    With `lengths`, of the rows, every `NEIGHBOURS` batches are put in order of length, so that a batch needs little
-    padding.
+    With `lengths`, of the rows, the batches of every `NEIGHBOURS` updates are put in order of length, so that a batch
+    needs little padding.
     """
 
     NEIGHBOURS = 8
 
-    def __init__(self, rows: int, batch_size: int, seed: int, *, lengths: np.ndarray | None = None) -> None:
+    def __init__(
+        self, rows: int, batch_size: int, seed: int, *, lengths: np.ndarray | None = None, accumulated: int = 1
+    ) -> None:
         if rows < 1:
             raise UserError("there is nothing to learn from: 0 rows")
         self.rows = rows
         self.batch_size = batch_size
         self.seed = seed
         self.lengths = lengths
+        self.accumulated = accumulated
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         order = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
         if self.lengths is None:
             return order
-        size = self.NEIGHBOURS * self.batch_size
+        size = self.NEIGHBOURS * self.accumulated * self.batch_size
         parts = []
         for first in range(0, self.rows, size):
             part = order[first : first + size]
@@ -80,16 +83,10 @@ class TokenWindows:
         tokens = torch.from_numpy(self.tokens[offsets].astype(np.int64)).to(device)
         return tokens[:, :-1], tokens[:, 1:]
 
-    def evaluation_batches(self, batches: int, batch_size: int, workers: int = 1) -> list[np.ndarray]:
-        """Rows for about `batches` batches, spread evenly over the file, the same ones at each call.
-
-        For each of some `workers` as many. Raises UserError where there are fewer rows than workers.
-        """
+    def evaluation_batches(self, batches: int, batch_size: int) -> list[np.ndarray]:
+        """Rows for about `batches` batches, spread evenly over the file, the same ones at each call."""
         rows = np.unique(np.linspace(0, len(self) - 1, batches * batch_size).astype(np.int64))
-        if len(rows) < workers:
-            raise UserError(f"{len(rows)} windows to evaluate on are too few for {workers} workers")
-        rounds = max(1, round(len(rows) / batch_size / workers))
-        return np.array_split(rows, min(rounds, len(rows) // workers) * workers)
+        return np.array_split(rows, max(1, round(len(rows) / batch_size)))
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int, length: int = 0) -> tuple[Tensor, Tensor]:

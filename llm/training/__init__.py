@@ -1,1 +1,1 @@
-"""How a model learns: loss, optimisers, the loop, its checkpoints, and several workers as one."""
+"""How a model learns: loss, optimisers, the loop and its checkpoints."""

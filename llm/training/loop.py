@@ -5,7 +5,7 @@ way back after an interruption stand around it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,24 @@ from torch import Tensor, nn
 from llm.config import TrainConfig
 from llm.device import keep_freed_memory
 from llm.kernels.training.backend import MuonUpdate
-from llm.training.checkpoint import Checkpoints, restore_weights, trained_weights, weights_here
+from llm.training.checkpoint import Checkpoints, restore_weights, trained_weights, weights_of
 from llm.training.divergence import DivergedError, ExplosionCheck, UnsoundError, check_metric, check_update
 from llm.training.objective import ModelT, Objective, Row, evaluations_since_best
 from llm.training.optim import Optimizers, build_optimizer, schedule
-from llm.training.workers import ALONE, Workers, full_tensor
 
 Report = Callable[[Row, float], None]
+
+Accumulate = Callable[[Callable[[int], Tensor], Sequence[int], Sequence[float]], float]
+
+
+def accumulate_gradients(batch_loss: Callable[[int], Tensor], batches: Sequence[int], shares: Sequence[float]) -> float:
+    """Add up the gradients of an update's batches, by number, each multiplied by its share; their mean loss."""
+    mean_loss = 0.0
+    for batch, share in zip(batches, shares, strict=True):
+        loss = batch_loss(batch) * share
+        loss.backward()
+        mean_loss += loss.item()
+    return mean_loss
 
 
 @dataclass
@@ -34,10 +45,9 @@ class Training:
     """The model that is evaluated and saved."""
     training_model: nn.Module
     """A model with the same weights that computes the losses."""
-    batch_loss: Callable[[int], Tensor]
-    """The mean loss of a batch by its number: that of llm/objectives/<name>/loss.py, of the training model."""
+    accumulate: Accumulate
+    """Adds up the gradients of an update."""
     optimizer: Optimizers
-    workers: Workers
     checkpoints: Checkpoints | None
     report: Report
     history: list[Row]
@@ -50,17 +60,10 @@ class Training:
         """Update the weights, number `step` from 1, by `gradient_accumulation` batches; the row of its metrics."""
         config = self.config
         self.training_model.train()
-        self.seed_dropout(step)
         batches = range((step - 1) * config.gradient_accumulation, step * config.gradient_accumulation)
         weights = [self.objective.weight(batch) for batch in batches]
-        loss = 0.0
-        for batch, weight in zip(batches, weights, strict=True):
-            self.workers.synchronise(now=batch == batches[-1])
-            share = weight / sum(weights)  # 1.0 for a single batch, which changes no bit
-            batch_loss = self.batch_loss(batch) * share
-            batch_loss.backward()
-            loss += batch_loss.item()
-        loss = self.workers.mean(loss)
+        shares = [weight / sum(weights) for weight in weights]  # 1.0 for a single batch, which changes no bit
+        loss = self.accumulate(self.batch_loss, batches, shares)
         norm = clip_gradients(self.training_model, config.gradient_clip)
         share_of_peak = schedule(step - 1, config)
         rate = share_of_peak * config.learning_rate
@@ -68,24 +71,15 @@ class Training:
         self.optimizer.step(share_of_peak)
         return {"step": step, "train_loss": loss, "learning_rate": rate, "gradient_norm": norm}
 
-    def seed_dropout(self, step: int) -> None:
-        """Make dropout a function of seed, step and worker."""
-        torch.manual_seed(self.config.seed * 1_000_003 + step + self.workers.rank * 10**12)
+    def batch_loss(self, batch: int) -> Tensor:
+        """The mean loss of a batch by its number; dropout is a function of the seed and this number."""
+        torch.manual_seed(self.config.seed * 1_000_003 + batch + 1)
+        return self.objective.loss(self.training_model, batch)
 
     @property
     def steps_done(self) -> int:
         """The number of the last update; 0 before the first."""
         return self.history[-1]["step"] if self.history else 0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all steps are done, or `patience` evaluations were no better than the best."""
-        if self.steps_done >= self.config.steps:
-            return True
-        was_evaluated = any(self.objective.best in row for row in self.history[-1:])
-        if self.config.patience is None or not was_evaluated:
-            return False
-        return evaluations_since_best(self.history, self.objective) >= self.config.patience
 
     def finish(self, row: Row, seconds: float) -> None:
         """Evaluate if an evaluation is due, then report the row of the last update and check its loss."""
@@ -106,7 +100,6 @@ class Training:
         with torch.inference_mode():
             samples = self.objective.samples()
             row |= self.objective.evaluate()
-        self.workers.release()
         check_metric(row["step"], self.objective.best, row[self.objective.best])
         if evaluations_since_best(self.history, self.objective) == 0:
             self.best = trained_weights(self.model)
@@ -115,7 +108,7 @@ class Training:
     def save(self) -> None:
         """Write a checkpoint."""
         if self.checkpoints:
-            groups = {"model": weights_here(self.model), "best": self.best, "optimizer": self.optimizer.tensors()}
+            groups = {"model": weights_of(self.model), "best": self.best, "optimizer": self.optimizer.tensors()}
             self.checkpoints.save(self.steps_done, groups, self.history)
 
     def resume(self) -> None:
@@ -133,11 +126,11 @@ class Training:
             self.explosion.add(row)
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Update, evaluate and save until the training is over. Raises InterruptedError when `stop` says so."""
+        """Update, evaluate and save until all steps are done. Raises InterruptedError when `stop` says so."""
         for row in self.history[-1:]:  # whose evaluation may have been interrupted
             self.finish(row, 0.0)
-        while not self.is_over:
-            if self.workers.any(stop()):
+        while self.steps_done < self.config.steps:
+            if stop():
                 raise InterruptedError
             started = time.perf_counter()
             row = self.update(self.steps_done + 1)
@@ -157,7 +150,7 @@ def clip_gradients(model: nn.Module, largest: float) -> float:
     weights = [weight for weight in model.parameters() if weight.grad is not None]
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     total = nn.utils.get_total_norm(gradients)
-    norm = full_tensor(total).item()
+    norm = total.item()
     if norm > largest:  # else each would be multiplied by 1
         nn.utils.clip_grads_with_norm_(weights, largest, total)
     return norm
@@ -172,35 +165,31 @@ def train(
     checkpoints: Checkpoints | None = None,
     report: Report = lambda row, seconds: None,
     stop: Callable[[], bool] = lambda: False,
-    workers: Workers = ALONE,
     muon_update: MuonUpdate | None = None,
+    accumulate: Accumulate = accumulate_gradients,
 ) -> list[Row]:
     """Train in place, leave the best weights in `model`, return a row of metrics a step.
 
     `training_model` has the same weights, and computes the losses (llm/training/backend.py); by default it is `model`.
     Goes on from the newest checkpoint where there is one. A row holds `step` (from 1), `train_loss`, `learning_rate`,
     `gradient_norm`, and the metrics of `evaluate` where it ran. `report` gets each row with the seconds that its update
-    took, and under `samples` the texts that `objective` made; a checkpoint's rows are reported again. Training ends
-    early after `patience` evaluations without a better one.
+    took, and under `samples` the texts that `objective` made; a checkpoint's rows are reported again.
 
     `stop` is asked before each step, and `evaluate` and `samples` may raise InterruptedError: both save a checkpoint
     and raise InterruptedError. Raises DivergedError when the loss is no number or explodes, naming the step and the
     newest checkpoint from before.
 
-    Of several `workers` each calls this, with an objective that takes its part of every batch, and without a training
-    model. `muon_update` is that of a Backend.
+    `muon_update` is that of a Backend. `accumulate` may share the batches of an update with other processes.
     """
     keep_freed_memory()
     training_model = model if training_model is None else training_model
-    batch_loss = workers.wrap(training_model, objective.loss)  # before the optimiser: it may replace the weights
     training = Training(
         config=config,
         objective=objective,
         model=model,
         training_model=training_model,
-        batch_loss=batch_loss,
+        accumulate=accumulate,
         optimizer=build_optimizer(model, config, muon_update),
-        workers=workers,
         checkpoints=checkpoints,
         report=report,
         history=[{"step": 0}] if objective.start_counts else [],

@@ -20,7 +20,6 @@ from llm.kernels.processor import has_fast_bfloat16
 from llm.kernels.training.backend import MuonMatrix, MuonRates, MuonUpdate
 from llm.kernels.training.muon import LARGER, POLAR_EXPRESS
 from llm.model.attention import GroupedQueryAttention
-from llm.training.workers import full_tensor, redistribute, to_local
 
 BETA1_BESIDE_MUON = 0.8
 """AdamW's share of momentum where Muon has the blocks: embeddings and the head then learned more than with 0.9."""
@@ -97,17 +96,17 @@ def update_matrices(matrices: Sequence[MuonMatrix], rates: MuonRates) -> None:
     squares: list[Tensor] = []
     for matrix in matrices:
         matrix.momentum_RC.lerp_(matrix.gradient_RC, 1 - rates.momentum)
-        nesterov_RC = full_tensor(matrix.gradient_RC.lerp(matrix.momentum_RC, rates.momentum))
+        nesterov_RC = matrix.gradient_RC.lerp(matrix.momentum_RC, rates.momentum)
         averages += nesterov_RC.split(matrix.rows)
-        squares += full_tensor(matrix.squares_R1).split(matrix.rows)
+        squares += matrix.squares_R1.split(matrix.rows)
     updates, squares = _directions(averages, squares, rates.beta2)
     first = 0
     for matrix in matrices:
         parts = slice(first, first + len(matrix.rows))
         first = parts.stop
         weight_RC = matrix.weight_RC
-        matrix.squares_R1.copy_(redistribute(torch.cat(squares[parts]), matrix.squares_R1))
-        update_RC = redistribute(torch.cat(updates[parts]), weight_RC)
+        matrix.squares_R1.copy_(torch.cat(squares[parts]))
+        update_RC = torch.cat(updates[parts])
         decay_RC = rates.weight_decay * weight_RC * (weight_RC * update_RC >= 0)
         weight_RC.sub_(update_RC + decay_RC, alpha=rates.learning_rate)
 
@@ -174,23 +173,22 @@ class Optimizers:
             part.zero_grad()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as named tensors, to be saved: this worker's part of it."""
+        """The state as named tensors, to be saved."""
         tensors = {}
         for number, part in enumerate(self.parts):
             for index, state in part.state_dict()["state"].items():
                 for key, tensor in state.items():
-                    tensors[f"{number}.{index}.{key}"] = to_local(tensor)
+                    tensors[f"{number}.{index}.{key}"] = tensor
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back the state that `tensors` gave, the parts of all workers together."""
+        """Put back the state that `tensors` gave."""
         for number, part in enumerate(self.parts):
-            weights = [weight for group in part.param_groups for weight in group["params"]]
             state: dict[int, dict[str, Tensor]] = defaultdict(dict)
             for name, tensor in tensors.items():
                 part_number, index, key = name.split(".", 2)
                 if int(part_number) == number:
-                    state[int(index)][key] = redistribute(tensor, weights[int(index)])
+                    state[int(index)][key] = tensor
             part.load_state_dict(part.state_dict() | {"state": dict(state)})
 
 

@@ -29,8 +29,7 @@ class Training:
     train: type[TrainConfig]
     """Its `train` section in params.yaml."""
     prepare: Callable[..., TrainingSetup[Any]]
-    """`prepare(params, files, workers)` returns what is trained, from the `train` section, the `TrainingFiles` and the
-    workers that share the batches."""
+    """`prepare(params, files)` returns what is trained, from the `train` section and the `TrainingFiles`."""
     samples: Callable[[TrainingSetup[Any], Path, Mapping[str, Any]], list[str]] = no_samples
     """`samples(setup, data, evaluate)` returns texts to show at each evaluation of a training, from the dataset's
     folder and the `evaluate` section as it is written. They are only logged: no out contains them."""

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -27,20 +27,16 @@ from llm.training.backend import build_training_model
 from llm.training.checkpoint import Checkpoints, restore_weights
 from llm.training.loop import train
 from llm.training.objective import Objective, Row
-from llm.training.workers import ALONE
 from tasks.registry.tracking import add_facts, stage_run
 from tasks.stages.hashes import fingerprint, inputs
 from tasks.stages.lock import FINISHED, KEEP, STATE
 from tasks.stages.process import current_stage, leave_soon, state_folder
 from tasks.training.interrupted import INPUTS, say_what_is_kept
 from tasks.training.progress import ProgressReporter, StopRequest, active_run_id
-from tasks.training.ray_cluster import Cluster
-from tasks.training.setup import Prepare, Trained, TrainingSetup
+from tasks.training.ray import Cluster, train_on_ray
+from tasks.training.setup import Prepare, Samples, Trained, TrainingSetup
 
 logger = logging.getLogger(__name__)
-
-Samples = Callable[[TrainingSetup[Any]], list[str]]
-"""Makes texts for people to read, at each evaluation."""
 
 
 @contextmanager
@@ -78,7 +74,7 @@ def fit(
     `samples` makes. At the end LoRA's updates are merged into the weights, and the setup takes its last step, such as
     fitting a classifier's head.
     """
-    setup = prepare(ALONE)
+    setup = prepare(params)
     model = setup.loaded.model
     training_model = model
     compute = setup.compute
@@ -116,8 +112,6 @@ def fit(
                     muon_update=compute.backend.muon_update,
                 )
             else:
-                from tasks.training.ray import train_on_ray
-
                 train_on_ray(
                     cluster, prepare, params, checkpoints=checkpoints, report=progress, stop=stop, samples=samples
                 )

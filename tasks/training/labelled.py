@@ -27,7 +27,6 @@ from llm.objectives.classifier.loss import objective
 from llm.objectives.classifier.model import Classifier
 from llm.objectives.classifier.texts import row_texts
 from llm.training.frozen_blocks import split_blocks
-from llm.training.workers import Workers
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps_precision, training_files
 from tasks.training.shown_row import ShownRow, read_row, shown_row
 
@@ -59,16 +58,14 @@ class TrainClassifier(ReadingConfig, FinetuneConfig):
         return self
 
 
-def prepare_labelled(
-    params: TrainClassifier, files: TrainingFiles, workers: Workers, *, units: str
-) -> TrainingSetup[Classifier]:
+def prepare_labelled(params: TrainClassifier, files: TrainingFiles, *, units: str) -> TrainingSetup[Classifier]:
     """The base with a head, and the rows that it is to tell apart; `units` is what a row is called in the log."""
     assert files.base is not None, "a classifier has a base"
     compute = choose_compute()
     tables = {split: pd.read_parquet(path) for split, path in training_files(files.dataset).items()}
     label_columns = {split: table["label"].tolist() for split, table in tables.items()}
     labels = order_labels(label_columns, params.passes, str(files.dataset))
-    as_stored = keeps_precision(params, compute, workers)
+    as_stored = keeps_precision(params, compute)
     loaded = _load_with_head(params, files.base, labels, device=compute.device, as_stored=as_stored)
     model = loaded.model
     whole = model.gpt
@@ -89,7 +86,7 @@ def prepare_labelled(
     compute = _choose_backend(params, model.gpt, train, compute=compute)
     return TrainingSetup(
         loaded,
-        objective(model, params, train, validation=validation, compute=compute, workers=workers),
+        objective(model, params, train, validation=validation, compute=compute),
         compute=compute,
         throughput=throughput,
         finish=finish,

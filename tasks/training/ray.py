@@ -1,59 +1,95 @@
-"""Training in several processes under Ray Train: the same function, in workers that divide every batch."""
+"""Training in several processes under Ray Train: each worker computes its part of every update.
+
+    THREESTAGE_RAY       local, auto (a cluster that this machine is part of) or ray://HOST:PORT; without it no Ray
+    THREESTAGE_WORKERS   how many processes train one model; without it one a GPU, or two where there is none
+
+They say where a stage runs, not what it computes, so neither makes a stage stale. All machines must see the project's
+folder under the same path.
+
+Two workers cut each batch into two that are accumulated, and each computes one of them. So they learn what one process
+learns, but for rounding, and any number of workers can go on from the same checkpoint.
+"""
 
 import logging
 import os
-import threading
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from llm.config import TrainConfig
 from llm.errors import UserError
-from llm.training.checkpoint import Checkpoints
-from llm.training.divergence import DivergedError
-from llm.training.loop import train
+from llm.training.checkpoint import Checkpoints, Groups
+from llm.training.loop import accumulate_gradients, train
 from llm.training.objective import Row
-from llm.training.workers import Workers
-from tasks.training.ray_cluster import Cluster
-from tasks.training.setup import Prepare, TrainingSetup
+from tasks.training.setup import Prepare, Samples
 
 RESTARTS = 3  # of a training after the loss of a worker
-POLL = 0.2  # seconds between two readings of the workers' reports
+POLL = 0.2  # seconds between two readings of what the first worker reports
+STOP = "stop"  # a file next to the checkpoints that asks the workers to stop
 
 logger = logging.getLogger(__name__)
 
 
-class _Relay:
-    """An actor that carries reports from the first worker to the process that started the workers."""
+@dataclass(frozen=True)
+class Cluster:
+    """The settings in the environment."""
 
-    def __init__(self) -> None:
-        self.rows: list[tuple[Row, float]] = []
-        self.asked = False
-        self.ended: Exception | None = None
+    address: str
+    workers: int | None
 
-    def report(self, row: Row, seconds: float) -> None:
-        self.rows.append((row, seconds))
+    @classmethod
+    def asked_for(cls) -> Self | None:
+        """The cluster that THREESTAGE_RAY names, or None. Raises UserError naming the invalid variable."""
+        address = os.environ.get("THREESTAGE_RAY")
+        if not address:
+            return None
+        if address not in ("local", "auto") and not address.startswith("ray://"):
+            raise UserError(f"THREESTAGE_RAY={address}: it is local, auto or ray://HOST:PORT")
+        workers = os.environ.get("THREESTAGE_WORKERS", "")
+        if workers and not (workers.isdecimal() and int(workers)):
+            raise UserError(f"THREESTAGE_WORKERS={workers}: it is a number from 1")
+        return cls(address, int(workers) if workers else None)
 
-    def take(self) -> list[tuple[Row, float]]:
-        rows = self.rows
-        self.rows = []
-        return rows
+    @contextmanager
+    def connected(self) -> Generator[Any]:
+        """Yield the module `ray`, connected to the cluster.
 
-    def ask_to_stop(self) -> None:
-        self.asked = True
-
-    def asked_to_stop(self) -> bool:
-        return self.asked
-
-    def end(self, reason: Exception) -> None:
-        self.ended = reason
-
-    def reason(self) -> Exception | None:
-        return self.ended
+        Raises UserError if Ray is not installed or nobody answers.
+        """
+        try:
+            import ray
+        except ImportError:
+            raise UserError("THREESTAGE_RAY asks for Ray, which is not installed: pip install '.[ray]'") from None
+        if ray.is_initialized():
+            yield ray
+            return
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        options: dict[str, Any] = {"include_dashboard": False} if self.address == "local" else {}
+        try:
+            ray.init(
+                address=self.address,
+                runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())}},
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                **options,
+            )
+        except ConnectionError as error:
+            raise UserError(f"THREESTAGE_RAY={self.address}: {error}") from None
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end this process without telling the training
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 @dataclass(frozen=True)
@@ -61,71 +97,91 @@ class _Job:
     """What a worker needs to train."""
 
     prepare: Prepare
-    config: TrainConfig
-    samples: Callable[[TrainingSetup[Any]], list[str]]
+    params: TrainConfig
+    samples: Samples
     checkpoints: Path
     project: Path
     """The folder in which it works."""
-    sharded: bool
-    relay: Any
-    """The handle of a `_Relay`."""
+    news: Any
+    """The `ray.util.queue.Queue` for rows with their seconds, and for the error that ended the training."""
+
+
+class _ReadOnlyCheckpoints(Checkpoints):
+    """Checkpoints for all workers but the first, which writes them."""
+
+    def save(self, step: int, groups: Groups, history: Sequence[Row] = ()) -> None:
+        """Write nothing."""
+
+
+def divide_batches(params: TrainConfig, workers: int) -> TrainConfig:
+    """The same training with smaller batches, `workers` times as many. Raises UserError if they are not equal."""
+    if params.batch_size % workers:
+        raise UserError(f"batch_size {params.batch_size} is no multiple of {workers} workers")
+    smaller = {
+        "batch_size": params.batch_size // workers,
+        "gradient_accumulation": params.gradient_accumulation * workers,
+    }
+    return params.model_copy(update=smaller)
 
 
 def _train_here(loop_config: dict[str, _Job]) -> None:
     """The work of a worker."""
-    import ray
-    import ray.train
+    from ray.train import get_context
     from ray.train.torch import get_device
 
     job = loop_config["job"]
-    relay = job.relay
     os.chdir(job.project)
-    if ray.get(relay.reason.remote()):
-        return
-    context = ray.train.get_context()
-    workers = Workers(
-        rank=context.get_world_rank(), count=context.get_world_size(), sharded=job.sharded, device=get_device()
-    )
-    if workers.device.type == "cuda":
-        torch.cuda.set_device(workers.device)
-    is_first = workers.rank == 0
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    rank = get_context().get_world_rank()
+    count = get_context().get_world_size()
+    is_first = rank == 0
 
     def report(row: Row, seconds: float) -> None:
         if is_first:
-            relay.report.remote(row, seconds)
+            job.news.put((row, seconds))
 
     def stop() -> bool:
-        return is_first and ray.get(relay.asked_to_stop.remote())
+        requests = torch.tensor(float((job.checkpoints / STOP).exists()), device=device)
+        dist.all_reduce(requests)
+        return requests.item() > 0
 
     try:
-        setup = job.prepare(workers)
+        setup = job.prepare(job.params)
+        model = setup.loaded.model
+
+        def accumulate(batch_loss: Callable[[int], Tensor], batches: Sequence[int], shares: Sequence[float]) -> float:
+            loss = accumulate_gradients(batch_loss, batches[rank::count], shares[rank::count])
+            gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+            sums = parameters_to_vector([*gradients, torch.tensor([loss], device=device)])
+            dist.all_reduce(sums)
+            vector_to_parameters(sums, gradients)
+            return sums[-1].item()
+
         train(
-            setup.loaded.model,
-            job.config,
-            replace(setup.objective, samples=partial(job.samples, setup)),
-            checkpoints=Checkpoints(job.checkpoints, workers=workers),
+            model,
+            job.params,
+            replace(setup.objective, samples=partial(job.samples, setup)) if is_first else setup.objective,
+            checkpoints=(Checkpoints if is_first else _ReadOnlyCheckpoints)(job.checkpoints),
             report=report,
             stop=stop,
-            workers=workers,
+            accumulate=accumulate,
         )
-    except (InterruptedError, DivergedError) as error:  # which all raise, after the same step
-        ray.get(relay.end.remote(error))
-    except RuntimeError:  # to torch, another worker's death is one: the only thing that helps is to try again
-        raise
-    except Exception as error:
-        ray.get(relay.end.remote(error))
-        raise  # the others may be waiting for this one: now Ray ends them, and those that follow find the reason
+    except (InterruptedError, UserError) as error:  # which every worker raises, and a restart would raise again
+        if is_first:
+            job.news.put(error)
 
 
 def train_on_ray(
     cluster: Cluster,
     prepare: Prepare,
-    config: TrainConfig,
+    params: TrainConfig,
     *,
     checkpoints: Checkpoints,
     report: Callable[[Row, float], None],
     stop: Callable[[], bool],
-    samples: Callable[[TrainingSetup[Any]], list[str]],
+    samples: Samples,
 ) -> None:
     """Train in the workers of a cluster, and leave the result as the newest checkpoint.
 
@@ -136,24 +192,19 @@ def train_on_ray(
     with cluster.connected() as ray:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
+        from ray.util.queue import Queue
 
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        count = _worker_count(cluster, ray.cluster_resources())
-        if config.batch_size % count:
-            raise UserError(f"batch_size {config.batch_size} is no multiple of {count} workers")
-        logger.info(f"{count} workers, {cluster.sharding}, on Ray at {cluster.address}")
-        relay = ray.remote(num_cpus=0)(_Relay).remote()
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        count = cluster.workers or gpus or 2
+        room = gpus or int(resources.get("CPU", 0))
+        if count > room and cluster.address == "local":
+            raise UserError(f"{count} workers need a {'GPU' if gpus else 'core'} each; this machine has {room}")
+        logger.info(f"{count} workers on Ray at {cluster.address}, which has room for {room}")
         folder = checkpoints.folder.absolute()
-        job = _Job(
-            prepare=prepare,
-            config=config,
-            samples=samples,
-            checkpoints=folder,
-            project=Path.cwd(),
-            sharded=cluster.sharding == "fsdp" and count > 1,
-            relay=relay,
-        )
-        failure_config = FailureConfig(max_failures=RESTARTS)
+        (folder / STOP).unlink(missing_ok=True)
+        news = Queue(actor_options={"num_cpus": 0})
+        job = _Job(prepare, divide_batches(params, count), samples, checkpoints=folder, project=Path.cwd(), news=news)
         # Ray's stubs know two forms of each of these classes; at run time they are of one version.
         trainer = TorchTrainer(
             _train_here,
@@ -161,69 +212,43 @@ def train_on_ray(
             scaling_config=ScalingConfig(num_workers=count, use_gpu=gpus > 0),  # pyrefly: ignore[bad-argument-type]
             run_config=RunConfig(  # pyrefly: ignore[bad-argument-type]
                 storage_path=str(folder),
-                failure_config=failure_config,  # pyrefly: ignore[bad-argument-type]
+                failure_config=FailureConfig(max_failures=RESTARTS),  # pyrefly: ignore[bad-argument-type]
             ),
         )
-        failures: list[Exception] = []
-        thread = threading.Thread(target=partial(_fit, trainer, failures), daemon=True)
-        thread.start()
-        _pass_on(ray, relay, thread, report=report, stop=stop)
-        _raise_failure(ray.get(relay.reason.remote()), failures)
-
-
-def _worker_count(cluster: Cluster, resources: Mapping[str, float]) -> int:
-    """How many workers train; raises UserError if this machine has no room for them."""
-    gpus = int(resources.get("GPU", 0))
-    count = cluster.workers or gpus or 2
-    room = gpus or int(resources.get("CPU", 0))
-    if count > room:
-        lack = f"{count} workers need a {'GPU' if gpus else 'core'} each; the cluster has {room}"
-        if cluster.address == "local":
-            raise UserError(lack)
-        logger.warning("%s: training waits until it has grown", lack)
-    return count
+        executor = ThreadPoolExecutor(1)
+        training = executor.submit(trainer.fit)
+        executor.shutdown(wait=False)
+        ended = _pass_on(news, training, report=report, stop=stop, stop_file=folder / STOP)
+    if ended is not None:
+        raise ended
+    error = training.exception()
+    if error is not None:
+        raise UserError(f"Ray's workers failed, after {RESTARTS} restarts at most: {error}")
 
 
 def _pass_on(
-    ray: Any,
-    relay: Any,
-    thread: threading.Thread,
+    news: Any,
+    training: Future[Any],
     *,
     report: Callable[[Row, float], None],
     stop: Callable[[], bool],
-) -> None:
-    """While a thread trains, pass on the workers' reports, and to them that a stop was requested."""
+    stop_file: Path,
+) -> Exception | None:
+    """Report rows and pass on a stop request until the training is over; return the error that ended it."""
     newest_step = -1
-    asked = False
+    ended = None
     while True:
-        alive = thread.is_alive()
-        for row, seconds in ray.get(relay.take.remote()):
+        is_over = training.done()
+        for item in news.get_nowait_batch(news.qsize()):
+            if isinstance(item, Exception):
+                ended = item
+                continue
+            row, seconds = item
             if row["step"] > newest_step:  # a restart reports earlier steps again
                 newest_step = row["step"]
                 report(row, seconds)
-        if not alive:
-            return
-        if stop() and not asked:
-            asked = True
-            relay.ask_to_stop.remote()
-        thread.join(POLL)
-
-
-def _raise_failure(reason: Exception | None, failures: list[Exception]) -> None:
-    """Raise the reason that a worker gave, or UserError if Ray failed without one."""
-    from ray.train import WorkerGroupError
-
-    if reason is not None:
-        raise reason
-    if not failures:
-        return
-    if isinstance(failures[0], WorkerGroupError):
-        raise UserError(f"the workers failed {RESTARTS + 1} times: {failures[0]}")
-    raise UserError(f"Ray failed: {failures[0]}")
-
-
-def _fit(trainer: Any, failures: list[Exception]) -> None:
-    try:
-        trainer.fit()
-    except Exception as error:
-        failures.append(error)
+        if is_over:
+            return ended
+        if stop():
+            stop_file.touch()
+        wait([training], POLL)

@@ -7,20 +7,16 @@ from typing import Any, Generic, NamedTuple
 
 import torch
 
-from llm.config import FinetuneConfig
+from llm.config import FinetuneConfig, TrainConfig
 from llm.device import Compute
 from llm.errors import UserFileError
 from llm.loaded_model import LoadedModel
 from llm.training.objective import ModelT, Objective, Row
-from llm.training.workers import Workers
 
 
-def keeps_precision(params: FinetuneConfig, compute: Compute, workers: Workers) -> bool:
-    """Whether a base stays as it is stored: frozen bfloat16 is multiplied as it is, and takes half of the memory.
-
-    FSDP shards weights of one precision alone.
-    """
-    return params.lora is not None and compute.dtype == torch.bfloat16 and not workers.sharded
+def keeps_precision(params: FinetuneConfig, compute: Compute) -> bool:
+    """Whether a base stays as it is stored: frozen bfloat16 is multiplied as it is, and takes half of the memory."""
+    return params.lora is not None and compute.dtype == torch.bfloat16
 
 
 class Throughput(NamedTuple):
@@ -68,8 +64,11 @@ class TrainingFiles:
     """The base's answers to general prompts, as the stage `replay` writes them; None for the foundation."""
 
 
-Prepare = Callable[[Workers], TrainingSetup[Any]]
-"""Builds the same set-up in every worker, with its part of the batches."""
+Prepare = Callable[[TrainConfig], TrainingSetup[Any]]
+"""Builds what is trained from the `train` section."""
+
+Samples = Callable[[TrainingSetup[Any]], list[str]]
+"""Makes texts for people to read, at each evaluation."""
 
 
 def split_file(data: Path, split: str) -> Path:

@@ -19,7 +19,6 @@ from llm.objectives.assistant.model import Assistant
 from llm.objectives.assistant.packing import batch, pack_sequences, row_width
 from llm.training.loss import linear_cross_entropy
 from llm.training.objective import Objective
-from llm.training.workers import ALONE, Workers
 
 
 def response_loss(
@@ -68,7 +67,6 @@ def objective(
     validation: Sequence[Example],
     compute: Compute,
     opening_weight: float = 1.0,
-    workers: Workers = ALONE,
 ) -> Objective[Assistant]:
     """Learn from packed windows; keep the weights with the lowest response loss on `validation`.
 
@@ -90,13 +88,13 @@ def objective(
     def loss(training_model: Assistant, index: int) -> Tensor:
         total = response_loss(
             training_model,
-            [windows[row] for row in workers.part(order[index])],
+            [windows[row] for row in order[index]],
             compute,
             width=width,
             opening_weight=opening_weight,
             cross_entropy=training_model.backend.cross_entropy,
         )
-        return total * workers.count / weight(index)
+        return total / weight(index)
 
     def evaluate() -> dict[str, float]:
         loss = mean_response_loss(model, validation, compute, batch_size=config.batch_size, window=longest)

@@ -13,7 +13,6 @@ from llm.device import Compute
 from llm.objectives.classifier.fit import ReadTexts, f1_score
 from llm.objectives.classifier.model import Classifier
 from llm.training.objective import Objective
-from llm.training.workers import ALONE, Workers
 
 
 def objective(
@@ -23,7 +22,6 @@ def objective(
     *,
     validation: ReadTexts,
     compute: Compute,
-    workers: Workers = ALONE,
 ) -> Objective[Classifier]:
     """Train the GPT and its head on shuffled texts; keep the weights with the highest F1 on `validation`.
 
@@ -31,12 +29,18 @@ def objective(
     """
     lengths = train.inputs.lengths
     width = max(lengths) if compute.backend.compiles else 0  # else that of the longest in a batch
-    order = BatchSampler(len(lengths), config.batch_size, config.seed, lengths=np.array(lengths))
+    order = BatchSampler(
+        len(lengths),
+        config.batch_size,
+        config.seed,
+        lengths=np.array(lengths),
+        accumulated=config.gradient_accumulation,
+    )
     labels_N = train.labelled.labels
     actual_N = validation.labelled.labels
 
     def loss(training_model: Classifier, index: int) -> Tensor:
-        rows = workers.part(order[index])
+        rows = order[index]
         inputs, lengths_B = train.inputs.batch(rows, width)
         with compute.autocast():
             logits_BK = training_model(inputs.to(compute.device), lengths_B.to(compute.device))

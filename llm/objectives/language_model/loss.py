@@ -17,7 +17,6 @@ from llm.kernels.training.backend import CrossEntropy
 from llm.model.gpt import GPT
 from llm.training.loss import bits_per_byte, linear_cross_entropy
 from llm.training.objective import Objective
-from llm.training.workers import ALONE, Workers
 
 
 def window_loss(
@@ -55,10 +54,8 @@ def context_at(step: int, steps: int, *, first: int | None, context_length: int)
 
 
 @torch.inference_mode()
-def text_loss(
-    model: GPT, windows: TokenWindows, batches: Iterable[np.ndarray], *, compute: Compute, workers: Workers = ALONE
-) -> float:
-    """Mean cross-entropy, in nats a token, over batches of window numbers; those of all workers count."""
+def text_loss(model: GPT, windows: TokenWindows, batches: Iterable[np.ndarray], *, compute: Compute) -> float:
+    """Mean cross-entropy, in nats a token, over batches of window numbers."""
     total = 0.0
     count = 0
     for rows in batches:
@@ -66,8 +63,7 @@ def text_loss(
         with compute.autocast():
             total += window_loss(model, inputs_BT, targets_BT).item() * targets_BT.numel()
         count += targets_BT.numel()
-    total_of_all, count_of_all = workers.sums(total, count)
-    return total_of_all / count_of_all
+    return total / count
 
 
 def objective(
@@ -80,7 +76,6 @@ def objective(
     evaluation_batches: int,
     first_context_length: int | None = None,
     start_counts: bool = False,
-    workers: Workers = ALONE,
 ) -> Objective[GPT]:
     """Learn from shuffled windows of `train`; keep the weights with the lowest loss on `validation`.
 
@@ -88,10 +83,10 @@ def objective(
     weights kept may be the ones before the first step.
     """
     order = BatchSampler(len(train), config.batch_size, config.seed)
-    batches = validation.evaluation_batches(evaluation_batches, config.batch_size, workers.count)
+    batches = validation.evaluation_batches(evaluation_batches, config.batch_size)
 
     def loss(training_model: GPT, index: int) -> Tensor:
-        inputs_BT, targets_BT = train.batch(workers.part(order[index]), compute.device)
+        inputs_BT, targets_BT = train.batch(order[index], compute.device)
         step = index // config.gradient_accumulation
         length = context_at(step, config.steps, first=first_context_length, context_length=model.config.context_length)
         cross_entropy = training_model.backend.cross_entropy
@@ -99,8 +94,7 @@ def objective(
             return window_loss(training_model, inputs_BT, targets_BT, length=length, cross_entropy=cross_entropy)
 
     def evaluate() -> dict[str, float]:
-        own_batches = batches[workers.rank :: workers.count]
-        loss = text_loss(model, validation, own_batches, compute=compute, workers=workers)
+        loss = text_loss(model, validation, batches, compute=compute)
         bits = bits_per_byte(loss, 1, validation.bytes_per_token)
         return {"validation_loss": loss, "validation_bits_per_byte": bits}
 

@@ -26,7 +26,6 @@ from llm.objectives.assistant.packing import pack_sequences, row_width
 from llm.objectives.assistant.replay import read_replay
 from llm.objectives.assistant.rows import examples_of, questions_of
 from llm.training.cost import training_flops
-from llm.training.workers import Workers
 from tasks.training.description import Training
 from tasks.training.setup import (
     Throughput,
@@ -61,7 +60,7 @@ def _is_learned_twice(source: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(source, pattern) for pattern in patterns)
 
 
-def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup[Assistant]:
+def prepare(params: Train, files: TrainingFiles) -> TrainingSetup[Assistant]:
     """The base and the packed instructions that it is to answer. What LoRA freezes stays in the base's precision."""
     assert files.base is not None, "an assistant has a base"
     assert files.rehearses is not None, "an assistant rehearses, if only nothing"
@@ -76,7 +75,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         build=build,
         dropout=params.dropout,
         context_length=context_length,
-        as_stored=keeps_precision(params, compute, workers),
+        as_stored=keeps_precision(params, compute),
     )
     model, encoding = loaded
     chosen = params.model_dump(include={"system", "text_penalty"})
@@ -115,7 +114,6 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         validation=validation,
         compute=compute,
         opening_weight=params.opening_weight,
-        workers=workers,
     )
     tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
     flops = training_flops(model)

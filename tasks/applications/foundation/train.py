@@ -21,7 +21,6 @@ from llm.objectives.language_model.loss import objective
 from llm.objectives.language_model.serve import continuations
 from llm.tokenizer import same_tokens
 from llm.training.cost import training_flops
-from llm.training.workers import Workers
 from tasks.training.description import Training
 from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup
 from tasks.training.shown_row import ShownRow, check_number, shown_row
@@ -102,7 +101,7 @@ def identity(params: Train) -> dict[str, str]:
     return {"init_from.sha256": weights_digest(published_weights(params.init_from))}
 
 
-def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup[GPT]:
+def prepare(params: Train, files: TrainingFiles) -> TrainingSetup[GPT]:
     """The model and the windows of the corpus that it is to predict."""
     compute = choose_compute()
     encoding = load_tokenizer(files.dataset / "tokenizer.json")
@@ -122,7 +121,6 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         evaluation_batches=params.evaluation_batches,
         first_context_length=params.first_context_length,
         start_counts=not from_scratch,
-        workers=workers,
     )
     throughput = Throughput("tokens", tokens, training_flops(model))
     return TrainingSetup(LoadedModel(model, encoding), goal, compute=compute, throughput=throughput)

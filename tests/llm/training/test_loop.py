@@ -173,11 +173,3 @@ def test_loss_of_a_text_is_the_mean_over_its_tokens(make_gpt, token_files):
     batches = [windows.evaluation_batches(99, 1)[0], torch.arange(1, len(windows)).numpy()]  # of unequal sizes
     loss = text_loss(gpt, windows, batches, compute=CPU)
     assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-
-
-@pytest.mark.parametrize(("patience", "steps"), [(1, 3), (2, 6), (None, 7)])
-def test_training_ends_after_so_many_evaluations_without_a_better_one(make_config, patience, steps):
-    scored = ScoredModel({"score": score} for score in (3.0, 2.0, 2.5, 1.5, 1.5, 1.6, 1.4))
-    goal = Objective(scored.loss, scored.evaluate, best="score")
-    history = train(scored.model, make_config(steps=7, evaluate_every=1, patience=patience), goal)
-    assert len(history) == steps

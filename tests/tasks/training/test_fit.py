@@ -26,7 +26,6 @@ from llm.loaded_model import LoadedModel
 from llm.training.checkpoint import Checkpoints
 from llm.training.divergence import DivergedError
 from llm.training.objective import Objective
-from llm.training.workers import Workers
 from tasks.applications.foundation.train import Train
 from tasks.params import load_training
 from tasks.registry.tracking import log_steps, stage_run
@@ -61,7 +60,7 @@ def learn(params: Train = PARAMS, stop: int = 0, ask: int = 0) -> list[int]:
     """
     seen = []
 
-    def prepare(workers: Workers) -> TrainingSetup:
+    def prepare(params: Train) -> TrainingSetup:
         torch.manual_seed(params.seed)
         model = torch.nn.Linear(4, 1)
 
@@ -286,7 +285,7 @@ def test_publish_writes_a_model_that_loads_and_a_report_with_the_best_step(stage
 def test_training_that_explodes_leaves_its_whole_curve_with_each_step_once(stage, steps):
     @flow
     def learn_and_explode(params: Train) -> None:
-        def prepare(workers: Workers) -> TrainingSetup:
+        def prepare(params: Train) -> TrainingSetup:
             torch.manual_seed(params.seed)
             model = torch.nn.Linear(4, 1)
 

@@ -11,7 +11,6 @@ from llm.errors import UserError
 from llm.formats.model_folder import save_model
 from llm.loaded_model import LoadedModel
 from llm.objectives.assistant import Question, encode_examples, pack_sequences, row_width
-from llm.training.workers import ALONE
 from tasks.applications.assistant import train as assistant
 from tasks.training.setup import TrainingFiles
 
@@ -46,7 +45,7 @@ def prepared(make_gpt, encoding, tmp_path, monkeypatch):
         replay = tmp_path / "replay.jsonl"
         replay.write_text(rehearses)
         files = TrainingFiles(dataset=tmp_path, base=tmp_path / "base", rehearses=replay)
-        return assistant.prepare(params, files, ALONE)
+        return assistant.prepare(params, files)
 
     return prepare
 

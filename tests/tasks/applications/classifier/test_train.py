@@ -6,7 +6,6 @@ from llm.formats.model_folder import save_model
 from llm.loaded_model import LoadedModel
 from llm.model.lora import merge_lora
 from llm.training.loop import train
-from llm.training.workers import ALONE
 from tasks.applications.classifier.train import prepare
 from tasks.training.labelled import TrainClassifier
 from tasks.training.setup import TrainingFiles
@@ -26,9 +25,7 @@ def prepared(make_gpt, encoding, tmp_path):
             subjects = [f"the cat {number}" for number in range(len(labels))]
             table = {"subject": subjects, "body": ["sat"] * len(labels), "label": labels, "unit": range(len(labels))}
             pd.DataFrame(table).to_parquet(tmp_path / f"{split}.parquet")
-        return prepare(
-            TrainClassifier(**SHORT | values), TrainingFiles(dataset=tmp_path, base=tmp_path / "base"), ALONE
-        )
+        return prepare(TrainClassifier(**SHORT | values), TrainingFiles(dataset=tmp_path, base=tmp_path / "base"))
 
     return prepare_it
 

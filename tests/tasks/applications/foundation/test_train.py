@@ -5,7 +5,6 @@ from llm.kernels.processor import processor
 from llm.kernels.training.choose import WIDE_INT8, WORTH
 from llm.kernels.training.compiled import cpp_compiler
 from llm.model.gpt import GPT
-from llm.training.workers import ALONE
 from tasks.applications.foundation import train as foundation
 from tasks.applications.foundation.train import SCRATCH, Train
 from tasks.training.setup import TrainingFiles
@@ -18,7 +17,7 @@ def test_training_in_8_bits_is_for_models_from_scratch(token_files, monkeypatch,
     params = Train(learning_rate=1e-3, init_from=init_from, context_length=64, **size)
     gpt = GPT(GPTConfig(vocabulary_size=300, context_length=64, n_layer=1, n_head=8, n_embd=WIDE_INT8))
     monkeypatch.setattr(foundation, "start", lambda params, encoding: gpt)
-    setup = foundation.prepare(params, TrainingFiles(dataset=token_files), ALONE)
+    setup = foundation.prepare(params, TrainingFiles(dataset=token_files))
     fast = cpp_compiler() is not None and processor().learned_int8
     assert setup.compute.backend.in_int8 == (fast and init_from == SCRATCH)
     assert setup.objective.start_counts == (init_from != SCRATCH)

@@ -14,7 +14,6 @@ from llm.loaded_model import LoadedModel
 from llm.objectives import GUARD, interface_of
 from llm.objectives.classifier import guard_replies
 from llm.training.loop import train
-from llm.training.workers import ALONE
 from tasks.measures.description import Subject
 from tasks.measures.evaluate import measure_and_write
 from tasks.measures.metrics import figures
@@ -41,7 +40,7 @@ def trained(make_gpt, encoding, tmp_path):
     guard = find_training("guard")
     small = {"lora": None, "layers": None, "last_blocks": None, "max_tokens": 32, "ngram_buckets": 4096, "steps": 1}
     params = guard.train.model_validate(BLOCK["train"] | small)
-    setup = guard.prepare(params, TrainingFiles(dataset=data, base=tmp_path / "base"), ALONE)
+    setup = guard.prepare(params, TrainingFiles(dataset=data, base=tmp_path / "base"))
     train(setup.loaded.model, params, setup.objective)
     setup.finish()
     return setup.loaded.model.eval(), data
