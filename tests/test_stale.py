@@ -36,7 +36,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/training/loop.py": TRAINING,
     "llm/generation/sampling.py": REPLAY + EVALUATION,  # no training
     "llm/kernels/serving/decode.c": REPLAY + EVALUATE,
-    "llm/objectives/classifier/linear.py": CLASSIFIER,
+    "llm/objectives/classifier/fit.py": CLASSIFIER,
     "tasks/applications/classifier/measure.py": ["evaluate@classifier"],
     "tasks/measures/pictures.py": EVALUATION,  # a plot retrains nothing
     "tasks/training/progress.py": [],

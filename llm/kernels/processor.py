@@ -41,8 +41,6 @@ class Processor:
     """What computes Muon's update: torch or C."""
     frozen_int8: int | None = None
     """The largest weight of frozen layers that LoRA multiplies in 8 bits; None where `dtype` is faster."""
-    learned_int8: bool = False
-    """Whether wide layers multiply 8-bit integers when a model is trained from scratch."""
     reading: str = "torch"
     """What reads whole texts: torch, or decode.c in 8 bits ("C")."""
     generation: str = "torch"
@@ -72,7 +70,6 @@ KINDS = (
         loss="C",
         muon="C",
         frozen_int8=LARGEST,
-        learned_int8=True,
         reading="C",
         generation="C",
         reason="430 GFLOP/s in bfloat16, 850 in 8 bits. A step of the default foundation takes 1.40 times as long with "

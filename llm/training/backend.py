@@ -58,17 +58,9 @@ def with_backend(model: ModelT, backend: Backend, forward: Callable[[], object])
             layer.set_submodule("frozen", backend.frozen_linear(layer.frozen, largest_I))
     for gpt in gpts:
         gpt.backend = backend
-        if backend.linear is not None:
-            _replace_linear(gpt.blocks, backend.linear)
         if backend.block is not None:
             gpt.blocks = nn.ModuleList(backend.block(block) for block in gpt.blocks)
     return copy
-
-
-def _replace_linear(blocks: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
-    for name, layer in list(blocks.named_modules()):
-        if isinstance(layer, nn.Linear):
-            blocks.set_submodule(name, make(layer))
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from projects import ROOT, run
 
 from app.settings import Settings
-from llm.objectives.classifier import f1_score
 from tasks.measures.intervals import interval
+from tasks.measures.label_metrics import f1_of
 from tests.app.conftest import post, running, tracked, wait_until
 
 SPLITS = ("train", "validation", "test")
@@ -39,7 +39,7 @@ def is_spam(labels: pd.Series) -> np.ndarray:
 
 
 def lead_in_f1(actual: np.ndarray, predicted: np.ndarray, guessed: np.ndarray) -> float:
-    return f1_score(actual, predicted, 2) - f1_score(actual, guessed, 2)
+    return f1_of(actual, predicted, 2) - f1_of(actual, guessed, 2)
 
 
 def splits(folder: Path) -> dict[str, str]:

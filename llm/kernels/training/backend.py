@@ -80,8 +80,6 @@ class Backend:
     """The sum of the cross-entropy from the stream, the output layer's weights and the targets."""
     muon_update: MuonUpdate | None = None
     """Muon's update, in place, of matrices with gradients. None leaves it to llm/training/optim.py."""
-    linear: Callable[[nn.Linear], nn.Module] | None = None
-    """Makes a faster layer with the weights of a linear layer of a block, which it learns; None keeps the layer."""
     frozen_linear: Callable[[nn.Linear, Tensor], nn.Module] | None = None
     """Makes a faster layer of one that LoRA freezes, from it and the largest magnitude of each input; None keeps it."""
     block: Callable[[nn.Module], nn.Module] | None = None
@@ -99,7 +97,7 @@ class Backend:
     @property
     def in_int8(self) -> bool:
         """Whether layers multiply 8-bit integers."""
-        return self.linear is not None or self.frozen_linear is not None
+        return self.frozen_linear is not None
 
 
 TORCH = Backend()

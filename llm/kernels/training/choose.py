@@ -17,7 +17,7 @@ from llm.kernels.training.bfloat16 import PANEL
 from llm.kernels.training.compiled import CompiledBlock, cpp_compiler
 from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c, load_cross_entropy
 from llm.kernels.training.flash import flash_attention, load_flash
-from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear, sums_are_exact
+from llm.kernels.training.int8 import FrozenInt8Linear, sums_are_exact
 from llm.kernels.training.muon import load_muon, muon_in_c
 
 WORTH = 1e9
@@ -29,10 +29,6 @@ WORTH_INT8 = 3e9
 """Values from which frozen weights under LoRA are multiplied in 8 bits, which saves 30 ns a value on two cores with
 AVX-512 VNNI: two minutes of the assistant's 4 billion, at the same validation loss. The 2 billion of an earlier
 classifier would have saved one minute, and its GPT's loss was 4 to 6 % higher. AVX2 alone has the same bound."""
-WIDE_INT8 = 512
-"""Width from which a model that starts from scratch learns in 8 bits: a step of GPT-2 124M took 3.74 s instead of
-4.76, of width 512 1.03 instead of 1.17, of width 256 hardly less. With width 512 the validation loss was the same after
-200 steps; nothing was measured with more."""
 FILLED = 0.75
 """Share of the tokens in batches of one shape that must not be padding: compiled blocks save a quarter of a step."""
 
@@ -71,19 +67,9 @@ def choose_backend(
     if compiler is not None:
         name = backend.name.replace(TORCH.name, f"compiled by {compiler}")
         backend = replace(backend, block=CompiledBlock, fallback=backend, name=name)
-        if from_scratch:
-            backend = _learning_in_int8(backend, compute, shape)
-        elif lora and values >= WORTH_INT8:
+        if lora and values >= WORTH_INT8:
             backend = _frozen_in_int8(backend, compute)
     return replace(compute, backend=backend, backend_reason=reason)
-
-
-def _learning_in_int8(backend: Backend, compute: Compute, shape: GPTShape) -> Backend:
-    """The backend with products in 8 bits for weights that learn, where they are faster."""
-    is_fast = compute.dtype == torch.bfloat16 and processor().learned_int8
-    if shape.n_embd < WIDE_INT8 or not is_fast or not sums_are_exact(LARGEST):
-        return backend
-    return replace(backend, linear=Int8Linear, name=f"{backend.name}, products in 8 bits")
 
 
 def _frozen_in_int8(backend: Backend, compute: Compute) -> Backend:

@@ -1,4 +1,4 @@
-"""Training with products of 8-bit integers, which some processors multiply twice as fast as bfloat16.
+"""Frozen weights of a training as 8-bit integers, which some processors multiply twice as fast as bfloat16.
 
 A matrix is quantized with a scale for each output that makes its largest weight 127, and its inputs with one for each
 token. The backward pass multiplies the same integers by the gradient. Most values of a gradient are far below the
@@ -8,7 +8,7 @@ or down by chance, which is right on average.
 A few inputs of a trained model are always much larger than the others, which would be left a few steps of their token's
 scale. So a frozen matrix, which is quantized once, multiplies the weights of each input by a smoothing factor and
 divides the input by it: the product is the same, and the values to be rounded are more even (SmoothQuant, Xiao et al.
-2023). A matrix that learns is quantized at every use, and its own gradient is a product in 8 bits, too.
+2023).
 
 Processors without VNNI add products in 16 bits, where those of two weights above 64 overflow. A frozen matrix can be
 quantized to at most 64 instead, which leaves its weights 7 of their 8 bits.
@@ -108,39 +108,3 @@ class FrozenInt8Linear(nn.Module):
         if self.bias_O is not None:
             y_NO = y_NO + self.bias_O
         return y_NO.unflatten(0, x.shape[:-1])
-
-
-class _LearnedProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-        x8_NI, x_scale_N1 = _quantized(x_NI.float())
-        weight8_OI, scale_O1 = _quantized(weight_OI.float())
-        tensors = (x8_NI, x_scale_N1, weight8_OI, scale_O1)
-        ctx.save_for_backward(*tensors)
-        ctx.dtypes = (x_NI.dtype, weight_OI.dtype)
-        return (torch._int_mm(x8_NI, weight8_OI.T) * x_scale_N1 * scale_O1[:, 0]).bfloat16()
-
-    @staticmethod
-    def backward(ctx: Any, upstream_NO: Tensor) -> tuple[Tensor, Tensor]:
-        x8_NI, x_scale_N1, weight8_OI, scale_O1 = ctx.saved_tensors
-        # Each time the scales of what is summed over go to the gradient before it is quantized.
-        by_token_NO, scale_N1 = _quantized(upstream_NO.float() * scale_O1[:, 0], by_chance=True)
-        by_output_ON, output_scale_O1 = _quantized((upstream_NO.float() * x_scale_N1).T, by_chance=True)
-        dx_NI = torch._int_mm(by_token_NO, weight8_OI) * scale_N1
-        dweight_OI = torch._int_mm(by_output_ON, x8_NI) * output_scale_O1
-        x_dtype, weight_dtype = ctx.dtypes
-        return dx_NI.to(x_dtype), dweight_OI.to(weight_dtype)
-
-
-class Int8Linear(nn.Module):
-    """A linear layer that learns by products of 8-bit integers, with the weights of an ordinary one."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
-        self.weight = layer.weight
-        self.bias = layer.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map … x I to … x O, bfloat16."""
-        y = _LearnedProduct.apply(x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
-        return y if self.bias is None else y + self.bias.bfloat16()

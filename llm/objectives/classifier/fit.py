@@ -12,6 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import sparse
+from sklearn.metrics import f1_score
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.svm import LinearSVC
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,7 +24,6 @@ from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives.classifier.calibration import UnsureRates, fit_scale
 from llm.objectives.classifier.inputs import Inputs, StreamInputs, TokenInputs
-from llm.objectives.classifier.linear import Sparse, Views, fit
 from llm.objectives.classifier.model import Classifier, encode_windows
 from llm.objectives.classifier.ngrams import NgramModel
 
@@ -30,6 +33,9 @@ AT_ONCE = 1000
 STATES = 0.02
 """What a hidden state counts whose standard deviation is 1; the n-grams of words have length 1, those of characters,
 too."""
+
+TOLERANCE = 1e-6
+"""Where a fit ends, so that the weights hardly depend on the order of the texts."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,18 +71,10 @@ def read_texts(loaded: LoadedModel[Classifier], labelled: LabelledTexts, reader:
     return ReadTexts(labelled, windows, inputs)
 
 
-def f1_score(actual: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndarray:
-    """The harmonic mean of precision and recall of the second of two labels, or its mean over more; of arrays of texts
-    over the last axis.
-
-    Labels are numbers below `labels`; of more than two those count that a text has or is given.
-    """
-    counted = np.arange(labels) if labels > 2 else np.array([1])
-    is_actual = actual[..., None] == counted
-    is_predicted = predicted[..., None] == counted
-    hits = (is_actual & is_predicted).sum(axis=-2)
-    sizes = is_actual.sum(axis=-2) + is_predicted.sum(axis=-2)
-    return (2 * hits / np.maximum(1, sizes)).sum(axis=-1) / np.maximum(1, (sizes > 0).sum(axis=-1))
+def f1_of(actual_N: Tensor, predicted_N: np.ndarray, labels: int) -> float:
+    """F1 of the second of two labels, or its mean over more, of those that a text has or is given."""
+    average = "macro" if labels > 2 else "binary"
+    return float(f1_score(actual_N.numpy(), predicted_N, average=average, zero_division=0))
 
 
 def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
@@ -118,7 +116,7 @@ def fit_head(
     predicted_N = model.config.decide(probability_NK)
     return {
         "validation_loss": F.cross_entropy(logits_NK, actual_N).item(),
-        "validation_f1": float(f1_score(actual_N.numpy(), predicted_N, len(model.config.labels))),
+        "validation_f1": f1_of(actual_N, predicted_N, len(model.config.labels)),
     }
 
 
@@ -146,22 +144,27 @@ def _states_of_all(model: Classifier, inputs: Inputs) -> Tensor:
     return torch.cat(parts)
 
 
-def _ngram_features(ngrams: NgramModel | None, texts: Sequence[str], windows: Sequence[str]) -> Sparse:
-    """The n-grams of texts and their windows; none of a model without."""
-    if ngrams is not None:
-        buckets, values, starts = ngrams.features(texts, windows)
-        return Sparse.of(buckets, values, starts)
-    nothing = torch.zeros(0, dtype=torch.long)
-    return Sparse.of(nothing, nothing.float(), torch.zeros(len(texts), dtype=torch.long))
+def _untrained() -> LinearSVC:
+    """A linear support vector machine.
+
+    Its loss is the squared hinge (Chang et al. 2008) of each label against the others: texts that are well on their
+    side cost nothing, so the hard ones decide. The bias is held as the other weights are.
+    """
+    return LinearSVC(C=1.0, dual=True, tol=TOLERANCE, max_iter=100_000, random_state=0)
+
+
+def _ngram_features(ngrams: NgramModel, texts: Sequence[str], windows: Sequence[str]) -> sparse.csr_matrix:
+    """The n-grams of texts and their windows, one row a text."""
+    buckets, values, starts = ngrams.features(texts, windows)
+    ends = np.append(starts.numpy(), len(buckets))
+    return sparse.csr_matrix((values.double().numpy(), buckets.numpy(), ends), shape=(len(texts), ngrams.buckets))
 
 
 def _fit_search(ngrams: NgramModel, train: LabelledTexts) -> None:
     """Learn by n-grams alone what makes a text look like the second of two labels."""
-    sparse = _ngram_features(ngrams, train.texts, train.texts)
-    views = Views(sparse, torch.zeros(len(train.texts), 1).double())
-    weights = fit(views, train.labels, learned_N=torch.ones(len(train.texts)).double(), classes=2)
-    ngrams.search.zero_()
-    ngrams.search[sparse.features_U] = (weights.sparse_UK[:, 1] - weights.sparse_UK[:, 0]).float()
+    features = _ngram_features(ngrams, train.texts, train.texts)
+    machine = _untrained().fit(features, train.labels.numpy())
+    ngrams.search.copy_(torch.from_numpy(machine.coef_[0]))
 
 
 def _fit_on(model: Classifier, train: ReadTexts, states_NC: Tensor) -> None:
@@ -170,27 +173,29 @@ def _fit_on(model: Classifier, train: ReadTexts, states_NC: Tensor) -> None:
     states_NC = states_NC.double()
     mean_C = states_NC.mean(dim=0)
     scale_C = STATES / states_NC.std(dim=0, correction=0).clamp(min=1e-6)
-    views = Views(_ngram_features(model.ngrams, labelled.texts, train.windows), (states_NC - mean_C) * scale_C)
-    classes = len(model.config.labels)
-    scale, bias = fit_scale(_logits_out_of_fold(views, labelled, classes), labelled.labels)
-    everything = torch.ones(len(labelled.texts)).double()
-    weights = fit(views, labelled.labels, learned_N=everything, classes=classes)
-    dense_CK = weights.dense_CK * scale_C[:, None]
-    with torch.no_grad():
-        model.head.weight.copy_(scale * dense_CK.T)
-        model.head.bias.copy_(scale * (weights.bias_K - mean_C @ dense_CK) + torch.tensor(bias))
-        if model.ngrams is not None:
-            model.ngrams.weight.zero_()
-            model.ngrams.weight[views.ngrams.features_U] = scale * weights.sparse_UK.float()
-
-
-def _logits_out_of_fold(views: Views, labelled: LabelledTexts, classes: int) -> Tensor:
-    """Logits of each text, float64 N x K, by a head that has learned from the other folds; no group is in two folds."""
+    views = [sparse.csr_matrix(((states_NC - mean_C) * scale_C).numpy())]
+    if model.ngrams is not None:
+        views.append(_ngram_features(model.ngrams, labelled.texts, train.windows))
+    features = sparse.hstack(views, format="csr")
+    actual_N = labelled.labels.numpy()
     numbers: dict[int, int] = {}
-    folds_N = torch.tensor([numbers.setdefault(group, len(numbers)) % FOLDS for group in labelled.groups])
-    logits_NK = torch.zeros(len(labelled.texts), classes, dtype=torch.double)
-    for fold in folds_N.unique():
-        is_left_out = folds_N == fold
-        weights = fit(views, labelled.labels, learned_N=(~is_left_out).double(), classes=classes)
-        logits_NK[is_left_out] = weights.logits(views)[is_left_out]
-    return logits_NK
+    folds_N = [numbers.setdefault(group, len(numbers)) % FOLDS for group in labelled.groups]
+    margins = cross_val_predict(
+        _untrained(), features, actual_N, cv=PredefinedSplit(folds_N), method="decision_function"
+    )
+    scale, bias = fit_scale(_of_each_label(np.atleast_2d(margins.T)).T, labelled.labels)
+    machine = _untrained().fit(features, actual_N)
+    weight_KW = scale * _of_each_label(machine.coef_)
+    dense_KC = weight_KW[:, : len(mean_C)] * scale_C
+    bias_K = scale * _of_each_label(machine.intercept_) + torch.tensor(bias)
+    with torch.no_grad():
+        model.head.weight.copy_(dense_KC)
+        model.head.bias.copy_(bias_K - dense_KC @ mean_C)
+        if model.ngrams is not None:
+            model.ngrams.weight.copy_(weight_KW[:, len(mean_C) :].T)
+
+
+def _of_each_label(rows: np.ndarray) -> Tensor:
+    """Weights or margins, one row a label; for two labels scikit-learn has one row, the difference of both."""
+    tensor = torch.from_numpy(rows)
+    return tensor if len(tensor) > 1 else torch.cat([-tensor, tensor]) / 2

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from llm.config import TrainConfig
 from llm.dataset import BatchSampler
 from llm.device import Compute
-from llm.objectives.classifier.fit import ReadTexts, f1_score
+from llm.objectives.classifier.fit import ReadTexts, f1_of
 from llm.objectives.classifier.model import Classifier
 from llm.training.objective import Objective
 
@@ -52,7 +52,7 @@ def objective(
         predicted_N = logits_NK.argmax(dim=1).numpy()
         return {
             "validation_loss": F.cross_entropy(logits_NK, actual_N).item(),
-            "validation_f1": float(f1_score(actual_N.numpy(), predicted_N, len(model.config.labels))),
+            "validation_f1": f1_of(actual_N, predicted_N, len(model.config.labels)),
         }
 
     return Objective(

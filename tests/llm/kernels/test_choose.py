@@ -12,11 +12,11 @@ from llm.device import Compute
 from llm.kernels.processor import KINDS
 from llm.kernels.training import choose
 from llm.kernels.training.backend import TORCH, Backend
-from llm.kernels.training.choose import WIDE_INT8, WORTH, WORTH_C, WORTH_INT8, choose_backend
+from llm.kernels.training.choose import WORTH, WORTH_C, WORTH_INT8, choose_backend
 from llm.kernels.training.compiled import CompiledBlock, cpp_compiler
 from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c
 from llm.kernels.training.flash import flash_attention
-from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
+from llm.kernels.training.int8 import FrozenInt8Linear
 from llm.kernels.training.muon import muon_in_c
 from llm.model.gpt import GPT
 from llm.model.lora import add_lora
@@ -116,55 +116,47 @@ def test_kernels_that_gcc_can_not_build_are_left_to_torch(monkeypatch, lacking, 
     assert chosen(WORTH_C, width=128, heads=2, from_scratch=True).backend.name == name
 
 
-LEARNS = {"avx512-bf16"}
 FREEZES = {"avx512-bf16": 127, "avx512-vnni": 127, "avx512": 64, "avx2-vnni": 127, "avx2": 64}
 
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("values", "options", "learns", "freezes"),
+    ("values", "options", "freezes"),
     [
-        (WORTH, {"width": WIDE_INT8, "from_scratch": True}, True, False),
-        (WORTH, {"width": WIDE_INT8 - 1, "from_scratch": True}, False, False),
-        (WORTH, {"width": WIDE_INT8}, False, False),
-        (WORTH_INT8, {"lora": True}, False, True),
-        (WORTH_INT8 / 2, {"lora": True}, False, False),
-        (WORTH_INT8, {}, False, False),
+        (WORTH, {"from_scratch": True}, False),
+        (WORTH_INT8, {"lora": True}, True),
+        (WORTH_INT8 / 2, {"lora": True}, False),
+        (WORTH_INT8, {}, False),
     ],
 )
 @pytest.mark.parametrize("kind", NAMES)
 def test_long_training_is_compiled_and_multiplies_in_8_bits_where_that_is_fast(
-    monkeypatch, values, options, learns, freezes, kind
+    monkeypatch, values, options, freezes, kind
 ):
     compute = replace(CPU, dtype=be(monkeypatch, kind).dtype)
     monkeypatch.setattr(choose, "sums_are_exact", lambda largest: True)  # as they are on that kind
     backend = chosen(values, compute, **options).backend
-    learns = learns and kind in LEARNS
     freezes = freezes and kind in FREEZES
-    assert backend.linear == (Int8Linear if learns else None)
     assert (backend.frozen_linear is not None) == freezes
     if freezes:
         layer = backend.frozen_linear(nn.Linear(64, 64), torch.ones(64))
         assert layer.weight_OI.abs().max() == FREEZES[kind]
         assert layer(torch.randn(2, 64)).dtype == compute.dtype
     assert backend.compiles
-    assert backend.in_int8 == (learns or freezes)
+    assert backend.in_int8 == freezes
     assert (", products in 8 bits" in backend.name) == backend.in_int8
     assert backend.fallback == chosen(values, compute, filled=0.0, **options).backend
 
 
 @needs_exact_sums
-@pytest.mark.parametrize("lora", [True, False])
-def test_fallback_learns_where_the_compiler_fails_and_the_reason_is_logged(caplog, lora):
+def test_fallback_learns_where_the_compiler_fails_and_the_reason_is_logged(caplog):
     gpt = GPT(GPTConfig(context_length=8, n_layer=2, n_embd=64, n_head=1, vocabulary_size=9))
-    if lora:
-        add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "expand")))
-    kind = FrozenInt8Linear if lora else Int8Linear
+    add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "expand")))
     names, weights = list(gpt.state_dict()), dict(gpt.named_parameters())
     tokens_BT, learning = torch.tensor([[1, 2, 3]]), []
 
     def in_int8(model: nn.Module) -> int:
-        return sum(isinstance(module, kind) for module in model.modules())
+        return sum(isinstance(module, FrozenInt8Linear) for module in model.modules())
 
     def fails(model: GPT, index: int) -> torch.Tensor:
         if model is not gpt:
@@ -173,8 +165,7 @@ def test_fallback_learns_where_the_compiler_fails_and_the_reason_is_logged(caplo
         return gpt(tokens_BT).sum()
 
     fallback = Backend(name="a fallback")
-    backend = Backend(block=CompiledBlock, fallback=fallback, name="compiled")
-    backend = replace(backend, **({"frozen_linear": FrozenInt8Linear} if lora else {"linear": Int8Linear}))
+    backend = Backend(block=CompiledBlock, fallback=fallback, frozen_linear=FrozenInt8Linear, name="compiled")
     objective, compute = Objective(fails, dict, "loss"), replace(LOW, backend=backend)
     training_model, used = build_training_model(gpt, objective, compute)
     assert (used.backend, used.backend_reason) == (fallback, "the compiler failed: cannot write")

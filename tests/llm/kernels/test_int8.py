@@ -12,7 +12,7 @@ from torch import nn
 from llm.config import LoRAConfig
 from llm.kernels.processor import KINDS, LARGEST, LARGEST_WITHOUT_VNNI, VARIABLE, possible
 from llm.kernels.training.backend import Backend
-from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
+from llm.kernels.training.int8 import FrozenInt8Linear
 from llm.model.lora import LoRALinear, add_lora, merge_lora
 from llm.training.backend import with_backend
 
@@ -52,16 +52,10 @@ def test_integers_are_multiplied_exactly_in_both_directions(largest, dtype):
 
 @needs_exact_sums
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("learns", [False, True])
-def test_products_are_within_1_5_percent_and_gradients_within_3_of_double_precision(learns, bias):
+def test_products_are_within_1_5_percent_and_gradients_within_3_of_double_precision(bias):
     x_BTI, upstream_BTO = torch.randn(4, 25, 96), torch.randn(4, 25, 64)
-    if learns:  # tokens may differ in size
-        x_BTI[1] *= 30
-        upstream_BTO[2] *= 30
-        layer = Int8Linear(plain(bias))
-    else:  # and a few inputs of trained models are large
-        x_BTI[..., 3] *= 30
-        layer = FrozenInt8Linear(plain(bias), x_BTI.flatten(0, 1).abs().amax(0))
+    x_BTI[..., 3] *= 30  # a few inputs of trained models are large
+    layer = FrozenInt8Linear(plain(bias), x_BTI.flatten(0, 1).abs().amax(0))
     exact, x, exact_x = plain(bias).double(), x_BTI.clone().requires_grad_(), x_BTI.double().requires_grad_()
     y_BTO, exact_BTO = layer(x), exact(exact_x)
     y_BTO.backward(upstream_BTO.bfloat16())
@@ -69,14 +63,11 @@ def test_products_are_within_1_5_percent_and_gradients_within_3_of_double_precis
     assert (y_BTO.dtype, x.grad.dtype) == (torch.bfloat16, torch.float32)
     assert error(y_BTO, exact_BTO) < 0.015
     assert error(x.grad, exact_x.grad) < 0.03
-    if learns:
-        for weight, exact_weight in zip(layer.parameters(), exact.parameters(), strict=True):
-            assert error(weight.grad, exact_weight.grad) < 0.03
 
 
 @needs_exact_sums
 def test_gradients_far_below_the_largest_are_right_on_average():
-    frozen, learned = plain(), Int8Linear(plain())
+    frozen = plain()
     frozen.weight.data[20, 1:] = 0  # the largest gradient of an output is for the first input alone
     upstream_O = torch.full((64,), 1e-3).index_fill(0, torch.tensor([20]), 1.0)  # of which 8 bits have steps of 8e-3
     x_NI = torch.zeros(4000, 96, requires_grad=True)
@@ -85,16 +76,6 @@ def test_gradients_far_below_the_largest_are_right_on_average():
     exact_I = (upstream_O.bfloat16().double() @ frozen.weight.double())[1:]
     assert error(x_NI.grad[0, 1:], exact_I) > 0.5
     assert error(x_NI.grad[:, 1:].double().mean(0), exact_I) < 0.05
-
-    x_NI, upstream_NO = torch.randn(40, 96), torch.full((40, 64), 1e-3)
-    upstream_NO[0], x_NI[0] = 1, 0
-    x_NI[0, 0] = 3  # the token of the large gradients has one input alone
-    exact_OI = (upstream_NO.bfloat16().double().T @ x_NI.double())[:, 1:]
-    for times in range(1, 1001):
-        learned(x_NI).backward(upstream_NO.bfloat16())
-        if times == 1:
-            assert error(learned.weight.grad[:, 1:], exact_OI) > 0.5
-    assert error(learned.weight.grad[:, 1:] / times, exact_OI) < 0.1
 
 
 @needs_exact_sums
@@ -131,11 +112,11 @@ def test_nan_stays_in_its_token(value):
 @needs_exact_sums
 def test_products_are_the_same_with_and_without_gradients():
     layer, x_NI = plain(), torch.randn(3, 96)
-    for in_int8 in (Int8Linear(layer), FrozenInt8Linear(layer, torch.ones(96))):
-        with torch.no_grad():
-            y_NO = in_int8(x_NI)
-        assert torch.equal(in_int8(x_NI), y_NO)
-        assert not torch.equal(layer(x_NI), y_NO)
+    in_int8 = FrozenInt8Linear(layer, torch.ones(96))
+    with torch.no_grad():
+        y_NO = in_int8(x_NI)
+    assert torch.equal(in_int8(x_NI), y_NO)
+    assert not torch.equal(layer(x_NI), y_NO)
 
 
 @needs_exact_sums

@@ -11,9 +11,11 @@ from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
-from llm.objectives import assistant, classifier, language_model
+from llm.objectives import assistant, language_model
 from llm.objectives.assistant import Example
-from llm.objectives.classifier import Classifier, ClassifierConfig, LabelledTexts
+from llm.objectives.classifier import Classifier, ClassifierConfig
+from llm.objectives.classifier.fit import LabelledTexts, read_texts
+from llm.objectives.classifier.loss import objective as classifier_objective
 from llm.training.loop import train
 from llm.training.objective import Objective, Row
 
@@ -62,8 +64,8 @@ def learn_labels(encoding):
     def make(gpt: GPT, config: TrainConfig) -> Learner:
         torch.manual_seed(0)
         model = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=32))
-        texts = classifier.read_texts(LoadedModel(model, encoding), labelled_texts())
-        return Learner(model, classifier.objective(model, config, texts, validation=texts, compute=CPU))
+        texts = read_texts(LoadedModel(model, encoding), labelled_texts())
+        return Learner(model, classifier_objective(model, config, texts, validation=texts, compute=CPU))
 
     return make
 

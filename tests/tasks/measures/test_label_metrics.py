@@ -2,10 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from llm.objectives.classifier import ClassifierConfig
 from tasks.measures.baseline import Reader
-from tasks.measures.label_metrics import calibration_error, label_metrics, recall_at
+from tasks.measures.label_metrics import calibration_error, f1_of, label_metrics, recall_at
 from tasks.measures.labels import score_labels
 from tasks.measures.metrics import figures
 from tasks.measures.scores import join, score_table
@@ -129,3 +132,13 @@ def test_calibration_error_is_that_computed_by_hand(probability, error):
 
 def test_recall_at_a_rate_of_nothing_to_look_for_is_zero():
     assert recall_at(np.zeros(4), np.array([0.1, 0.2, 0.3, 0.4])) == 0
+
+
+@settings(max_examples=25)
+@given(arrays(bool, st.tuples(st.just(2), st.integers(1, 20))))
+def test_f1_is_that_of_scikit_learn(labels_and_guesses):
+    labels, guesses = labels_and_guesses
+    assert f1_of(labels, guesses, 2) == pytest.approx(sklearn.metrics.f1_score(labels, guesses, zero_division=0))
+    parity = np.arange(len(labels)) % 2
+    macro = sklearn.metrics.f1_score(labels + parity, guesses + parity, average="macro", zero_division=0)
+    assert f1_of(labels + parity, guesses + parity, 3) == pytest.approx(macro)  # of the labels that are there

@@ -8,7 +8,6 @@ import sklearn.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
 from llm.dataset import BatchSampler
@@ -20,16 +19,14 @@ from llm.objectives import CLASSIFY, GUARD, interface_of, load
 from llm.objectives.classifier import (
     Classifier,
     ClassifierConfig,
-    LabelledTexts,
     email_text,
-    f1_score,
     guard_replies,
-    objective,
     probabilities,
-    read_texts,
     serve,
 )
+from llm.objectives.classifier.fit import LabelledTexts, read_texts
 from llm.objectives.classifier.inputs import TokenInputs
+from llm.objectives.classifier.loss import objective
 from llm.objectives.classifier.model import encode_windows
 
 quick = settings(max_examples=25)
@@ -251,16 +248,6 @@ def test_window_of_a_long_text_is_read_closely_and_both_views_are_added(make_ngr
     assert chances[0, 1] > probabilities(loaded, [cover])[0, 1]
     assert make_classifier(labels=THREE, ngram_buckets=64).model.windows(texts) == texts
     assert make_classifier().model.windows(texts) == texts
-
-
-@quick
-@given(arrays(bool, st.tuples(st.just(2), st.integers(1, 20))))
-def test_f1_is_that_of_scikit_learn(labels_and_guesses):
-    labels, guesses = labels_and_guesses
-    assert f1_score(labels, guesses, 2) == pytest.approx(sklearn.metrics.f1_score(labels, guesses, zero_division=0))
-    parity = np.arange(len(labels)) % 2
-    macro = sklearn.metrics.f1_score(labels + parity, guesses + parity, average="macro", zero_division=0)
-    assert f1_score(labels + parity, guesses + parity, 3) == pytest.approx(macro)  # of the labels that are there
 
 
 EMAILS = LabelledTexts(["the cat", "moon", "the dog ate", "hat"], torch.tensor([0, 1, 0, 1]), [1, 2, 3, 4])

@@ -1,9 +1,6 @@
 import pytest
 
 from llm.config import GPTConfig
-from llm.kernels.processor import processor
-from llm.kernels.training.choose import WIDE_INT8, WORTH
-from llm.kernels.training.compiled import cpp_compiler
 from llm.model.gpt import GPT
 from tasks.applications.foundation import train as foundation
 from tasks.applications.foundation.train import SCRATCH, Train
@@ -11,15 +8,12 @@ from tasks.training.setup import TrainingFiles
 
 
 @pytest.mark.parametrize("init_from", [SCRATCH, "models/of-others"])
-def test_training_in_8_bits_is_for_models_from_scratch(token_files, monkeypatch, init_from):
-    steps = int(WORTH / WIDE_INT8 / 128) + 1  # of 128 tokens: long enough to be compiled
-    size = {"steps": steps, "batch_size": 2, "evaluation_batches": 1, "evaluate_every": 1, "checkpoint_every": 1}
+def test_weights_before_the_first_step_count_where_they_are_published(token_files, monkeypatch, init_from):
+    size = {"steps": 1, "batch_size": 2, "evaluation_batches": 1, "evaluate_every": 1, "checkpoint_every": 1}
     params = Train(learning_rate=1e-3, init_from=init_from, context_length=64, **size)
-    gpt = GPT(GPTConfig(vocabulary_size=300, context_length=64, n_layer=1, n_head=8, n_embd=WIDE_INT8))
+    gpt = GPT(GPTConfig(vocabulary_size=300, context_length=64, n_layer=1, n_head=2, n_embd=16))
     monkeypatch.setattr(foundation, "start", lambda params, encoding: gpt)
     setup = foundation.prepare(params, TrainingFiles(dataset=token_files))
-    fast = cpp_compiler() is not None and processor().learned_int8
-    assert setup.compute.backend.in_int8 == (fast and init_from == SCRATCH)
     assert setup.objective.start_counts == (init_from != SCRATCH)
 
 
