@@ -76,8 +76,6 @@ class GPTShape(Config):
     """How far apart the speeds of rotary positions are."""
     rotary_scaling: RotaryScaling | None = Field(default=None, exclude_if=not_)
     """How rotary positions are slowed down for a longer context; null leaves them."""
-    unrotated_every: int | None = Field(default=None, gt=0, exclude_if=not_)
-    """Every so many-th block has no positions (SmolLM3); null gives all blocks rotary positions."""
     norm: Literal["layer", "rms"] = "layer"
     """LayerNorm, or RMSNorm: without mean and bias."""
     norm_epsilon: float = Field(default=1e-5, gt=0)

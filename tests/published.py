@@ -15,15 +15,11 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
-    SmolLM3Config,
-    SmolLM3ForCausalLM,
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
@@ -63,10 +59,8 @@ LLAMA_SHAPE = {
 FAMILIES = {
     "gpt2": (GPT2Config, GPT2LMHeadModel, GPT2_SHAPE),
     "llama": (LlamaConfig, LlamaForCausalLM, LLAMA_SHAPE),
-    "mistral": (MistralConfig, MistralForCausalLM, LLAMA_SHAPE),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, LLAMA_SHAPE | {"num_key_value_heads": 2}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, LLAMA_SHAPE | {"num_key_value_heads": 2, "head_dim": 12}),
-    "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, LLAMA_SHAPE | {"num_key_value_heads": 2, "pad_token_id": 0}),
 }
 
 

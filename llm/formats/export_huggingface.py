@@ -20,7 +20,6 @@ ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
-    "smollm3": "SmolLM3ForCausalLM",
 }
 """`model_type` of an exported model, and the class in transformers that loads it."""
 
@@ -87,7 +86,7 @@ def _config(model: GPT, kind: str) -> dict[str, Any]:
         "architectures": [ARCHITECTURES[kind]],
         "dtype": str(model.embedding.token.weight.dtype).removeprefix("torch."),
     }
-    if kind in ("llama", "smollm3"):
+    if kind == "llama":
         config["mlp_bias"] = model.config.bias
     return config
 

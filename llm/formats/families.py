@@ -24,7 +24,7 @@ GPT2 = Layout(
         "tied": "tie_word_embeddings",
     },
     fixed=_NO_HEAD_NORMS
-    | {"positions": "learned", "rotary_scaling": None, "unrotated_every": None, "head_size": None}
+    | {"positions": "learned", "rotary_scaling": None, "head_size": None}
     | {"norm": "layer", "mlp": "gelu", "bias": True, "qkv_bias": False},
     computed={
         "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -69,7 +69,7 @@ LLAMA = Layout(
         "bias": "attention_bias",
         "tied": "tie_word_embeddings",
     },
-    fixed=_LLAMA | _NO_HEAD_NORMS | {"qkv_bias": False, "unrotated_every": None},
+    fixed=_LLAMA | _NO_HEAD_NORMS | {"qkv_bias": False},
     computed={
         "hidden_act": ("silu", "swish"),
         "rope_type": (None, "default", "llama3"),
@@ -92,33 +92,25 @@ LLAMA = Layout(
     ignored=re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
 )
 
+_WHOLE_CONTEXT = {"use_sliding_window": (False,)}
 _WITHOUT_BIAS = {ours: key for ours, key in LLAMA.keys.items() if ours != "bias"}
 
 QWEN2 = replace(
     LLAMA,
     name="Qwen2",
     keys=_WITHOUT_BIAS,
-    fixed=_LLAMA | _NO_HEAD_NORMS | {"bias": False, "qkv_bias": True, "unrotated_every": None},
-    window_switch="use_sliding_window",
+    fixed=_LLAMA | _NO_HEAD_NORMS | {"bias": False, "qkv_bias": True},
+    computed=LLAMA.computed | _WHOLE_CONTEXT,
 )
 
 QWEN3 = replace(
     LLAMA,
     name="Qwen3",
     keys=_WITHOUT_BIAS,
-    fixed=_LLAMA | {"bias": False, "qkv_bias": False, "qk_norm": True, "unrotated_every": None},
-    computed=LLAMA.computed | {"attention_bias": (False,)},
+    fixed=_LLAMA | {"bias": False, "qkv_bias": False, "qk_norm": True},
+    computed=LLAMA.computed | _WHOLE_CONTEXT | {"attention_bias": (False,)},
     modules=LLAMA.modules
     | {QUERY_NORM: ("model.layers.{}.self_attn.q_norm",), KEY_NORM: ("model.layers.{}.self_attn.k_norm",)},
-    window_switch="use_sliding_window",
-)
-
-SMOLLM3 = replace(
-    LLAMA,
-    name="SmolLM3",
-    keys=LLAMA.keys | {"unrotated_every": "no_rope_layer_interval"},
-    fixed=_LLAMA | _NO_HEAD_NORMS | {"qkv_bias": False},
-    window_switch="use_sliding_window",
 )
 
 GGUF_LLAMA = Layout(
@@ -138,7 +130,7 @@ GGUF_LLAMA = Layout(
         "bias": "bias",
         "tied": "tied",
     },
-    fixed=_LLAMA | _NO_HEAD_NORMS | {"qkv_bias": False, "unrotated_every": None},
+    fixed=_LLAMA | _NO_HEAD_NORMS | {"qkv_bias": False},
     computed={
         "rope.scaling.type": ("none",),
         "rope.scaling.factor": (0, 1),
@@ -146,6 +138,7 @@ GGUF_LLAMA = Layout(
         "expert_count": (0,),
         "attention.causal": (True,),
         "attention.scale": (0,),
+        "attention.sliding_window": (0,),
     },
     head_width=("rope.dimension_count", "attention.value_length", ROPE_FREQUENCIES),
     modules={
@@ -160,20 +153,13 @@ GGUF_LLAMA = Layout(
         "norm": ("output_norm",),
         "output": ("output",),
     },
-    window="attention.sliding_window",
     interleaved=frozenset(("blk.{}.attn_q", "blk.{}.attn_k")),
-)
-
-_GGUF_WITHOUT_BIAS = {ours: key for ours, key in GGUF_LLAMA.keys.items() if ours != "bias"}
-
-GGUF_QWEN2 = replace(
-    GGUF_LLAMA, name="GGUF's qwen2", keys=_GGUF_WITHOUT_BIAS, fixed=QWEN2.fixed, interleaved=frozenset()
 )
 
 GGUF_QWEN3 = replace(
     GGUF_LLAMA,
     name="GGUF's qwen3",
-    keys=_GGUF_WITHOUT_BIAS,
+    keys={ours: key for ours, key in GGUF_LLAMA.keys.items() if ours != "bias"},
     fixed=QWEN3.fixed,
     modules=GGUF_LLAMA.modules | {QUERY_NORM: ("blk.{}.attn_q_norm",), KEY_NORM: ("blk.{}.attn_k_norm",)},
     interleaved=frozenset(),

@@ -4,10 +4,8 @@
 | --- | --- | --- | --- |
 | GPT-2 | yes | no | yes |
 | Llama 3, 3.1, 3.2, SmolLM2 | yes | yes | yes |
-| Mistral, with a context within its sliding window | yes | as Llama | as Llama |
-| Qwen2, Qwen2.5 | yes | yes | yes |
+| Qwen2, Qwen2.5 | yes | no | yes |
 | Qwen3 | yes | yes | yes |
-| SmolLM3 | yes | no | yes |
 
 Mixtures of experts, sliding windows, quantised folders and other scalings of rotary positions are refused, with the key
 and its value. Weights are read a tensor at a time straight into their final place, so that the peak of memory is little
@@ -74,16 +72,12 @@ def load_pretrained(
 
 
 def _shortened(config: GPTConfig, context_length: int | None, files: PublishedFiles) -> GPTConfig:
-    """The config with a context of that length, over all of which the published model has to look."""
+    """The config with a context of that length."""
     context_length = config.context_length if context_length is None else context_length
     if not 0 < context_length <= config.context_length:
         raise UserError(
             f"{files.config}: context_length {context_length} is not within the model's {config.context_length}"
         )
-    window = files.layout.window_length(files.values, str(files.config))
-    if window and window < context_length:
-        way_out = f"GPT looks back over the whole context; ask for a context_length of at most {window}"
-        raise UserError(f"{files.config}: {files.layout.window} is {window}; {way_out}")
     return config.model_copy(update={"context_length": context_length})
 
 

@@ -53,10 +53,6 @@ class Layout:
     """Our modules, {} for a block's number, and theirs, whose rows follow each other in ours."""
     head_width: tuple[str, ...] = ()
     """Config keys that, where present, have to be the width of a head."""
-    window: str = "sliding_window"
-    """Config key of how far attention looks back, where it is not over the whole context."""
-    window_switch: str | None = None
-    """Config key without which the window has no effect."""
     prefix: str = ""
     """What their names may start with, or all lack."""
     transposed: frozenset[str] = frozenset()
@@ -117,6 +113,9 @@ class Layout:
         for key, allowed in self.computed.items():
             if key in values and values[key] not in allowed:
                 raise UserError(f"{file}: {key} is {values[key]!r}; GPT computes {' or '.join(map(repr, allowed))}")
+        layer_types = values.get("layer_types") or []
+        if any(layer_type != "full_attention" for layer_type in layer_types):
+            raise UserError(f"{file}: layer_types is {layer_types!r}; GPT looks back over the whole context")
         for key in self.keys.values():
             if key not in values:
                 raise UserError(f"{file}: {key} is missing")
@@ -132,21 +131,6 @@ class Layout:
         if config.head_width * config.n_head == config.n_embd:
             return config.model_copy(update={"head_size": None})  # as our own models have it
         return config
-
-    def window_length(self, values: Mapping[str, Any], file: str) -> int | None:
-        """How many tokens back attention looks, by their values; None over the whole context."""
-        layer_types = values.get("layer_types") or []
-        if not isinstance(layer_types, list):
-            raise UserError(f"{file}: layer_types is {layer_types!r}, not a list")
-        for layer_type in layer_types:
-            if layer_type not in ("full_attention", "sliding_attention"):
-                raise UserError(f"{file}: layer_types holds {layer_type!r}; GPT computes 'full_attention'")
-        if self.window_switch and not values.get(self.window_switch) and "sliding_attention" not in layer_types:
-            return None
-        window = values.get(self.window)
-        if not isinstance(window, int | None):
-            raise UserError(f"{file}: {self.window} is {window!r}, not a number of tokens")
-        return window
 
     def describe(self, config: GPTConfig) -> dict[str, Any]:
         """Their config keys for a model of ours."""

@@ -12,24 +12,14 @@ from torch import Tensor
 from llm.config import RotaryScaling
 from llm.errors import UserError, UserFileError
 from llm.files import read_text
-from llm.formats.families import (
-    GGUF_LLAMA,
-    GGUF_QWEN2,
-    GGUF_QWEN3,
-    GPT2,
-    LLAMA,
-    QWEN2,
-    QWEN3,
-    ROPE_FREQUENCIES,
-    SMOLLM3,
-)
+from llm.formats.families import GGUF_LLAMA, GGUF_QWEN3, GPT2, LLAMA, QWEN2, QWEN3, ROPE_FREQUENCIES
 from llm.formats.gguf import read_gguf
 from llm.formats.layout import Layout, read_scaling
 from llm.formats.weights import StoredTensor, read_safetensors
 from llm.model.embedding import slowdown
 
-LAYOUTS = {"gpt2": GPT2, "llama": LLAMA, "mistral": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "smollm3": SMOLLM3}
-GGUF_LAYOUTS = {"llama": GGUF_LLAMA, "qwen2": GGUF_QWEN2, "qwen3": GGUF_QWEN3}
+LAYOUTS = {"gpt2": GPT2, "llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3}
+GGUF_LAYOUTS = {"llama": GGUF_LLAMA, "qwen3": GGUF_QWEN3}
 PICKLED = (".bin", ".pt", ".pth", ".h5", ".msgpack")
 _ROTARY_DEFAULTS = {"head_dim": None, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 _LLAMA_DEFAULTS = _ROTARY_DEFAULTS | {"num_key_value_heads": None, "attention_bias": False, "mlp_bias": False}
@@ -37,11 +27,8 @@ _LLAMA_DEFAULTS = _ROTARY_DEFAULTS | {"num_key_value_heads": None, "attention_bi
 DEFAULTS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": None, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
     "llama": _LLAMA_DEFAULTS,
-    "mistral": _LLAMA_DEFAULTS | {"num_key_value_heads": 8, "sliding_window": 4096},
-    "qwen2": _ROTARY_DEFAULTS | {"num_key_value_heads": 32, "sliding_window": 4096},
-    "qwen3": _ROTARY_DEFAULTS | {"num_key_value_heads": 32, "sliding_window": 4096, "head_dim": 128},
-    "smollm3": _LLAMA_DEFAULTS
-    | {"num_key_value_heads": 4, "tie_word_embeddings": True, "no_rope_layers": None, "no_rope_layer_interval": 4},
+    "qwen2": _ROTARY_DEFAULTS | {"num_key_value_heads": 32},
+    "qwen3": _ROTARY_DEFAULTS | {"num_key_value_heads": 32, "head_dim": 128},
 }
 
 
@@ -130,8 +117,6 @@ def _open_folder(folder: Path) -> PublishedFiles:
     values = DEFAULTS[kind] | raw
     if layout is not GPT2:
         values |= _rotary(values, str(config_file))
-    if layout is SMOLLM3:
-        values["no_rope_layer_interval"] = _unrotated_every(values, str(config_file))
     if "bias" in layout.keys and layout is not GPT2 and values["mlp_bias"] != values["attention_bias"]:
         wanted = f"GPT computes the same as attention_bias, {values['attention_bias']!r}"
         raise UserError(f"{config_file}: mlp_bias is {values['mlp_bias']!r}; {wanted}")
@@ -147,19 +132,6 @@ def _open_folder(folder: Path) -> PublishedFiles:
         tensors=tensors,
         metadata={},
     )
-
-
-def _unrotated_every(values: Mapping[str, Any], file: str) -> int | None:
-    """Every how many-th block SmolLM3 gives no positions; of its two keys the list of blocks comes first."""
-    rotates = values["no_rope_layers"]
-    if rotates is None:
-        return values["no_rope_layer_interval"]
-    if not isinstance(rotates, list):
-        raise UserError(f"{file}: no_rope_layers is {rotates!r}, not a list")
-    interval = rotates.index(0) + 1 if 0 in rotates else None
-    if any(bool(rotate) == (number % (interval or number + 1) == 0) for number, rotate in enumerate(rotates, 1)):
-        raise UserError(f"{file}: no_rope_layers is {rotates!r}; GPT computes zeros at equal distances")
-    return interval
 
 
 def _rotary(values: Mapping[str, Any], file: str) -> dict[str, Any]:

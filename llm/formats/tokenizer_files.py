@@ -23,7 +23,6 @@ LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 DIGITS = {"type": "Digits", "individual_digits": True}
 
@@ -40,7 +39,6 @@ GGUF_SPLITS: dict[str, list[dict[str, Any]]] = {
     "smollm": [DIGITS, BYTE_LEVEL],
     "starcoder": [DIGITS, BYTE_LEVEL],
     "llama-bpe": byte_level_split(LLAMA3_SPLIT),
-    "qwen2": byte_level_split(QWEN2_SPLIT),
 }
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # `tokenizer.ggml.token_type`
 
@@ -79,7 +77,7 @@ def gguf_encoding(metadata: dict[str, Any]) -> tiktoken.Encoding:
     layout = {
         "version": "1.0",
         "added_tokens": added,
-        "normalizer": {"type": "NFC"} if split == "qwen2" else None,
+        "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": GGUF_SPLITS[split]},
         "decoder": BYTE_LEVEL,
         "model": {"type": "BPE", "vocab": vocabulary, "merges": merges, "ignore_merges": split == "llama-bpe"},

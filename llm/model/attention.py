@@ -147,7 +147,6 @@ class GroupedQueryAttention(nn.Module):
         self.dropout = shape.dropout
         self.query_norm = build_head_norm(shape)
         self.key_norm = build_head_norm(shape)
-        self.rotates = shape.unrotated_every is None or (layer + 1) % shape.unrotated_every > 0
         width = shape.head_width
         has_bias = shape.bias or shape.qkv_bias
         self.query_key_value = nn.Linear(shape.n_embd, sum(self.heads) * width, bias=has_bias)
@@ -167,7 +166,7 @@ class GroupedQueryAttention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             q_BHTD = self.query_norm(q_BHTD)
             k_BKTD = self.key_norm(k_BKTD)
-        if angles is not None and self.rotates:
+        if angles is not None:
             q_BHTD = rotate(q_BHTD, angles)
             k_BKTD = rotate(k_BKTD, angles)
         # Under autocast norms give float32; the next product is in its dtype.

@@ -3,7 +3,7 @@
 - GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU, biases, output tied to the embedding;
 - Llama (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU, grouped queries, no biases, output tied or not;
 - Qwen2 (Yang et al. 2024): Llama with biases on queries, keys and values; Qwen3 (Yang et al. 2025): without them, but
-  with an RMSNorm of queries and keys; SmolLM3: Llama without positions in every fourth block.
+  with an RMSNorm of queries and keys.
 
 `make run` trains Qwen3's shape from scratch, without weights in the norms of queries and keys: it learns fastest in
 minutes (benchmarks/LOG.md).

@@ -93,12 +93,12 @@ def test_configs_survive_json():
 
 def test_fields_of_published_models_are_written_only_where_they_are_set():
     plain = GPTShape(**SHAPE).model_dump()
-    optional = {"head_size", "rotary_scaling", "unrotated_every", "qk_norm_weight", "qkv_bias"}
+    optional = {"head_size", "rotary_scaling", "qk_norm_weight", "qkv_bias"}
     assert plain.keys() == GPTShape.model_fields.keys() - optional
     scaling = RotaryScaling(
         factor=8, low_frequency_factor=1, high_frequency_factor=4, original_context_length=8192
     ).model_dump()
-    values = {"head_size": 6, "rotary_scaling": scaling, "unrotated_every": 2, "qk_norm_weight": True, "qkv_bias": True}
+    values = {"head_size": 6, "rotary_scaling": scaling, "qk_norm_weight": True, "qkv_bias": True}
     shape = GPTShape(**SHAPE | values | {"qk_norm": True})
     assert {name: shape.model_dump()[name] for name in optional} == values
     assert GPTShape.model_validate_json(shape.model_dump_json()) == shape

@@ -35,8 +35,6 @@ def unsupported(config: GPTConfig) -> str | None:
         return f"heads of {config.head_width}, which are not n_embd / n_head wide"
     if config.qk_norm_weight:
         return "weights in the norms of queries and keys"
-    if config.positions == "rotary" and config.unrotated_every is not None:
-        return "blocks without positions"
     return None
 
 

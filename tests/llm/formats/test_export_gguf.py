@@ -33,7 +33,6 @@ SCALING = {
 SHAPES = {
     "grouped": LLAMA | {"n_head": 4, "n_kv_head": 2, "tied": False, "n_hidden": 96},
     "scaled": LLAMA | {"rotary_scaling": SCALING, "rotary_base": 500_000.0},
-    "biases of queries": LLAMA | {"qkv_bias": True},
     "normed queries": LLAMA | {"qk_norm": True, "tied": False, "n_hidden": 96},
 }
 DETAILS = {"name": "cat", "license": "mit", "base_model.count": 1}
@@ -99,7 +98,7 @@ def test_exported_file_has_the_turns_of_the_chat(tmp_path, make_gpt, chatml):
     assert prompt_tokens(chatml, again, TALK) == prompt_tokens(chatml, chat, TALK)
 
 
-@pytest.mark.parametrize("shape", [{}, LLAMA | {"norm": "layer"}, LLAMA | {"unrotated_every": 2}])
+@pytest.mark.parametrize("shape", [{}, LLAMA | {"norm": "layer"}])
 def test_export_refuses_a_shape_that_the_format_lacks(tmp_path, make_gpt, encoding, shape):
     with pytest.raises(UserError, match=r"is none of GGUF's llama .*--to hf has more"):
         export_gguf(tmp_path / "cat.gguf", LoadedModel(make_gpt(**shape), encoding), details={})

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from llm.chat import TEMPLATE, Chat, Message, end_of_turn, prompt_tokens
 from llm.config import GPTConfig
 from llm.formats.export_huggingface import export_huggingface
-from llm.formats.families import GGUF_LLAMA, GGUF_QWEN2, GGUF_QWEN3, GPT2, LLAMA, QWEN2, QWEN3, SMOLLM3
+from llm.formats.families import GGUF_LLAMA, GGUF_QWEN3, GPT2, LLAMA, QWEN2, QWEN3
 from llm.formats.huggingface import load_pretrained
 from llm.formats.model_folder import load_model, save_model
 from llm.formats.tokenizer_files import read_chat_template
@@ -35,13 +35,12 @@ OURS += [
     OURS[-1] | {"qk_norm_weight": True, "head_size": 10, "n_kv_head": 1},
     OURS[2] | {"qkv_bias": True},
     OURS[2] | {"rotary_scaling": SCALING, "rotary_base": 10.0},
-    OURS[2] | {"unrotated_every": 2, "tied": True},
 ]
 
 
 def test_layouts_map_or_fix_every_field_of_the_config():
     free = {"GPT-2": {"n_kv_head", "rotary_base"}, "Qwen3": {"qk_norm_weight"}, "GGUF's qwen3": {"qk_norm_weight"}}
-    for layout in (GPT2, LLAMA, QWEN2, QWEN3, SMOLLM3, GGUF_LLAMA, GGUF_QWEN2, GGUF_QWEN3):
+    for layout in (GPT2, LLAMA, QWEN2, QWEN3, GGUF_LLAMA, GGUF_QWEN3):
         fields = free.get(layout.name, set()) | {"dropout"}
         assert layout.keys.keys() | layout.fixed.keys() | fields == GPTConfig.model_fields.keys(), layout.name
 

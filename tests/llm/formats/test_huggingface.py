@@ -24,7 +24,6 @@ LLAMA_MODELS = [
     {"hidden_size": 30, "intermediate_size": 37, "num_attention_heads": 3, "num_key_value_heads": 1},
     {"num_key_value_heads": 4, "rms_norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True},
 ]
-MISTRAL = {"num_key_value_heads": 2, "sliding_window": None, "tie_word_embeddings": True}
 MODELS = [("gpt2", changes) for changes in GPT2_MODELS] + [("llama", changes) for changes in LLAMA_MODELS]
 LLAMA3_SCALING = {  # the four pairs of a head of 8 turn at full speed, at speeds in between, and slowest
     "rope_type": "llama3",
@@ -35,14 +34,11 @@ LLAMA3_SCALING = {  # the four pairs of a head of 8 turn at full speed, at speed
     "original_max_position_embeddings": 12,
 }
 MODELS += [
-    ("mistral", MISTRAL),
     ("llama", {"rope_parameters": LLAMA3_SCALING}),
     ("qwen2", {}),
     ("qwen2", {"tie_word_embeddings": True, "rope_parameters": LLAMA3_SCALING}),
     ("qwen3", {}),
     ("qwen3", {"tie_word_embeddings": True, "head_dim": 8}),
-    ("smollm3", {"no_rope_layer_interval": 2, "num_hidden_layers": 4}),
-    ("smollm3", {"no_rope_layers": [1, 1], "tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}),
 ]
 
 
@@ -158,13 +154,6 @@ def test_context_length_shortens_the_context(published, kind):
         load_pretrained(folder, context_length=25)
 
 
-def test_sliding_window_loads_if_the_context_fits_into_it(published):
-    theirs, folder = published("mistral", MISTRAL | {"sliding_window": 8})
-    assert difference(load_pretrained(folder, context_length=8)[0](TOKENS), theirs(TOKENS).logits) <= 1e-4
-    with pytest.raises(ValueError, match=r"config\.json: sliding_window is 8; .* context_length of at most 8"):
-        load_pretrained(folder)
-
-
 def test_weights_of_16_bits_are_read_as_32(published):
     theirs, folder = published("llama", {})
     theirs.half().save_pretrained(folder)
@@ -198,17 +187,13 @@ def test_weights_of_16_bits_are_read_as_32(published):
         (
             "llama",
             {"model_type": "qwen2_moe"},
-            "model_type 'qwen2_moe' is not one of gpt2, llama, mistral, qwen2, qwen3",
+            "model_type 'qwen2_moe' is not one of gpt2, llama, qwen2, qwen3",
         ),
         ("llama", {"rope_parameters": None, "rope_scaling": "x"}, "rope_scaling is 'x', not an object of settings"),
         ("qwen3", {"attention_bias": True}, "attention_bias is True; GPT computes False"),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 8}, "sliding_window is 8; .* at most 8"),
-        ("qwen3", {"layer_types": ["sliding_attention"] * 2, "sliding_window": 8}, "sliding_window is 8; .* at most 8"),
-        ("qwen3", {"layer_types": ["chunked_attention"] * 2}, "layer_types holds 'chunked_attention'; GPT computes"),
-        ("smollm3", {"no_rope_layers": [1, 0, 0, 1]}, r"no_rope_layers is \[1, 0, 0, 1\]; GPT computes zeros at equal"),
-        ("qwen3", {"layer_types": "full_attention"}, "layer_types is 'full_attention', not a list"),
-        ("smollm3", {"no_rope_layers": 1}, "no_rope_layers is 1, not a list"),
-        ("mistral", MISTRAL | {"sliding_window": "x"}, "sliding_window is 'x', not a number of tokens"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8}, "use_sliding_window is True; GPT computes False"),
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is .*'sliding_attention'"),
+        ("qwen3", {"layer_types": "full_attention"}, "layer_types is 'full_attention'"),
     ],
 )
 def test_config_that_gpt_does_not_compute_is_refused(published, kind, change, reason):

@@ -96,16 +96,10 @@ def test_gguf_file_gives_the_logits_of_transformers(write_gguf, encoding, kind, 
     assert tokenizer.encode_ordinary("the cat sat on the mat.") == encoding.encode_ordinary("the cat sat on the mat.")
 
 
-@pytest.mark.parametrize(
-    ("family", "published", "changes"),
-    [
-        ("qwen2", {}, {}),
-        ("qwen3", {"head_dim": 24}, {f"attention.{name}_length": 24 for name in ("key", "value")}),
-    ],
-)
 @torch.inference_mode()
-def test_gguf_file_of_qwen_gives_the_logits_of_transformers(write_gguf, family, published, changes):
-    path = write_gguf(family=family, published=published, **changes | {"rope.dimension_count": 24 if changes else 16})
+def test_gguf_file_of_qwen3_gives_the_logits_of_transformers(write_gguf):
+    widths = {f"attention.{name}_length": 24 for name in ("key", "value")} | {"rope.dimension_count": 24}
+    path = write_gguf(family="qwen3", published={"head_dim": 24}, **widths)
     ours, _ = load_pretrained(path)
     theirs = AutoModelForCausalLM.from_pretrained(path.parent / "published").eval()
     assert difference(ours(TOKENS), theirs(TOKENS).logits) <= 1e-4
@@ -127,14 +121,13 @@ def test_gguf_file_of_llama_3_2_has_its_slower_positions(write_gguf):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"arch": "falcon"}, "general.architecture is 'falcon'; supported are 'llama', 'qwen2', 'qwen3'"),
+        ({"arch": "falcon"}, "general.architecture is 'falcon'; supported are 'llama', 'qwen3'"),
         ({"rope.scaling.type": "yarn"}, "rope.scaling.type is 'yarn'; GPT computes 'none'"),
         ({"expert_count": 8}, "expert_count is 8"),
         ({"attention.value_length": 8}, "attention.value_length is 8; GPT computes 16, a head's width"),
         ({"attention.key_length": 8}, "rope.dimension_count is 16; GPT computes 8, a head's width"),
         ({"rope.scaling.factor": 2}, "rope.scaling.factor is 2"),
         ({"attention.sliding_window": 12}, "attention.sliding_window is 12"),
-        ({"attention.sliding_window": "x"}, "attention.sliding_window is 'x', not a number of tokens"),
         ({"block_count": 1}, r"tensor blk\.1\.attn_k\.weight has shape \[32, 64\], the model wants None"),
         ({"extra": {"model.embed_tokens.weight": torch.tensor(1.0)}}, "vocab_size None"),
         ({"extra": {"rope_freqs.weight": torch.full((8,), 2.0)}}, r"tensor rope_freqs\.weight slows positions down in"),

@@ -112,7 +112,6 @@ def test_decode_c_computes_biases_of_queries_keys_and_values_alone_and_scaled_ro
     [
         ({"head_size": 24}, "heads of 24, which are not n_embd / n_head wide"),
         ({"qk_norm": True, "qk_norm_weight": True}, "weights in the norms of queries and keys"),
-        ({"unrotated_every": 2}, "blocks without positions"),
     ],
 )
 def test_pack_for_inference_leaves_what_decode_c_lacks_to_torch(make_gpt, monkeypatch, caplog, shape, reason):
