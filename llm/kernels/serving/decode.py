@@ -110,7 +110,6 @@ class Decoder:
             norm=self._norm(weights.norm),
             blocks=blocks,
         )
-        self._memory.settle()
         self.nbytes = self._memory.kept + sum(tensor.nbytes for tensor in self._tensors)
         """Bytes of all weights."""
 
