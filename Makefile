@@ -102,11 +102,12 @@ unexport UV_TORCH_BACKEND # uv refuses an empty one
 # and keeps what it made, unless the environment forbids it. The pip that Python 3.11 brings takes 69 s for the rest,
 # 26.3 takes 41.
 unexport PYTHONDONTWRITEBYTECODE
+# setuptools would warn of editable installations at length.
 ifdef UV
-INSTALL_PACKAGES := uv pip install --quiet --python $(BIN)/python --constraint requirements.lock \
+INSTALL_PACKAGES := PYTHONWARNINGS=ignore uv pip install --quiet --python $(BIN)/python --constraint requirements.lock \
 	$(if $(UV_TORCH_BACKEND),--torch-backend $(UV_TORCH_BACKEND))
 else
-INSTALL_PACKAGES := $(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock
+INSTALL_PACKAGES := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock
 endif
 
 $(READY): pyproject.toml requirements.lock
