@@ -10,6 +10,16 @@ values of what they share (RadixAttention, Zheng et al. 2024, keeps more texts).
 conversation costs its own tokens and not all of them.
 
 A prompt is read in pieces beside the running texts, so that they never wait for a whole one: see pieces.py.
+
+How a token gets out:
+
+    submit       a request waits in the queue
+    step
+      _plan      gives it a row of the cache, and plans a piece for each text: its newest token, or a part of its prompt
+      read_pieces    the model's hidden states of all pieces; keys and values go into the cache (packed.py: by decode.c)
+      _choose    logits of the last state of each text; its Sampler chooses a token
+      _free      texts that have ended leave their rows
+    event        the token; text.py makes text of it
 """
 
 from collections import deque

@@ -191,12 +191,8 @@ def test_missing_column_is_refused_by_the_signature(saved):
 def test_version_requires_all_that_its_code_imports_also_late():
     """A byte that a published tokenizer's vocabulary lacks needs `tokenizers`, which no import at the top shows."""
     named = {name.replace("scikit-learn", "sklearn") for name in REQUIREMENTS}
-    optional = {
-        "gguf",
-        "llguidance",
-        "tiktoken_ext",
-        "torch",
-    }  # of files, of the server, and parts of others
+    # of files, of the server, of trainings, and parts of others
+    optional = {"gguf", "llguidance", "scipy", "sklearn", "tiktoken_ext", "torch"}
     imported = set()
     for path in (ROOT / "llm").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
