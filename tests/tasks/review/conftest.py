@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,8 +18,10 @@ from llm.config import Config
 from tasks.measures.description import Evaluation, Measured, Subject
 from tasks.measures.metrics import Metric
 from tasks.measures.scores import score_table, write_scores
+from tasks.registry.decide import approve
 from tasks.registry.register import register_model
 from tasks.review import compare
+from tasks.review.review import review
 from tasks.stages.hashes import md5_of
 from tests.tasks.registry.conftest import enter
 
@@ -136,6 +139,28 @@ def empty_project(tmp_path_factory, ready_store) -> Path:
 def project(empty_project, tmp_path, monkeypatch) -> Project:
     """A copy of it, to work in."""
     enter(empty_project, tmp_path, monkeypatch)
+    monkeypatch.setattr(compare, "find_evaluation", lambda model: EVALUATION)
+    return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def project_with_champion(empty_project, tmp_path_factory) -> Path:
+    """The project whose version 1, with one wrong answer, was reviewed and approved. Copy it."""
+    folder = tmp_path_factory.mktemp("champion") / "project"
+    with pytest.MonkeyPatch.context() as patch:
+        enter(empty_project, folder, patch)
+        patch.setattr(compare, "find_evaluation", lambda model: EVALUATION)
+        Project(folder).register(scores_of(right(1)))
+        review("classifier")
+        approve("classifier", "1", despite_gates=True, by="reviewer-1", reason="it is the first")
+    mlflow.set_tracking_uri(None)
+    return folder
+
+
+@pytest.fixture
+def champion(project_with_champion, tmp_path, monkeypatch) -> Project:
+    """A copy of it, to work in."""
+    enter(project_with_champion, tmp_path, monkeypatch)
     monkeypatch.setattr(compare, "find_evaluation", lambda model: EVALUATION)
     return Project(tmp_path)
 

@@ -23,16 +23,13 @@ def reviewed(project: Project) -> Review:
     return result
 
 
-def with_champion(project: Project, wrong: int) -> None:
-    """Version 1 is champion, with so many wrong answers."""
-    project.register(scores_of(right(wrong)))
-    reviewed(project)
-    approve("classifier", "1", despite_gates=True, **ME)
-
-
-def test_review_says_what_there_is_nothing_to_decide_about(project):
+@pytest.mark.usefixtures("project")
+def test_review_says_that_there_is_no_version():
     assert review("classifier") == "no version yet: `make run` makes one"
-    with_champion(project, wrong=2)
+
+
+@pytest.mark.usefixtures("champion")
+def test_review_says_that_nobody_challenges_the_champion():
     assert review("classifier") == "no challenger; version 1 is champion"
 
 
@@ -54,10 +51,9 @@ def test_first_version_stands_against_its_baseline(project):
     assert "threestage approve classifier/1 --reason TEXT" in text(section(page, "How to decide"))
 
 
-def test_challenger_is_compared_with_the_champion_on_the_same_rows(project):
-    with_champion(project, wrong=1)
-    project.register(scores_of(right(30)))
-    result = reviewed(project)
+def test_challenger_is_compared_with_the_champion_on_the_same_rows(champion):
+    champion.register(scores_of(right(30)))
+    result = reviewed(champion)
     assert result.failed
     assert result.not_passed == [
         "no sure loss of f1 against the champion",
@@ -79,39 +75,36 @@ def test_challenger_is_compared_with_the_champion_on_the_same_rows(project):
     assert review("classifier") == "no challenger; version 1 is champion"
 
 
-def test_review_is_made_once_for_a_pair_and_again_for_another_champion(project):
-    with_champion(project, wrong=9)
-    project.register(scores_of(right(2)))
-    first = reviewed(project)
-    again = reviewed(project)
+def test_review_is_made_once_for_a_pair_and_again_for_another_champion(champion):
+    champion.register(scores_of(right(2)))
+    first = reviewed(champion)
+    again = reviewed(champion)
     assert (first.is_new, again.is_new) == (True, False)
     assert (again.gates, again.verdict) == (first.gates, first.verdict)
     description = MlflowClient().get_model_version(NAME, "2").description
     assert description.startswith("[Review against champion 1](#/experiments/")
     assert "**To make this version champion" in description
     MlflowClient().set_registered_model_alias(NAME, "champion", "2")  # a person, in MLflow's pages
-    project.register(scores_of(right(1)))
-    assert reviewed(project).is_new
-    assert "champion 2" in reviewed(project).verdict.comparison
+    champion.register(scores_of(right(0)))
+    assert reviewed(champion).is_new
+    assert "champion 2" in reviewed(champion).verdict.comparison
 
 
-def test_page_shows_hostile_text_as_text_and_loads_nothing(project):
-    with_champion(project, wrong=1)
-    project.register(scores_of(right(5), question="a mail"))
+def test_page_shows_hostile_text_as_text_and_loads_nothing(champion):
+    champion.register(scores_of(right(5), question="a mail"))
     table = scores_of(right(5))
     table["answer"] = HOSTILE
-    project.register(table)
-    page = read_page(Path(reviewed(project).page))
+    champion.register(table)
+    page = read_page(Path(reviewed(champion).page))
     assert is_harmless(page)
     assert HOSTILE in page.get_text()
     assert "<script>alert(1)</script>" in page.pre.get_text()
     assert [image["alt"] for image in page.find_all("img")] == ["roc"]
 
 
-def test_champion_that_was_evaluated_on_other_rows_is_measured_again(project):
-    with_champion(project, wrong=1)
-    project.register(scores_of(right(2), question="another mail"))
-    scores_of(right(20), question="another mail").to_parquet(project.data / "measured.parquet")
+def test_champion_that_was_evaluated_on_other_rows_is_measured_again(champion):
+    champion.register(scores_of(right(2), question="another mail"))
+    scores_of(right(20), question="another mail").to_parquet(champion.data / "measured.parquet")
     comparison = compare("classifier", "2", "1")
     assert comparison.notes == ["Champion 1 was evaluated on other rows, and was measured again on these."]
     assert comparison.metrics["f1"].champion == pytest.approx(1 - 20 / ROWS)
@@ -119,10 +112,9 @@ def test_champion_that_was_evaluated_on_other_rows_is_measured_again(project):
 
 
 @pytest.mark.parametrize(("seed", "reason"), [(2, "split in another way"), (1, "can't be measured here")])
-def test_champion_without_scores_of_these_rows_leaves_gates_unknown(project, seed, reason):
-    with_champion(project, wrong=1)
-    project.register(scores_of(right(2), question="another mail"), seed=seed)
-    result = reviewed(project)
+def test_champion_without_scores_of_these_rows_leaves_gates_unknown(champion, seed, reason):
+    champion.register(scores_of(right(2), question="another mail"), seed=seed)
+    result = reviewed(champion)
     assert result.not_passed == ["no sure loss of f1 against the champion (not known)"]
     assert not result.is_clear
     assert reason in result.verdict.comparison
@@ -130,11 +122,10 @@ def test_champion_without_scores_of_these_rows_leaves_gates_unknown(project, see
 
 
 @pytest.mark.parametrize(("spam", "passed"), [(190, True), (20, False)])
-def test_drift_gate_names_the_property_that_moved(project, spam, passed):
-    with_champion(project, wrong=1)
-    project.learn(["spam"] * spam + ["ham"] * (400 - spam))
-    project.register(scores_of(right(2)))
-    (gate,) = [gate for gate in reviewed(project).gates if gate.name.startswith("its data moved")]
+def test_drift_gate_names_the_property_that_moved(champion, spam, passed):
+    champion.learn(["spam"] * spam + ["ham"] * (400 - spam))
+    champion.register(scores_of(right(2)))
+    (gate,) = [gate for gate in reviewed(champion).gates if gate.name.startswith("its data moved")]
     assert gate.passed is passed
     assert gate.finding.startswith("emails: label ")
 
