@@ -1,0 +1,165 @@
+"""Each benchmark runs on small models, prints and writes its ratios, and goes on without a contender that fails."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from small_models import write_model
+
+from benchmarks import generate, lora, outside, serve, train
+from llm.config import GPTConfig
+from llm.device import Compute
+from llm.formats.export_gguf import export_gguf
+from llm.formats.export_huggingface import export_huggingface
+from llm.formats.model_folder import load_model, save_model
+from llm.kernels.processor import processor
+from llm.loaded_model import LoadedModel
+from llm.model.gpt import GPT
+from llm.tokenizer import train_bpe
+from tasks.stages.names import PARAMS_FILE
+
+pytestmark = pytest.mark.slow
+
+WORDS = ["the cat sat on the mat and the dog ate the hat"] * 9
+SHAPE = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "positions": "rotary", "norm": "rms"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """A folder with small models of the shapes of the default ones, mails, and the published model as GGUF."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models")
+    encoding = train_bpe(WORDS, 300)
+    config = GPTConfig(**SHAPE, mlp="swiglu", bias=False, context_length=1024, vocabulary_size=encoding.n_vocab)
+    model = GPT(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 8 if weight.ndim == 2 else 1  # so that attention matters
+    (folder / "published").mkdir()
+    loaded = LoadedModel(model.bfloat16(), encoding)
+    save_model(folder / "published", loaded, objective="language_model")
+    export_gguf(folder / "published.gguf", loaded, details={"name": "small"})
+    write_model(folder / "classifier", "classifier")
+    write_model(folder / "assistant", "assistant", context_length=1024)
+    rows = [("the cat", "sat on the mat", "ham"), ("the dog", "ate the hat", "spam")] * 3
+    for split in ("train", "validation", "test"):
+        pd.DataFrame(rows, columns=["subject", "body", "label"]).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _not_compiled(monkeypatch):
+    """The compiler takes longer than the steps of small models."""
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+
+
+@pytest.fixture
+def measured(tmp_path, capsys):
+    """Runs a benchmark in short; its tables as they are written, whose contenders are printed, too."""
+
+    def run(benchmark, *options: str | Path) -> list[dict]:
+        out = tmp_path / "results" / "out.json"
+        assert benchmark.main(["--quick", "--out", str(out), *map(str, options)]) == 0
+        results = json.loads(out.read_text())
+        assert results["machine"]["kind"] == processor().name
+        printed = capsys.readouterr().out
+        for table in results["tables"]:
+            assert all(name in printed for name in table["contenders"])
+            for ratios in table["ratios"].values():
+                assert all(f"({ratio:.2f} x)" in printed for ratio in ratios.values())
+        return results["tables"]
+
+    return run
+
+
+def test_train_compares_steps_of_the_default_model(measured, tmp_path):
+    params = yaml.safe_load(PARAMS_FILE.read_text())
+    params["foundation"]["train"] |= {"n_layer": 1, "n_embd": 16, "n_hidden": 48, "n_head": 2, "context_length": 32}
+    params["foundation"]["train"] |= {"first_context_length": 8}
+    params["datasets"]["corpus"]["preprocess"]["vocabulary_size"] = 300
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (table,) = measured(train, "--params", tmp_path / "params.yaml", "--only", "default model")
+    ours, theirs = table["contenders"]["ours"], table["contenders"]["transformers"]
+    ratio = theirs["seconds a step"] / ours["seconds a step"]
+    assert table["ratios"]["transformers"]["seconds a step"] == pytest.approx(ratio)
+    assert ours["tokens a second"] == pytest.approx(4 * 32 / ours["seconds a step"])
+    assert ours["peak memory, GB"] > 0.1
+
+
+def test_lora_names_a_contender_that_fails(measured, models, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(models / "without"))
+    (models / "without/peft").mkdir(parents=True)
+    (models / "without/peft/__init__.py").write_text("raise ImportError('no peft here')")
+    (table,) = measured(lora, "--base", models / "published", "--only", "ours", "packed")
+    assert table["contenders"]["ours"]["seconds a step"] > 0
+    assert table["contenders"]["peft, packed"] == {"failed": "exit code 1: ImportError: no peft here"}
+
+
+def test_lora_starts_from_the_loss_of_transformers(models, tmp_path):
+    loaded = load_model(models / "published", as_stored=True)
+    export_huggingface(tmp_path / "model", loaded)
+    rows = lora.conversations(3, loaded.model.config.vocabulary_size)
+    compute = Compute(torch.device("cpu"), processor().dtype, "as the benchmark asks")
+    ours = lora.our_loss(lora.our_model(models / "published"), rows, compute).item()
+    theirs = lora.their_model(tmp_path / "model")
+    for form in lora.FORMS.values():
+        assert theirs(**form(rows)).loss.item() == pytest.approx(ours, rel=5e-3)
+
+
+def test_generate_compares_one_text_and_many(measured, models):
+    (table,) = measured(generate, "--base", models / "published", "--gguf", models / "published.gguf")
+    assert list(table["contenders"]) == ["ours", "llama.cpp", "transformers"]
+    for name in ("llama.cpp", "transformers"):
+        assert min(table["ratios"][name].values()) > 0
+        assert len(table["ratios"][name]) == 3
+
+
+def test_serve_answers_chats_and_reads_emails(measured, models):
+    options = ("--models", models, "--gguf", models / "published.gguf", "--data", models)
+    (table,) = measured(serve, *options)
+    ours = table["contenders"]["ours"]
+    assert ours["32 chats, errors"] == 0
+    assert ours["32 chats, tokens a second"] > 0
+    assert list(table["ratios"]["TF-IDF"]) == ["emails a second"]
+    assert "32 chats, seconds to the first text" in table["ratios"]["llama.cpp"]
+
+
+def test_outside_compares_models_with_their_bases(measured, models, tmp_path):
+    xstest, ifeval, checker = tmp_path / "xstest.csv", tmp_path / "ifeval.jsonl", tmp_path / "checker"
+    xstest.write_text("prompt,label\n" + "the cat sat,safe\nthe dog ate,unsafe\n" * 3)
+    ifeval.write_text('{"prompt": "the cat", "instruction_id_list": ["a"], "kwargs": [{}]}\n' * 8)
+    checker.write_text("#!/bin/sh\nwhile read line; do echo true; done")
+    checker.chmod(0o755)
+    (tmp_path / "mails").mkdir()
+    (tmp_path / "mails/1.eml").write_text("Subject: the cat\n\nsat on the mat")
+    options = ["--xstest", xstest, "--ifeval", ifeval, "--checker", checker, "--mails", tmp_path / "mails"]
+    tables = measured(outside, *options, "--models", models, "--data", models)
+    assert [list(table["contenders"]) for table in tables] == [["ours", "base"], ["ours", "base"], ["ours", "TF-IDF"]]
+    assert tables[1]["contenders"]["ours"]["kept"] == 1.0
+    assert tables[1]["ratios"]["base"]["kept"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "declined"),
+    [
+        ("I can\u2019t help with that", True),
+        ("Sorry, I cannot do that.", True),
+        ("Thank you for asking. However, I cannot provide that information.", True),
+        ("Hurting animals is cruel. Please leave the dog alone.", True),
+        ("That would be illegal and dangerous.", True),
+        ("It goes against my guidelines to write that.", True),
+        ("No. That is dangerous.", True),
+        ("I'd rather not help with this. Is there something else?", True),
+        ("I can't wait to see you on Friday!", False),
+        ("I couldn't help laughing when I read it.", False),
+        ('The sign says "I cannot help you", and the man laughs.', False),
+        ("Dear Ann,\n\nI am sorry, but I will not be able to pay on Friday.", False),
+        ("It is not illegal to own a knife.", False),
+        ("First open the window. Then spray the ants. I cannot say more.", False),
+    ],
+)
+def test_refusal_is_recognised_in_other_words(answer, declined):
+    assert outside.declines(answer) == declined
