@@ -28,8 +28,8 @@ from llm.objectives import load_for_inference
 from tasks.data.published import PUBLISHED, STATE
 
 MODEL = "smollm2-135m"
-PROMPT = 32
-"""Tokens of a prompt."""
+PROMPT, NEW = 32, 128
+"""Tokens of a prompt, and of its continuation."""
 TEXTS = {"one text, tokens a second": 1, "16 texts, tokens a second": 16}
 """How many texts are made at once."""
 Generate = Callable[[list[list[int]], int], Iterable[Any]]
@@ -55,7 +55,7 @@ def export(parser: ArgumentParser, base: Path, folder: Path) -> int:
     return loaded.model.config.vocabulary_size
 
 
-def speeds(continue_prompts: Generate, vocabulary_size: int, new: int) -> Figures:
+def speeds(continue_prompts: Generate, vocabulary_size: int) -> Figures:
     """Tokens a second, all texts together."""
     generator = random.Random(1)
     figures = {}
@@ -63,22 +63,22 @@ def speeds(continue_prompts: Generate, vocabulary_size: int, new: int) -> Figure
         prompts = [generator.choices(range(vocabulary_size), k=PROMPT) for _ in range(texts)]
         continue_prompts(prompts, 4)
         start = time.perf_counter()
-        lengths = continue_prompts(prompts, new)
+        lengths = continue_prompts(prompts, NEW)
         figures[name] = sum(lengths) / (time.perf_counter() - start)
     return figures | {"peak memory, GB": peak_memory()}
 
 
-def ours(*, base: str, vocabulary_size: int, new: int) -> Figures:
+def ours(*, base: str, vocabulary_size: int) -> Figures:
     """Ours, as it is served."""
     model, _ = load_for_inference(Path(base))
 
     def continue_prompts(prompts: list[list[int]], tokens: int) -> Iterable[int]:
         return map(len, generate(model, prompts, max_new_tokens=tokens))
 
-    return speeds(continue_prompts, vocabulary_size, new)
+    return speeds(continue_prompts, vocabulary_size)
 
 
-def transformers(*, folder: str, vocabulary_size: int, new: int) -> Figures:
+def transformers(*, folder: str, vocabulary_size: int) -> Figures:
     """A folder in the layout of `transformers`, with the attention that it chooses."""
     from transformers import AutoModelForCausalLM
 
@@ -91,17 +91,17 @@ def transformers(*, folder: str, vocabulary_size: int, new: int) -> Figures:
             texts_BT = model.generate(prompts_BT, attention_mask=torch.ones_like(prompts_BT), do_sample=False, **length)
         return [len(text_T) - PROMPT for text_T in texts_BT]
 
-    return speeds(continue_prompts, vocabulary_size, new)
+    return speeds(continue_prompts, vocabulary_size)
 
 
-def llama_cpp(*, gguf: str | None, vocabulary_size: int, new: int) -> Figures:
+def llama_cpp(*, gguf: str | None, vocabulary_size: int) -> Figures:
     """A GGUF file in its own precision, with as many threads as torch has."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = gguf or str(published_file())
     params.n_parallel, params.cont_batching = max(TEXTS.values()), True
-    params.n_ctx = (PROMPT + new + 8) * params.n_parallel
+    params.n_ctx = (PROMPT + NEW + 8) * params.n_parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
     server = xllamacpp.Server(params)
 
@@ -114,7 +114,7 @@ def llama_cpp(*, gguf: str | None, vocabulary_size: int, new: int) -> Figures:
         with ThreadPoolExecutor(len(prompts)) as threads:
             return list(threads.map(continue_prompt, prompts))
 
-    return speeds(continue_prompts, vocabulary_size, new)
+    return speeds(continue_prompts, vocabulary_size)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,14 +125,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         vocabulary_size = export(parser, options.base, Path(folder, "model"))
-        size = {"vocabulary_size": vocabulary_size, "new": 32 if options.quick else 128}
+        size = {"vocabulary_size": vocabulary_size}
         jobs = {
             OURS: Job("generate.ours", {"base": options.base} | size),
             "llama.cpp": Job("generate.llama_cpp", {"gguf": options.gguf} | size),
             "transformers": Job("generate.transformers", {"folder": f"{folder}/model"} | size),
         }
         better = dict.fromkeys(TEXTS, MORE) | {"peak memory, GB": LESS}
-        return compare(parser, options, [Table(f"Generation, {size['new']} new tokens", better, jobs)])
+        return compare(parser, options, [Table("generation", better, jobs)])
 
 
 if __name__ == "__main__":

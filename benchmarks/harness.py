@@ -107,27 +107,29 @@ def medians(rounds: Sequence[Figures]) -> Figures:
     return {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
 
 
-def make_parser(script: str, description: str | None) -> ArgumentParser:
-    """A parser with the options of every benchmark."""
+def make_parser(script: str, description: str | None, seconds: float | None = None) -> ArgumentParser:
+    """A parser with the options of every benchmark; `--seconds` where a contender is measured for a time."""
     name = f"python -m benchmarks.{script}"
     parser = ArgumentParser(name, description=description, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--only", nargs="+", metavar="TEXT", help="contenders whose `table: name` holds one of these")
+    parser.add_argument("--quick", action="store_true", help="one round instead of three")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of these tables, and of these contenders")
+    if seconds is not None:
+        help_ = f"time in which a contender is measured, by default {seconds:g}"
+        parser.add_argument("--seconds", type=float, default=seconds, help=help_)
     parser.add_argument("--out", type=Path, help="the JSON file; a full run writes results/ without it")
     return parser
 
 
 def compare(parser: ArgumentParser, options: Namespace, tables: Sequence[Table], rounds: int = 3) -> int:
     """Measure the tables, print and write them; the exit code is 1 if ours failed."""
-    names = []
-    for table in tables:
-        for name in list(table.jobs):
-            names.append(f"{table.title}: {name}")
-            if options.only and not any(text in names[-1] for text in options.only):
-                del table.jobs[name]
-    chosen = [table for table in tables if table.jobs]
-    if not chosen:
-        parser.error(f"--only {' '.join(options.only)}: there are {'; '.join(names)}")
+    titles = {table.title for table in tables}
+    names = {name for table in tables for name in table.jobs}
+    only = set(options.only or titles | names)
+    if unknown := only - titles - names:
+        parser.error(f"--only {unknown.pop()}: there are {'; '.join(sorted(titles | names))}")
+    chosen = [table for table in tables if table.title in (only & titles or titles)]
+    for table in chosen:
+        table.jobs = {name: job for name, job in table.jobs.items() if name in (only & names or names)}
     for table in chosen:
         table.measure(1 if options.quick else rounds)
     for table in chosen:
@@ -138,7 +140,9 @@ def compare(parser: ArgumentParser, options: Namespace, tables: Sequence[Table],
     if out:
         shown = [{"title": table.title, "contenders": table.contenders, "ratios": table.ratios} for table in chosen]
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, json.dumps({"machine": machine(), "tables": shown}, indent=2) + "\n")
+        settings = {name: value for name, value in vars(options).items() if not isinstance(value, Path)}
+        results = {"machine": machine(), "settings": settings, "tables": shown}
+        write_atomic(out, json.dumps(results, indent=2) + "\n")
     return int(any(FAILED in table.contenders.get(OURS, {}) for table in chosen))
 
 

@@ -34,7 +34,6 @@ from llm.objectives import load_for_inference
 from llm.objectives.assistant import Question, answer_all, build
 from llm.objectives.classifier import email_text, guard_replies, probabilities
 from tasks.data.mail import RowError, parse_message
-from tasks.measures.baseline import fit_baseline
 from tasks.measures.intervals import interval, mean
 from tasks.training.setup import split_file
 
@@ -177,6 +176,8 @@ def mails(*, file: str, models: str, who: str, most: int, data: str) -> Figures:
     classifier = load_for_inference(Path(models, "classifier"))
     if who == OURS:
         return shares(caught=classifier.model.config.decide(probabilities(classifier, texts)) > 0)
+    from tasks.measures.baseline import fit_baseline  # scikit-learn takes a second
+
     train = pd.read_parquet(split_file(Path(data), "train"))
     validation = pd.read_parquet(split_file(Path(data), "validation"))
     baseline = fit_baseline(train, validation, classifier.model.config)

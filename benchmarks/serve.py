@@ -23,7 +23,6 @@ from itertools import count
 from pathlib import Path
 
 import httpx
-import pandas as pd
 import torch
 
 from benchmarks.generate import published_file
@@ -36,7 +35,7 @@ CHAT = {"tokens a second": MORE, "seconds to the first text": LESS, "errors": LE
 EMAILS = "emails a second"
 ANSWER = 64
 """Most tokens of an answer."""
-LONGEST_MAIL = 3_000
+MAILS, LONGEST_MAIL = 1_000, 3_000
 STARTS_WITHIN = ENDS_WITHIN = 300.0  # seconds
 QUESTIONS = (
     "What is the capital of France?",
@@ -96,16 +95,18 @@ def chats(address: str, seconds: float) -> Figures:
     """The figures of one client and of many, after a second that does not count."""
     figures: Figures = {}
     for name, clients in CLIENTS.items():
-        for duration in (1.0, seconds):
+        for duration in (min(1.0, seconds), seconds):
             measured = asyncio.run(chat(address, clients, duration))
         figures |= {f"{name}, {figure}": value for figure, value in measured.items()}
     return figures
 
 
-def read_mails(data: str, mails: int) -> list[dict[str, str]]:
-    """So many mails of the test split, repeated if there are fewer."""
+def read_mails(data: str) -> list[dict[str, str]]:
+    """MAILS of the test split, repeated if there are fewer."""
+    import pandas as pd
+
     test = pd.read_parquet(split_file(Path(data), "test"))[["subject", "body"]]
-    sample = test.sample(mails, replace=mails > len(test), random_state=1)
+    sample = test.sample(MAILS, replace=len(test) < MAILS, random_state=1)
     return sample.apply(lambda column: column.str.slice(0, LONGEST_MAIL)).to_dict("records")
 
 
@@ -148,9 +149,9 @@ def server(models: dict[str, Path]) -> Iterator[str]:
             process.wait()
 
 
-def ours(*, models: str, data: str, seconds: float, mails: int) -> Figures:
+def ours(*, models: str, data: str, seconds: float) -> Figures:
     """Our server, chats and emails."""
-    emails = read_mails(data, mails)
+    emails = read_mails(data)
     with tempfile.TemporaryDirectory() as folder:
         assistant = shutil.copytree(Path(models, "published"), Path(folder, "assistant"))
         config = json.loads((assistant / "config.json").read_text()) | {"objective": "assistant"}
@@ -177,8 +178,9 @@ def llama_cpp(*, gguf: str | None, seconds: float) -> Figures:
     return chats(running.listening_address, seconds)
 
 
-def tf_idf(*, data: str, mails: int) -> Figures:
+def tf_idf(*, data: str) -> Figures:
     """A usual and fast filter."""
+    import pandas as pd
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -187,27 +189,27 @@ def tf_idf(*, data: str, mails: int) -> Figures:
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     model = make_pipeline(words, LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000))
     model.fit(train["subject"] + "\n\n" + train["body"], train["label"])
-    texts = [f"{mail['subject']}\n\n{mail['body']}" for mail in read_mails(data, mails)]
+    texts = [f"{mail['subject']}\n\n{mail['body']}" for mail in read_mails(data)]
     start = time.perf_counter()
     model.predict(texts)
-    return {EMAILS: mails / (time.perf_counter() - start)}
+    return {EMAILS: MAILS / (time.perf_counter() - start)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print, write."""
-    parser = make_parser("serve", __doc__)
+    parser = make_parser("serve", __doc__, seconds=20)
     parser.add_argument("--models", type=Path, default=Path("models"), help="with `published` and `classifier`")
     parser.add_argument("--gguf", type=Path, help="the weights for llama.cpp; by default as they were fetched")
     parser.add_argument("--data", type=Path, default=Path("data/processed/emails"), help="the processed mails")
     options = parser.parse_args(arguments)
-    seconds, mails = (3.0, 100) if options.quick else (20.0, 1000)
-    emails = {"data": options.data, "mails": mails}
-    jobs = {OURS: Job("serve.ours", {"models": options.models, "seconds": seconds} | emails)}
-    jobs["llama.cpp"] = Job("serve.llama_cpp", {"gguf": options.gguf, "seconds": seconds})
-    jobs["TF-IDF"] = Job("serve.tf_idf", emails)
+    data, seconds = {"data": options.data}, {"seconds": options.seconds}
+    jobs = {
+        OURS: Job("serve.ours", {"models": options.models} | data | seconds),
+        "llama.cpp": Job("serve.llama_cpp", {"gguf": options.gguf} | seconds),
+        "TF-IDF": Job("serve.tf_idf", data),
+    }
     better = {f"{name}, {figure}": way for name in CLIENTS for figure, way in CHAT.items()}
-    title = f"Serving for {seconds:g} s, {mails:,} emails"
-    return compare(parser, options, [Table(title, better | {EMAILS: MORE}, jobs)])
+    return compare(parser, options, [Table("serving", better | {EMAILS: MORE}, jobs)])
 
 
 if __name__ == "__main__":

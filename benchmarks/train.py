@@ -158,8 +158,7 @@ def step_table(title: str, shape: GPTConfig, recipe: TrainConfig, *, seconds: fl
     jobs = {OURS: Job("train.ours", arguments)}
     jobs["transformers"] = Job("train.theirs", arguments | {"compiled": False})
     jobs["transformers, compiled"] = Job("train.theirs", arguments | {"compiled": True})
-    tokens = recipe.batch_size * recipe.gradient_accumulation * shape.context_length
-    return Table(f"{title}, {tokens:,} tokens a step", STEP, jobs)
+    return Table(title, STEP, jobs)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -167,17 +166,16 @@ def main(arguments: list[str] | None = None) -> int:
     from tasks.params import load_dataset, load_training
     from tasks.stages.names import FOUNDATION, PARAMS_FILE
 
-    parser = make_parser("train", __doc__)
+    parser = make_parser("train", __doc__, seconds=10)
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="the file with the default model")
     options = parser.parse_args(arguments)
-    seconds = 2.0 if options.quick else 10.0
     gpt2 = GPTConfig(context_length=256, n_layer=12, n_head=12, n_embd=768, vocabulary_size=50257)
     plain = TrainConfig(batch_size=8, learning_rate=4e-4, weight_decay=0.1, **ENDLESS)
     foundation = load_training(FOUNDATION, options.params)
     default = foundation.train.gpt(load_dataset(foundation.dataset, options.params).preprocess.vocabulary_size)
     recipe = {name: getattr(foundation.train, name) for name in TrainConfig.model_fields}
-    tables = [step_table("GPT-2 124M", gpt2, plain, seconds=seconds)]
-    tables.append(step_table("default model", default, TrainConfig(**recipe | ENDLESS), seconds=seconds))
+    tables = [step_table("GPT-2 124M", gpt2, plain, seconds=options.seconds)]
+    tables.append(step_table("default model", default, TrainConfig(**recipe | ENDLESS), seconds=options.seconds))
     return compare(parser, options, tables)
 
 
