@@ -2,10 +2,9 @@
 
 `threestage serve` runs in a process of its own over two champions, the published weights as assistant and the
 classifier. One client chats, then 32 at once: each asks its next question as soon as it has the answer to the last,
-streamed and of at most 64 tokens. Then one request brings 1,000 mails of the test split, of at most 3,000 characters
-each, as a request holds 4 MB. The peer of chats is llama.cpp's server (PyPI `xllamacpp`) with the same weights in the 4
-bits of their file; that of emails is scikit-learn's logistic regression on TF-IDF of words, without a server. Seconds
-to the first text are medians; an answer that does not come to its end is an error. Needs `make run`.
+streamed and of at most 64 tokens. One request brings 1,000 mails of the test split, cut to 3,000 characters each as a
+request holds 4 MB. The peer of chats is llama.cpp's server (PyPI `xllamacpp`) with the same weights in the 4 bits of
+their file; that of emails is scikit-learn's logistic regression on TF-IDF of words, without a server. Needs `make run`.
 """
 
 import asyncio
@@ -23,6 +22,7 @@ from itertools import count
 from pathlib import Path
 
 import httpx
+import pandas as pd
 import torch
 
 from benchmarks.generate import published_file
@@ -33,9 +33,7 @@ from tasks.training.setup import split_file
 CLIENTS = {"one chat": 1, "32 chats": 32}
 CHAT = {"tokens a second": MORE, "seconds to the first text": LESS, "errors": LESS}
 EMAILS = "emails a second"
-ANSWER = 64
-"""Most tokens of an answer."""
-MAILS, LONGEST_MAIL = 1_000, 3_000
+ANSWER, MAILS, LONGEST_MAIL = 64, 1_000, 3_000  # tokens, mails, characters
 STARTS_WITHIN = ENDS_WITHIN = 300.0  # seconds
 QUESTIONS = (
     "What is the capital of France?",
@@ -46,10 +44,7 @@ QUESTIONS = (
 
 
 async def ask(client: httpx.AsyncClient, number: int) -> tuple[int, float]:
-    """The tokens of a streamed answer, and the seconds to its first text.
-
-    Raises httpx.HTTPError or httpx.StreamError where it does not come to its end.
-    """
+    """The tokens of a streamed answer, and the seconds to its first text. Raises httpx's errors where it breaks off."""
     question = {"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]}
     body = {"model": "assistant", "messages": [question], "max_tokens": ANSWER, "temperature": 0.8, "seed": number}
     body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -73,8 +68,7 @@ async def chat(address: str, clients: int, seconds: float) -> Figures:
     answers: list[tuple[int, float]] = []
     errors: list[Exception] = []
     numbers, start = count(), time.perf_counter()
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=address, timeout=ENDS_WITHIN, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=ENDS_WITHIN) as client:
 
         async def ask_on() -> None:
             while time.perf_counter() - start < seconds:
@@ -103,8 +97,6 @@ def chats(address: str, seconds: float) -> Figures:
 
 def read_mails(data: str) -> list[dict[str, str]]:
     """MAILS of the test split, repeated if there are fewer."""
-    import pandas as pd
-
     test = pd.read_parquet(split_file(Path(data), "test"))[["subject", "body"]]
     sample = test.sample(MAILS, replace=len(test) < MAILS, random_state=1)
     return sample.apply(lambda column: column.str.slice(0, LONGEST_MAIL)).to_dict("records")
@@ -134,19 +126,17 @@ def server(models: dict[str, Path]) -> Iterator[str]:
         configure_tracking()
         for name, model in models.items():
             with mlflow.start_run():
-                settings = {"artifacts": {"model": str(model)}, "pip_requirements": []}
-                code, registered = "tasks/served.py", registered_name(name)
-                mlflow.pyfunc.log_model(name=name, python_model=code, registered_model_name=registered, **settings)
-            mlflow.MlflowClient().set_registered_model_alias(registered, "champion", "1")
+                files = {"python_model": "tasks/served.py", "artifacts": {"model": str(model)}, "pip_requirements": []}
+                mlflow.pyfunc.log_model(name=name, registered_model_name=registered_name(name), **files)
+            mlflow.MlflowClient().set_registered_model_alias(registered_name(name), "champion", "1")
         command = [sys.executable, "-m", "tasks.stages.parent_death", sys.executable, "-m", "cli", "serve"]
         process = subprocess.Popen([*command, "--port", str(port), "--no-page"], stdout=subprocess.DEVNULL)
-        address = f"http://127.0.0.1:{port}"
         try:
-            wait(address, process)
-            yield address
+            wait(f"http://127.0.0.1:{port}", process)
+            yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait()
+            process.wait(ENDS_WITHIN)
 
 
 def ours(*, models: str, data: str, seconds: float) -> Figures:
@@ -165,7 +155,7 @@ def ours(*, models: str, data: str, seconds: float) -> Figures:
             return chats(address, seconds) | {EMAILS: speed}
 
 
-def llama_cpp(*, gguf: str | None, seconds: float) -> Figures:
+def llama_cpp(*, seconds: float, gguf: str | None = None) -> Figures:
     """llama.cpp's server, with a place and 2,048 tokens a client and as many threads as torch has."""
     import xllamacpp
 
@@ -180,7 +170,6 @@ def llama_cpp(*, gguf: str | None, seconds: float) -> Figures:
 
 def tf_idf(*, data: str) -> Figures:
     """A usual and fast filter."""
-    import pandas as pd
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -199,13 +188,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Compare, print, write."""
     parser = make_parser("serve", __doc__, seconds=20)
     parser.add_argument("--models", type=Path, default=Path("models"), help="with `published` and `classifier`")
-    parser.add_argument("--gguf", type=Path, help="the weights for llama.cpp; by default as they were fetched")
     parser.add_argument("--data", type=Path, default=Path("data/processed/emails"), help="the processed mails")
     options = parser.parse_args(arguments)
     data, seconds = {"data": options.data}, {"seconds": options.seconds}
     jobs = {
         OURS: Job("serve.ours", {"models": options.models} | data | seconds),
-        "llama.cpp": Job("serve.llama_cpp", {"gguf": options.gguf} | seconds),
+        "llama.cpp": Job("serve.llama_cpp", seconds),
         "TF-IDF": Job("serve.tf_idf", data),
     }
     better = {f"{name}, {figure}": way for name in CLIENTS for figure, way in CHAT.items()}

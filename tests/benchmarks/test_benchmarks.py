@@ -109,37 +109,50 @@ def test_lora_starts_from_the_loss_of_transformers(models, tmp_path):
     assert theirs(**lora.packed(rows)).loss.item() == pytest.approx(ours, rel=5e-3)
 
 
-def test_generate_compares_one_text_and_many(measured, models):
-    (table,) = measured(generate, "--base", models / "published", "--gguf", models / "published.gguf")
-    assert list(table["contenders"]) == ["ours", "llama.cpp", "transformers"]
-    for name in ("llama.cpp", "transformers"):
-        assert min(table["ratios"][name].values()) > 0
-        assert len(table["ratios"][name]) == 3
+def test_generate_compares_one_text_and_many(measured, models, tmp_path):
+    options = ("--base", models / "published", "--gguf", models / "published.gguf", "--only", "ours", "llama.cpp")
+    (table,) = measured(generate, *options)
+    assert list(table["contenders"]) == ["ours", "llama.cpp"]
+    assert len(table["ratios"]["llama.cpp"]) == 3
+    loaded = load_model(models / "published", as_stored=True)
+    export_huggingface(tmp_path / "model", loaded)
+    theirs = generate.transformers(folder=str(tmp_path / "model"), vocabulary_size=loaded.model.config.vocabulary_size)
+    assert theirs.keys() == table["contenders"]["ours"].keys()
 
 
 def test_serve_answers_chats_and_reads_emails(measured, models):
-    options = ("--models", models, "--gguf", models / "published.gguf", "--data", models, "--seconds", "0.2")
-    (table,) = measured(serve, *options)
+    (table,) = measured(serve, "--models", models, "--data", models, "--seconds", "0.2", "--only", "ours", "TF-IDF")
     ours = table["contenders"]["ours"]
-    assert ours["32 chats, errors"] == 0
+    assert (ours["one chat, errors"], ours["32 chats, errors"]) == (0, 0)
     assert ours["32 chats, tokens a second"] > 0
-    assert list(table["ratios"]["TF-IDF"]) == ["emails a second"]
-    assert "32 chats, seconds to the first text" in table["ratios"]["llama.cpp"]
+    ratio = ours["emails a second"] / table["contenders"]["TF-IDF"]["emails a second"]
+    assert table["ratios"]["TF-IDF"] == {"emails a second": pytest.approx(ratio)}
+    assert ours.keys() - {"emails a second"} == serve.llama_cpp(gguf=str(models / "published.gguf"), seconds=0.2).keys()
 
 
-def test_outside_compares_models_with_their_bases(measured, models, tmp_path):
-    xstest, ifeval, checker = tmp_path / "xstest.csv", tmp_path / "ifeval.jsonl", tmp_path / "checker"
-    xstest.write_text("prompt,label\n" + "the cat sat,safe\nthe dog ate,unsafe\n" * 3)
-    ifeval.write_text('{"prompt": "the cat", "instruction_id_list": ["a"], "kwargs": [{}]}\n' * 8)
-    checker.write_text("#!/bin/sh\nwhile read line; do echo true; done")
+def test_outside_compares_the_assistant_with_its_base(measured, models, tmp_path):
+    file = tmp_path / "xstest.csv"
+    file.write_text("prompt,label\n" + "the cat sat,safe\nthe dog ate,unsafe\n" * 6)
+    (table,) = measured(outside, "--xstest", file, "--models", models)
+    assert list(table["contenders"]) == ["ours", "base"]
+    for figures in table["contenders"].values():
+        assert figures["safe, low"] <= figures["safe"] <= figures["safe, high"]
+
+
+def test_outside_counts_instructions_that_the_checker_calls_kept(models, tmp_path):
+    rows, checker = tmp_path / "ifeval.jsonl", tmp_path / "checker"
+    rows.write_text('{"prompt": "the cat", "instruction_id_list": ["a"], "kwargs": [{}]}\n' * 4)
+    checker.write_text("#!/bin/sh\necho true; echo false; echo false; echo false\n")
     checker.chmod(0o755)
-    (tmp_path / "mails").mkdir()
-    (tmp_path / "mails/1.eml").write_text("Subject: the cat\n\nsat on the mat")
-    options = ["--xstest", xstest, "--ifeval", ifeval, "--checker", checker, "--mails", tmp_path / "mails"]
-    tables = measured(outside, *options, "--models", models, "--data", models)
-    assert [list(table["contenders"]) for table in tables] == [["ours", "base"], ["ours", "base"], ["ours", "TF-IDF"]]
-    assert tables[1]["contenders"]["ours"]["kept"] == 1.0
-    assert tables[1]["ratios"]["base"]["kept"] == 1.0
+    kept = outside.ifeval(file=str(rows), models=str(models), who="ours", most=4, checker=str(checker))
+    assert kept["kept"] == 0.25
+
+
+@pytest.mark.parametrize("who", ["ours", "TF-IDF"])
+def test_outside_reads_a_folder_of_mails(models, tmp_path, who):
+    (tmp_path / "1.eml").write_text("Subject: the cat\n\nsat on the mat")
+    caught = outside.mails(file=str(tmp_path), models=str(models), who=who, most=9, data=str(models))
+    assert caught["caught"] in (0.0, 1.0)
 
 
 @pytest.mark.parametrize(
