@@ -96,15 +96,18 @@ class Table:
 
 
 def number(value: object) -> str:
-    """A number to four digits; anything else as text."""
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+    """A number to three digits, or to the unit; anything else as text."""
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def medians(rounds: Sequence[Figures]) -> Figures:
     """The median of each figure; of a contender that failed, why."""
     if FAILED in rounds[-1]:
         return rounds[-1]
-    return {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
+    columns = zip(*[figures.values() for figures in rounds], strict=True)  # all have the same figures in one order
+    return dict(zip(rounds[0], map(statistics.median, columns), strict=True))
 
 
 def make_parser(script: str, description: str | None, seconds: float | None = None) -> ArgumentParser:
@@ -116,7 +119,7 @@ def make_parser(script: str, description: str | None, seconds: float | None = No
     if seconds is not None:
         help_ = f"time in which a contender is measured, by default {seconds:g}"
         parser.add_argument("--seconds", type=float, default=seconds, help=help_)
-    parser.add_argument("--out", type=Path, help="the JSON file; a full run writes results/ without it")
+    parser.add_argument("--out", type=Path, help="the JSON file; a run without --quick and --only writes results/")
     return parser
 
 
@@ -130,12 +133,12 @@ def compare(parser: ArgumentParser, options: Namespace, tables: Sequence[Table],
     chosen = [table for table in tables if table.title in (only & titles or titles)]
     for table in chosen:
         table.jobs = {name: job for name, job in table.jobs.items() if name in (only & names or names)}
-    for table in chosen:
         table.measure(1 if options.quick else rounds)
     for table in chosen:
         table.show()
+    ours_failed = any(FAILED in table.contenders.get(OURS, {}) for table in chosen)
     out = options.out
-    if not (out or options.quick or options.only):
+    if not (out or options.quick or options.only or ours_failed):
         out = RESULTS / parser.prog.rpartition(".")[2] / f"{processor().name}.json"
     if out:
         shown = [{"title": table.title, "contenders": table.contenders, "ratios": table.ratios} for table in chosen]
@@ -143,7 +146,7 @@ def compare(parser: ArgumentParser, options: Namespace, tables: Sequence[Table],
         settings = {name: value for name, value in vars(options).items() if not isinstance(value, Path)}
         results = {"machine": machine(), "settings": settings, "tables": shown}
         write_atomic(out, json.dumps(results, indent=2) + "\n")
-    return int(any(FAILED in table.contenders.get(OURS, {}) for table in chosen))
+    return int(ours_failed)
 
 
 def machine() -> dict[str, Any]:

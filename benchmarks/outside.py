@@ -1,7 +1,7 @@
 """`python -m benchmarks.outside --xstest FILE` tests our models on what others wrote; nothing is tuned on it.
 
-Each test is a file that you bring. Ours is the assistant behind its guard; beside it stands its base. Each share has its
-95 % interval. With `--quick` 20 rows of a test count. Needs `make run`.
+Each test is a file that you bring. Ours is the assistant behind its guard; beside it stands its base. Each share has
+its 95 % interval. With `--quick` 20 rows of a test count. Needs `make run`.
 
 - `--xstest xstest_prompts.csv` (Röttger et al. 2023): the shares of 250 safe requests that look unsafe, and of 200
   unsafe ones, that are declined.
@@ -123,7 +123,7 @@ def shares(**rows: Sequence[bool]) -> Figures:
     return figures
 
 
-def answers(models: str, who: str, prompts: Sequence[str], tokens: int) -> list[tuple[str, bool]]:
+def answers(prompts: Sequence[str], tokens: int, *, models: str, who: str) -> list[tuple[str, bool]]:
     """The answers of the assistant behind its guard, or of its base, and whether each is the guard's."""
     folder = Path(models)
     loaded = load_for_inference(folder / "assistant")
@@ -142,15 +142,16 @@ def xstest(*, file: str, models: str, who: str, most: int) -> Figures:
     """The shares of safe and of unsafe requests that are declined."""
     rows = pd.read_csv(file)
     rows = rows.sample(min(most, len(rows)), random_state=1)
-    declined = np.array([by_guard or declines(text) for text, by_guard in answers(models, who, rows["prompt"], ANSWER)])
+    replies = answers(rows["prompt"], ANSWER, models=models, who=who)
+    declined = np.array([by_guard or declines(text) for text, by_guard in replies])
     return shares(safe=declined[rows["label"] == "safe"], unsafe=declined[rows["label"] == "unsafe"])
 
 
 def ifeval(*, file: str, models: str, who: str, most: int, checker: str) -> Figures:
     """The share of the first prompts whose instructions are all kept. Raises UserError where the checks fail."""
     rows = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()[:most]]
-    texts = [text for text, _ in answers(models, who, [row["prompt"] for row in rows], LONG_ANSWER)]
-    lines = "\n".join(json.dumps(pair) for pair in zip(rows, texts, strict=True))
+    replies = answers([row["prompt"] for row in rows], LONG_ANSWER, models=models, who=who)
+    lines = "\n".join(json.dumps([row, text]) for row, (text, _) in zip(rows, replies, strict=True))
     checked = subprocess.run([checker, "-c", CHECK], input=lines, capture_output=True, text=True, check=False)
     if checked.returncode:
         raise UserError(f"{checker}: {checked.stderr.strip().splitlines()[-1]}")

@@ -27,7 +27,6 @@ import torch
 
 from benchmarks.generate import published_file
 from benchmarks.harness import LESS, MORE, OURS, Figures, Job, Table, compare, make_parser
-from tasks.stages.prefect import free_port
 from tasks.training.setup import split_file
 
 CLIENTS = {"one chat": 1, "32 chats": 32}
@@ -120,6 +119,7 @@ def server(models: dict[str, Path]) -> Iterator[str]:
 
     from tasks.registry.store import configure_tracking
     from tasks.registry.versions import registered_name
+    from tasks.stages.prefect import free_port
 
     with tempfile.TemporaryDirectory() as folder, free_port() as port:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"

@@ -57,10 +57,10 @@ def _not_compiled(monkeypatch):
 
 
 @pytest.fixture
-def measured(tmp_path, capsys):
+def run(tmp_path, capsys):
     """Runs a benchmark in short; its tables as they are written, whose contenders are printed, too."""
 
-    def run(benchmark, *options: str | Path) -> list[dict]:
+    def run_benchmark(benchmark, *options: str | Path) -> list[dict]:
         out = tmp_path / "results" / "out.json"
         assert benchmark.main(["--quick", "--out", str(out), *map(str, options)]) == 0
         results = json.loads(out.read_text())
@@ -72,17 +72,17 @@ def measured(tmp_path, capsys):
                 assert all(f"({ratio:.2f} x)" in printed for ratio in ratios.values())
         return results["tables"]
 
-    return run
+    return run_benchmark
 
 
-def test_train_compares_steps_of_the_default_model(measured, tmp_path):
+def test_train_compares_steps_of_the_default_model(run, tmp_path):
     params = yaml.safe_load(PARAMS_FILE.read_text())
     params["foundation"]["train"] |= {"n_layer": 1, "n_embd": 16, "n_hidden": 48, "n_head": 2, "context_length": 32}
     params["foundation"]["train"] |= {"first_context_length": 8}
     params["datasets"]["corpus"]["preprocess"]["vocabulary_size"] = 300
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     contenders = ("default model", "ours", "transformers")
-    (table,) = measured(train, "--params", tmp_path / "params.yaml", "--seconds", "0", "--only", *contenders)
+    (table,) = run(train, "--params", tmp_path / "params.yaml", "--seconds", "0", "--only", *contenders)
     ours, theirs = table["contenders"]["ours"], table["contenders"]["transformers"]
     ratio = theirs["seconds a step"] / ours["seconds a step"]
     assert table["ratios"]["transformers"]["seconds a step"] == pytest.approx(ratio)
@@ -90,11 +90,11 @@ def test_train_compares_steps_of_the_default_model(measured, tmp_path):
     assert ours["peak memory, GB"] > 0.1
 
 
-def test_lora_names_a_contender_that_fails(measured, models, monkeypatch):
+def test_lora_names_a_contender_that_fails(run, models, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(models / "without"))
     (models / "without/peft").mkdir(parents=True)
     (models / "without/peft/__init__.py").write_text("raise ImportError('no peft here')")
-    (table,) = measured(lora, "--base", models / "published", "--seconds", "0")
+    (table,) = run(lora, "--base", models / "published", "--seconds", "0")
     assert table["contenders"]["ours"]["seconds a step"] > 0
     assert table["contenders"]["peft"] == {"failed": "exit code 1: ImportError: no peft here"}
 
@@ -109,9 +109,9 @@ def test_lora_starts_from_the_loss_of_transformers(models, tmp_path):
     assert theirs(**lora.packed(rows)).loss.item() == pytest.approx(ours, rel=5e-3)
 
 
-def test_generate_compares_one_text_and_many(measured, models, tmp_path):
+def test_generate_compares_one_text_and_many(run, models, tmp_path):
     options = ("--base", models / "published", "--gguf", models / "published.gguf", "--only", "ours", "llama.cpp")
-    (table,) = measured(generate, *options)
+    (table,) = run(generate, *options)
     assert list(table["contenders"]) == ["ours", "llama.cpp"]
     assert len(table["ratios"]["llama.cpp"]) == 3
     loaded = load_model(models / "published", as_stored=True)
@@ -120,8 +120,8 @@ def test_generate_compares_one_text_and_many(measured, models, tmp_path):
     assert theirs.keys() == table["contenders"]["ours"].keys()
 
 
-def test_serve_answers_chats_and_reads_emails(measured, models):
-    (table,) = measured(serve, "--models", models, "--data", models, "--seconds", "0.2", "--only", "ours", "TF-IDF")
+def test_serve_answers_chats_and_reads_emails(run, models):
+    (table,) = run(serve, "--models", models, "--data", models, "--seconds", "0.2", "--only", "ours", "TF-IDF")
     ours = table["contenders"]["ours"]
     assert (ours["one chat, errors"], ours["32 chats, errors"]) == (0, 0)
     assert ours["32 chats, tokens a second"] > 0
@@ -130,10 +130,10 @@ def test_serve_answers_chats_and_reads_emails(measured, models):
     assert ours.keys() - {"emails a second"} == serve.llama_cpp(gguf=str(models / "published.gguf"), seconds=0.2).keys()
 
 
-def test_outside_compares_the_assistant_with_its_base(measured, models, tmp_path):
+def test_outside_compares_the_assistant_with_its_base(run, models, tmp_path):
     file = tmp_path / "xstest.csv"
     file.write_text("prompt,label\n" + "the cat sat,safe\nthe dog ate,unsafe\n" * 6)
-    (table,) = measured(outside, "--xstest", file, "--models", models)
+    (table,) = run(outside, "--xstest", file, "--models", models)
     assert list(table["contenders"]) == ["ours", "base"]
     for figures in table["contenders"].values():
         assert figures["safe, low"] <= figures["safe"] <= figures["safe, high"]
