@@ -127,7 +127,11 @@ def test_prefect_server_that_is_down_is_named_on_one_line(project_copy, command_
         (None, 0, ""),
         (UserError("a.csv, row 2"), 1, "error: a.csv, row 2\n"),
         (UserFileError("b.csv: no such file"), 1, "error: b.csv: no such file\n"),
-        (OSError(errno.ENOSPC, "No space left on device", "c.db"), 1, "error: c.db: No space left on device\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a", None, "c.db"),
+            1,
+            "error: c.db: No space left on device\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (
             InterruptedError("stopped after step 3 of 9"),
