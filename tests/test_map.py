@@ -15,7 +15,3 @@ def page() -> str:
 
 def test_map_matches_the_code(page) -> None:
     assert (ROOT / "docs" / "map.md").read_text() == page, "run `python docs/map.py`"
-
-
-def test_every_file_says_what_it_is_for(page) -> None:
-    assert [line for line in page.splitlines() if line.endswith("|  |")] == []

@@ -81,7 +81,7 @@ def test_locked_or_broken_store_is_away_and_its_file_named(mlflow_store, tmp_pat
             configure_tracking()
         writer.execute("DROP TABLE experiments")
         writer.execute("COMMIT")
-    with pytest.raises(ServerAwayError, match=f"^{mlflow_store}: no such table: experiments; "), server_errors():
+    with pytest.raises(ServerAwayError, match=f"^{mlflow_store}: no such "), server_errors():
         MlflowClient().search_experiments()
 
 
