@@ -198,7 +198,7 @@ def _mendable(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in MACHINE:
-        return f"{error.filename or Path.cwd()}: {error.strerror}"
+        return f"{error.filename2 or error.filename or Path.cwd()}: {error.strerror}"  # the second of a copy
     return None
 
 
