@@ -311,9 +311,9 @@ def test_resume_after_ctrl_c_and_a_kill_gives_equal_weights_in_another_folder(
         dvc = stage.parent()
         os.killpg(command.pid, signal.SIGINT)  # as a terminal does
         wait_for(partial(has_ended, dvc))
-    output = (tmp_path / "output").read_text()
     assert command.returncode != 0
     assert not psutil.wait_procs(children, timeout=HANGS)[1]
+    output = (tmp_path / "output").read_text()  # a stage may end after the command
     assert re.search(r"stopped after step [1-9]\d* of 60, with a checkpoint", output), output[-3000:]
     assert "Traceback" not in output
 

@@ -99,12 +99,12 @@ def if_there(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T 
 def server_errors() -> Generator[None]:
     """Raise UserError, on one line, if a tracking server refuses, and ServerAwayError if a retry may help: it is away,
     or another program holds the SQLite store, or that store's disk is full."""
-    uri = tracking_uri()
     try:
         yield
     except OperationalError as error:  # MLflow opens the store
-        raise _busy(uri, error.orig) from error
+        raise _busy(tracking_uri(), error.orig) from error
     except (MlflowException, RequestException) as error:  # downloads of artifacts raise the second
+        uri = tracking_uri()
         if isinstance(error.__cause__, OperationalError) and not is_server(uri):
             raise _busy(uri, error.__cause__.orig) from error
         if not is_server(uri):
