@@ -5,8 +5,7 @@ steps of all rounds. This project's loop competes with `transformers`: in float3
 with torch.compile. A processor without bfloat16 runs float32 alone.
 
 There are two set-ups: GPT-2 124M, and the default model of params.yaml, for which `transformers` gets a GPT-2 of the
-same layers, heads, width, vocabulary and context. All train without dropout, with fused AdamW, and clip. Ours,
-compiled, multiplies in 8 bits where a long training does, with VNNI and without AMX: in all blocks of GPT-2 124M.
+same layers, heads, width, vocabulary and context. All train without dropout, with fused AdamW, and clip.
 
 Utilisation is the arithmetic that a step needs, 6 * weights in matrix products * tokens and causal attention, divided
 by the time and by the speed of this machine's matrix products of 2048 x 2048 in the same run.
