@@ -1,1 +1,1 @@
-"""One script per claim: it compares contenders in one run, prints a table, writes results/<script>/<processor>.json."""
+"""One script a claim: contenders compete in one run, which prints and writes a table of ratios."""
