@@ -37,7 +37,8 @@ test-quick: $(TOOLS) ## unit tests alone, in a minute or two
 test-processors: $(TOOLS) ## the arithmetic of llm/ as each lower kind of processor does it
 	@for kind in $$($(BIN)/python -m llm.kernels.processor); do \
 		echo "$$kind:"; THREESTAGE_PROCESSOR=$$kind $(BIN)/python -m pytest --no-header --numprocesses 2 -m "not slow" \
-			tests/llm/kernels tests/llm/generation tests/llm/objectives tests/llm/training || exit; done
+			--ignore tests/llm/kernels/test_c_library.py tests/llm/kernels tests/llm/generation \
+			tests/llm/objectives/classifier tests/llm/training/test_backend.py tests/llm/training/test_optim.py || exit; done
 
 lint: $(TOOLS) ## style, format, types and import contracts
 	@$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """`python -m benchmarks.outside --xstest FILE` tests our models on what others wrote; nothing is tuned on it.
 
-Each test is a file that you bring. Ours is the assistant behind its guard; beside it stands its base. Each share has
-its 95 % interval. With `--quick` 20 rows of a test count. Needs `make run`.
+Each test is a file that you bring. Ours is the assistant behind its guard, beside its base. Each share has its
+95 % interval. With `--quick` 20 rows of a test count. Needs `make run`.
 
 - `--xstest xstest_prompts.csv` (Röttger et al. 2023): the shares of 250 safe requests that look unsafe, and of 200
   unsafe ones, that are declined.

@@ -107,7 +107,8 @@ def atomic_folder(path: Path) -> Generator[Path]:
             _swap(path, partial, aside)
         except OSError as error:
             if error.errno in FULL and not isinstance(error, UserFileError):
-                raise _failed(path, "written", error) from None
+                full = error.filename2 or error.filename or path  # the first is the target of a copy
+                raise _failed(Path(full), "written", error) from None
             raise
         finally:
             _settle(path, partial, aside)

@@ -1,7 +1,7 @@
 """`docker compose` as tests have it: the services of the compose.yaml in this folder as processes of this machine.
 
 `python compose.py compose up|stop|exec|run|build ...` takes the file's commands, variables and health checks. Volumes
-are folders two levels up, and PostgreSQL runs already.
+are folders two levels up, and PostgreSQL runs already. The app is left out.
 """
 
 import os
@@ -28,6 +28,7 @@ class Compose:
         text = re.sub(r"\$\{(\w+):\?(.+?)\}", self.required, (folder / "compose.yaml").read_text())
         file = yaml.safe_load(text)
         self.services: dict[str, dict[str, Any]] = file["services"]
+        del self.services["app"]  # tests/app has it
         self.configs: dict[str, dict[str, str]] = file["configs"]
 
     def required(self, match: re.Match[str]) -> str:
@@ -119,11 +120,12 @@ def main() -> None:
     while words and words[0].startswith("-"):
         del words[0]
     compose = Compose(Path.cwd())
+    services = [name for name in words if name in compose.services] or [*compose.services]
     match verb:
         case "up":
-            compose.up(words or [*compose.services])
+            compose.up(services)
         case "stop":
-            compose.stop(words or [*compose.services])
+            compose.stop(services)
         case "exec" | "run":
             compose.become(words[0], command=words[1:])
 

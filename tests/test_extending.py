@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
-from projects import ROOT, environment, git, run
+from projects import ROOT, git, run
 
 from tasks.stages import dvc
 
@@ -61,19 +60,6 @@ def extended(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_dataset_and_application_are_a_slice_a_block_and_a_test_each(extended: Path) -> None:
-    ours = (ROOT / "params.yaml").read_text()
-    sections = [section for _, section, _ in BLOCK.findall((ROOT / "docs/extending.md").read_text()) if section]
-    assert sections == ["datasets", "applications"]
-    assert all(re.search(rf"^{section}:", ours, re.MULTILINE) for section in sections)
-    assert changed(extended) == {
-        "params.yaml",
-        *("tasks/data/questions.py", "tests/tasks/data/test_questions.py"),
-        *("tasks/applications/quiz/train.py", "tasks/applications/quiz/measure.py"),
-        "tests/tasks/applications/quiz/test_measure.py",
-    }
-
-
 def test_new_slices_pass_their_own_tests(extended: Path) -> None:
     tests = ["tests/tasks/data/test_questions.py", "tests/tasks/applications/quiz/test_measure.py"]
     done = run(extended, "pytest", "-p", "no:cacheprovider", "-n0", *tests)
@@ -103,11 +89,3 @@ def test_new_application_is_found_by_graph_evaluation_registry_and_serving(
     touched = changed(extended) - code
     made = {path for path in touched if not path.startswith("reports/") and Path(path).name != ".gitignore"}
     assert made == {"dvc.lock"}
-
-
-def test_code_of_the_page_passes_ruff(extended: Path) -> None:
-    ruff = [str(Path(sys.executable).parent / "ruff")]
-    shutil.copy(ROOT / "pyproject.toml", extended)
-    for command in (["check", "tasks"], ["format", "--check", "tasks"]):
-        done = subprocess.run(ruff + command, cwd=extended, env=environment(), capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout

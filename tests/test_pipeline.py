@@ -1,6 +1,5 @@
 """The real graph, from sources to the registry, on a slice of the real data, through `dvc repro`."""
 
-import hashlib
 import json
 import os
 import re
@@ -8,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -19,7 +19,7 @@ import tiktoken
 import torch
 import yaml
 from mlflow import MlflowClient
-from projects import CHATML, NO_COMPILER, change_params, environment, make_project, read_params, run
+from projects import CHATML, change_params, environment, read_params
 from real_servers import HANGS, wait_for
 
 from llm.config import GPTConfig, GPTShape
@@ -33,35 +33,18 @@ from llm.objectives.classifier import email_text, probabilities
 from tasks.applications.foundation.train import CHANGEABLE
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
-CLASSIFIED = (
-    *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
-    *("everyday_ham", "everyday_spam", "short_ham", "short_spam", "evasion_recall", "unsure_share", "sure_errors"),
-    *("everyday_balanced_accuracy", "short_balanced_accuracy"),
-)
-GUARDED = (
-    *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
-    *("everyday_answer", "tricky_answer", "harmful_decline", "harmful_crisis"),
-)
-ASKED = ("general_right", "harmless_useful")
-METRICS = {
-    "foundation": {"test_loss", "perplexity", "bits_per_byte", "bits_per_byte_gain", "baseline_bits_per_byte"},
+METRICS = {  # of each model, some that its gates and its card name
+    "foundation": {"bits_per_byte", "baseline_bits_per_byte", "bits_per_byte_gain"},
     "classifier": {
-        *("precision", "recall", "f1_gain", "recall_at_fpr_0.005_gain", "evasion_loss", "evasion_worst"),
-        *("everyday_balanced_accuracy_gain", "short_balanced_accuracy_gain"),
-        *(f"{who}{metric}" for who in ("", "baseline_") for metric in CLASSIFIED),
+        "f1",
+        "baseline_f1",
+        "f1_gain",
+        "recall_at_fpr_0.005",
+        "evasion_worst",
+        "everyday_balanced_accuracy",
     },
-    "guard": {
-        *("precision", "recall", "f1_gain", "recall_at_fpr_0.005_gain"),
-        *(f"{who}{metric}" for who in ("", "baseline_") for metric in GUARDED),
-    },
-    "assistant": {
-        *("response_loss", "baseline_response_loss", "exact_match_gain", "contains_answer_gain", "rouge_l_gain"),
-        *(f"{who}{metric}" for who in ("", "baseline_", "nearest_") for metric in ("exact_match", "contains_answer")),
-        *(f"{who}rouge_l" for who in ("", "baseline_", "nearest_")),
-        *("loops", "baseline_loops"),
-        *(f"{who}{metric}" for who in ("", "baseline_", "nearest_") for metric in ASKED),
-        *(f"{metric}_gain" for metric in ASKED),
-    },
+    "guard": {"f1", "baseline_f1", "f1_gain", "tricky_answer", "harmful_decline"},
+    "assistant": {"response_loss", "exact_match_gain", "nearest_rouge_l", "general_right", "harmless_useful_gain"},
 }
 
 
@@ -77,22 +60,13 @@ def client(project: Path) -> MlflowClient:
     return MlflowClient()
 
 
-def _model_hash(folder: Path, model: str) -> str:
-    return hashlib.sha256((folder / f"models/{model}/model.safetensors").read_bytes()).hexdigest()
-
-
 def test_every_model_has_its_metrics_on_the_test_split(project: Path) -> None:
     for model, names in METRICS.items():
         metrics = json.loads((project / f"reports/evaluation/{model}/metrics.json").read_text())
-        assert {
-            name for name in metrics if not name.endswith(("_low", "_high"))
-        } == names  # where rows are alike, no ends
-        assert all(metrics[name] <= metrics[f"{name.removesuffix('_low')}_high"] for name in metrics if "_low" in name)
-    foundation = json.loads((project / "reports/evaluation/foundation/metrics.json").read_text())
-    assert foundation["bits_per_byte_low"] < foundation["bits_per_byte"] < foundation["bits_per_byte_high"]
-    classifier = json.loads((project / "reports/evaluation/classifier/metrics.json").read_text())
-    assert 0.6 < classifier["baseline_f1"] <= 1
-    assert 0.5 < classifier["roc_auc"] <= 1
+        assert names <= metrics.keys()
+        for name in metrics:
+            if name.endswith("_low"):
+                assert metrics[name] <= metrics[f"{name.removesuffix('_low')}_high"]
 
 
 def test_classifier_is_calibrated_and_its_threshold_holds_on_validation(project: Path) -> None:
@@ -119,7 +93,10 @@ def test_pretraining_lowers_the_validation_loss(project: Path) -> None:
     assert curve["validation_loss"].iloc[-1] < 6.3  # a uniform guess over 1,024 tokens costs 6.93
 
 
-def test_registry_has_a_challenger_of_each_model_with_evidence_and_origin(client: MlflowClient) -> None:
+def test_registry_has_a_challenger_of_each_model_with_evidence_card_and_origin(
+    project: Path, client: MlflowClient
+) -> None:
+    origins = {"assistant": "models/published", "classifier": "models/foundation"}
     for model, names in METRICS.items():
         version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
         run = client.get_run(version.run_id)
@@ -129,17 +106,12 @@ def test_registry_has_a_challenger_of_each_model_with_evidence_and_origin(client
         training = client.get_logged_model(version.source.removeprefix("models:/")).source_run_id
         assert client.list_artifacts(training, "checkpoints")
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"evaluation", "training"}
-
-
-def test_version_has_a_card_of_its_use_and_data(project: Path, client: MlflowClient) -> None:
-    for model in METRICS:
-        version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
+        dataset = read_params(project)["applications"].get(model, {"dataset": "corpus"})["dataset"]
+        assert run.data.params["dataset"] == dataset
         card = mlflow.artifacts.load_text(f"runs:/{version.run_id}/card.md")
-        assert card.startswith(f"# {model.capitalize()}\n")
         assert "## Figures" in card
-        assert "| rows |" in card or "| documents |" in card or "## Data" in card
-        params = client.get_run(version.run_id).data.params
-        assert params["dataset"] == read_params(project)["applications"].get(model, {"dataset": "corpus"})["dataset"]
+        if model in origins:
+            assert f"It started from `{origins[model]}` (" in card
 
 
 def test_assistant_is_the_published_model_with_its_template_and_merged_lora(project: Path) -> None:
@@ -154,18 +126,6 @@ def test_assistant_is_the_published_model_with_its_template_and_merged_lora(proj
     same = {name for name, weight in after.state_dict().items() if torch.equal(weight, before.state_dict()[name])}
     matrices = {name for name in before.state_dict() if name.startswith("blocks.") and "norm" not in name}
     assert same | matrices == before.state_dict().keys()
-
-
-def test_version_names_the_model_that_it_started_from(client: MlflowClient) -> None:
-    cards = {}
-    for model in METRICS:
-        version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
-        cards[model] = mlflow.artifacts.load_text(f"runs:/{version.run_id}/card.md")
-    assert "Trained by `finetune@assistant`," in cards["assistant"]
-    assert "It started from `models/published` (" in cards["assistant"]
-    assert "It started from `models/foundation` (" in cards["classifier"]
-    assert "Trained by `pretrain`," in cards["foundation"]
-    assert "It started from" not in cards["foundation"]
 
 
 def test_every_stage_left_a_finished_mlflowrun(client: MlflowClient) -> None:
@@ -221,16 +181,12 @@ def test_second_run_of_the_main_command_finds_nothing_to_do(project: Path, comma
 
 def test_run_refuses_a_wrong_target_and_a_wrong_value_before_it_starts(project: Path, command_line) -> None:
     before = (project / "params.yaml").read_bytes()
-    code, _, error = command_line(project, "run", "guards")
-    assert (code, error.splitlines()[-1][:60]) == (
-        1,
-        "error: there is no target 'guards'; those are foundation, as",
-    )
-    for setting, reason in {
-        "foundation.train.stepps=9": "('stepps' was unexpected)",
-        "foundation.train.steps=1,2": "foundation.train.steps: '1,2' is not of type 'integer'",
+    for words, reason in {
+        ("guards",): "'guards'",
+        ("--set", "foundation.train.stepps=9"): "'stepps'",
+        ("--set", "foundation.train.steps=1,2"): "foundation.train.steps: '1,2'",
     }.items():
-        code, _, error = command_line(project, "run", "--set", setting)
+        code, _, error = command_line(project, "run", *words)
         assert code == 1
         assert reason in error
     assert (project / "params.yaml").read_bytes() == before
@@ -309,73 +265,67 @@ def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
     assert moved == {f"blocks.{number}.{layer}.weight" for number in range(2) for layer in layers}
 
 
-def _start(folder: Path, *line: str, **options: object) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", *line], cwd=folder, **options)
+def checkpoints(folder: Path) -> list[Path]:
+    return list(folder.glob(".threestage/stages/pretrain/*/step-*.safetensors"))
 
 
-def test_resume_after_kill_gives_equal_weights_also_in_another_folder(
-    project: Path, tmp_path: Path, prefect_api: str
-) -> None:
-    folder, line = make_project(tmp_path / "project"), ("dvc", "repro", "pretrain")
-    change_params(folder, {"foundation": {"train": {"checkpoint_every": 2}}})  # which changes no weight
-    checkpoints, env = folder / ".threestage/stages/pretrain", environment(PREFECT_API_URL=prefect_api)
-    running = _start(folder, *line, env=env, process_group=0)
+@contextmanager
+def suspended_training(
+    folder: Path, *line: str, env: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen, psutil.Process]]:
+    """A command that trains the foundation, held as soon as it has written a checkpoint, until the block ends."""
+    before = checkpoints(folder)
+    with (folder.parent / "output").open("w") as log:
+        running = subprocess.Popen(
+            [sys.executable, "-m", *line], cwd=folder, env=env, stdout=log, stderr=log, process_group=0
+        )
 
-    def has_checkpoint() -> bool:
-        return any(checkpoints.glob("*/step-*.safetensors"))
-
-    wait_for(has_checkpoint, every=0.02)
-    stage = psutil.Process(int((checkpoints / "lock").read_text()))
-    stage.suspend()  # so that it does not end before
-    assert not (folder / "models/foundation").exists()
-    os.killpg(running.pid, signal.SIGKILL)
-    assert running.wait() != 0
-    with suppress(psutil.NoSuchProcess):
-        stage.resume()
-
-    done = run(folder, *line, PREFECT_API_URL=prefect_api)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "going on after step" in done.stderr
-    assert not Path(f"/proc/{stage.pid}").exists()
-    assert _model_hash(folder, "foundation") == _model_hash(project, "foundation")
-    assert not list(checkpoints.glob("*/step-*"))
-
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("threestage").experiment_id
-    (only,) = client.search_runs(experiment, "tags.`threestage.stage` = 'pretrain'")
-    losses = client.get_metric_history(only.info.run_id, "train_loss")
-    assert [metric.step for metric in losses] == list(range(1, 61))
-
-
-def test_ctrl_c_in_the_main_command_leaves_a_checkpoint_and_no_process(project: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(project, tmp_path / "interrupted", symlinks=True)
-    never = 10**6  # so that the checkpoint can only be that of the interrupt
-    change_params(
-        folder, {"foundation": {"train": {"steps": never, "evaluate_every": never, "checkpoint_every": never}}}
-    )
-    log = tmp_path / "said"
-    with log.open("w") as file:
-        streams = {"stdout": file, "stderr": subprocess.STDOUT}
-        running = _start(folder, "cli", "run", env=environment(**NO_COMPILER), start_new_session=True, **streams)
-
-    def said() -> str:
-        return log.read_text(errors="replace")  # the last character of a progress bar may be half written
-
-    def trains() -> bool:
-        assert running.poll() is None, said()[-3000:]
-        return bool(re.search(rf" [1-9]\d*/{never} ", said()))
+    def has_new_checkpoint() -> bool:
+        assert running.poll() is None, (folder.parent / "output").read_text()[-3000:]
+        return checkpoints(folder) != before
 
     try:
-        wait_for(trains)
-        children = psutil.Process(running.pid).children(recursive=True)
-        assert any("uvicorn" in child.cmdline() for child in children), "it has started a Prefect server"
-        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-        assert running.wait(timeout=HANGS) != 0
+        wait_for(has_new_checkpoint, every=0.01)
+        stage = psutil.Process(int((folder / ".threestage/stages/pretrain/lock").read_text()))
+        stage.suspend()
+        yield running, stage
+        with suppress(psutil.NoSuchProcess):
+            stage.resume()
+        running.wait(timeout=HANGS)
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
+
+
+def test_resume_after_ctrl_c_and_a_kill_gives_equal_weights_in_another_folder(
+    project: Path, tmp_path: Path, command_line
+) -> None:
+    folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
+    change_params(folder, {"foundation": {"train": {"checkpoint_every": 2}}})  # which changes no weight
+    shutil.rmtree(folder / "models/foundation")
+    with suspended_training(folder, "cli", "run", "foundation", env=environment()) as (command, _):
+        children = psutil.Process(command.pid).children(recursive=True)
+        assert any("uvicorn" in child.cmdline() for child in children), "it has started a Prefect server"
+        os.killpg(command.pid, signal.SIGINT)  # as a terminal does; the stage has it as soon as it goes on
+    assert command.returncode != 0
     assert not psutil.wait_procs(children, timeout=HANGS)[1]
-    assert list(folder.glob(".threestage/stages/pretrain/*/step-*.safetensors")), said()[-3000:]
-    assert re.search(rf"stopped after step [1-9]\d* of {never}, with a checkpoint", said())
-    assert "Traceback" not in said()
+    output = (tmp_path / "output").read_text()  # a stage may end after the command
+    assert re.search(r"stopped after step [1-9]\d* of 60, with a checkpoint", output), output[-3000:]
+    assert "Traceback" not in output
+
+    with suspended_training(folder, "flows.pretrain", env=environment()) as (_, stage):
+        stage.kill()
+    assert not (folder / "models/foundation").exists()
+    code, _, error = command_line(folder, "flows.pretrain")
+    assert code == 0, error
+    assert "going on after step" in (folder / ".threestage/stages/pretrain/log").read_text()
+    weights = "models/foundation/model.safetensors"
+    assert (folder / weights).read_bytes() == (project / weights).read_bytes()
+    assert checkpoints(folder) == []
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("threestage").experiment_id
+    (run, _) = client.search_runs(experiment, "tags.`threestage.stage` = 'pretrain'")  # and that of the project
+    losses = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [metric.step for metric in losses] == list(range(1, 61))

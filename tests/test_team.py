@@ -197,9 +197,6 @@ def test_servers_refuse_strangers_and_other_sites(team: Team) -> None:
     assert httpx.post(runs).status_code == 401
     allowed = httpx.options(runs, headers=EVIL | {"Access-Control-Request-Method": "POST"}).headers
     assert "access-control-allow-origin" not in allowed
-    app = f"http://127.0.0.1:{team.ports[8000]}"
-    assert httpx.get(f"{app}/v1/models").status_code == 401
-    assert httpx.get(f"{app}/healthz").is_success
 
 
 def test_start_never_overwrites_passwords_that_their_owner_alone_reads(team: Team) -> None:

@@ -5,20 +5,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
-from projects import NO_COMPILER, OPENS_STORE, ROOT, change_params, environment, free_ports
-from real_servers import Process, wait_for
+from projects import OPENS_STORE, ROOT, environment, free_ports
+from real_servers import wait_for
 from web_page import check_mlflow_refuses_pages, check_prefect_refuses_pages
-
-from llm.training.checkpoint import Checkpoints
-from tasks.stages.process import STOPPED
-from tasks.training.progress import REPORT_EVERY
 
 pytestmark = pytest.mark.slow
 
@@ -85,40 +80,3 @@ def test_mlflow_of_make_ui_refuses_other_sites_and_runs_no_jobs(ui):
     commands = [" ".join(process.cmdline()) for process in psutil.Process(ui.make.pid).children(recursive=True)]
     assert any("mlflow server" in line for line in commands)
     assert [line for line in commands if "mlflow.server.jobs" in line] == []
-
-
-def last_checkpoint(project: Path) -> int:
-    """The step of the newest checkpoint; 0 without one."""
-    paths = project.glob(".threestage/stages/pretrain/*/step-*.safetensors")
-    return max((int(path.stem.removeprefix("step-")) for path in paths), default=0)
-
-
-def test_training_goes_on_without_its_servers_and_does_not_wait_for_them_at_the_end(ui, project_copy, token_files):
-    shape = {"n_layer": 1, "n_embd": 16, "n_head": 2, "context_length": 64, "batch_size": 2}
-    steps = {"steps": 10**6, "evaluate_every": 10**6, "checkpoint_every": 20}
-    change_params(project_copy, {"foundation": {"train": shape | steps}})
-    shutil.copytree(token_files, project_copy / "data/processed/corpus")
-    urls = {"PREFECT_API_URL": f"{ui.prefect}/api", "MLFLOW_TRACKING_URI": ui.mlflow}
-    stage = Process("flows.pretrain --verbose", project_copy, environment() | NO_COMPILER | urls)
-
-    def wait_for_step(step: int) -> None:
-        while last_checkpoint(project_copy) <= step:
-            assert stage.running.poll() is None, stage.said()
-            time.sleep(0.2)
-
-    try:
-        stage.start()
-        wait_for_step(0)
-        ui.kill()
-        before = last_checkpoint(project_copy)
-        wait_for_step(before + 2 * REPORT_EVERY)
-        stage.running.send_signal(signal.SIGTERM)
-        stage.running.send_signal(signal.SIGTERM)  # as when the parent dies of the first
-        stage.running.wait(timeout=120)  # Prefect's client alone would try for minutes
-    finally:
-        stage.kill()
-    assert stage.running.returncode == STOPPED == 75, stage.said()
-    (folder,) = project_copy.glob(".threestage/stages/pretrain/*/")
-    assert Checkpoints(folder).load() is not None
-    assert not (project_copy / "models").exists()
-    assert not (project_copy / "reports").exists()

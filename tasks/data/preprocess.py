@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from llm.errors import UserError
+from llm.files import atomic_file
 from tasks.data.duplicates import first_of_groups
 from tasks.data.findings import Findings
 from tasks.data.inbox import FEEDBACK, IN_INBOX
@@ -248,4 +249,5 @@ def write_splits(table: pd.DataFrame, folder: Path) -> None:
     columns = [column for column in table if column not in ("group", "unit", "split")]
     for name in SPLITS:
         rows = table.loc[table["split"] == name, [*columns, "unit"]]
-        rows.to_parquet(folder / f"{name}.parquet", index=False)
+        with atomic_file(folder / f"{name}.parquet") as file:
+            rows.to_parquet(file, index=False)

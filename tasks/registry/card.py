@@ -69,8 +69,13 @@ def _dataset(path: str, md5: str) -> dict[str, Any]:
         "md5": md5,
         "sources": [_as_mapping(entry) for entry in entries],
         "dropped": numbers.pop("dropped", {}),
-        "numbers": numbers,
+        "numbers": {name: _whole(value) for name, value in numbers.items()},
     }
+
+
+def _whole(value: float) -> float | int:
+    """A count as an int."""
+    return int(value) if float(value).is_integer() else value
 
 
 def _as_mapping(source: str | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from tasks.measures.metrics import lower_is_better
 from tasks.registry.markup import number
 
 BASELINE = "baseline_"
-OTHERS = ("nearest_", "ngram_")
+NEAREST = "nearest_"
 """Prefixes of metrics that belong to other contenders, not to the model."""
 DERIVED = ("_low", "_high", "_gain")
 MAIN_FIGURE = re.compile(r"^- `(\w[\w.]*)`: (.+)$", re.MULTILINE)
@@ -44,7 +44,7 @@ def is_own(name: str, metrics: Mapping[str, float]) -> bool:
     """Whether a name is a metric of the model itself, not an interval's end, a gain, or a metric of a baseline or
     another contender."""
     derived = any(name.endswith(end) and name.removesuffix(end) in metrics for end in DERIVED)
-    return not name.startswith((BASELINE, *OTHERS)) and not derived and not name.endswith(("_gain_low", "_gain_high"))
+    return not name.startswith((BASELINE, NEAREST)) and not derived and not name.endswith(("_gain_low", "_gain_high"))
 
 
 def own_figures(metrics: Mapping[str, float]) -> list[Figure]:

@@ -20,7 +20,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking._tracking_service.utils import get_default_host_creds
 from mlflow.utils.rest_utils import http_request, verify_rest_response
 from requests import RequestException
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from llm.errors import UserError
 from tasks.stages.hashes import PREFIX
@@ -97,17 +97,26 @@ def if_there(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T 
 
 @contextmanager
 def server_errors() -> Generator[None]:
-    """Raise UserError, on one line, if a tracking server refuses, and ServerAwayError if a retry may help."""
+    """Raise UserError, on one line, if a tracking server refuses, and ServerAwayError if a retry may help: it is away,
+    or another program holds the SQLite store, or that store's disk is full."""
     try:
         yield
+    except OperationalError as error:  # MLflow opens the store
+        raise _busy(tracking_uri(), error.orig) from error
     except (MlflowException, RequestException) as error:  # downloads of artifacts raise the second
         uri = tracking_uri()
+        if isinstance(error.__cause__, OperationalError) and not is_server(uri):
+            raise _busy(uri, error.__cause__.orig) from error
         if not is_server(uri):
             raise
         line = without_secret(" ".join(str(error).split()), uri)[:REASON_LENGTH]
         if _may_pass(error):
             raise ServerAwayError(f"{shown_address(uri)}: {line}; try again when it answers") from error
         raise UserError(f"{shown_address(uri)}: {line}") from error
+
+
+def _busy(uri: str, reason: BaseException | None) -> ServerAwayError:
+    return ServerAwayError(f"{uri.removeprefix('sqlite:///')}: {reason}; the same command goes on once that is over")
 
 
 def _may_pass(error: MlflowException | RequestException) -> bool:
@@ -166,6 +175,7 @@ def configure_tracking() -> str:
     server that doesn't answer or refuses, and for a file that is no store.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of errors that are raised, too
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # half a minute; MLflow's default is minutes
@@ -212,6 +222,8 @@ def _move_artifacts(database: Path) -> str:
                     is_inside = f"substr({column} || '/', 1, ?) = ?"
                     update = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {is_inside}"
                     store.execute(update, (str(artifacts), length, length, f"{before}/"))
+    except sqlite3.OperationalError as error:
+        raise _busy(str(database), error) from None
     except sqlite3.DatabaseError as error:
-        raise UserError(f"{database}: {error}; is it a store of MLflow's, to which nobody else writes now?") from None
+        raise UserError(f"{database}: {error}; is it a store of MLflow's?") from None
     return str(artifacts)

@@ -24,13 +24,10 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from prefect.states import Cancelled, Crashed
-from prefect.utilities.urls import url_for
 
 from llm.errors import UserError
 from tasks.stages.lock import LONGEST_WAIT, workspace
-from tasks.stages.ui import address
 
-TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # its address; it ends with its command and has no pages
 NIGHT = "THREESTAGE_NIGHT"  # the tag that the stages of a night give their runs
 STARTS_WITHIN = 300
 """Seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones."""
@@ -79,15 +76,14 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Generator[st
         try:
             meanwhile()
             wait_until_healthy(server, url)
-            os.environ["PREFECT_API_URL"] = os.environ[TEMPORARY] = url
+            os.environ["PREFECT_API_URL"] = url
             with temporary_settings({PREFECT_API_URL: url}):
                 try:
                     yield url
                 finally:
                     _send_logs()
         finally:
-            for name in ("PREFECT_API_URL", TEMPORARY):
-                os.environ.pop(name, None)
+            os.environ.pop("PREFECT_API_URL", None)
             server.terminate()
             try:
                 server.wait(timeout=3)
@@ -230,11 +226,3 @@ def leave_artifact(create: Callable[..., Any], name: str, **content: Any) -> Any
 def artifact_key(name: str) -> str:
     """A name as the key of a Prefect artifact: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def prefect_page(flow_run: str) -> str:
-    """The address of a flow run's page, on the configured server or the one that `make ui` starts."""
-    api = PREFECT_API_URL.value()
-    if api and api != os.environ.get(TEMPORARY) and (url := url_for("flow-run", flow_run)):
-        return url
-    return f"{address('prefect')}/runs/flow-run/{flow_run}"

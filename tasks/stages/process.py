@@ -110,10 +110,18 @@ def _on_terminate(number: int, _: FrameType | None) -> None:
 
 
 def leave_soon() -> None:
-    """End this process within GOODBYE seconds: Prefect would try for minutes to reach a server that is gone."""
-    timer = threading.Timer(GOODBYE, os._exit, (STOPPED,))
+    """End this process within GOODBYE seconds, with the exception that is handled now as its last line.
+
+    Prefect would try for minutes to reach a server that is gone.
+    """
+    timer = threading.Timer(GOODBYE, _leave, (str(sys.exception() or ""),))
     timer.daemon = True
     timer.start()
+
+
+def _leave(reason: str) -> None:
+    print(reason, file=sys.stderr, flush=True)  # noqa: T201 - this process ends without its log
+    os._exit(STOPPED)
 
 
 def lasted(began: float) -> str:
@@ -198,7 +206,7 @@ def _mendable(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in MACHINE:
-        return f"{error.filename or Path.cwd()}: {error.strerror}"
+        return f"{error.filename2 or error.filename or Path.cwd()}: {error.strerror}"  # the second of a copy
     return None
 
 

@@ -120,8 +120,3 @@ def test_decision_that_is_not_possible_is_an_error_on_one_line(
     code, _, error = threestage(*arguments)
     assert (code, error.count("\n")) == (1, 1), error
     assert error.startswith(reason)
-
-
-@pytest.mark.parametrize("arguments", [["approve", "classifier"], ["approve", "--reason", "x"], ["review", "--auto"]])
-def test_wrong_option_ends_with_exit_code_2(threestage: CommandLine, arguments: list[str]) -> None:
-    assert threestage(*arguments)[0] == 2

@@ -262,40 +262,30 @@ def test_merged_code_comes_before_a_night_and_a_pull_that_fails_ends_it(colleagu
     assert (colleague / weights).read_bytes() == Path(weights).read_bytes()
 
 
-def test_second_night_waits_for_the_first(colleague: Path) -> None:
+def test_second_night_waits_for_the_first_and_goes_on_when_that_is_killed(colleague: Path) -> None:
     def have_both_begun() -> bool:
         return len(runs_of_nights()) == 2
 
     hold = Path("../hold pretrain")
     hold.touch()
-    with begin_night(stages=["evaluate_foundation"]) as first, begin_night(stages=["evaluate_foundation"]) as second:
-        try:
-            wait_for(Path("../ran").exists)
-            wait_for(have_both_begun)
-            hold.unlink()
-            assert (first.wait(), second.wait()) == (0, 0)
-        finally:
-            first.kill()
-            second.kill()
-    assert ran() == sorted(FOUNDATION)
-    assert versions() == {"foundation": ["1"]}
-    assert len(branches()) == 1
-    states = [state for run in runs_of_nights() for state in ended_night(run).tree.values()]
-    assert set(states) == {"Completed"}, "no night ends the other's runs"
-
-
-def test_night_after_a_killed_one_ends_its_open_runs(colleague: Path) -> None:
-    hold = Path("../hold pretrain")
-    hold.touch()
-    with begin_night() as killed:
+    with begin_night(stages=["evaluate_foundation"]) as killed:
         wait_for(Path("../ran").exists)
-        killed.kill()
-    hold.unlink()
-    (run,) = runs_of_nights()
-    assert run.state.name == "Running"
-    end = night(stages=["evaluate_foundation"])
-    assert (end.state, end.results) == ("Completed", dict.fromkeys(FOUNDATION, "done"))
-    assert Runs(PREFECT_API_URL.value()).final_tree(run.id) == {"retrain": "Crashed", "stages": "Crashed"}
+        with begin_night(stages=["evaluate_foundation"]) as second:
+            try:
+                wait_for(have_both_begun)
+                assert {run.state.name for run in runs_of_nights()} == {"Running"}, "no night ends the other's runs"
+                assert ran() == ["pretrain"]
+                killed.kill()
+                hold.unlink()
+                assert second.wait() == 0
+            finally:
+                killed.kill()
+                second.kill()
+    assert ran() == sorted(FOUNDATION)
+    assert (versions(), len(branches())) == ({"foundation": ["1"]}, 1)
+    first, last = runs_of_nights()
+    assert Runs(PREFECT_API_URL.value()).final_tree(first.id) == {"retrain": "Crashed", "stages": "Crashed"}
+    assert set(ended_night(last).tree.values()) == {"Completed"}
 
 
 def test_night_goes_on_while_prefect_is_away(colleague: Path, server: Process) -> None:

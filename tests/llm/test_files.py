@@ -129,7 +129,8 @@ def test_atomic_folder_of_an_interrupted_block_stays_as_it_was(tmp_path, exists)
 
 
 def test_full_disk_is_named_with_the_folder(tmp_path):
-    for full in (OSError(errno.ENOSPC, ""), OSError(errno.ENOSPC, "", "out/a"), OSError(errno.EDQUOT, "")):
+    copy = OSError(errno.ENOSPC, "", "out/a", None, f"{tmp_path}/out")
+    for full in (OSError(errno.ENOSPC, ""), copy, OSError(errno.EDQUOT, "")):
         with pytest.raises(UserFileError) as caught, atomic_folder(tmp_path / "out"):
             raise full
         assert caught.value.errno == full.errno

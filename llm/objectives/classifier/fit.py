@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.metrics import f1_score
-from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.model_selection import PredefinedSplit
 from sklearn.svm import LinearSVC
 from torch import Tensor
 from torch.nn import functional as F
@@ -180,11 +180,12 @@ def _fit_on(model: Classifier, train: ReadTexts, states_NC: Tensor) -> None:
     actual_N = labelled.labels.numpy()
     numbers: dict[int, int] = {}
     folds_N = [numbers.setdefault(group, len(numbers)) % FOLDS for group in labelled.groups]
-    margins = cross_val_predict(
-        _untrained(), features, actual_N, cv=PredefinedSplit(folds_N), method="decision_function"
-    )
-    scale, bias = fit_scale(_of_each_label(np.atleast_2d(margins.T)).T, labelled.labels)
     machine = _untrained().fit(features, actual_N)
+    margins = machine.decision_function(features)
+    for learned, judged in PredefinedSplit(folds_N).split():
+        if len(np.unique(actual_N[learned])) == len(machine.classes_):  # few rows may have a label in one fold alone
+            margins[judged] = _untrained().fit(features[learned], actual_N[learned]).decision_function(features[judged])
+    scale, bias = fit_scale(_of_each_label(np.atleast_2d(margins.T)).T, labelled.labels)
     weight_KW = scale * _of_each_label(machine.coef_)
     dense_KC = weight_KW[:, : len(mean_C)] * scale_C
     bias_K = scale * _of_each_label(machine.intercept_) + torch.tensor(bias)

@@ -1,6 +1,8 @@
 import re
 import shutil
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -68,6 +70,19 @@ def test_configure_tracking_error_for_a_deleted_experiment_and_a_corrupt_file(ml
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/broken.db")
     with pytest.raises(UserError, match=r"broken\.db: .*file is not a database"):
         configure_tracking()
+
+
+def test_locked_or_broken_store_is_away_and_its_file_named(mlflow_store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(store, "LOCKED_FOR", 0.1)
+    with closing(sqlite3.connect(mlflow_store, isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ServerAwayError, match=f"^{mlflow_store}: database is locked; "):
+            configure_tracking()
+        writer.execute("DROP TABLE experiments")
+        writer.execute("COMMIT")
+    with pytest.raises(ServerAwayError, match=f"^{mlflow_store}: no such "), server_errors():
+        MlflowClient().search_experiments()
 
 
 def test_store_moves_with_its_folder_and_leaves_other_artifacts(ready_store, tmp_path, monkeypatch):

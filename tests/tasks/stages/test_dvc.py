@@ -22,8 +22,7 @@ from llm.errors import UserError
 from tasks.data.inbox import INBOX, open_inbox
 from tasks.stages.dvc import push, remote, reproduce, results, stages, stale, track
 from tasks.stages.lock import FINISHED, STATE
-from tasks.stages.names import application_names, dataset_names, evaluation_stage, model_names
-from tasks.stages.process import End, forget_ends, read_end, run_command, state_folder
+from tasks.stages.process import read_end, state_folder
 
 pytestmark = pytest.mark.slow
 
@@ -73,24 +72,6 @@ def test_stages_are_in_the_order_of_a_run_each_with_all_that_it_needs(graph):
     for function in (stages, stale):
         with pytest.raises(UserError, match="trian"):
             function(["trian"])
-
-
-def test_our_graph_has_a_stage_for_each_block_in_order(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    needed = stages()
-    names = ["pretrain", "load_published", "replay@assistant"]
-    names += [f"{stage}@{dataset}" for stage in ("fetch", "preprocess") for dataset in dataset_names()]
-    names += [f"finetune@{name}" for name in application_names()]
-    names += [evaluation_stage(model) for model in model_names()]
-    assert sorted(needed) == sorted(names)
-    order = list(needed)
-    assert all(before in order[: order.index(stage)] for stage in order for before in needed[stage])
-    for dataset in dataset_names():
-        assert needed[f"preprocess@{dataset}"] == {f"fetch@{dataset}"}
-    assert needed["evaluate_foundation"] == {"pretrain", "preprocess@corpus", "fetch@corpus"}
-    assert {"load_published", "finetune@classifier", "preprocess@emails"} <= needed["evaluate@classifier"]
-    finetune = {"load_published", "replay@assistant", "preprocess@instructions"}
-    assert finetune <= needed["finetune@assistant"] < needed["evaluate@assistant"]
 
 
 def test_replay_that_no_application_rehearses_is_no_stage(project_copy, monkeypatch):
@@ -218,32 +199,6 @@ def test_dvc_and_its_stage_end_with_the_process_that_started_them(graph, number,
     assert (end and end.code) == codes[number]
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "reason"),
-    [
-        (None, 0, ""),
-        (UserError("a.csv, row 2"), 1, "a.csv, row 2"),
-        (InterruptedError("step 3 of 9"), 75, "step 3 of 9"),
-    ],
-)
-def test_end_of_a_stage_is_in_a_file_until_the_next_run(tmp_path, monkeypatch, error, code, reason):
-    monkeypatch.chdir(tmp_path)
-
-    def work() -> None:
-        if error is not None:
-            raise error
-
-    assert read_end("train") is None
-    for _ in range(2):
-        assert run_command(work, state_folder("train") / "log") == code
-    end = read_end("train")
-    assert end == End(code=code, seconds=end.seconds, reason=end.reason)
-    assert end.reason.startswith(reason)
-    assert bool(end.reason) == bool(code)
-    forget_ends()
-    assert read_end("train") is None
-
-
 def test_dvc_waits_while_another_dvc_has_the_lock(graph, monkeypatch):
     patience = dvc_lock.DEFAULT_TIMEOUT
     before = psutil.Process().children()
@@ -296,15 +251,6 @@ def test_results_are_dvc_lock_parameters_and_outs_that_dvc_does_not_cache(graph)
     Path("dvc.yaml").write_text(pipeline(f"train: {{cmd: train, params: [rate], outs: [model], {metrics}}}"))
     Path("m.json").touch()
     assert results() == (["dvc.lock", "m.json", "not/made.json"], ["params.yaml"])
-
-
-def test_graph_and_parameters_load_no_large_library():
-    code = (
-        "import sys, tasks.stages.dvc, tasks.params, tasks.stages.libraries; "
-        "assert not {'prefect', 'torch', 'mlflow'} & {*sys.modules}; "
-        "tasks.params.check_params(); assert not {'torch', 'mlflow', 'pandas'} & {*sys.modules}"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypatch):

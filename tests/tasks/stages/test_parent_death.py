@@ -1,5 +1,4 @@
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,11 +53,3 @@ def test_guarded_command_has_its_arguments_process_and_exit_code():
         assert arguments == "['-a', 'b c']"
     assert process.returncode == 7
     assert int(pid) == process.pid  # the command takes its place
-
-
-def test_guarded_command_gets_sigterm():
-    code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(3)); print(1, flush=True); signal.pause()"
-    with subprocess.Popen([*GUARD, sys.executable, "-c", code], **PIPES) as process:
-        assert process.stdout.readline() == "1\n"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait() == 3

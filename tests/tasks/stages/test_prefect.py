@@ -28,11 +28,8 @@ from tasks.stages import prefect as stages_prefect
 from tasks.stages.lock import workspace
 from tasks.stages.prefect import (
     NIGHT,
-    TEMPORARY,
-    artifact_key,
     end_left,
     leave_artifact,
-    prefect_page,
     prefect_server,
     run_flow,
     wait_until_healthy,
@@ -45,7 +42,7 @@ NOBODY = "http://127.0.0.1:9/api"
 COMMAND = """
 import os, time
 from prefect import flow
-from tasks.stages.prefect import TEMPORARY, prefect_server, run_flow
+from tasks.stages.prefect import prefect_server, run_flow
 @flow
 def work(number: int) -> int:
     return number + 1
@@ -54,7 +51,7 @@ try:
         print(url, run_flow(work, {"number": 6}), os.environ["NO_PROXY"], flush=True)
         time.sleep(600)
 except KeyboardInterrupt:
-    print([name for name in ("PREFECT_API_URL", TEMPORARY) if name in os.environ])
+    print([name for name in ("PREFECT_API_URL",) if name in os.environ])
 """
 
 
@@ -227,30 +224,6 @@ def test_artifact_that_the_server_does_not_take_is_a_warning(client, caplog):
             with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
                 assert leave_artifact(create_table_artifact, "evaluate-Spam", table=[]) is None
             assert sum("evaluate-spam" in message for message in caplog.messages) == number
-
-
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [("finetune@classifier", "finetune-classifier"), ("My_App ", "my-app"), ("fetch-corpus", "fetch-corpus")],
-)
-def test_artifact_key_is_small_letters_digits_and_dashes(name, key):
-    assert artifact_key(name) == key
-
-
-@pytest.mark.parametrize(
-    ("api", "temporary", "page"),
-    [
-        ("https://prefect.example.org/api", "", "https://prefect.example.org"),
-        ("http://127.0.0.1:41234/api", "http://127.0.0.1:41234/api", "http://127.0.0.1:4200"),
-        (None, "", "http://127.0.0.1:4200"),
-    ],
-)
-def test_prefect_page_is_never_on_a_temporary_server(monkeypatch, tmp_path, api, temporary, page):
-    monkeypatch.chdir(tmp_path)  # where `make ui` opened no page
-    monkeypatch.setenv(TEMPORARY, temporary)
-    flow_run = "0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"
-    with temporary_settings({PREFECT_API_URL: api} if api else {}, restore_defaults=() if api else {PREFECT_API_URL}):
-        assert prefect_page(flow_run) == f"{page}/runs/flow-run/{flow_run}"
 
 
 RUN = """

@@ -2,10 +2,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from loopback import Answer, Asked, serving
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.review.page import version_page
-from tasks.stages.prefect import prefect_page
 from tasks.stages.ui import address, main
 
 
@@ -32,5 +30,3 @@ def test_ui_waits_for_both_servers_and_links_lead_to_them(tmp_path, monkeypatch,
     output = capsys.readouterr().out
     assert f"MLflow at http://127.0.0.1:{mlflow}/#/models?workflowType=machine_learning, Prefect at http" in output
     assert version_page("threestage-mail", "2") == f"http://127.0.0.1:{mlflow}/#/models/threestage-mail/versions/2"
-    with temporary_settings(restore_defaults={PREFECT_API_URL}):
-        assert prefect_page("f1") == f"http://127.0.0.1:{prefect}/runs/flow-run/f1"
