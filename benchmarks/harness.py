@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "peft", "xllamacpp", "scikit-learn")
 OURS, FAILED = "ours", "failed"
 LESS, MORE = -1, 1
-"""Which of a figure is better: the exponent of its ratio."""
+"""Whether less or more of a figure is better, as the exponent of its ratio."""
 
 Figures = dict[str, Any]
 """The figures of a contender by name; `{"failed": reason}` if it could not be measured."""
@@ -38,7 +38,7 @@ class Job:
     arguments: dict[str, Any]
 
     def run(self) -> Figures:
-        """What the function returns, or why it failed. The process ends with this one: an orphan would slow others."""
+        """The figures that the function returns, or the reason of its failure. Its process ends with this one."""
         command = [sys.executable, "-m", "tasks.stages.parent_death", sys.executable, "-m", "benchmarks.harness"]
         command += [self.function, json.dumps(self.arguments, default=str)]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -79,7 +79,7 @@ class Table:
             self.ratios[name] = {figure: (ours[figure] / theirs[figure]) ** self.better[figure] for figure in shared}
 
     def show(self) -> None:
-        """Print a column a contender: its figures, and in brackets how many times as good ours is."""
+        """Print one column for each contender: its figures, and in brackets how many times better ours are."""
         import pandas as pd  # the memory of contenders is measured without it
 
         columns: dict[str, dict[str, str]] = {}
@@ -124,7 +124,7 @@ def make_parser(script: str, description: str | None, seconds: float | None = No
 
 
 def compare(parser: ArgumentParser, options: Namespace, tables: Sequence[Table], rounds: int = 3) -> int:
-    """Measure the tables, print and write them; the exit code is 1 if ours failed."""
+    """Measure, print and write the tables. Returns the exit code: 1 if ours failed."""
     titles = {table.title for table in tables}
     names = {name for table in tables for name in table.jobs}
     only = set(options.only or titles | names)

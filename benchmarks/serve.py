@@ -85,7 +85,7 @@ async def chat(address: str, clients: int, seconds: float) -> Figures:
 
 
 def chats(address: str, seconds: float) -> Figures:
-    """The figures of one client and of many, after a second that does not count."""
+    """The figures of one client and of many, after a warm-up of one second."""
     figures: Figures = {}
     for name, clients in CLIENTS.items():
         for duration in (min(1.0, seconds), seconds):

@@ -273,7 +273,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def suspended_training(
     folder: Path, *line: str, env: dict[str, str]
 ) -> Iterator[tuple[subprocess.Popen, psutil.Process]]:
-    """A command that trains the foundation, held as soon as it has written a checkpoint, until the block ends."""
+    """Run a command that trains the foundation. Its stage is suspended at its first checkpoint until the block ends."""
     before = checkpoints(folder)
     with (folder.parent / "output").open("w") as log:
         running = subprocess.Popen(

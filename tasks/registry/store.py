@@ -32,6 +32,7 @@ ANSWERS_WITHIN = 20
 minutes."""
 REASON_LENGTH = 300
 TOO_MANY_REQUESTS, SERVER_ERRORS = 429, 500
+PASSING = ("locked", "full")  # in what SQLite says of a store that may serve again
 LOCKED_FOR = 30  # seconds to wait for another writer of a SQLite store
 ARTIFACT_COLUMNS = (
     ("experiments", "artifact_location"),
@@ -97,16 +98,18 @@ def if_there(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T 
 
 @contextmanager
 def server_errors() -> Generator[None]:
-    """Raise UserError, on one line, if a tracking server refuses, and ServerAwayError if a retry may help: it is away,
-    or another program holds the SQLite store, or that store's disk is full."""
+    """Raise UserError, on one line, if a tracking server or a store fails, and ServerAwayError if a retry may help.
+
+    It may if a server is away, if another program holds the SQLite store, or if that store's disk is full.
+    """
     try:
         yield
     except OperationalError as error:  # MLflow opens the store
-        raise _busy(tracking_uri(), error.orig) from error
+        raise _store_error(tracking_uri(), error.orig) from error
     except (MlflowException, RequestException) as error:  # downloads of artifacts raise the second
         uri = tracking_uri()
         if isinstance(error.__cause__, OperationalError) and not is_server(uri):
-            raise _busy(uri, error.__cause__.orig) from error
+            raise _store_error(uri, error.__cause__.orig) from error
         if not is_server(uri):
             raise
         line = without_secret(" ".join(str(error).split()), uri)[:REASON_LENGTH]
@@ -115,8 +118,12 @@ def server_errors() -> Generator[None]:
         raise UserError(f"{shown_address(uri)}: {line}") from error
 
 
-def _busy(uri: str, reason: BaseException | None) -> ServerAwayError:
-    return ServerAwayError(f"{uri.removeprefix('sqlite:///')}: {reason}; the same command goes on once that is over")
+def _store_error(uri: str, reason: BaseException | None) -> UserError:
+    """An error that names the store's file, and says if a retry may help."""
+    line = f"{uri.removeprefix('sqlite:///')}: {reason}"
+    if any(word in str(reason) for word in PASSING):
+        return ServerAwayError(f"{line}; the same command goes on once that is over")
+    return UserError(line)
 
 
 def _may_pass(error: MlflowException | RequestException) -> bool:
@@ -223,7 +230,7 @@ def _move_artifacts(database: Path) -> str:
                     update = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {is_inside}"
                     store.execute(update, (str(artifacts), length, length, f"{before}/"))
     except sqlite3.OperationalError as error:
-        raise _busy(str(database), error) from None
+        raise _store_error(str(database), error) from None
     except sqlite3.DatabaseError as error:
         raise UserError(f"{database}: {error}; is it a store of MLflow's?") from None
     return str(artifacts)

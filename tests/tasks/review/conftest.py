@@ -135,12 +135,17 @@ def empty_project(tmp_path_factory, ready_store) -> Path:
     return folder
 
 
+def enter_copy(original: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Work in a copy of such a project."""
+    enter(original, folder, monkeypatch)
+    monkeypatch.setattr(compare, "find_evaluation", lambda model: EVALUATION)
+    return Project(folder)
+
+
 @pytest.fixture
 def project(empty_project, tmp_path, monkeypatch) -> Project:
     """A copy of it, to work in."""
-    enter(empty_project, tmp_path, monkeypatch)
-    monkeypatch.setattr(compare, "find_evaluation", lambda model: EVALUATION)
-    return Project(tmp_path)
+    return enter_copy(empty_project, tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -148,9 +153,7 @@ def project_with_champion(empty_project, tmp_path_factory) -> Path:
     """The project whose version 1, with one wrong answer, was reviewed and approved. Copy it."""
     folder = tmp_path_factory.mktemp("champion") / "project"
     with pytest.MonkeyPatch.context() as patch:
-        enter(empty_project, folder, patch)
-        patch.setattr(compare, "find_evaluation", lambda model: EVALUATION)
-        Project(folder).register(scores_of(right(1)))
+        enter_copy(empty_project, folder, patch).register(scores_of(right(1)))
         review("classifier")
         approve("classifier", "1", despite_gates=True, by="reviewer-1", reason="it is the first")
     mlflow.set_tracking_uri(None)
@@ -160,9 +163,7 @@ def project_with_champion(empty_project, tmp_path_factory) -> Path:
 @pytest.fixture
 def champion(project_with_champion, tmp_path, monkeypatch) -> Project:
     """A copy of it, to work in."""
-    enter(project_with_champion, tmp_path, monkeypatch)
-    monkeypatch.setattr(compare, "find_evaluation", lambda model: EVALUATION)
-    return Project(tmp_path)
+    return enter_copy(project_with_champion, tmp_path, monkeypatch)
 
 
 def right(wrong: int, of: int = ROWS) -> list[bool]:
