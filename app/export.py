@@ -10,7 +10,7 @@ from typing import Any, Literal
 from huggingface_hub import EvalResult, ModelCardData
 from pydantic import ValidationError
 
-from app.registry import Registry
+from app.registry import Registry, find
 from llm.chat import Chat
 from llm.errors import UserError
 from llm.files import atomic_folder
@@ -94,7 +94,7 @@ def find_model(name: str) -> Iterator[Exported]:
         yield Exported(name=name, folder=local, uri=f"models:/{registered_name(name)}@champion")
         return
     registry = Registry()
-    version = registry.find(name)
+    version = find(registry.read(), name).name
     with TemporaryDirectory() as fetched:
         yield Exported(
             name=f"{version.model}-{version.version}",

@@ -1,178 +1,210 @@
-"""The endpoint /feedback: people correct labels and answers.
+"""Feedback that waits: nothing learns from it until a person accepts it.
 
-Each correction becomes a row in the form of a dataset's own files, and app/quarantine.py keeps it until a person
-accepts it.
+All rows stand in one table of a SQLite database, `data/feedback/waiting.db`. An accepted or dropped row leaves its time
+and client there for a day, so that it still counts against the limit of that day.
 """
 
-from collections.abc import Collection, Sequence
-from functools import partial
-from typing import Annotated, Any, Literal
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
+from fastapi import Request
 
-from app.api.schema import ChatMessage, Closed
-from app.api.v1 import ERRORS
-from app.errors import RequestError
-from app.guard import replies_of, without_answered
-from app.loaded_version import LoadedVersion
-from app.quarantine import Quarantine
+from app.clients import is_key, network_of
+from app.errors import Busy, Unavailable
+from app.metrics import FEEDBACK as WRITTEN
+from app.project import in_project
 from app.settings import Settings
-from llm.chat import Message
 from llm.errors import UserError
-from llm.objectives import CHAT, CLASSIFY
-from tasks.data.files import tidy
-from tasks.find import find_dataset
-from tasks.served import cleaning_module
+from llm.files import write_atomic
+from tasks.data.inbox import FEEDBACK, INBOX
+from tasks.registry.markup import cut, printable
+from tasks.stages.lock import exclusive
 
-LONGEST = 10_000
-"""Characters of a message or an answer."""
+DAY = 86_400
+PATIENCE = 60
+"""Seconds to wait for another process that writes."""
+FULL = "too much feedback waits already; `threestage feedback` accepts or drops it"
+TABLE = """CREATE TABLE IF NOT EXISTS feedback (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: a list that somebody read before stays true
+    client TEXT, time REAL, dataset TEXT, version TEXT,
+    row TEXT  -- as the dataset reads it, in JSON; NULL once a person has decided
+)"""
+ABOUT = ("subject", "body", "system", "history", "instruction")
+"""The columns of the mail or conversation that a row is about; the others are the answer."""
+COLUMNS = ("ID", "dataset", "says", "text", "client", "version")
+SHOWN = 100
+"""Characters of a text in a line."""
 
-router = APIRouter(tags=["feedback"], responses=ERRORS)
-
-
-class EmailFeedback(Closed):
-    """The right label of a mail."""
-
-    about: Literal["email"]
-    subject: str | None = None
-    body: str | None = None
-    message: str | None = None
-    """A raw message, instead of subject and body."""
-    label: str = Field(max_length=200)
-    """One of the classifier's labels, never `unsure`."""
-    model: str | None = Field(default=None, max_length=200)
-
-
-class AnswerFeedback(Closed):
-    """Whether an answer is good, and a better one."""
-
-    about: Literal["answer"]
-    messages: list[ChatMessage] = Field(min_length=1, max_length=200, fail_fast=True)
-    """The conversation up to the answer."""
-    answer: str = Field(max_length=LONGEST)
-    good: bool
-    better: str | None = Field(default=None, max_length=LONGEST)
-    """A better answer. Without one, nothing learns from a bad answer."""
-    model: str | None = Field(default=None, max_length=200)
+Decision = Literal["accepted", "dropped"]
 
 
-ABOUT = ("email", "answer")
-Feedback = Annotated[EmailFeedback | AnswerFeedback, Field(discriminator="about")]
+@dataclass(frozen=True)
+class Waiting:
+    """A row that waits."""
 
-
-class Kept(BaseModel):
-    """The outcome of feedback."""
-
-    kept: bool
-    """Whether it is new; false if this client sent the same before."""
+    id: str
+    client: str
     dataset: str
-    model: str
-    """The version that it is about."""
+    row: Mapping[str, Any]
+    """The row as the dataset reads it, with client, time and version."""
+
+    @property
+    def says(self) -> str:
+        """The label or answer that the row wants, or that an answer is bad."""
+        if self.row.get("verdict") == "bad":
+            return "bad answer"
+        return str(self.row.get("label", self.row.get("output", "")))
+
+    @property
+    def text(self) -> str:
+        """The mail or the conversation that the row is about."""
+        parts: list[str] = []
+        for name in ABOUT:
+            value = self.row.get(name) or ""
+            parts += value if isinstance(value, list) else [value]
+        return "\n".join(filter(None, parts))
+
+    def cells(self, shown: int = SHOWN) -> list[str]:
+        """Its line under COLUMNS, with so many characters of a text."""
+        values = (self.id, self.dataset, self.says, self.text, self.client, str(self.row.get("version")))
+        return [cut(value, shown) for value in values]
+
+    def whole(self) -> str:
+        """All of it. Texts are indented, so none passes for a heading."""
+        lines = [f"{self.id}  {self.dataset}  {self.client}"]
+        bad = str(self.row.get("output", "")) if self.says == "bad answer" else ""
+        for name, content in (("says", self.says), ("answer", bad), ("text", self.text)):
+            if content:
+                lines += [f"{name}:", *(f"    {printable(line)}" for line in content.expandtabs(4).split("\n"))]
+        return "\n".join(lines)
 
 
-@router.post("/feedback", summary="Correct a label or an answer")
-async def feedback(request: Request, correction: Feedback) -> Kept:
-    """Keep the right label of a mail, or an opinion on an answer. Nothing learns from it until a person accepts it."""
-    settings: Settings = request.app.state.settings
-    if isinstance(correction, EmailFeedback):
-        loaded = await request.app.state.loader.get(correction.model, CLASSIFY)
-        row = await labelled(loaded, correction, settings.queue)
-    else:
-        loaded = await request.app.state.loader.get(correction.model, CHAT)
-        replies = await run_in_threadpool(replies_of, request.app.state)
-        row = await run_in_threadpool(answer_row, correction, replies)
-    quarantine: Quarantine = request.app.state.feedback
-    client = await run_in_threadpool(quarantine.client_of, request, settings.api_keys)
-    return await run_in_threadpool(partial(keep, quarantine, settings, loaded=loaded, row=row, client=client))
+class Feedback:
+    """The rows that wait. Several threads and servers may write at once; each call blocks for a moment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.path = settings.quarantine / "waiting.db"
+
+    def add(self, dataset: str, row: Mapping[str, Any], *, client: str, version: str) -> bool:
+        """Keep a row and return True. If this client's same row waits already, it counts as sent last; returns False.
+
+        Raises Busy beyond the client's limit of a day, and Unavailable if too much waits or the database can't be
+        written.
+        """
+        now = datetime.now(UTC).timestamp()
+        text = json.dumps(row, ensure_ascii=False).encode(errors="replace").decode()
+        with self._open() as store:
+            same = "DELETE FROM feedback WHERE client = ? AND dataset = ? AND row = ?"
+            is_new = not store.execute(same, (client, dataset, text)).rowcount
+            self._check_room(store, client, size=len(text), now=now)
+            values = (client, now, dataset, version, text)
+            store.execute("INSERT INTO feedback VALUES (NULL, ?, ?, ?, ?, ?)", values)
+        if is_new:
+            WRITTEN.labels(dataset).inc()
+        return is_new
+
+    def waiting(self) -> list[Waiting]:
+        """The rows that wait, the oldest first."""
+        with self._open() as store:
+            return _waiting(store)
+
+    def decide(self, ids: Collection[str], decision: Decision) -> tuple[int, list[str]]:
+        """Accept rows into the inboxes of their datasets, or drop them; returns how many, and DVC's pointers for git.
+
+        Ids of rows that do not wait are ignored. Raises UserError if rows can't be accepted: outside of a project, or
+        while a stage runs.
+        """
+        if decision == "dropped":
+            return self._decide(ids, decision), []
+        in_project()
+        from tasks.stages.dvc import track  # with DVC, which a server outside of a project lacks
+
+        with exclusive("dvc.lock", patience=0):  # a running stage would record the new rows as those that it read
+            return self._decide(ids, decision), track(INBOX)
+
+    def _check_room(self, store: sqlite3.Connection, client: str, *, size: int, now: float) -> None:
+        day = "SELECT time FROM feedback WHERE client = ? AND time > ? AND time <= ? ORDER BY time"
+        today = store.execute(day, (client, now - DAY, now)).fetchall()  # a clock may have been wrong
+        most = self.settings.feedback_a_client
+        if len(today) >= most:
+            wait = max(1, round(today[-most][0] + DAY - now))
+            raise Busy(f"you sent {len(today)} rows of feedback in a day, which is the limit", wait)
+        rows, bytes_ = store.execute("SELECT count(row), total(length(CAST(row AS BLOB))) FROM feedback").fetchone()
+        if rows >= self.settings.feedback_rows or bytes_ + size > self.settings.feedback_bytes:
+            raise Unavailable(FULL, None, "feedback_full")
+
+    def _decide(self, ids: Collection[str], decision: Decision) -> int:
+        with self._open() as store:
+            chosen = [waiting for waiting in _waiting(store) if waiting.id in ids]
+            if decision == "accepted":
+                for dataset in sorted({waiting.dataset for waiting in chosen}):
+                    _accept(dataset, [waiting.row for waiting in chosen if waiting.dataset == dataset])
+            store.executemany("UPDATE feedback SET row = NULL WHERE id = ?", [(waiting.id,) for waiting in chosen])
+            yesterday = datetime.now(UTC).timestamp() - DAY
+            store.execute("DELETE FROM feedback WHERE row IS NULL AND time < ?", (yesterday,))
+        return len(chosen)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """The database in a transaction of its own. Raises Unavailable if it can't be read or written."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch(0o600)
+            with closing(sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)) as store:
+                store.execute("PRAGMA secure_delete = ON")  # a dropped row leaves no bytes in the file
+                store.execute("BEGIN IMMEDIATE")
+                with store:
+                    store.execute(TABLE)
+                    yield store
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", error)  # without the path
+            raise Unavailable(f"feedback can't be kept: {reason}", None, "feedback_not_kept") from error
 
 
-async def labelled(loaded: LoadedVersion, correction: EmailFeedback, queue: int) -> dict[str, Any]:
-    """The row of a mail, once it is the mail's turn to be cleaned. Raises as `email_row`; Busy if `queue` wait."""
-    with loaded.classified_by(queue):
-        async with loaded.turn:  # without a thread that waits: there are few
-            return await run_in_threadpool(email_row, loaded, correction)
+def client_of(request: Request, keys: Sequence[str]) -> str:
+    """The client of a request: which of the server's `keys` it has, else its network. An unchecked key would let one
+    client pass for many."""
+    key = request.headers.get("authorization", "").partition(" ")[2].strip()
+    for number, known in enumerate(keys, 1):
+        if is_key(key, [known]):
+            return f"key {number}"
+    return network_of(request) or "unknown"
 
 
-def email_row(loaded: LoadedVersion, correction: EmailFeedback) -> dict[str, Any]:
-    """A labelled mail. Raises RequestError for an unknown label and a mail without text."""
-    labels = loaded.model.config.labels
-    if correction.label not in labels:
-        raise RequestError(f"label {correction.label!r} is not one of {', '.join(labels)}", "label")
-    row: dict[str, Any] | str = correction.model_dump(include={"subject", "body", "message"}, exclude_none=True)
-    if cleaning := cleaning_module(loaded.folder):
-        (row,) = loaded.cleaner(cleaning.clean_row, [row])
-    if isinstance(row, str):
-        raise RequestError(row, "body" if correction.message is None else "message")
-    subject = row.get("subject", "")
-    body = row.get("body", "")
-    if not f"{subject}{body}".strip():
-        raise RequestError("there is no text in this mail", "body")
-    return {"label": correction.label, "subject": subject, "body": body}
+def select(rows: Iterable[Waiting], words: Sequence[str]) -> list[str]:
+    """The ids of the rows that words name: ids, clients, datasets, or `all`.
 
-
-def answer_row(correction: AnswerFeedback, guard_replies: Collection[str] = ()) -> dict[str, Any]:
-    """An instruction with the answer that a person wants, as the assistant read it.
-
-    Raises RequestError for turns without order or text, and for an answer that is the guard's: the assistant must not
-    learn when to decline from what the guard declines.
+    Raises UserError for a word that names no row; `all` may name none.
     """
-    if {correction.answer.strip(), (correction.better or "").strip()} & {*guard_replies}:
-        raise RequestError("the guard gave this answer, and the assistant does not learn from it", "answer")
-    turns = without_answered([message.turn() for message in correction.messages], guard_replies)
-    system = "\n\n".join(turn.content for turn in turns if turn.role == "system")
-    talk = [turn for turn in turns if turn.role != "system"]
-    _check_talk(talk)
-    for turn in turns:
-        if len(turn.content) > LONGEST:
-            raise RequestError(f"a message has {len(turn.content)} characters; the limit is {LONGEST}", "messages")
-    if not all(tidy(turn.content) for turn in talk):
-        raise RequestError("a message has no text", "messages")
-    if correction.good and correction.better is not None:
-        raise RequestError("a good answer needs no better one", "better")
-    good = correction.good or correction.better is not None
-    output = correction.answer if correction.better is None else correction.better
-    if good and not tidy(output):
-        raise RequestError("there is no text to learn from", "answer" if correction.better is None else "better")
-    return {
-        "instruction": talk[-1].content,
-        "output": output,
-        "system": system,
-        "history": [turn.content for turn in talk[:-1]],
-        "verdict": "good" if good else "bad",
-    }
+    listed = list(rows)
+    chosen: dict[str, None] = {}
+    for word in words:
+        ids = [row.id for row in listed if word in ("all", row.dataset, row.id, row.client)]
+        if not ids and word != "all":
+            raise UserError(f"no feedback {word!r} waits; `threestage feedback` lists what does")
+        chosen |= dict.fromkeys(ids)
+    return list(chosen)
 
 
-def _check_talk(talk: Sequence[Message]) -> None:
-    """Raise RequestError unless user and assistant take turns and the user has the last one."""
-    roles = [turn.role for turn in talk]
-    if any(role != "user" for role in roles[::2]) or any(role != "assistant" for role in roles[1::2]):
-        raise RequestError("user and assistant take turns, and the user begins", "messages")
-    if len(talk) % 2 == 0:
-        raise RequestError("the last message is not a user's", "messages")
+def _waiting(store: sqlite3.Connection) -> list[Waiting]:
+    rows = store.execute("SELECT * FROM feedback WHERE row IS NOT NULL ORDER BY id")
+    waiting = []
+    for number, client, seconds, dataset, version, text in rows:
+        time = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+        row = {**json.loads(text), "version": version, "time": time, "client": client}
+        waiting.append(Waiting(id=str(number), client=client, dataset=dataset, row=row))
+    return waiting
 
 
-def keep(
-    quarantine: Quarantine, settings: Settings, *, loaded: LoadedVersion, row: dict[str, Any], client: str
-) -> Kept:
-    """Keep a row for the dataset that a version learned from.
-
-    Raises RequestError if the server takes no feedback or the dataset can't read the row, which would stop a training.
-    """
-    if not settings.feedback:
-        raise RequestError("this server takes no feedback", None, "feedback_off")
-    try:
-        texts = find_dataset(loaded.dataset).TEXTS if loaded.dataset else {}
-    except UserError:  # another project's dataset
-        texts = {}
-    lengths = {name: most for name, (_, most) in texts.items() if isinstance(row.get(name), str)}
-    if not lengths:
-        learned_from = loaded.dataset or "an unknown dataset"
-        raise RequestError(f"{loaded.name} learned from {learned_from}, which takes no such feedback", "model")
-    for name, most in lengths.items():
-        text = row[name]
-        if len(text) > most or len(text := tidy(text)) > most:  # tidying makes a ligature two letters
-            raise RequestError(f"{name} has {len(text)} characters; the limit is {most}", name)
-    is_new = quarantine.add(loaded.dataset, row, client=client, version=loaded.registered_name)
-    return Kept(kept=is_new, dataset=loaded.dataset, model=loaded.registered_name)
+def _accept(dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to an inbox, each once."""
+    path = INBOX / dataset / FEEDBACK
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    lines += [json.dumps(row, ensure_ascii=False) for row in rows]
+    write_atomic(path, "".join(f"{line}\n" for line in dict.fromkeys(filter(None, lines))))

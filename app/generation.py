@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from app.async_engine import Stream
 from app.errors import RequestError, Timeout
-from app.loaded_version import LoadedVersion
+from app.versions import LoadedVersion
 from llm.chat import Message, prompt_tokens, turn_ends
 from llm.errors import UserError
 from llm.generation.request import Event, Logprobs, Request
@@ -147,6 +147,7 @@ class Generation:
         self.prompt_tokens = sum(map(len, prompts))
         self.completion_tokens = 0
         self._encoding = loaded.encoding
+        self._loaded = loaded  # which ends with its last reference
         self._texts = [TextStream(loaded.encoding, stop) for _ in requests]
         self._tokens: list[list[ScoredToken]] = [[] for _ in requests]
         self._deadline = time.monotonic() + seconds

@@ -13,10 +13,10 @@ from starlette.concurrency import run_in_threadpool
 
 from app.errors import Failed, RequestError, Timeout, Unavailable
 from app.generation import check_conversation
-from app.loaded_version import LoadedVersion
 from app.metrics import GUARDED
-from app.names import RegisteredVersion, models_with
+from app.registry import RegisteredVersion, models_with
 from app.settings import Settings
+from app.versions import LoadedVersion
 from llm.chat import Message
 from llm.loaded_model import LoadedModel
 from llm.objectives import GUARD
@@ -48,9 +48,8 @@ def guard_model(settings: Settings, registered: Sequence[RegisteredVersion]) -> 
         return None
     if models := models_with(registered, GUARD):
         return models[0]
-    readable = {version.name.model for version in registered if version.capabilities}
     for version in registered:
-        if version.is_default and version.name.model not in readable:
+        if version.is_default and not version.capabilities:
             way_out = "repair or delete it, or turn the guard off with --no-guard"
             raise Unavailable(f"the files of {version.name} can't be read, and it may be the guard: {way_out}")
     return None
@@ -65,11 +64,11 @@ async def ask_guard(state: Any, versions: Sequence[LoadedVersion], messages: Seq
     for version in versions:
         check_conversation(version, messages)
     settings = state.settings
-    name = guard_model(settings, state.versions.registry.cached)
+    name = guard_model(settings, state.versions.registered)
     if name is None:
         return Guarded(messages)
     try:
-        guard = await state.loader.get(name, GUARD)
+        guard = await state.versions.wait_for(name, GUARD)
     except RequestError as error:
         raise Unavailable(f"the guard can't be asked: {error}") from None
     with guard.classified_by(settings.rows + settings.queue):
@@ -116,10 +115,10 @@ def requests_in(guard: LoadedVersion, turns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*reversed(turns), together]))
 
 
-def replies_of(state: Any) -> Collection[str]:
-    """The sentences that the guard says; none without a guard. It may block, on loading the guard."""
-    name = guard_model(state.settings, state.versions.registry.cached)
-    return _replies(state.versions.get(name, GUARD)) if name else ()
+async def replies_of(state: Any) -> Collection[str]:
+    """The sentences that the guard says; none without a guard."""
+    name = guard_model(state.settings, state.versions.registered)
+    return _replies(await state.versions.wait_for(name, GUARD)) if name else ()
 
 
 def _replies(guard: LoadedVersion) -> set[str]:

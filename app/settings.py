@@ -26,6 +26,8 @@ class Settings(Config):
     """Size of the largest request."""
     poll_seconds: float = Field(default=3, gt=0)
     """Time between two looks at the registry's aliases."""
+    upload_bytes: int = Field(default=100_000_000, gt=0)
+    """Bytes of files that the page may hold at once, until they are read."""
     guard: bool = True
     """Whether a registered guard reads what users ask, and may answer instead of the assistant."""
     feedback: bool = True
@@ -37,6 +39,6 @@ class Settings(Config):
     feedback_rows: int = Field(default=10_000, gt=0)
     """Rows of feedback that may wait."""
     feedback_bytes: int = Field(default=50_000_000, gt=0)
-    """Bytes of feedback that may wait; a tenth of them from one client."""
+    """Bytes of feedback that may wait."""
     reviewer_keys: tuple[str, ...] = ()
     """Keys that open the Feedback tab; without any, the page cannot accept or drop rows."""

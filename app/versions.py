@@ -1,75 +1,129 @@
-"""Registered versions in memory: loaded on request, and replaced when their alias moves.
+"""Versions in memory: the defaults of models, and those that somebody named, loaded once and shared by all requests.
 
-A version that is let go finishes what it began.
+A thread of the server asks the registry for aliases every few seconds (`refresh`). Requests find what is loaded by the
+last answer and never wait for MLflow; what is not loaded yet is loaded in a thread of its own.
 """
 
 import asyncio
+import gc
 import logging
 import threading
 import time
+import weakref
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import tiktoken
 from mlflow.exceptions import MlflowException
 
-from app.async_engine import AsyncEngine
+from app.async_engine import AsyncEngine, check_room
 from app.cleaning import Cleaner
-from app.errors import NotFound, Unavailable
-from app.loaded_version import LoadedVersion
-from app.names import VersionName, models_with, resolve
-from app.registry import Registry, parse_name
+from app.errors import Busy, NotFound, RequestError, Unavailable
+from app.registry import RegisteredVersion, Registry, VersionName, find, models_with
 from app.settings import Settings
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.objectives import CHAT, CLASSIFY, GUARD, load_for_inference
-from tasks.registry.versions import CHALLENGER, CHAMPION
+from tasks.registry.versions import CHALLENGER, CHAMPION, registered_name
 
 PRELOADED = (CHAT, CLASSIFY, GUARD)
 """The default versions of models with these capabilities are loaded before the first request."""
 KEPT = 5
-"""Versions that stay loaded; one more lets go the one that was asked least recently. Defaults always stay, and one
-more besides them."""
-GRACE = 10.0
-"""Seconds in which a version that is let go still accepts texts, of requests that got it before."""
+"""Versions that stay loaded; for one more, the one that was asked least recently goes. Defaults always stay, and one
+more besides them. As many others may still finish what they began."""
 ENDING = "the server is ending"
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, kw_only=True)
+class LoadedVersion:
+    """A version in memory. Its engine ends once nobody refers to it any more: neither the cache nor a request."""
+
+    name: VersionName
+    model: Any
+    """The module that the version's objective makes."""
+    encoding: tiktoken.Encoding
+    folder: Path
+    fetched: TemporaryDirectory[str]
+    """Its files, if they came from a server."""
+    dataset: str | None
+    """The dataset that it was trained on, whose inbox accepts feedback on its answers."""
+    card: str | None
+    """Its model card in Markdown."""
+    engine: AsyncEngine | None
+    """The engine of a model that writes text."""
+    cleaner: Cleaner
+    """Reads the mails to classify."""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the request whose mails are read now; the next one waits for it without a thread."""
+    classifying: int = 0
+    """Requests whose mails are read or classified, or that wait for it."""
+    asked: float = field(default_factory=time.monotonic)
+
+    @property
+    def registered_name(self) -> str:
+        """The name in the registry, with the version."""
+        return f"{registered_name(self.name.model)}/{self.name.version}"
+
+    @contextmanager
+    def classified_by(self, most: int) -> Generator[None]:
+        """While mails of a request are read, or wait for their `turn`. Raises Busy if `most` requests do already."""
+        check_room(self.classifying, 1, room=most, seconds=0)
+        self.classifying += 1
+        try:
+            yield
+        finally:
+            self.classifying -= 1
+
+
 class Versions:
-    """The versions of a registry. All of it may block, on the registry or on loading: call it in a thread."""
+    """The cache. What may block, on the registry or on loading, says so."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.registry = Registry()
+        self.registered: list[RegisteredVersion] = []
+        """All versions of the registry as of its last answer."""
+        self._was_read = False
         self._preloaded = [capability for capability in PRELOADED if settings.guard or capability != GUARD]
         self._loaded: dict[VersionName, LoadedVersion] = {}
-        self._answered: dict[str, VersionName] = {}
+        self._in_memory: weakref.WeakSet[LoadedVersion] = weakref.WeakSet()
+        self._answering: dict[str, VersionName] = {}
         """The version that last answered by each name."""
         self._defaults: set[VersionName] = set()
-        self._failed: dict[VersionName, tuple[float, Unavailable]] = {}
-        self._leaving: set[LoadedVersion] = set()
+        self._failed: dict[VersionName | None, tuple[float, Unavailable]] = {}
+        """When a version, or for None the registry, could not be read, and why."""
         self._cleaner = Cleaner()
-        self._lock = threading.Lock()  # of what is loaded or leaving, and of which version answered
+        self._lock = threading.Lock()  # of what is loaded and which version answers; nobody waits while holding it
         self._loading = threading.Lock()
+        self._loader = ThreadPoolExecutor(1, "loader")
         self._ending = threading.Event()
+
+    @property
+    def loaded(self) -> list[LoadedVersion]:
+        """The versions in memory."""
+        with self._lock:
+            return list(self._loaded.values())
 
     def defaults(self) -> dict[str, str | None]:
         """Each preloaded model that has a default version, with the version that answers by its name and the alias of
-        that version, or with None until it is loaded; as of the last reading of the registry."""
-        registered = self.registry.cached
-        with_default = {version.name.model for version in registered if version.is_default}
-        aliases = {version.name: version.aliases for version in registered}
+        that version, or with None until it is loaded."""
+        aliases = {version.name: version.aliases for version in self.registered}
+        with_default = {version.name.model for version in self.registered if version.is_default}
         defaults: dict[str, str | None] = {}
-        for model in models_with(registered, *self._preloaded):
+        for model in models_with(self.registered, *self._preloaded):
             if model not in with_default:
                 continue
-            defaults[model] = None
             with self._lock:
-                name = self._answered.get(model)
+                name = self._answering.get(model)
                 is_loaded = name in self._loaded
+            defaults[model] = None
             if name and is_loaded:
                 alias = [alias for alias in (CHAMPION, CHALLENGER) if alias in aliases.get(name, ())]
                 defaults[model] = ", ".join([str(name), *alias[:1]])
@@ -77,54 +131,120 @@ class Versions:
 
     def is_unapproved(self, name: VersionName) -> bool:
         """Whether a version answers by its model's name although its model never had a champion."""
-        for version in self.registry.cached:
-            if version.name == name:
-                return version.is_default and CHAMPION not in version.aliases
-        return False
+        return any(
+            version.is_default and CHAMPION not in version.aliases
+            for version in self.registered
+            if version.name == name
+        )
 
     def if_loaded(self, name: str | None, capability: str) -> LoadedVersion | None:
-        """The version that a name means, if it is loaded. Raises as `Registry.find`.
+        """The version that a name means, if it is loaded. Raises as `find`.
 
         If an alias has moved to a version that is not loaded, the one before goes on: `refresh` loads the new one.
         """
-        version = self.registry.find(name, capability)
+        if not self._was_read:
+            return None
+        version = find(self.registered, name, capability).name
         name = name or version.model
         with self._lock:
-            loaded = self._loaded.get(version)
-            if loaded is None and name in self._answered:
-                loaded = self._loaded.get(self._answered[name])
+            loaded = self._loaded.get(version) or self._loaded.get(self._answering.get(name, version))
             if loaded:  # under the lock, so that it is not let go in between
-                self._answered[name] = loaded.name
+                self._answering[name] = loaded.name
                 loaded.asked = time.monotonic()
         return loaded
 
-    def get(self, name: str | None, capability: str) -> LoadedVersion:
-        """The same, loaded if need be. Raises Unavailable, too, if it can't be loaded."""
+    async def wait_for(self, name: str | None, capability: str) -> LoadedVersion:
+        """Like `get`, without a thread if the version is loaded. Also raises Unavailable if it takes longer than a
+        request may."""
         if loaded := self.if_loaded(name, capability):
             return loaded
-        version = self.registry.find(name, capability)
-        loaded = self.load(version)
+        loading = asyncio.get_running_loop().run_in_executor(self._loader, self.get, name, capability)
+        try:
+            async with asyncio.timeout(self.settings.request_seconds):
+                return await loading
+        except TimeoutError:
+            raise Unavailable(f"{name or 'the model'} is still being loaded", "model") from None
+
+    def get(self, name: str | None, capability: str) -> LoadedVersion:
+        """The version that a name means. It blocks until it is loaded, and reads the registry if nobody has.
+
+        Raises as `find`, Unavailable if it can't be loaded, and Busy if too many others still finish what they began.
+        """
+        if not self._was_read:
+            self._check_failed(None)
+            self.read()
+        if loaded := self.if_loaded(name, capability):
+            return loaded
+        version = find(self.registered, name, capability).name
+        loaded = self._load(version, is_default=False)
         with self._lock:
-            self._answered[name or version.model] = version
-            loaded.asked = time.monotonic()
-        self._make_room()
+            self._answering[name or version.model] = version
         return loaded
 
-    def load(self, name: VersionName) -> LoadedVersion:
-        """A version in memory; while it is loaded, others answer.
+    def read(self) -> list[RegisteredVersion]:
+        """Ask the registry. It blocks; raises Unavailable if the registry does not answer."""
+        try:
+            self.registered = self.registry.read()
+        except Unavailable as error:
+            self._failed[None] = time.monotonic(), error
+            raise
+        self._was_read = True
+        return self.registered
 
-        Raises Unavailable if it can't be loaded; that is tried again after `poll_seconds`.
+    def _check_failed(self, name: VersionName | None) -> None:
+        """Raise the error of the last try, if that was just now."""
+        failed_at, failure = self._failed.get(name, (0.0, None))
+        if failure and time.monotonic() - failed_at < self.settings.poll_seconds:
+            raise Unavailable(str(failure), failure.param)
+
+    def refresh(self) -> None:
+        """Load the preloaded models' default versions, and the version to which the alias of a loaded one has moved;
+        let go what is gone from the registry. It blocks.
+
+        If one can't be loaded, the one before goes on. Raises Unavailable when the rest is done: for what can't be
+        loaded, and for a model without a default version.
         """
-        if loaded := self._loaded.get(name):
-            return loaded
+        registered = self.read()
+        models = models_with(registered, *self._preloaded)
+        failures: dict[str, None] = {}
+        defaults = set()
+        with self._lock:
+            self._answering = {name: version for name, version in self._answering.items() if version in self._loaded}
+            names = dict.fromkeys([*models, *self._answering])
+        for name in names:
+            try:
+                version = find(registered, name).name
+                self._load(version, is_default=name in models)
+            except NotFound as error:
+                if name in models:
+                    failures[str(error)] = None
+                continue
+            except RequestError as error:
+                before = self._answering.get(name)
+                failures[f"{error}; {before} goes on" if before else str(error)] = None
+                version = before
+            if version:
+                with self._lock:
+                    self._answering[name] = version
+                if name in models:
+                    defaults.add(version)
+        self._defaults = defaults
+        self._let_go(room=0)
+        if failures:
+            raise Unavailable("; ".join(failures))
+
+    def _load(self, name: VersionName, *, is_default: bool) -> LoadedVersion:
+        """A version in memory; while it is loaded, others answer. A failure is not tried again for `poll_seconds`."""
         with self._loading:
             if loaded := self._loaded.get(name):
                 return loaded
             if self._ending.is_set():
                 raise Unavailable(ENDING)
             self._check_failed(name)
+            if not is_default:
+                self._make_room()
             try:
-                loaded = self._load(name)
+                loaded = self._read_version(name)
             except Unavailable as error:
                 self._failed[name] = time.monotonic(), error
                 raise
@@ -132,28 +252,21 @@ class Versions:
             with self._lock:
                 if not self._ending.is_set():
                     self._loaded[name] = loaded
+                    self._in_memory.add(loaded)
                     state = "; nobody has approved it" if self.is_unapproved(name) else ""
                     logger.info("%s is loaded%s", loaded.registered_name, state)
                     return loaded
-            self._end(loaded, 0)  # the server began to end meanwhile
-            raise Unavailable(ENDING)
+            raise Unavailable(ENDING)  # the server began to end meanwhile, and the version ends with its last reference
 
-    def _check_failed(self, name: VersionName) -> None:
-        """Raise the error of the last try to load a version, if that was just now."""
-        if name not in self._failed:
-            return
-        failed_at, error = self._failed[name]
-        if time.monotonic() - failed_at < self.settings.poll_seconds:
-            raise Unavailable(str(error), error.param)
-
-    def _load(self, name: VersionName) -> LoadedVersion:
+    def _read_version(self, name: VersionName) -> LoadedVersion:
         settings = self.settings
         fetched = TemporaryDirectory(prefix="threestage-version-")
-        engine = None
         try:
             dataset = self.registry.dataset(name)
+            card = self.registry.card(name)
             folder = self.registry.files(name, Path(fetched.name))
             model, encoding = load_for_inference(folder)
+            engine = None
             if isinstance(model, GPT):
                 engine = AsyncEngine(
                     model,
@@ -169,94 +282,46 @@ class Versions:
                 if name not in self._failed:
                     logger.exception("%s can't be loaded", name)
             raise Unavailable(f"{name} can't be loaded: {reason}", "model") from error
-        return LoadedVersion(
+        loaded = LoadedVersion(
             name=name,
             model=model,
             encoding=encoding,
             folder=folder,
             fetched=fetched,
             dataset=dataset,
+            card=card,
             engine=engine,
             cleaner=self._cleaner,
         )
-
-    def refresh(self) -> None:
-        """Load the preloaded models' default versions, and the version to which the alias of a loaded one has moved;
-        let go what is gone from the registry, or was not asked for recently.
-
-        If one can't be loaded, the one before goes on. Raises Unavailable when the rest is done: for what can't be
-        loaded, and for a model without a default version.
-        """
-        registered = self.registry.read()
-        models = models_with(registered, *self._preloaded)
-        failures: dict[str, None] = {}
-        defaults = set()
-        with self._lock:
-            self._answered = {name: version for name, version in self._answered.items() if version in self._loaded}
-            names = dict.fromkeys([*models, *self._answered])
-        for name in names:
-            try:
-                version: VersionName | None = resolve(parse_name(name), registered).name
-                self.load(version)
-            except NotFound as error:
-                if name in models:
-                    failures[str(error)] = None
-                continue
-            except Unavailable as error:
-                version = self._answered.get(name)
-                failures[f"{error}; {version} goes on" if version else str(error)] = None
-            if version:
-                with self._lock:
-                    self._answered[name] = version
-                if name in models:
-                    defaults.add(version)
-        self._defaults = defaults
-        self._make_room()
-        if failures:
-            raise Unavailable("; ".join(failures))
+        weakref.finalize(loaded, _end_in_thread, name, engine, fetched).atexit = False
+        return loaded
 
     def _make_room(self) -> None:
-        """Let go what is gone from the registry, and what was asked least recently if there is more than KEPT."""
+        """Let one go for a new one if as many as may be are loaded. Raises Busy if too many are in use besides."""
+        self._let_go(room=1)
+        if len(self._in_memory) >= 2 * KEPT:
+            gc.collect()  # an error may have left a circle of references
+        if len(self._in_memory) >= 2 * KEPT:
+            raise Busy(f"{len(self._in_memory)} versions are in use already; ask again, or ask one of them", 10)
+
+    def _let_go(self, room: int) -> None:
+        """Let go what is gone from the registry, and what was asked least recently if that leaves no `room`."""
+        registered = {version.name for version in self.registered}
         with self._lock:
-            registered = {version.name for version in self.registry.cached}
             besides = [loaded for loaded in self._loaded.values() if loaded.name not in self._defaults]
             besides.sort(key=lambda loaded: -loaded.asked)
-            room = max(1, KEPT - len(self._defaults))
-            gone = [*besides[room:], *(loaded for loaded in besides[:room] if loaded.name not in registered)]
-            for loaded in gone:
-                del self._loaded[loaded.name]
-            self._leaving.update(gone)
-        for loaded in gone:
-            threading.Thread(target=self._let_go, args=(loaded,), daemon=True).start()
-
-    def _let_go(self, loaded: LoadedVersion) -> None:
-        self._ending.wait(GRACE)
-        self._end(loaded, self.settings.request_seconds)
-
-    def _end(self, loaded: LoadedVersion, patience: float) -> None:
-        if loaded.engine:
-            loaded.engine.close(patience)
-        deadline = time.monotonic() + patience
-        while loaded.classifying and time.monotonic() < deadline:  # its folder says how they are cleaned
-            time.sleep(0.1)
-        loaded.fetched.cleanup()
-        with self._lock:
-            self._leaving.discard(loaded)
-        logger.info("%s is unloaded", loaded.registered_name)
-
-    @property
-    def loaded(self) -> list[LoadedVersion]:
-        """The versions in memory."""
-        with self._lock:
-            return list(self._loaded.values())
+            most = max(1, KEPT - len(self._defaults)) - room
+            for number, loaded in enumerate(besides):
+                if number >= most or loaded.name not in registered:
+                    del self._loaded[loaded.name]
 
     def close(self, patience: float) -> None:
         """Load nothing more, and let each version finish what it began, within `patience` seconds."""
         deadline = time.monotonic() + patience
         with self._lock:
             self._ending.set()
-            here = [*self._loaded.values(), *self._leaving]
-        threads = [threading.Thread(target=self._end, args=(loaded, patience)) for loaded in here]
+            in_memory = list(self._in_memory)
+        threads = [threading.Thread(target=_end, args=(loaded, patience)) for loaded in in_memory]
         for thread in threads:
             thread.start()
         if self._loading.acquire(timeout=max(0.0, deadline - time.monotonic())):  # what is being loaded ends there
@@ -266,21 +331,23 @@ class Versions:
         self._cleaner.close(max(0.0, deadline - time.monotonic()))
 
 
-class Loader:
-    """Versions for requests, loaded in a thread of its own: the threads that answer are few, and loading takes long."""
+def _end(loaded: LoadedVersion, patience: float) -> None:
+    """End a version that requests may still use."""
+    deadline = time.monotonic() + patience
+    if loaded.engine:
+        loaded.engine.close(patience)
+    while loaded.classifying and time.monotonic() < deadline:
+        time.sleep(0.1)
+    loaded.fetched.cleanup()
 
-    def __init__(self, versions: Versions) -> None:
-        self._versions = versions
-        self._thread = ThreadPoolExecutor(1, "loader")
 
-    async def get(self, name: str | None, capability: str) -> LoadedVersion:
-        """Like `Versions.get`. Also raises Unavailable if it takes longer than a request may."""
-        if loaded := await asyncio.to_thread(self._versions.if_loaded, name, capability):
-            return loaded
-        load = partial(self._versions.get, name, capability)
-        loading = asyncio.get_running_loop().run_in_executor(self._thread, load)
-        try:
-            async with asyncio.timeout(self._versions.settings.request_seconds):
-                return await loading
-        except TimeoutError:
-            raise Unavailable(f"{name or 'the model'} is still being loaded", "model") from None
+def _end_in_thread(name: VersionName, engine: AsyncEngine | None, fetched: TemporaryDirectory[str]) -> None:
+    """End the engine of a version to which nobody refers any more, and remove its files."""
+
+    def end() -> None:
+        if engine:
+            engine.close()
+        fetched.cleanup()
+        logger.info("%s is unloaded", name)
+
+    threading.Thread(target=end, daemon=True).start()

@@ -13,8 +13,7 @@ from cli.shared import SOME_FAILED, Guard, Json, Model, check_store, load, open_
 from llm.errors import UserError
 
 if TYPE_CHECKING:
-    from app.loaded_version import LoadedVersion
-    from app.versions import Versions
+    from app.versions import LoadedVersion, Versions
     from llm.chat import Message
     from llm.generation.sampling import Sampling
 
@@ -99,7 +98,7 @@ def _load_guard(versions: "Versions") -> "LoadedVersion | None":
     from app.guard import guard_model
     from llm.objectives import GUARD
 
-    name = guard_model(versions.settings, versions.registry.versions())
+    name = guard_model(versions.settings, versions.registered)
     return load(versions, name, GUARD) if name else None
 
 

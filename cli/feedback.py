@@ -10,9 +10,9 @@ from cli.shared import Json
 from llm.errors import UserError
 
 if TYPE_CHECKING:
-    from app.quarantine import Decision, Quarantine
+    from app.feedback import Decision, Feedback
 
-Which = Annotated[list[str], typer.Argument(metavar="WHICH", help="IDs from the list, networks, datasets, or all.")]
+Which = Annotated[list[str], typer.Argument(metavar="WHICH", help="IDs from the list, clients, datasets, or all.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Decide on rows whose IDs you did not name.")]
 
 feedback = typer.Typer(name="feedback", help="List, show, accept and drop feedback.", rich_markup_mode=None)
@@ -26,25 +26,23 @@ def list_waiting(context: typer.Context, as_json: Json = False) -> None:
     """
     if context.invoked_subcommand:
         return
-    from app.waiting import cells
-
-    rows = _quarantine().waiting()
+    rows = _feedback().waiting()
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows]))
         return
     typer.echo(f"{len(rows)} rows wait")
     for row in rows:
-        typer.echo("  ".join(filter(None, cells(row))))
+        typer.echo("  ".join(filter(None, row.cells())))
 
 
 @feedback.command()
 def show(which: Which) -> None:
     """Print whole rows."""
-    from app.waiting import select, whole
+    from app.feedback import select
 
-    rows = _quarantine().waiting()
+    rows = _feedback().waiting()
     ids = select(rows, which)
-    typer.echo("\n\n".join(whole(row) for row in rows if row.id in ids))
+    typer.echo("\n\n".join(row.whole() for row in rows if row.id in ids))
 
 
 @feedback.command()
@@ -59,21 +57,21 @@ def drop(which: Which, yes: Yes = False) -> None:
     _decide("dropped", which, yes)
 
 
-def _quarantine() -> "Quarantine":
-    from app.quarantine import Quarantine
+def _feedback() -> "Feedback":
+    from app.feedback import Feedback
     from app.settings import Settings
 
-    return Quarantine(Settings())
+    return Feedback(Settings())
 
 
 def _decide(decision: "Decision", which: list[str], yes: bool) -> None:
-    from app.waiting import select
+    from app.feedback import select
 
-    quarantine = _quarantine()
-    ids = select(quarantine.waiting(), which)
+    table = _feedback()
+    ids = select(table.waiting(), which)
     if not yes and not set(ids) <= set(which):  # a name may mean more rows now than when the list was read
         raise UserError(f"{len(ids)} rows would be {decision}; name each row by its ID, or add --yes")
-    decided, pointers = quarantine.decide(ids, decision)
+    decided, pointers = table.decide(ids, decision)
     typer.echo(f"{decided} rows {decision}")
     if pointers:
         typer.echo(f"for git and DVC's remote: git add {' '.join(pointers)} && dvc push")

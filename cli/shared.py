@@ -18,8 +18,7 @@ import typer
 from llm.errors import UserError
 
 if TYPE_CHECKING:  # commands load libraries when they need them, so that --help takes a moment
-    from app.loaded_version import LoadedVersion
-    from app.versions import Versions
+    from app.versions import LoadedVersion, Versions
 
 SOME_FAILED = 3
 """Exit code: some mails or questions had no answer."""

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
+from app.api.openai import ERRORS
 from app.api.schema import Closed
-from app.api.v1 import ERRORS
 from app.errors import Gone, RequestError, Timeout
-from app.loaded_version import LoadedVersion
 from app.metrics import EMAILS
 from app.settings import Settings
+from app.versions import LoadedVersion
 from llm.loaded_model import LoadedModel
 from llm.objectives import CLASSIFY
 from llm.objectives.classifier import UNSURE, email_text, probabilities
@@ -97,7 +97,7 @@ class Classification(BaseModel):
 @router.post("/classify", summary="Classify mails")
 async def classify(request: Request, body: ClassifyRequest) -> Classification:
     """A verdict for each mail; one that can't be read has an error, and the others have their verdicts."""
-    loaded = await request.app.state.loader.get(body.model, CLASSIFY)
+    loaded = await request.app.state.versions.wait_for(body.model, CLASSIFY)
     rows = [email.model_dump(exclude_none=True) for email in body.emails]
     return await _classified(request, loaded, rows, explained=body.explain)
 

@@ -18,7 +18,7 @@ from app.errors import RequestError
 from llm.chat import Message
 from llm.generation.sampling import Sampling
 
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {  # with the values that ask for nothing
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {  # of all three kinds of request, with the values that ask for nothing
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
@@ -32,6 +32,10 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {  # with the values that ask for noth
     "verbosity": (None, "medium"),
     "suffix": (None, ""),
     "best_of": (None, 1),
+    **dict.fromkeys(("previous_response_id", "conversation", "reasoning", "prompt", "max_tool_calls"), (None,)),
+    "background": (None, False),
+    "include": (None, []),
+    "truncation": (None, "disabled"),
 }
 UNSUPPORTED_OF_MESSAGES: dict[str, tuple[Any, ...]] = {  # which OpenAI's answers have, and clients send back
     **dict.fromkeys(("refusal", "audio", "function_call"), (None,)),

@@ -20,16 +20,15 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from app import feedback
-from app.api import classify, responses, v1
+from app.api import classify, feedback, responses, v1
 from app.api.limits import Bodies, Keys, Measured, Sites
 from app.api.schema import error_response
 from app.errors import Busy, Failed, RequestError, Timeout, Unavailable
+from app.feedback import Feedback
 from app.guard import guard_model
 from app.metrics import RUNNING, WAITING
-from app.quarantine import Quarantine
 from app.settings import Settings
-from app.versions import Loader, Versions
+from app.versions import Versions
 from llm.errors import UserError
 
 GUARDED = ("/v1", "/classify", "/feedback", "/metrics")
@@ -86,8 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.versions = versions
     app.state.settings = settings
     app.state.registry_error = "the registry has not been read yet"
-    app.state.feedback = Quarantine(settings)
-    app.state.loader = Loader(versions)
+    app.state.feedback = Feedback(settings)
     app.state.end_page = lambda: None
     for router in (v1.router, responses.router, classify.router, feedback.router):
         app.include_router(router)
@@ -105,7 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
         reason = app.state.registry_error
         guard = None
         try:
-            guard = guard_model(app.state.settings, versions.registry.cached)
+            guard = guard_model(app.state.settings, versions.registered)
         except Unavailable as error:
             ready = False
             reason = str(error)
@@ -157,10 +155,10 @@ async def _watch(app: FastAPI) -> None:
 
 def _logged_guard(versions: Versions, before: str | None) -> str | None:
     """The guard, with a line in the log if chats are answered without one and were not before."""
-    if not versions.registry.cached:
+    if not versions.registered:
         return before
     try:
-        guard = guard_model(versions.settings, versions.registry.cached)
+        guard = guard_model(versions.settings, versions.registered)
     except Unavailable as error:
         guard = str(error)
     if guard is None and before is not None:

@@ -3,67 +3,34 @@
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 from itertools import accumulate
 from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Receive, Scope, Send
 
-from app.api.limits import until_gone
-from app.api.schema import ChatRequest, CompletionRequest, Error, Model, Models, error_json
-from app.errors import NotFound, RequestError
-from app.generation import (
-    Choice,
-    Generation,
-    Piece,
-    Reply,
-    ScoredToken,
-    chat_prompt,
-    check_size,
-    ends,
-    schema_constraint,
-    whole,
-)
-from app.guard import ask_guard
-from app.loaded_version import LoadedVersion
-from app.metrics import FIRST_TOKEN, TOKENS
-from app.names import RegisteredVersion
-from app.versions import Versions
-from llm.objectives import CHAT, COMPLETE
+from app.api.openai import ERRORS, EVENTS, Answer, answer_conversation, start_generation
+from app.api.schema import ChatRequest, CompletionRequest, Model, Models, error_json
+from app.errors import RequestError
+from app.generation import Choice, Piece, ScoredToken, check_size, ends
+from app.registry import RegisteredVersion, find
+from app.versions import LoadedVersion, Versions
+from llm.objectives import COMPLETE
 from llm.tokenizer import token_bytes
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": reason}
-    for status, reason in {
-        400: "The request is wrong",
-        401: "No key, or a wrong one",
-        404: "No such model",
-        413: "The request is too large",
-        422: "The request has a wrong form (400 below /v1, as OpenAI has it)",
-        429: "Too many requests wait already",
-        500: "The model failed",
-        503: "The model can't answer now",
-        504: "The answer took too long",
-    }.items()
-}
-EVENTS = {200: {"content": {"text/event-stream": {}}}}
-"""The response type of a stream; OpenAPI 3.1 can't describe its events."""
-
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
+NAMES = {"messages": "messages", "response_format": "response_format"}
 
 
 @router.get("/models", summary="List models")
 async def models(request: Request) -> Models:
     """Every model by its name, and every version by its own."""
     versions: Versions = request.app.state.versions
-    registered = await run_in_threadpool(versions.registry.versions)
     listed = []
-    for name in dict.fromkeys(version.name.model for version in registered):
-        own = [version for version in registered if version.name.model == name]
+    for name in dict.fromkeys(version.name.model for version in versions.registered):
+        own = [version for version in versions.registered if version.name.model == name]
         listed += [_model(name, version) for version in own if version.is_default]
         listed += [_model(f"{name}@{alias}", version) for version in own for alias in version.aliases]
         listed += [_model(str(version.name), version) for version in own]
@@ -73,12 +40,7 @@ async def models(request: Request) -> Models:
 @router.get("/models/{name:path}", summary="Look up a model")
 async def model(request: Request, name: str) -> Model:
     """The version that a name means."""
-    versions: Versions = request.app.state.versions
-    meant = await run_in_threadpool(versions.registry.find, name)
-    for version in versions.registry.cached:
-        if version.name == meant:
-            return _model(name, version)
-    raise NotFound(f"model {name!r} is not registered any more", "model")
+    return _model(name, find(request.app.state.versions.registered, name))
 
 
 def _model(name: str, version: RegisteredVersion) -> Model:
@@ -95,34 +57,8 @@ def _model(name: str, version: RegisteredVersion) -> Model:
 @router.post("/chat/completions", summary="Continue a conversation", responses=EVENTS)
 async def chat_completions(request: Request, body: ChatRequest) -> Response:
     """The assistant's next turn, or the guard's, whole or (`stream`) as server-sent events."""
-    began = time.monotonic()
-    loaded = await request.app.state.loader.get(body.model, CHAT)
-    messages = [message.turn() for message in body.messages]
-    guarded = await ask_guard(request.app.state, [loaded], messages)
-    prompt = await run_in_threadpool(chat_prompt, loaded, guarded.messages)
-    stop_tokens = ends(loaded, chat=True)
-    schema = body.response_format.schema_followed if body.response_format else None
-    constraint = await run_in_threadpool(
-        partial(schema_constraint, loaded, schema, stop_tokens, param="response_format")
-    )
-    generation: Generation | Reply
-    if guarded.reply is not None:
-        loaded = guarded.by
-        generation = Reply(guarded.reply, body.n or 1, len(prompt))
-    else:
-        generation = _start_generation(
-            request=request,
-            body=body,
-            loaded=loaded,
-            prompts=[prompt],
-            began=began,
-            stop_tokens=stop_tokens,
-            constraint=constraint,
-            max_new_tokens=body.max_completion_tokens or body.max_tokens,
-            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        )
-
-    answer = _Answer(loaded, generation, began, kind="chat.completion", prefix="chatcmpl")
+    answer = await answer_conversation(request, body, NAMES)
+    loaded = answer.loaded
 
     def piece_json(piece: Piece) -> dict[str, Any]:
         delta = {"content": piece.text} if piece.text else {}
@@ -136,18 +72,18 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     if body.stream:
         begin = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
         first = [{"index": number, **begin} for number in range(body.n or 1)]
-        answer.head["object"] = "chat.completion.chunk"
-        return answer.stream(body, piece_json, first)
-    return await answer.whole(request, choice_json)
+        head = _head(answer, "chat.completion.chunk", "chatcmpl")
+        return answer.events(_events(answer, head, body, piece_json=piece_json, first=first))
+    return await _whole(request, answer, _head(answer, "chat.completion", "chatcmpl"), choice_json=choice_json)
 
 
 @router.post("/completions", summary="Continue texts", responses=EVENTS)
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continue a text, whole or (`stream`) as server-sent events."""
     began = time.monotonic()
-    loaded = await request.app.state.loader.get(body.model, COMPLETE)
+    loaded = await request.app.state.versions.wait_for(body.model, COMPLETE)
     prompts = await run_in_threadpool(_prompts, loaded, body.prompt)
-    generation = _start_generation(
+    generation = start_generation(
         request=request,
         body=body,
         loaded=loaded,
@@ -159,41 +95,69 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         echo=bool(body.echo),
         param="prompt",
     )
-
-    answer = _Answer(loaded, generation, began, kind="text_completion", prefix="cmpl")
+    answer = Answer(loaded, generation, began)
+    head = _head(answer, "text_completion", "cmpl")
 
     def piece_json(piece: Piece) -> dict[str, Any]:
-        logprobs = _text_logprobs(loaded, piece.tokens)
-        return {"index": piece.choice, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish}
+        return {"index": piece.choice, **choice_json(piece)}
 
-    def choice_json(choice: Choice) -> dict[str, Any]:
+    def choice_json(choice: Choice | Piece) -> dict[str, Any]:
         logprobs = _text_logprobs(loaded, choice.tokens)
         return {"text": choice.text, "logprobs": logprobs, "finish_reason": choice.finish}
 
     if body.stream:
-        return answer.stream(body, piece_json)
-    return await answer.whole(request, choice_json)
+        return answer.events(_events(answer, head, body, piece_json=piece_json))
+    return await _whole(request, answer, head, choice_json=choice_json)
 
 
-def _start_generation(
-    *,
-    request: Request,
+def _head(answer: Answer, kind: str, prefix: str) -> dict[str, Any]:
+    """The fields that start an answer and each of its chunks."""
+    identity = f"{prefix}-{uuid4().hex}"
+    return {"id": identity, "object": kind, "created": answer.created, "model": answer.loaded.registered_name}
+
+
+async def _whole(
+    request: Request, answer: Answer, head: dict[str, Any], *, choice_json: Callable[[Choice], dict[str, Any]]
+) -> Response:
+    """All choices as JSON, made in a thread: with log-probabilities it has megabytes, and all others would wait."""
+    choices = await answer.whole(request)
+
+    def write() -> Response:
+        content = [{"index": number} | choice_json(choice) for number, choice in enumerate(choices)]
+        return JSONResponse(head | {"choices": content, "usage": _usage(answer)})
+
+    return await run_in_threadpool(write)
+
+
+async def _events(
+    answer: Answer,
+    head: dict[str, Any],
     body: ChatRequest | CompletionRequest,
-    loaded: LoadedVersion,
-    prompts: Sequence[list[int]],
-    began: float,
-    **options: Any,
-) -> Generation:
-    """A generation with the request's options, in what is left of its time since it `began`."""
-    return Generation(
-        loaded,
-        prompts,
-        sampling=body.sampling,
-        stop=body.stops,
-        n=body.n or 1,
-        seconds=request.app.state.settings.request_seconds - (time.monotonic() - began),
-        **options,
-    )
+    *,
+    piece_json: Callable[[Piece], dict[str, Any]],
+    first: Sequence[dict[str, Any]] = (),
+) -> AsyncIterator[str]:
+    """Pieces as server-sent events, after the `first` ones; an error on the way is the last of them."""
+    try:
+        for choice in first:
+            yield _event(head, choices=[choice])
+        async for piece in answer.pieces():
+            yield _event(head, choices=[piece_json(piece)])
+        if body.stream_options and body.stream_options.include_usage:
+            yield _event(head, choices=[], usage=_usage(answer))
+        yield "data: [DONE]\n\n"
+    except RequestError as error:
+        yield f"data: {error_json(error)}\n\n"
+
+
+def _event(head: dict[str, Any], **content: Any) -> str:
+    return f"data: {json.dumps(head | content)}\n\n"
+
+
+def _usage(answer: Answer) -> dict[str, int]:
+    new = answer.generation.completion_tokens
+    prompt = answer.generation.prompt_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
 def _prompts(loaded: LoadedVersion, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
@@ -241,87 +205,3 @@ def _text_logprobs(loaded: LoadedVersion, tokens: Sequence[ScoredToken]) -> dict
     for _, logprobs in tokens:
         places.append(logprobs and {text(token): score for token, score in logprobs.likeliest})
     return {"tokens": texts, "token_logprobs": scores, "top_logprobs": places, "text_offset": offsets}
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events; `close` is called at their end, also if the client leaves before the first one."""
-
-    def __init__(self, events: AsyncIterator[str], close: Callable[[], None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._close = close
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._close()
-
-
-class _Answer:
-    """The answer to a request: whole, or as a stream of events."""
-
-    def __init__(
-        self, loaded: LoadedVersion, generation: Generation | Reply, began: float, *, kind: str, prefix: str
-    ) -> None:
-        self.version = loaded.registered_name
-        self.generation = generation
-        self.began = began
-        identity = f"{prefix}-{uuid4().hex}"
-        self.head = {"id": identity, "object": kind, "created": int(time.time()), "model": self.version}
-        """The fields that start an answer and each of its chunks."""
-
-    async def whole(self, request: Request, choice_json: Callable[[Choice], dict[str, Any]]) -> Response:
-        """All choices as JSON, made in a thread: with log-probabilities it has megabytes, and all others would wait."""
-        try:
-            choices = await until_gone(request, whole(self.generation))
-        finally:
-            self.close()
-
-        def write() -> Response:
-            content = [{"index": number} | choice_json(choice) for number, choice in enumerate(choices)]
-            return JSONResponse(self.head | {"choices": content, "usage": self._usage()})
-
-        return await run_in_threadpool(write)
-
-    def stream(
-        self,
-        body: ChatRequest | CompletionRequest,
-        piece_json: Callable[[Piece], dict[str, Any]],
-        first: Sequence[dict[str, Any]] = (),
-    ) -> Response:
-        """Pieces as server-sent events, after the `first` ones; an error on the way is the last of them."""
-        return EventStream(self._events(body, piece_json, first), self.close)
-
-    async def _events(
-        self,
-        body: ChatRequest | CompletionRequest,
-        piece_json: Callable[[Piece], dict[str, Any]],
-        first: Sequence[dict[str, Any]],
-    ) -> AsyncIterator[str]:
-        try:
-            for choice in first:
-                yield self._event(choices=[choice])
-            waiting = True
-            async for piece in self.generation:
-                if waiting:
-                    FIRST_TOKEN.labels(self.version).observe(time.monotonic() - self.began)
-                    waiting = False
-                yield self._event(choices=[piece_json(piece)])
-            if body.stream_options and body.stream_options.include_usage:
-                yield self._event(choices=[], usage=self._usage())
-            yield "data: [DONE]\n\n"
-        except RequestError as error:
-            yield f"data: {error_json(error)}\n\n"
-
-    def _event(self, **content: Any) -> str:
-        return f"data: {json.dumps(self.head | content)}\n\n"
-
-    def _usage(self) -> dict[str, int]:
-        new = self.generation.completion_tokens
-        prompt = self.generation.prompt_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
-
-    def close(self) -> None:
-        """Give the places back, and count the tokens."""
-        self.generation.close()
-        TOKENS.labels(self.version).inc(self.generation.completion_tokens)

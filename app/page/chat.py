@@ -9,11 +9,10 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
+from app.api.feedback import LONGEST as LONGEST_FEEDBACK
+from app.api.feedback import AnswerFeedback
 from app.api.schema import ChatMessage
-from app.feedback import LONGEST as LONGEST_FEEDBACK
-from app.feedback import AnswerFeedback, answer_row
 from app.generation import NEW_TOKENS
-from app.guard import replies_of
 from app.page.shared import (
     LONGEST,
     PRIVATE,
@@ -37,7 +36,7 @@ EXAMPLES = (
 )
 CONSENT = (
     "<small>If you click a thumb, this server keeps the conversation up to that answer, the answer, your opinion, the "
-    "time and a code made from your network. A training learns from it once a person has accepted it. Otherwise it "
+    "time and your network. A training learns from it once a person has accepted it. Otherwise it "
     "stores nothing. Your browser keeps your conversations, until you clear them.</small>"
 )
 PICTURES = re.compile(r"(?:^## Pictures\s+)?^!\[[^\]]*\]\([^)]*\)\s*", re.MULTILINE)
@@ -46,7 +45,7 @@ PICTURES = re.compile(r"(?:^## Pictures\s+)?^!\[[^\]]*\]\([^)]*\)\s*", re.MULTIL
 
 def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
-    settings, registry = app.state.settings, app.state.versions.registry
+    settings = app.state.settings
     version = version_dropdown(blocks, app.state.versions, CHAT)
     system = gr.Textbox(
         "", label="System prompt", info="Empty: the model's own.", lines=2, max_length=LONGEST, render=False
@@ -124,10 +123,10 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     with gr.Accordion("About this version", open=False) as about:
         card = gr.Markdown(latex_delimiters=[], max_height=400, elem_id="card")
 
-    def read_card(name: str | None) -> str:
+    async def read_card(name: str | None) -> str:
         with shown_errors():
-            text = registry.card(registry.find(name, CHAT))
-        return PICTURES.sub("", text or "This version has no model card.")
+            loaded = await app.state.versions.wait_for(name, CHAT)
+        return PICTURES.sub("", loaded.card or "This version has no model card.")
 
     # By the queue, the page sometimes missed the card that it asked for right after an answer.
     about.expand(read_card, inputs=version, outputs=card, queue=False, **PRIVATE)
@@ -142,32 +141,43 @@ def _feedback(app: FastAPI, chatbot: gr.Chatbot, *, version: gr.Dropdown, system
     )
     Turns = list[dict[str, Any]]
 
-    def feedback_on(turns: Turns, instead: str, number: int, *, good: bool, better: str | None) -> AnswerFeedback:
-        """Feedback on the answer that is the turn of that number."""
+    async def keep(
+        request: gr.Request,
+        turns: Turns,
+        name: str | None,
+        instead: str,
+        *,
+        number: int,
+        good: bool,
+        better: str | None = None,
+    ) -> None:
+        """Keep feedback on the answer that is the turn of that number."""
         messages = [*conversation(instead, turns[: number - 1]), Message("user", text_of(turns[number - 1]))]
-        return AnswerFeedback(
+        feedback = AnswerFeedback(
             about="answer",
             messages=[ChatMessage(role=message.role, content=message.content) for message in messages],
             answer=without_mark(text_of(turns[number])),
             good=good,
             better=better,
+            model=name,
         )
+        await keep_feedback(app.state, feedback, request)
 
-    def keep(name: str | None, feedback: AnswerFeedback, request: gr.Request) -> None:
-        loaded = app.state.versions.get(name, CHAT)
-        keep_feedback(app.state, loaded, answer_row(feedback, replies_of(app.state)), request=request)
-
-    def judge(turns: Turns, name: str | None, instead: str, data: gr.LikeData, request: gr.Request) -> tuple[Any, int]:
+    async def judge(
+        turns: Turns, name: str | None, instead: str, data: gr.LikeData, request: gr.Request
+    ) -> tuple[Any, int]:
         number = data.index[0] if isinstance(data.index, list | tuple) else data.index
         if isinstance(data.liked, bool):  # not if a person took the thumb back
             with shown_errors():
-                keep(name, feedback_on(turns, instead, number, good=data.liked, better=None), request)
+                await keep(request, turns, name, instead, number=number, good=data.liked)
         return gr.Textbox("", visible=data.liked is False), number
 
-    def correct(turns: Turns, name: str | None, instead: str, number: int, better: str, request: gr.Request) -> Any:
+    async def correct(
+        turns: Turns, name: str | None, instead: str, number: int, better: str, request: gr.Request
+    ) -> Any:
         if better.strip():
             with shown_errors():
-                keep(name, feedback_on(turns, instead, number, good=False, better=better), request)
+                await keep(request, turns, name, instead, number=number, good=False, better=better)
         return gr.Textbox("", visible=not better.strip())
 
     about = [chatbot, version, system]

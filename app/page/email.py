@@ -10,12 +10,12 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from app.api.classify import Verdict, verdicts_of
+from app.api.feedback import EmailFeedback
 from app.errors import RequestError
-from app.feedback import EmailFeedback, labelled
-from app.loaded_version import LoadedVersion
 from app.mail_files import read_mails
 from app.metrics import EMAILS
 from app.page.shared import PRIVATE, keep_feedback, shown_errors, version_dropdown
+from app.versions import LoadedVersion
 from llm.objectives import CLASSIFY
 from llm.objectives.classifier import UNSURE
 from llm.objectives.classifier.explanations import SHOWN
@@ -27,8 +27,8 @@ EXPLAINED = 6
 WORDS = {"ham": "real mail"}
 """Labels that people call otherwise."""
 CONSENT = (
-    "<small>If you click one of these, this server keeps the subject and body above, your answer, the time and a code "
-    "made from your network. A training learns from it once a person has accepted it. Otherwise nothing is "
+    "<small>If you click one of these, this server keeps the subject and body above, your answer, the time and your "
+    "network. A training learns from it once a person has accepted it. Otherwise nothing is "
     "stored.</small>"
 )
 EXAMPLES = [
@@ -87,16 +87,15 @@ def _feedback(app: FastAPI, version: gr.Dropdown, *, subject: gr.Textbox, body: 
 
     async def labels_of(name: str | None) -> gr.Dataset:
         with shown_errors():
-            loaded = await app.state.loader.get(name, CLASSIFY)
+            loaded = await app.state.versions.wait_for(name, CLASSIFY)
         return gr.Dataset(samples=[[_name(label, first=True)] for label in loaded.model.config.labels])
 
     async def correct(name: str | None, subject: str, body: str, number: int, request: gr.Request) -> None:
         with shown_errors():
-            loaded = await app.state.loader.get(name, CLASSIFY)
+            loaded = await app.state.versions.wait_for(name, CLASSIFY)
             label = loaded.model.config.labels[number]
-            correction = EmailFeedback(about="email", label=label, subject=subject, body=body)
-            row = await labelled(loaded, correction, app.state.settings.queue)
-            await run_in_threadpool(partial(keep_feedback, app.state, loaded, row, request=request))
+            correction = EmailFeedback(about="email", label=label, subject=subject, body=body, model=name)
+            await keep_feedback(app.state, correction, request)
 
     labels = gr.Dataset(
         components=[gr.Textbox(visible=False)], samples=[], label="What is this mail really?", type="index"
@@ -108,7 +107,7 @@ def _feedback(app: FastAPI, version: gr.Dropdown, *, subject: gr.Textbox, body: 
 
 async def _classified(app: FastAPI, name: str | None, mail: Row) -> tuple[LoadedVersion, Verdict]:
     """The version and its explained verdict. Raises RequestError for an unreadable mail, and Busy."""
-    loaded = await app.state.loader.get(name, CLASSIFY)
+    loaded = await app.state.versions.wait_for(name, CLASSIFY)
     if "error" in mail:
         raise RequestError(mail["error"])
     with loaded.classified_by(app.state.settings.queue):

@@ -8,13 +8,12 @@ from fastapi import FastAPI
 
 from app.clients import is_key
 from app.errors import RequestError
-from app.page.shared import PRIVATE, shown_errors
-from app.quarantine import Decision, Waiting
-from app.waiting import COLUMNS, cells, select, whole
+from app.feedback import COLUMNS, Decision, Waiting, select
+from app.page.shared import LONGEST, PRIVATE, shown_errors
 
 HELP = (
-    "Nothing learns from these rows until you accept them. Click a line to choose it and read it whole, or name IDs, "
-    "networks, datasets, or all. You decide on the rows that are shown, not on later ones."
+    "Nothing learns from these rows until you accept them. Click a line to choose it, or name IDs, clients, "
+    "datasets, or all. You decide on the rows that are shown, not on later ones."
 )
 WIDTHS = [80, 120, 250, 500, 130, 220]
 """Pixels of the columns."""
@@ -26,9 +25,8 @@ def feedback_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     gr.Markdown(HELP)
     shown = gr.State([])
     table = gr.Dataframe(
-        headers=list(COLUMNS), datatype="str", interactive=False, column_widths=WIDTHS, elem_id="waiting"
+        headers=list(COLUMNS), datatype="str", interactive=False, wrap=True, column_widths=WIDTHS, elem_id="waiting"
     )
-    whole_row = gr.Textbox("", label="Whole text", lines=3, max_lines=30, interactive=False)
     which = gr.Textbox("", label="Rows")
     with gr.Row():
         accept = gr.Button("Accept", variant="primary")
@@ -40,16 +38,14 @@ def feedback_tab(blocks: gr.Blocks, app: FastAPI) -> None:
                 count = decide(app.state, key, shown=shown, which=which, decision=decision)
                 gr.Info(f"{count} rows {decision}.", duration=5)
             listed = waiting(app.state, key)
-        return listed, [cells(row) for row in listed], "", ""
+        return listed, [row.cells(LONGEST) for row in listed], ""
 
-    def choose(which: str, shown: list[Waiting], data: gr.SelectData) -> tuple[str, str]:
-        chosen = data.row_value[0]
-        content = next((whole(row) for row in shown if row.id == chosen), "")
-        return content, " ".join(dict.fromkeys([*which.split(), chosen]))
+    def choose(which: str, data: gr.SelectData) -> str:
+        return " ".join(dict.fromkeys([*which.split(), data.row_value[0]]))
 
-    fields: dict[str, Any] = {"inputs": [key, which, shown], "outputs": [shown, table, whole_row, which], **PRIVATE}
+    fields: dict[str, Any] = {"inputs": [key, which, shown], "outputs": [shown, table, which], **PRIVATE}
     key.submit(lambda *words: decided(None, *words), **fields)
-    table.select(choose, inputs=[which, shown], outputs=[whole_row, which], **PRIVATE)
+    table.select(choose, inputs=which, outputs=which, **PRIVATE)
     accept.click(lambda *words: decided("accepted", *words), **fields)
     drop.click(lambda *words: decided("dropped", *words), **fields)
 

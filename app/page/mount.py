@@ -6,13 +6,17 @@ Its Content-Security-Policy keeps the page from asking another host, whatever HT
 import hashlib
 import re
 from base64 import b64encode
+from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
 from gradio import processing_utils
+from gradio.utils import get_upload_folder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.schema import error_response
 from app.clients import is_key
+from app.errors import Unavailable
 from app.page.chat import chat_tab
 from app.page.compare import compare_tab
 from app.page.email import email_tab
@@ -65,6 +69,7 @@ SCRIPT = re.compile(rb"<script\b(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 FILES = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/config", "/login", "/logout")
 EVENTS = ("run/predict", "queue/join", "queue/data", "heartbeat/", "upload", "cancel", "reset")
 """Gradio's other routes hand out files or keep what a page shows."""
+UPLOAD = "/gradio_api/upload"
 NEEDED = (*FILES, *(f"/gradio_api/{event}" for event in EVENTS))
 
 
@@ -105,17 +110,42 @@ def mount_page(app: FastAPI) -> FastAPI:
     not_found = app.router.default
 
     with_policy = WithPolicy(page)
+    uploads = Uploads(page, settings.body_bytes, settings.upload_bytes)
 
     async def page_or_not_found(scope: Scope, receive: Receive, send: Send) -> None:
         handler = not_found
         if scope["path"] == "/":
             handler = with_policy
+        elif scope["path"].startswith(UPLOAD):
+            handler = uploads
         elif scope["path"].startswith(NEEDED):
             handler = page
         await handler(scope, receive, send)
 
     app.router.default = page_or_not_found
     return app
+
+
+class Uploads:
+    """Refuses a file while as many bytes as may be wait to be read, or may come with requests that upload now."""
+
+    def __init__(self, page: ASGIApp, largest: int, most: int) -> None:
+        self.page = page
+        self.largest = largest
+        self.most = most
+        self.running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        files = [path for path in Path(get_upload_folder()).rglob("*") if path.is_file()]
+        held = sum(path.stat().st_size for path in files) + self.running * self.largest
+        if held + self.largest > self.most:
+            error = Unavailable("too many files wait to be read already; try again later", None, "uploads_full")
+            return await error_response(error)(scope, receive, send)
+        self.running += 1
+        try:
+            await self.page(scope, receive, send)
+        finally:
+            self.running -= 1
 
 
 async def _fetch_nothing(url: str, cache_dir: str) -> str:

@@ -13,11 +13,10 @@ from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from app.api.feedback import AnswerFeedback, EmailFeedback, keep
 from app.errors import Busy
-from app.feedback import keep
 from app.generation import Generation, chat_prompt, ends
 from app.guard import MARK, ask_guard
-from app.loaded_version import LoadedVersion
 from app.metrics import TOKENS
 from app.versions import Versions
 from llm.chat import Message
@@ -63,8 +62,8 @@ def sentence(error: Exception) -> str:
 
 def version_choices(versions: Versions, capability: str) -> tuple[list[tuple[str, str]], list[str | None]]:
     """The versions with a capability under their names for people, the newest first; and in the order in which a person
-    wants them: the default or None, then challengers. Raises as `Registry.listed`."""
-    able = [version for version in versions.registry.versions() if capability in version.capabilities]
+    wants them: the default or None, then challengers."""
+    able = [version for version in versions.registered if capability in version.capabilities]
     choices = []
     default = None
     challengers = []
@@ -85,8 +84,7 @@ def version_dropdown(
     dropdown = gr.Dropdown(label=label, filterable=False, min_width=300, elem_id=f"version-{capability}")
 
     def opened() -> gr.Dropdown:
-        with shown_errors():
-            choices, wanted = version_choices(versions, capability)
+        choices, wanted = version_choices(versions, capability)
         info = None
         if not choices:
             info = "There is no version yet: `make run` makes one."
@@ -118,10 +116,10 @@ async def answers_so_far(
 ) -> AsyncIterator[list[str]]:
     """The answers of some versions so far, one of at most `longest` tokens each, again until the last has ended.
 
-    If the guard has a reply, that is each answer, marked as the guard's. Raises as `Loader.get`, `ask_guard`,
+    If the guard has a reply, that is each answer, marked as the guard's. Raises as `Versions.wait_for`, `ask_guard`,
     `chat_prompt` and `Generation`. Whoever stops before the end closes it, which stops the versions.
     """
-    loaded = [await app.state.loader.get(name, CHAT) for name in names]
+    loaded = [await app.state.versions.wait_for(name, CHAT) for name in names]
     guarded = await ask_guard(app.state, loaded, messages)
     if guarded.reply is not None:
         yield [guarded.reply + SMALL_MARK.format(version=guarded.by.name)] * len(names)
@@ -164,8 +162,7 @@ async def answers_so_far(
             TOKENS.labels(version.registered_name).inc(generation.completion_tokens)
 
 
-def keep_feedback(state: Any, loaded: LoadedVersion, row: dict[str, Any], *, request: gr.Request) -> None:
-    """Keep a row of feedback, and thank for it. Raises as `keep`."""
-    client = state.feedback.client_of(request.request)
-    kept = keep(state.feedback, state.settings, loaded=loaded, row=row, client=client)
+async def keep_feedback(state: Any, correction: AnswerFeedback | EmailFeedback, request: gr.Request) -> None:
+    """Keep feedback, and thank for it. Raises as `keep`."""
+    kept = await keep(state, correction, request.request)
     gr.Info("Thank you, it is kept." if kept.kept else "Thank you; the same was kept before.", duration=5)

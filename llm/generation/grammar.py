@@ -21,8 +21,8 @@ from llm.errors import UserError
 class JsonText:
     """A text that is being written, within a schema; a `Constraint`."""
 
-    def __init__(self, tokenizer: LLTokenizer, grammar: str) -> None:
-        self._matcher = LLMatcher(tokenizer, grammar)
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
 
     def allowed(self) -> Tensor:
         """Which tokens may come next, bool, a place for each row of the embedding."""
@@ -50,15 +50,17 @@ def json_text(
     encoding: tiktoken.Encoding, schema: Mapping[str, Any], *, ends: frozenset[int], rows: int
 ) -> Callable[[], JsonText]:
     """What starts a text within a JSON schema, which one of the tokens `ends` ends; `rows` is the model's vocabulary.
+    The schema is compiled here, once; each text begins with a copy.
 
     Raises UserError for a schema that llguidance does not understand.
     """
     tokenizer = _tokenizer(encoding, ends, rows)
     try:
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_flexible": False})
-        mistake = LLMatcher.validate_grammar(grammar, tokenizer)
+        matcher = LLMatcher(tokenizer, grammar, log_level=0)  # compiles it, which takes seconds for a large one
+        mistake = matcher.get_error()
     except ValueError as error:
         mistake = str(error)
     if mistake:
         raise UserError(f"the JSON schema can't be followed: {' '.join(mistake.split())}")
-    return lambda: JsonText(tokenizer, grammar)
+    return lambda: JsonText(matcher.deep_copy())
