@@ -40,5 +40,3 @@ class Settings(Config):
     """Rows of feedback that may wait."""
     feedback_bytes: int = Field(default=50_000_000, gt=0)
     """Bytes of feedback that may wait."""
-    reviewer_keys: tuple[str, ...] = ()
-    """Keys that open the Feedback tab; without any, the page cannot accept or drop rows."""

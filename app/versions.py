@@ -256,7 +256,8 @@ class Versions:
                     state = "; nobody has approved it" if self.is_unapproved(name) else ""
                     logger.info("%s is loaded%s", loaded.registered_name, state)
                     return loaded
-            raise Unavailable(ENDING)  # the server began to end meanwhile, and the version ends with its last reference
+            _end(loaded, 0)  # the server began to end meanwhile
+            raise Unavailable(ENDING)
 
     def _read_version(self, name: VersionName) -> LoadedVersion:
         settings = self.settings

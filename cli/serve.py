@@ -27,9 +27,6 @@ def serve(
     guard: Guard = True,
     feedback: Annotated[bool, typer.Option(help="Keep feedback on answers, in data/feedback/.")] = True,
     api_keys: Annotated[str, _keys("THREESTAGE_API_KEYS", "KEY,KEY; without any, all may ask.")] = "",
-    reviewer_keys: Annotated[
-        str, _keys("THREESTAGE_REVIEWER_KEYS", "KEY,KEY; with one of them a person may accept feedback on the page.")
-    ] = "",
     allowed_hosts: Annotated[
         str, _keys("THREESTAGE_ALLOWED_HOSTS", "NAME,NAME: the server's names beside localhost and its addresses.")
     ] = "",
@@ -51,7 +48,6 @@ def serve(
     logging.getLogger("app").setLevel(log_level.upper())
     settings = Settings(
         api_keys=_split(api_keys),
-        reviewer_keys=_split(reviewer_keys),
         allowed_hosts=(*names, host),
         rows=rows,
         queue=queue,

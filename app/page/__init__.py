@@ -1,1 +1,1 @@
-"""The web page, built with Gradio: chat, mail, a comparison of two versions, and feedback for reviewers."""
+"""The web page, built with Gradio: chat, mail, and a comparison of two versions."""

@@ -20,7 +20,6 @@ from app.errors import Unavailable
 from app.page.chat import chat_tab
 from app.page.compare import compare_tab
 from app.page.email import email_tab
-from app.page.feedback import feedback_tab
 from llm.errors import UserError
 
 TITLE = "Threestage"
@@ -83,7 +82,6 @@ def mount_page(app: FastAPI) -> FastAPI:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as blocks:
         gr.Markdown(WELCOME)
         tabs = {"Chat": chat_tab, "Email": email_tab, "Compare": compare_tab}
-        tabs |= {"Feedback": feedback_tab} if settings.reviewer_keys else {}
         for name, tab in tabs.items():
             with gr.Tab(name):
                 tab(blocks, app)

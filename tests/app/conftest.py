@@ -23,9 +23,9 @@ from small_models import write_model
 from typer.testing import CliRunner, Result
 
 from app.api.server import create_app, http_config
-from app.names import RegisteredVersion, VersionName
+from app.feedback import Feedback
 from app.page.mount import mount_page
-from app.quarantine import Quarantine
+from app.registry import RegisteredVersion, VersionName
 from app.settings import Settings
 from cli.main import cli
 from tasks.registry.store import configure_tracking
@@ -236,8 +236,8 @@ def talk(turns: Iterable[str]) -> list[dict[str, str]]:
 
 
 def feedback_rows(folder: Path, dataset: str) -> list[dict]:
-    """The rows of a dataset that wait in a quarantine."""
-    waiting = Quarantine(Settings(quarantine=folder)).waiting()
+    """The rows of a dataset that wait."""
+    waiting = Feedback(Settings(quarantine=folder)).waiting()
     return [dict(feedback.row) for feedback in waiting if feedback.dataset == dataset]
 
 

@@ -14,14 +14,16 @@ from starlette.testclient import TestClient
 
 import app.versions
 from app.api.server import create_app
-from app.errors import Unavailable
-from app.names import VersionName
+from app.errors import Busy, NotFound, Unavailable
+from app.registry import VersionName
 from app.settings import Settings
-from app.versions import Loader, Versions
+from app.versions import Versions
 from llm.generation.request import Request
 from llm.objectives import CHAT
 from tasks.registry.card import CARD
 from tasks.registry.decide import model_state
+from tasks.registry.store import configure_tracking
+from tasks.registry.versions import own_models
 from tests.app.conftest import get, post, readiness, register, running, tracked, wait_until
 from tests.app.steps import stepwise
 
@@ -69,10 +71,10 @@ def wait_for_reason(client: TestClient, reason: str) -> None:
     wait_until(is_given, 120)
 
 
-async def ending_of(loaded) -> str | None:
-    """The end of a text of a version."""
+async def ending_of(engine) -> str | None:
+    """The end of a text of an engine."""
     async with asyncio.timeout(120):
-        return [event.ended async for _, event in loaded.engine.submit([Request([1], 5)])][-1]
+        return [event.ended async for _, event in engine.submit([Request([1], 5)])][-1]
 
 
 def engines() -> int:
@@ -80,9 +82,9 @@ def engines() -> int:
     return sum(thread.name == "engine" for thread in threading.enumerate())
 
 
-def is_closed(loaded) -> bool:
+def is_closed(engine) -> bool:
     try:
-        asyncio.run(ending_of(loaded))
+        asyncio.run(ending_of(engine))
     except Unavailable:
         return True
     return False
@@ -225,20 +227,19 @@ def test_challenger_without_a_champion_answers_and_is_logged_as_unapproved(regis
 def test_old_version_answers_while_the_new_one_is_loaded(loading, make_versions):
     begun, go_on = loading
     versions = make_versions(request_seconds=600)
-    loader = Loader(versions)
     versions.refresh()
     move("2")
 
     async def clients():
         refreshing = asyncio.create_task(asyncio.to_thread(versions.refresh))
-        waiting = [asyncio.create_task(loader.get("assistant/2", CHAT)) for _ in range(60)]
+        waiting = [asyncio.create_task(versions.wait_for("assistant/2", CHAT)) for _ in range(60)]
         await asyncio.to_thread(begun.wait, 300)
-        assert str((await loader.get("assistant", CHAT)).name) == "assistant/1"
+        assert str((await versions.wait_for("assistant", CHAT)).name) == "assistant/1"
         assert not any(task.done() for task in waiting)
         go_on.set()
         versions_got = set(await asyncio.gather(*waiting))
         await refreshing
-        assert versions_got == {await loader.get("assistant", CHAT)}
+        assert versions_got == {await versions.wait_for("assistant", CHAT)}
 
     asyncio.run(clients())
 
@@ -316,24 +317,74 @@ def test_registry_without_readable_files_is_unavailable_and_not_empty(store, cap
         answer = client.post("/v1/chat/completions", json={"messages": HELLO})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
         assert "the files of no version can be read: " in answer.json()["error"]["message"]
-    assert caplog.text.count(" can't be read: ") == 4  # once each
+    assert caplog.text.count(" can't be read: ") == 3  # once a model
 
 
 # ---- what several threads do at once
 
 
-def test_unloaded_version_answers_during_its_grace_and_ends_by_itself(store, make_versions, monkeypatch):
+def test_unloaded_version_answers_requests_that_have_it_and_ends_with_the_last(store, make_versions):
     versions = make_versions()
-    first, second = versions.get("assistant/1", CHAT), versions.get("assistant/2", CHAT)
-    for loaded, grace in ((first, 600), (second, 0.05)):
-        monkeypatch.setattr("app.versions.GRACE", grace)
-        MlflowClient().delete_model_version("threestage-assistant", loaded.name.version)
-        versions.refresh()
-        assert loaded not in versions.loaded
-    assert asyncio.run(ending_of(first)) == "length"
-    wait_until(lambda: is_closed(second), 120)
-    versions.close(60)
-    assert is_closed(first)
+    loaded = versions.get("assistant/2", CHAT)
+    engine = loaded.engine
+    MlflowClient().delete_model_version("threestage-assistant", "2")
+    versions.refresh()
+    assert loaded not in versions.loaded
+    assert asyncio.run(ending_of(engine)) == "length"
+    del loaded
+    wait_until(lambda: is_closed(engine), 120)
+
+
+def test_versions_in_memory_are_bounded_while_requests_hold_them(store, make_versions, monkeypatch):
+    monkeypatch.setattr("app.versions.KEPT", 1)
+    register(store / "assistant-1/assistant", "assistant")
+    versions = make_versions()
+    held = [versions.get(name, CHAT) for name in ("assistant/1", "assistant/2")]
+    with pytest.raises(Busy, match="2 versions are in use already"):
+        versions.get("assistant/3", CHAT)
+    held.pop(0)
+    assert str(versions.get("assistant/3", CHAT).name) == "assistant/3"
+
+
+def test_outage_of_the_registry_delays_no_request_for_a_loaded_version(store, make_versions, monkeypatch):
+    versions = make_versions(poll_seconds=3600)
+    versions.refresh()
+    asked = threading.Event()
+    answers = threading.Event()
+
+    def slowly(client):
+        asked.set()
+        assert answers.wait(300)
+        return own_models(client)
+
+    monkeypatch.setattr("app.registry.own_models", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        refreshing = pool.submit(versions.refresh)
+        assert asked.wait(300)
+        for number in range(6):
+            with pytest.raises(NotFound):
+                versions.get(f"unknown{number}", CHAT)
+        assert str(versions.get("assistant", CHAT).name) == "assistant/1"
+        assert not refreshing.done()
+        answers.set()
+        refreshing.result()
+
+
+def test_registry_that_does_not_answer_is_not_asked_again_by_each_request(tmp_path, make_versions, monkeypatch):
+    asked = []
+
+    def counted():
+        asked.append(1)
+        configure_tracking()
+
+    monkeypatch.setattr("app.registry.configure_tracking", counted)
+    with tracked(tmp_path):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        versions = make_versions(poll_seconds=3600)
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="the registry does not answer: "):
+                versions.get("assistant", CHAT)
+    assert len(asked) == 1
 
 
 def test_shutdown_ends_the_texts_of_an_unloaded_version(store, make_versions):
@@ -353,7 +404,7 @@ def test_shutdown_ends_the_texts_of_an_unloaded_version(store, make_versions):
             await closing
 
     asyncio.run(client())
-    assert is_closed(loaded)
+    assert is_closed(loaded.engine)
 
 
 def test_shutdown_ends_a_version_that_is_being_loaded(loading, make_versions):
@@ -364,7 +415,7 @@ def test_shutdown_ends_a_version_that_is_being_loaded(loading, make_versions):
         asking = pool.submit(versions.get, "assistant/2", CHAT)
         assert begun.wait(120)
         closing = pool.submit(versions.close, 120)
-        wait_until(lambda: is_closed(first), 120)
+        wait_until(lambda: is_closed(first.engine), 120)
         go_on.set()
         closing.result()
         with pytest.raises(Unavailable, match="the server is ending"):

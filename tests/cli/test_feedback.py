@@ -1,17 +1,14 @@
-"""`threestage feedback` and the page's tab over a quarantine with some rows."""
+"""`threestage feedback` over a table with some rows."""
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from dvc.repo import Repo
 from projects import git
 from typer.testing import CliRunner, Result
 
-from app.errors import RequestError
-from app.page.feedback import decide, waiting
-from app.quarantine import Quarantine
+from app.feedback import Feedback
 from app.settings import Settings
 from cli.main import cli
 from tasks.data.inbox import open_inbox
@@ -20,11 +17,10 @@ from tasks.stages.lock import exclusive
 from tests.app.conftest import error_of, rows_of
 
 CURATED = "the minutes of the meeting on Tuesday are attached to this mail for you to read"
-KEY = "a reviewer's key"
 
 
 @pytest.fixture
-def quarantine(tmp_path, monkeypatch) -> Quarantine:
+def waiting_feedback(tmp_path, monkeypatch) -> Feedback:
     """In a project: three rows of one network, of which one is nearly equal to one of two rows of another."""
     monkeypatch.chdir(tmp_path)
     Path("dvc.yaml").write_text("{}")
@@ -32,31 +28,31 @@ def quarantine(tmp_path, monkeypatch) -> Quarantine:
     Repo.init().close()
     for name in ("emails", "instructions"):
         open_inbox(name)
-    quarantine = Quarantine(Settings())
+    waiting_feedback = Feedback(Settings())
     for label, subject, body, client in (
         ("spam", "Minutes", CURATED + "!\u2028", "network 1"),
         ("spam", "Won", "a cruise for two\x1b\u202e", "network 1"),
         ("spam", "WON", "A cruise, for two", "network 2"),
     ):
-        quarantine.add("emails", {"label": label, "subject": subject, "body": body}, client=client, version="m/1")
+        waiting_feedback.add("emails", {"label": label, "subject": subject, "body": body}, client=client, version="m/1")
     answer = {"instruction": "Who?", "output": "Me.", "system": "", "history": []}
-    quarantine.add("instructions", answer | {"verdict": "good"}, client="network 2", version="a/1")
-    quarantine.add(
+    waiting_feedback.add("instructions", answer | {"verdict": "good"}, client="network 2", version="a/1")
+    waiting_feedback.add(
         "instructions", answer | {"instruction": "What?", "verdict": "bad"}, client="network 1", version="a/1"
     )
-    return quarantine
+    return waiting_feedback
 
 
-def ids_of(quarantine: Quarantine) -> list[str]:
-    return [feedback.id for feedback in quarantine.waiting()]
+def ids_of(waiting_feedback: Feedback) -> list[str]:
+    return [feedback.id for feedback in waiting_feedback.waiting()]
 
 
 def threestage(*words: str) -> Result:
     return CliRunner().invoke(cli, ["feedback", *words])
 
 
-def test_list_has_a_line_a_row_and_no_control_character(quarantine):
-    ids = ids_of(quarantine)
+def test_list_has_a_line_a_row_and_no_control_character(waiting_feedback):
+    ids = ids_of(waiting_feedback)
     assert threestage().stdout.splitlines() == [
         "5 rows wait",
         f"{ids[0]}  emails  spam  Minutes {CURATED}!  network 1  m/1",
@@ -79,16 +75,16 @@ def test_list_has_a_line_a_row_and_no_control_character(quarantine):
         (["all"], [0, 1, 2, 3, 4]),
     ],
 )
-def test_drop_chooses_rows_by_id_network_dataset_or_all(quarantine, words, chosen):
-    ids = ids_of(quarantine)
+def test_drop_chooses_rows_by_id_network_dataset_or_all(waiting_feedback, words, chosen):
+    ids = ids_of(waiting_feedback)
     names = [word.format(*ids) for word in words]
     dropped = threestage("drop", "--yes", *names)
     assert dropped.stdout == f"{len(chosen)} rows dropped\n"
-    assert ids_of(quarantine) == [id_ for number, id_ in enumerate(ids) if number not in chosen]
+    assert ids_of(waiting_feedback) == [id_ for number, id_ in enumerate(ids) if number not in chosen]
 
 
-def test_accept_puts_rows_as_they_came_into_inboxes_of_dvc_once(quarantine):
-    rows = [dict(feedback.row) for feedback in quarantine.waiting()]
+def test_accept_puts_rows_as_they_came_into_inboxes_of_dvc_once(waiting_feedback):
+    rows = [dict(feedback.row) for feedback in waiting_feedback.waiting()]
     inbox = Path("data/inbox/emails/feedback.jsonl")
     assert threestage("accept", "--yes", "emails").stdout.splitlines() == [
         "3 rows accepted",
@@ -96,62 +92,43 @@ def test_accept_puts_rows_as_they_came_into_inboxes_of_dvc_once(quarantine):
     ]
     assert rows_of(inbox.read_text()) == rows[:3]
     before = Path(f"{inbox}.dvc").read_text()
-    quarantine.add("emails", rows[0] | {"subject": "More"}, client="network 3", version="m/1")
+    waiting_feedback.add("emails", rows[0] | {"subject": "More"}, client="network 3", version="m/1")
     assert threestage("accept", "--yes", "all").stdout.startswith("3 rows accepted\n")
     assert rows_of(inbox.read_text())[:3] == rows[:3]
     assert Path(f"{inbox}.dvc").read_text() != before
-    assert quarantine.waiting() == []
+    assert waiting_feedback.waiting() == []
     assert threestage("accept", "--yes", "all").stdout.startswith("0 rows accepted\n")
 
 
-def test_accept_that_fails_leaves_rows_waiting(quarantine):
+def test_accept_that_fails_leaves_rows_waiting(waiting_feedback):
     reason = "error: no feedback 'cafe' waits; `threestage feedback` lists what does"
     assert error_of(threestage("accept", "cafe")) == error_of(threestage("show", "cafe")) == reason
     with exclusive(str(LOCK)):
         assert "which still runs" in error_of(threestage("accept", "--yes", "all"))
     Path("dvc.yaml").unlink()
     assert "go to the project's folder" in error_of(threestage("accept", "--yes", "all"))
-    assert len(ids_of(quarantine)) == 5
+    assert len(ids_of(waiting_feedback)) == 5
 
 
-def test_accept_needs_a_yes_for_a_group_and_none_for_ids(quarantine):
-    ids = ids_of(quarantine)
+def test_accept_needs_a_yes_for_a_group_and_none_for_ids(waiting_feedback):
+    ids = ids_of(waiting_feedback)
     for name, what in (("all", "5 rows"), ("network 2", "2 rows")):
         error = error_of(threestage("accept", name))
         assert error == f"error: {what} would be accepted; name each row by its ID, or add --yes"
-    assert ids_of(quarantine) == ids
+    assert ids_of(waiting_feedback) == ids
     assert threestage("accept", *ids[:3]).stdout.startswith("3 rows accepted\n")
 
 
-def test_show_has_whole_texts(quarantine):
+def test_show_has_whole_texts(waiting_feedback):
     body = " ".join(f"word{n}" for n in range(200))
     mail = {"label": "ham", "subject": "Long", "body": f"{body}\nsays: \x1b"}
-    quarantine.add("emails", mail, client="network 4", version="m/1")
-    *_, bad, number = ids_of(quarantine)
+    waiting_feedback.add("emails", mail, client="network 4", version="m/1")
+    *_, bad, number = ids_of(waiting_feedback)
     assert threestage("show", number).stdout.splitlines() == [
-        f"{number}  emails  network network 4",
+        f"{number}  emails  network 4",
         "says:",
         "    ham",
         "text:",
         *("    Long", f"    {body}", "    says:  "),
     ]
-    assert "bad answer:\n    Me.\n" in threestage("show", bad).stdout
-
-
-def test_permission_to_decide_on_the_page_is_a_reviewers_key_for_the_rows_that_it_showed(quarantine):
-    state = SimpleNamespace(feedback=quarantine, settings=Settings(api_keys=("a key",), reviewer_keys=(KEY,)))
-    for key in ("", "a key", f"{KEY}s"):
-        with pytest.raises(RequestError, match="this is no reviewer's key"):
-            waiting(state, key)
-        with pytest.raises(RequestError, match="this is no reviewer's key"):
-            decide(state, key, shown=[], which="all", decision="dropped")
-    with pytest.raises(RequestError):
-        waiting(SimpleNamespace(feedback=quarantine, settings=Settings()), "")
-    shown = waiting(state, f" {KEY}")
-    assert [row.id for row in shown] == ids_of(quarantine)
-    late = {"label": "spam", "subject": "Won", "body": "a cruise for two!"}
-    quarantine.add("emails", late, client="network 3", version="m/1")
-    assert decide(state, KEY, shown=shown, which=f"{shown[0].id} instructions", decision="dropped") == 3
-    assert decide(state, KEY, shown=shown, which="all", decision="accepted") == 2
-    assert decide(state, KEY, shown=shown, which="all", decision="accepted") == 0
-    assert [feedback.client for feedback in quarantine.waiting()] == ["network 3"]
+    assert "answer:\n    Me.\n" in threestage("show", bad).stdout

@@ -19,7 +19,7 @@ from app.api.limits import Sites
 from app.api.schema import ChatRequest, CompletionRequest
 from app.api.server import create_app
 from app.clients import network_of
-from app.feedback import AnswerFeedback
+from app.api.feedback import AnswerFeedback
 from app.settings import Settings
 from cli.main import cli
 from tests.app.conftest import error_of, get, post, readiness, running, tracked

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.quarantine import Quarantine
+from app.feedback import Feedback
 from app.settings import Settings
 
 CHECKS = [
@@ -63,7 +63,7 @@ def described(app, server, tmp_path_factory):
     """The schema of the shared server, with room for all feedback and all requests."""
     before = app.state.feedback, app.state.settings
     app.state.settings = before[1].model_copy(update={"queue": 400})
-    app.state.feedback = Quarantine(Settings(quarantine=tmp_path_factory.mktemp("fuzzed"), feedback_a_client=10**9))
+    app.state.feedback = Feedback(Settings(quarantine=tmp_path_factory.mktemp("fuzzed"), feedback_a_client=10**9))
     yield schemathesis.openapi.from_url(f"{server}/openapi.json")
     app.state.feedback, app.state.settings = before
 

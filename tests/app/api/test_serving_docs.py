@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from projects import ROOT
 
-from app.api.v1 import ERRORS
+from app.api.openai import ERRORS
 from app.settings import Settings
 
 TEXT = (ROOT / "docs/serving.md").read_text()

@@ -10,13 +10,12 @@ from gradio import processing_utils
 from playwright.sync_api import Error, expect
 
 from app.page.mount import policy
-from app.quarantine import Quarantine
 from app.settings import Settings
 from tests.app.conftest import get, post, running, tracked
 from tests.app.page.browser import EML, LONG, MAIL, SHOWN, ask, check, expect_text, fill, open_tab, press
 
 pytestmark = pytest.mark.slow
-KEY, REVIEWER = "a key of this server", "a reviewer's key"
+KEY = "a key of this server"
 NOT_OPEN = (
     *("file=/etc/passwd", "file//etc/passwd", "proxy=http://127.0.0.1:9/", "stream/a/0/1/playlist-file", "runs"),
     *("deep_link?session_hash=s0", "info", "openapi.json", "monitoring/summary", "process_recording", "dev/reload"),
@@ -41,17 +40,13 @@ def test_page_asks_no_other_host_and_its_policy_blocks_nothing_of_it(page, addre
     assert any("Security Policy" in error for error in seen["errors"])
 
 
-def test_permission_keys_lock_the_page_and_reviewers_decide_on_feedback(browser, store, tmp_path):
+def test_permission_keys_lock_the_page(browser, store, tmp_path):
     settings = Settings(
         api_keys=("another", KEY),
-        reviewer_keys=(REVIEWER,),
         quarantine=tmp_path,
         feedback=False,
         context_length=256,
     )
-    waiting = Quarantine(settings)
-    mail = {"label": "ham", "subject": "<b>Lunch</b>", "body": "at noon"}
-    waiting.add("emails", mail, client="a network", version="m/1")
     with tracked(store), running(settings, page=True) as address, browser.new_context() as context:
         assert post(address, "/gradio_api/queue/join", {"data": []}).status_code == 401
         assert get(address, "/config").status_code == 401
@@ -69,21 +64,6 @@ def test_permission_keys_lock_the_page_and_reviewers_decide_on_feedback(browser,
         expect(page.locator("#verdict")).to_contain_text("Looks like")
         assert page.get_by_role("button", name="Real mail").count() == 0
         assert page.locator(".consent").count() == 0
-
-        open_tab(page, "Feedback")
-        line = page.locator("#waiting").get_by_role("gridcell", name="<b>Lunch</b> at noon")
-        for key, shown in ((KEY, page.get_by_text("This is no reviewer's key.")), (REVIEWER, line)):
-            fill(page.get_by_label("Reviewer's key"), key)
-            press(page, "Show")
-            expect(shown.first).to_be_visible()
-            assert (line.count() > 0) == (key == REVIEWER)
-        line.first.click()
-        expect(page.get_by_label("Whole text")).to_have_value(re.compile("<b>Lunch</b>\n    at noon"))
-        expect(page.get_by_label("Rows")).to_have_value(waiting.waiting()[0].id)
-        press(page, "Drop")
-        expect_text(page, "1 rows dropped.")
-        expect(line).to_have_count(0)
-        assert waiting.waiting() == []
         page.close()
 
 
