@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from typing import Annotated
 
 import openai
@@ -10,6 +11,7 @@ import torch
 from pydantic import BaseModel, Field
 
 from llm.chat import Message, prompt_tokens
+from llm.generation import grammar
 from tests.app.api.questions import HELLO, ask, content_of, content_of_stream
 
 
@@ -34,6 +36,27 @@ def test_chat_answer_follows_its_schema_whole_and_in_a_stream(client):
     assert all(Cat.model_validate_json(choice.message.content) for choice in several.choices)
     assert content_of(ask(client, response_format={"type": "json_object"}, max_tokens=5)).startswith("{")
     assert content_of(ask(client, response_format={"type": "text"})) == content_of(ask(client))
+
+
+def test_schema_is_compiled_once_for_all_choices_and_outside_of_the_engines_thread(client, monkeypatch):
+    threads = []
+    compile_schema = grammar.LLMatcher.grammar_from_json_schema
+
+    class Noted:
+        """The matcher, which notes the thread that compiles a schema."""
+
+        grammar_from_json_schema = staticmethod(compile_schema)
+
+        def __new__(cls, *arguments, **options):
+            threads.append(threading.current_thread().name)
+            return LLMatcher(*arguments, **options)
+
+    LLMatcher = grammar.LLMatcher
+    monkeypatch.setattr(grammar, "LLMatcher", Noted)
+    answer = ask(client, response_format=FORMAT, max_tokens=60, n=3)
+    assert [json.loads(choice.message.content).keys() for choice in answer.choices] == [{"hungry", "friends"}] * 3
+    assert len(threads) == 1
+    assert threads[0] != "engine"
 
 
 @pytest.mark.parametrize(

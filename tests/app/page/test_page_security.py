@@ -79,6 +79,20 @@ def test_gradio_answers_the_paths_that_the_page_needs_alone(address):
                 assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), (prefix, path)
 
 
+def test_uploads_have_a_total(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+
+    def upload(content: bytes) -> httpx.Response:
+        return httpx.post(f"{address}/gradio_api/upload", files={"files": ("m.eml", content * 60_000)}, timeout=60)
+
+    with tracked(store), running(Settings(body_bytes=100_000, upload_bytes=250_000), page=True) as address:
+        answers = [upload(content) for content in (b"a", b"b", b"c", b"d")]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 503]
+        assert answers[-1].json()["error"]["code"] == "uploads_full"
+        Path(answers[0].json()[0]).unlink()  # as when it has been read
+        assert upload(b"d").status_code == 200
+
+
 def test_file_that_a_client_names_is_neither_read_nor_fetched(address, tmp_path, monkeypatch):
     read, fetched, fetch = [], [], processing_utils.async_ssrf_protected_download
 
