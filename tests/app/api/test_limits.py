@@ -15,11 +15,11 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.api.classify import ClassifyRequest
+from app.api.feedback import AnswerFeedback
 from app.api.limits import Sites
 from app.api.schema import ChatRequest, CompletionRequest
 from app.api.server import create_app
 from app.clients import network_of
-from app.api.feedback import AnswerFeedback
 from app.settings import Settings
 from cli.main import cli
 from tests.app.conftest import error_of, get, post, readiness, running, tracked

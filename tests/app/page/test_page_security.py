@@ -1,6 +1,5 @@
 """The page asks no other host, is locked by keys, and opens no files that a client names."""
 
-import re
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from playwright.sync_api import Error, expect
 from app.page.mount import policy
 from app.settings import Settings
 from tests.app.conftest import get, post, running, tracked
-from tests.app.page.browser import EML, LONG, MAIL, SHOWN, ask, check, expect_text, fill, open_tab, press
+from tests.app.page.browser import EML, LONG, MAIL, SHOWN, ask, check, fill, open_tab, press
 
 pytestmark = pytest.mark.slow
 KEY = "a key of this server"
