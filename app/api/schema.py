@@ -2,8 +2,8 @@
 
 Names and meaning are those of OpenAI's reference of /chat/completions and /completions. Every name that a request may
 have is here, in nested objects too: those that change an answer, those that change nothing (`user`), and those that are
-accepted only with a value that asks for nothing (`tools: null`). Any other name is an error. `top_k`, `min_p` and
-`repetition_penalty` are additions that other servers of open models have, too; `text_penalty` is our own.
+accepted only with a value that asks for nothing (`tools: null`). Any other name is an error. `top_k` is an
+addition that other servers of open models have, too; `text_penalty` is our own.
 """
 
 import json
@@ -155,10 +155,8 @@ class _Request(Bookkeeping):
     """0, the default here, takes the likeliest token, as in the models' evaluation."""
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=1, le=1_000_000)
-    min_p: float | None = Field(default=None, ge=0, le=1)
-    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
     text_penalty: float | None = Field(default=None, ge=0.01, le=100)
-    """As repetition_penalty, for the words of the answer alone; 1 changes nothing, null is the model's own default."""
+    """Divides the logits of words that the answer holds already; 1 changes nothing, null is the model's own default."""
     n: int | None = Field(default=1, ge=1, le=16)
     stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
@@ -180,8 +178,6 @@ class _Request(Bookkeeping):
             temperature=self.temperature or 0.0,
             top_p=top_p,
             top_k=top_k,
-            min_p=self.min_p,
-            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             text_penalty=self.text_penalty,
             seed=None if self.seed is None else self.seed % 2**63,
         )

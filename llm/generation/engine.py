@@ -285,7 +285,6 @@ class Engine:
         handle, request = self._queue[0]
         sampler = Sampler(
             request.sampling,
-            request.prompt,
             self.model.device,
             exempt=request.exempt,
             constraint=request.constraint() if request.constraint else None,

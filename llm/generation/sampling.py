@@ -16,20 +16,17 @@ from llm.config import Config
 class Sampling(Config):
     """How a text's tokens are chosen. The rules apply in the order of the fields; the defaults take the likeliest."""
 
-    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100)
-    """Logits of tokens that the prompt or the text holds are divided by it, negative ones multiplied (CTRL, Keskar et
-    al. 2019): above 1 a text repeats itself less. Beyond these bounds logits may overflow, and have no softmax."""
     text_penalty: float | None = Field(default=None, ge=0.01, le=100)
-    """The same for tokens of the text alone: the prompt does not count, nor do the tokens that a request exempts, such
-    as digits. 1 changes nothing. None leaves it to a model's `Chat`, and changes nothing where there is none."""
+    """Logits of tokens that the text holds are divided by it, negative ones multiplied (CTRL, Keskar et al. 2019):
+    above 1 a text repeats itself less. The prompt does not count, nor do the tokens that a request exempts, such as
+    digits. 1 changes nothing. None leaves it to a model's `Chat`, and changes nothing where there is none. Beyond these
+    bounds logits may overflow, and have no softmax."""
     temperature: float = Field(default=0.0, ge=0)
     """Logits are divided by it: below 1 the likely tokens grow likelier. 0 takes the likeliest, with no draw."""
     top_k: int | None = Field(default=None, gt=0)
     """Only so many of the likeliest tokens stay in the draw."""
     top_p: float | None = Field(default=None, gt=0, le=1)
     """Only the fewest tokens that together reach this probability stay (nucleus sampling, Holtzman et al. 2020)."""
-    min_p: float | None = Field(default=None, ge=0, le=1)
-    """Only tokens with this share of the likeliest one's probability stay (Nguyen et al. 2024)."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Seeds the draws of each text by itself; without it they come from torch's global generator."""
 
@@ -55,12 +52,11 @@ class Constraint(Protocol):
 
 
 class Sampler:
-    """Chooses one text's tokens; keeps its generator and the tokens that penalties count."""
+    """Chooses one text's tokens; keeps its generator and the tokens that the penalty counts."""
 
     def __init__(
         self,
         sampling: Sampling,
-        prompt: Iterable[int],
         device: torch.device | str = "cpu",
         exempt: Container[int] = frozenset(),
         constraint: Constraint | None = None,
@@ -71,7 +67,6 @@ class Sampler:
         self.text: set[int] = set()
         """The tokens of the text that `text_penalty` is for."""
         self.generator = None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
-        self.seen = set(prompt) if sampling.repetition_penalty != 1 else None
 
     @property
     def text_penalty(self) -> float:
@@ -81,7 +76,7 @@ class Sampler:
     @property
     def greedy(self) -> bool:
         """Whether the next token is the likeliest after `text_penalty`."""
-        return self.sampling.temperature == 0 and self.seen is None and self.constraint is None
+        return self.sampling.temperature == 0 and self.constraint is None
 
     def choose(self, logits_V: Tensor) -> int:
         """The next token, from logits of any float dtype."""
@@ -90,13 +85,11 @@ class Sampler:
         return token
 
     def propose(self, logits_V: Tensor) -> int:
-        """The next token, not yet counted by penalties: `accept` does that."""
+        """The next token, not yet counted by the penalty: `accept` does that."""
         logits_V = logits_V.float()
         if self.constraint is not None:
             allowed_V = self.constraint.allowed()[: len(logits_V)].to(logits_V.device)
             logits_V = logits_V.masked_fill(~allowed_V, -torch.inf)
-        if self.seen is not None:
-            logits_V = penalise(logits_V, self.seen, self.sampling.repetition_penalty)
         if self.text:
             logits_V = penalise(logits_V, self.text, self.text_penalty)
         if self.sampling.temperature == 0:
@@ -107,8 +100,6 @@ class Sampler:
         """Count a token among those that came before."""
         if self.constraint is not None:
             self.constraint.accept(token)
-        if self.seen is not None:
-            self.seen.add(token)
         if self.text_penalty != 1 and token not in self.exempt:
             self.text.add(token)
 
@@ -173,7 +164,7 @@ def penalise(logits_V: Tensor, seen: Iterable[int], penalty: float) -> Tensor:
 
 
 def candidates(logits_V: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Tokens that top_k, top_p and min_p leave in the draw, the likeliest first, N, and their weights, float32 N.
+    """Tokens that top_k and top_p leave in the draw, the likeliest first, N, and their weights, float32 N.
 
     Tokens that are out may still be there, with a weight of 0; the weights need not sum to one.
     """
@@ -192,6 +183,4 @@ def candidates(logits_V: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     weights_N = probabilities_N.clone()
     if sampling.top_p is not None:
         weights_N[probabilities_N.cumsum(dim=-1) - probabilities_N >= sampling.top_p] = 0.0
-    if sampling.min_p is not None:
-        weights_N[probabilities_N < sampling.min_p * probabilities_N[0]] = 0.0
     return weights_N, tokens_N

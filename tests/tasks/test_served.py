@@ -112,7 +112,7 @@ def test_foundation_continues_prompts_as_llm_does_and_parameters_count(folders, 
     foundation = served(saved, "foundation")
     loaded = load_for_inference(folders / "foundation")
     rows = pd.DataFrame({"prompt": ["the cat", "a dog"]})
-    params = {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 7}
+    params = {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "text_penalty": 1.2, "seed": 7}
     options = {"max_new_tokens": 12, "sampling": Sampling(**params)}
     expected = [generate_text(loaded, prompt, **options) for prompt in rows["prompt"]]
     assert foundation.predict(rows, params=params | {"max_new_tokens": 12})["text"].tolist() == expected

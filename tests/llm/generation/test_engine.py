@@ -114,8 +114,7 @@ def test_cancel_is_reported_at_the_next_step_for_running_and_waiting_requests(ma
 )
 def test_seed_gives_the_same_text_whatever_else_runs(make_gpt, family, seed, work, rows, temperature):
     gpt = make_gpt(**FAMILIES[family])
-    penalties = {"repetition_penalty": 1.1, "text_penalty": 1.2}
-    request = Request([5, 6, 7], 12, Sampling(temperature=temperature, top_p=0.9, seed=seed, **penalties))
+    request = Request([5, 6, 7], 12, Sampling(temperature=temperature, top_p=0.9, seed=seed, text_penalty=1.2))
     expected = alone(gpt, request)
     engine = Engine(gpt, rows)
     for prompt, new in work:
@@ -154,23 +153,23 @@ def test_failed_step_moves_no_text_and_can_be_retried(make_gpt):
 
 
 def test_failed_sampler_leaves_earlier_rows_unmoved_and_the_next_step_reports_cancelled_texts(make_gpt):
-    drawn = Request([5, 6, 7], 12, Sampling(temperature=1.0, repetition_penalty=1.3, seed=3))
+    drawn = Request([5, 6, 7], 12, Sampling(temperature=1.0, text_penalty=1.3, seed=3))
     expected = alone(make_gpt(), drawn)
     engine = Engine(make_gpt(), 3)
 
     def fail(step: int) -> None:
         if step == 0:
             engine.submit(drawn)
-            engine.submit(Request([1, 2], 9, Sampling(repetition_penalty=2.0)))
+            engine.submit(Request([1, 2], 9, Sampling(temperature=1.0, text_penalty=2.0)))
             engine.submit(Request([8], 9))
         if step == 4:
             engine.cancel(2)
             sampler = engine.texts[1].sampler
-            seen = sampler.seen
-            sampler.seen = {10**6}  # a token that there is no logit of
+            text = sampler.text
+            sampler.text = {10**6}  # a token that there is no logit of
             with pytest.raises(IndexError):
                 engine.step()
-            sampler.seen = seen
+            sampler.text = text
 
     tokens, endings = run(engine, fail)
     assert tokens[0] == expected

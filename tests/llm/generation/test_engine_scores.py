@@ -19,7 +19,7 @@ from llm.generation.sampling import Sampling
 def test_logprobs_are_the_log_softmax_of_a_plain_forward_pass(make_gpt, family, work, rows, likeliest, seed):
     gpt = make_gpt(**FAMILIES[family])
     engine = Engine(gpt, rows)
-    sampling = Sampling(temperature=1.5, top_k=20, repetition_penalty=1.3, seed=seed)  # which do not change them
+    sampling = Sampling(temperature=1.5, top_k=20, text_penalty=1.3, seed=seed)  # which do not change them
     for prompt, new in work:
         engine.submit(Request(prompt, new, sampling, logprobs=likeliest))
     texts = [list(prompt) for prompt, _ in work]

@@ -11,7 +11,7 @@ LOGITS = torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2]).log()
 
 def draw(logits: torch.Tensor, count: int = 5000, **options: float) -> torch.Tensor:
     """The share of each token among many draws."""
-    sampler = Sampler(Sampling(**({"temperature": 1.0, "seed": 0} | options)), [])
+    sampler = Sampler(Sampling(**({"temperature": 1.0, "seed": 0} | options)))
     tokens = torch.tensor([sampler.choose(logits) for _ in range(count)])
     return tokens.bincount(minlength=len(logits)) / count
 
@@ -32,12 +32,9 @@ def test_draws_come_close_to_the_softmax(temperature):
         ({"top_p": 1.0}, [0, 1, 2, 3, 4]),
         ({"top_k": 3, "top_p": 0.9}, [1, 3, 4]),
         ({"top_k": 2, "top_p": 0.7}, [1, 3]),  # of the two, 0.4 is 0.615
-        ({"min_p": 0.24}, [0, 1, 3, 4]),  # of 0.4 that is 0.096
-        ({"min_p": 1.0}, [1]),
-        ({"min_p": 0.3, "top_p": 0.84}, [1, 3, 4]),
     ],
 )
-def test_top_k_top_p_and_min_p_bound_the_tokens_that_may_be_drawn(options, stay):
+def test_top_k_and_top_p_bound_the_tokens_that_may_be_drawn(options, stay):
     expected = torch.zeros(5)
     expected[stay] = LOGITS.exp()[stay] / LOGITS.exp()[stay].sum()
     weights, tokens = candidates(LOGITS, Sampling(temperature=1.0, **options))
@@ -65,14 +62,14 @@ def test_seed_draws_the_same_as_with_a_sorted_vocabulary(seed, size, temperature
         probabilities_V[probabilities_V.cumsum(dim=-1) - probabilities_V >= top_p] = 0.0
     generator = torch.Generator().manual_seed(seed)
     expected = [int(tokens_V[torch.multinomial(probabilities_V, 1, generator=generator)]) for _ in range(4)]
-    sampler = Sampler(Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed), [])
+    sampler = Sampler(Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed))
     assert [sampler.choose(logits) for _ in range(4)] == expected
 
 
 def test_temperature_0_takes_the_likeliest_and_a_small_one_nearly_always():
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(1))
     for sampling in (GREEDY, Sampling(temperature=1e-4)):
-        assert choose(logits, [Sampler(sampling, [1])] * 50) == logits.argmax(dim=-1).tolist()
+        assert choose(logits, [Sampler(sampling)] * 50) == logits.argmax(dim=-1).tolist()
 
 
 @settings(max_examples=100)
@@ -83,14 +80,14 @@ def test_temperature_0_takes_the_likeliest_and_a_small_one_nearly_always():
     top_p=st.none() | st.floats(0.01, 1.0),
 )
 def test_valid_temperature_and_penalty_can_always_be_drawn_with(logits, temperature, penalty, top_p):
-    sampling = Sampling(temperature=temperature, repetition_penalty=penalty, top_p=top_p, seed=0)
-    assert Sampler(sampling, [0]).choose(torch.tensor(logits)) in range(len(logits))
+    sampling = Sampling(temperature=temperature, text_penalty=penalty, top_p=top_p, seed=0)
+    assert Sampler(sampling).choose(torch.tensor(logits)) in range(len(logits))
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e-39, 1e-50, 5e-324])
 def test_tiny_temperature_draws_the_likeliest(temperature):
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(1))
-    samplers = [Sampler(Sampling(temperature=temperature, top_p=0.95), [])] * 50
+    samplers = [Sampler(Sampling(temperature=temperature, top_p=0.95))] * 50
     assert choose(logits, samplers) == logits.argmax(dim=-1).tolist()
 
 
@@ -100,24 +97,19 @@ def test_penalty_divides_positive_logits_and_multiplies_negative_ones():
     assert logits.tolist() == [3.0, -2.0, 1.5, 0.0]
 
 
-def test_repetition_penalty_counts_the_prompt_and_the_chosen_tokens():
-    sampler = Sampler(Sampling(repetition_penalty=4.0), [0])
-    assert [sampler.choose(torch.tensor([3.0, 2.0, 1.0, 0.1])) for _ in range(4)] == [1, 2, 0, 0]
-
-
 @settings(max_examples=60)
-@given(st.integers(0, 2**16), st.lists(st.integers(0, 5), max_size=5), st.floats(0.5, 2.0))
-def test_penalties_choose_as_transformers_processor_does(seed, prompt, penalty):
-    sampler = Sampler(Sampling(repetition_penalty=penalty, text_penalty=1.2), prompt)
-    penalise_all = RepetitionPenaltyLogitsProcessor(penalty)
-    penalise_text = RepetitionPenaltyLogitsProcessor(1.2, prompt_ignore_length=len(prompt))
+@given(st.integers(0, 2**16), st.floats(0.5, 2.0))
+def test_text_penalty_chooses_as_transformers_processor_does(seed, penalty):
+    sampler = Sampler(Sampling(text_penalty=penalty))
+    prompt = [0, 5, 7]
+    penalise_text = RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=len(prompt))
     generator = torch.Generator().manual_seed(seed)
     text: list[int] = []
     for _ in range(30):
         logits_V = torch.randn(40, generator=generator)
         logits_V[:4] += 3  # so that repeated tokens are likely
         tokens_1T = torch.tensor([[*prompt, *text]], dtype=torch.long)
-        scores_1V = penalise_text(tokens_1T, penalise_all(tokens_1T, logits_V[None]))
+        scores_1V = penalise_text(tokens_1T, logits_V[None])
         text.append(int(scores_1V.argmax()))
         assert sampler.choose(logits_V) == text[-1]
 
@@ -127,8 +119,8 @@ def test_penalties_choose_as_transformers_processor_does(seed, prompt, penalty):
 def test_text_penalty_gives_a_row_in_a_batch_what_it_gives_alone_and_leaves_logits_as_they_are(seed, penalties):
     generator = torch.Generator().manual_seed(seed)
     samplings = [Sampling(text_penalty=penalty) for penalty in penalties]
-    together = [Sampler(sampling, [0, 1], exempt={3}) for sampling in samplings]
-    alone = [Sampler(sampling, [0, 1], exempt={3}) for sampling in samplings]
+    together = [Sampler(sampling, exempt={3}) for sampling in samplings]
+    alone = [Sampler(sampling, exempt={3}) for sampling in samplings]
     for _ in range(12):
         logits_BV = torch.randn(len(penalties), 9, generator=generator)
         before_BV = logits_BV.clone()
@@ -137,34 +129,34 @@ def test_text_penalty_gives_a_row_in_a_batch_what_it_gives_alone_and_leaves_logi
         assert tokens == [sampler.choose(row_V) for sampler, row_V in zip(alone, before_BV, strict=True)]
 
 
-def test_text_penalty_counts_neither_the_prompt_nor_exempt_tokens():
-    sampler = Sampler(Sampling(text_penalty=4.0), [0], exempt={1})
-    assert sampler.choose(torch.tensor([3.0, 2.0, 1.0])) == 0
-    assert [sampler.choose(torch.tensor([3.0, 2.0, 1.0])) for _ in range(3)] == [1, 1, 1]
+def test_text_penalty_counts_no_exempt_tokens():
+    sampler = Sampler(Sampling(text_penalty=4.0), exempt={1})
+    assert [sampler.choose(torch.tensor([3.0, 2.0, 1.0])) for _ in range(4)] == [0, 1, 1, 1]
 
 
 def test_rows_of_one_batch_follow_their_own_rules():
-    logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(1)).expand(4, -1)
+    logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(1)).repeat(4, 1)
     likeliest = int(logits[0].argmax())
     lively = Sampling(temperature=5.0, seed=3)
-    samplings = [GREEDY, lively, Sampling(repetition_penalty=100.0), lively]
-    first, *others = choose(logits, [Sampler(sampling, [likeliest]) for sampling in samplings])
+    samplers = [Sampler(sampling) for sampling in (GREEDY, lively, Sampling(text_penalty=100.0), lively)]
+    samplers[2].accept(likeliest)
+    first, *others = choose(logits, samplers)
     assert first == likeliest
     assert others[1] == int(logits[0].topk(2).indices[1])
-    assert others[0] == others[2] == Sampler(lively, []).choose(logits[0])
+    assert others[0] == others[2] == Sampler(lively).choose(logits[0])
 
 
 def test_draws_without_a_seed_follow_the_global_generator_and_with_one_leave_it_alone():
     def three() -> list[int]:
         torch.manual_seed(5)
-        sampler = Sampler(LIVELY, [])
+        sampler = Sampler(LIVELY)
         return [sampler.choose(torch.zeros(999)) for _ in range(3)]
 
     assert three() == three()
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    Sampler(Sampling(temperature=1.0, seed=3), []).choose(LOGITS)
+    Sampler(Sampling(temperature=1.0, seed=3)).choose(LOGITS)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -175,10 +167,8 @@ def test_draws_without_a_seed_follow_the_global_generator_and_with_one_leave_it_
         ("temperature", float("nan")),
         ("top_k", 0),
         ("top_p", 0.0),
-        ("min_p", -0.1),
-        ("repetition_penalty", 1e-39),
-        ("repetition_penalty", float("nan")),
-        ("text_penalty", 0.0),
+        ("text_penalty", 1e-39),
+        ("text_penalty", float("nan")),
         ("seed", -1),
         ("top_q", 1),
     ],
