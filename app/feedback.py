@@ -29,7 +29,7 @@ DAY = 86_400
 PATIENCE = 60
 """Seconds to wait for another process that writes."""
 FULL = "too much feedback waits already; `threestage feedback` accepts or drops it"
-TABLE = """CREATE TABLE IF NOT EXISTS feedback (
+TABLE = """CREATE TABLE IF NOT EXISTS waiting (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: a list that somebody read before stays true
     client TEXT, time REAL, dataset TEXT, version TEXT,
     row TEXT  -- as the dataset reads it, in JSON; NULL once a person has decided
@@ -100,11 +100,11 @@ class Feedback:
         now = datetime.now(UTC).timestamp()
         text = json.dumps(row, ensure_ascii=False).encode(errors="replace").decode()
         with self._open() as store:
-            same = "DELETE FROM feedback WHERE client = ? AND dataset = ? AND row = ?"
+            same = "DELETE FROM waiting WHERE client = ? AND dataset = ? AND row = ?"
             is_new = not store.execute(same, (client, dataset, text)).rowcount
             self._check_room(store, client, size=len(text), now=now)
             values = (client, now, dataset, version, text)
-            store.execute("INSERT INTO feedback VALUES (NULL, ?, ?, ?, ?, ?)", values)
+            store.execute("INSERT INTO waiting VALUES (NULL, ?, ?, ?, ?, ?)", values)
         if is_new:
             WRITTEN.labels(dataset).inc()
         return is_new
@@ -129,13 +129,13 @@ class Feedback:
             return self._decide(ids, decision), track(INBOX)
 
     def _check_room(self, store: sqlite3.Connection, client: str, *, size: int, now: float) -> None:
-        day = "SELECT time FROM feedback WHERE client = ? AND time > ? AND time <= ? ORDER BY time"
+        day = "SELECT time FROM waiting WHERE client = ? AND time > ? AND time <= ? ORDER BY time"
         today = store.execute(day, (client, now - DAY, now)).fetchall()  # a clock may have been wrong
         most = self.settings.feedback_a_client
         if len(today) >= most:
             wait = max(1, round(today[-most][0] + DAY - now))
             raise Busy(f"you sent {len(today)} rows of feedback in a day, which is the limit", wait)
-        rows, bytes_ = store.execute("SELECT count(row), total(length(CAST(row AS BLOB))) FROM feedback").fetchone()
+        rows, bytes_ = store.execute("SELECT count(row), total(length(CAST(row AS BLOB))) FROM waiting").fetchone()
         if rows >= self.settings.feedback_rows or bytes_ + size > self.settings.feedback_bytes:
             raise Unavailable(FULL, None, "feedback_full")
 
@@ -145,9 +145,9 @@ class Feedback:
             if decision == "accepted":
                 for dataset in sorted({waiting.dataset for waiting in chosen}):
                     _accept(dataset, [waiting.row for waiting in chosen if waiting.dataset == dataset])
-            store.executemany("UPDATE feedback SET row = NULL WHERE id = ?", [(waiting.id,) for waiting in chosen])
+            store.executemany("UPDATE waiting SET row = NULL WHERE id = ?", [(waiting.id,) for waiting in chosen])
             yesterday = datetime.now(UTC).timestamp() - DAY
-            store.execute("DELETE FROM feedback WHERE row IS NULL AND time < ?", (yesterday,))
+            store.execute("DELETE FROM waiting WHERE row IS NULL AND time < ?", (yesterday,))
         return len(chosen)
 
     @contextmanager
@@ -193,7 +193,7 @@ def select(rows: Iterable[Waiting], words: Sequence[str]) -> list[str]:
 
 
 def _waiting(store: sqlite3.Connection) -> list[Waiting]:
-    rows = store.execute("SELECT * FROM feedback WHERE row IS NOT NULL ORDER BY id")
+    rows = store.execute("SELECT * FROM waiting WHERE row IS NOT NULL ORDER BY id")
     waiting = []
     for number, client, seconds, dataset, version, text in rows:
         time = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")

@@ -167,7 +167,7 @@ def set_ages(table: Feedback, hours: list[float]) -> None:
     with closing(sqlite3.connect(table.path)) as store, store:
         for id_, age in enumerate(hours, 1):
             time = (datetime.now(UTC) - timedelta(hours=age)).timestamp()
-            store.execute("UPDATE feedback SET time = ? WHERE id = ?", (time, id_))
+            store.execute("UPDATE waiting SET time = ? WHERE id = ?", (time, id_))
 
 
 def test_concurrent_servers_lose_no_feedback_and_keep_none_twice(tmp_path):
@@ -222,7 +222,7 @@ def test_dropped_feedback_is_gone_from_the_file_and_counts_for_the_day(small):
     assert add(small, "d")
     assert small.decide([feedback.id for feedback in small.waiting()], "dropped") == (2, [])
     with closing(sqlite3.connect(small.path)) as store:
-        assert store.execute("SELECT count(*) FROM feedback").fetchone() == (1,), "no trace is older than a day"
+        assert store.execute("SELECT count(*) FROM waiting").fetchone() == (1,), "no trace is older than a day"
 
 
 @pytest.mark.parametrize(
