@@ -223,10 +223,10 @@ def test_serve_gives_mails_label_and_probability_and_names_what_is_wrong_with_ot
 
 def test_explanation_names_the_phrases_that_make_a_mail_look_like_each_label(make_ngram_classifier):
     loaded = make_ngram_classifier({"cat": [9.0, -9.0], "moon": [-9.0, 9.0]})
-    (answer,) = serve(loaded, [{"subject": "moon moon", "body": "A cat. No moon, or hat."}], explain=9)
+    (answer,) = serve(loaded, [{"subject": "moon moon", "body": "a b moon. A cat, or hat."}], explain=9)
     assert answer["label"] == "spam"
-    assert answer["moved_by"] == "like ham: “A cat.”, “or hat.”; like spam: “moon moon”, “No moon,”"
-    with pytest.raises(ValueError, match="explain -1 is no number of phrases"):
+    assert answer["moved_by"] == "like spam: “moon moon a b moon.”; like ham: “A cat, or hat.”"
+    with pytest.raises(ValueError, match="explain -1"):
         serve(loaded, [{"body": "moon"}], explain=-1)
 
 
