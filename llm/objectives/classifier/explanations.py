@@ -36,7 +36,6 @@ def moved_by(probabilities: Callable[[list[str]], np.ndarray], labels: Sequence[
     return sorted([phrase for phrase in moved if phrase.effect > LEAST], key=lambda phrase: -phrase.effect)
 
 
-
 def in_words(moved: Sequence[Moved]) -> str:
     """The same as a line: `like spam: “claim your prize”; like ham: “see you on Friday”`."""
     return "; ".join(f"like {phrase.label}: “{phrase.text[:SHOWN]}”" for phrase in moved)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.training.checkpoint import Checkpoints
-from llm.training.divergence import LOWER, DivergedError
+from llm.training.divergence import DivergedError
 from llm.training.loop import train
 from llm.training.objective import Objective, Row
 
@@ -59,7 +59,7 @@ def test_loss_that_explodes_stops_and_every_step_is_reported(model, make_config)
 def test_divergence_names_the_checkpoint_from_before_the_loss_grew(model, make_config, tmp_path, every, checkpoint):
     goal = with_losses([*[1.0] * 12, 100.0])
     config = make_config(steps=99, evaluate_every=99, checkpoint_every=every)
-    message = rf"^step 20: the loss has grown from 1 to 80\.2: {LOWER}{checkpoint}$"
+    message = rf"^step 20: the loss has grown from 1 to 80\.2: try a lower learning_rate{checkpoint}$"
     with pytest.raises(DivergedError, match=message):
         train(model, config, goal, checkpoints=Checkpoints(tmp_path))
 
