@@ -13,7 +13,7 @@ from llm.generation.reading import reading_of
 from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives.classifier.config import ClassifierConfig
-from llm.objectives.classifier.inputs import Inputs, TokenInputs
+from llm.objectives.classifier.inputs import Inputs
 from llm.objectives.classifier.ngrams import NgramModel
 
 
@@ -106,7 +106,7 @@ def probabilities(loaded: LoadedModel[Classifier], texts: Sequence[str], batch_s
     """The probability of each label of each text, float64 N x K; none of the texts is empty."""
     model = loaded.model
     windows = model.windows(texts)
-    inputs = TokenInputs(encode_windows(loaded, windows))
+    inputs = Inputs(encode_windows(loaded, windows))
     states_NC = model.states_of(inputs, range(len(texts)), batch_size)
     logits_NK = model.logits(texts, windows, states_NC)
     return logits_NK.double().softmax(dim=-1).numpy()

@@ -18,7 +18,7 @@ from llm.loaded_model import LoadedModel
 from llm.objectives import CLASSIFY, GUARD, interface_of, load
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, guard_replies, probabilities, serve
 from llm.objectives.classifier.fit import LabelledTexts, read_texts
-from llm.objectives.classifier.inputs import TokenInputs
+from llm.objectives.classifier.inputs import Inputs
 from llm.objectives.classifier.loss import objective
 from llm.objectives.classifier.model import encode_windows
 
@@ -49,7 +49,7 @@ def classifier(make_classifier) -> LoadedModel[Classifier]:
 
 
 def states_of(loaded: LoadedModel[Classifier], texts: list[list[int]], batch_size: int = 8) -> torch.Tensor:
-    return loaded.model.states_of(TokenInputs(texts), range(len(texts)), batch_size)
+    return loaded.model.states_of(Inputs(texts), range(len(texts)), batch_size)
 
 
 @settings(max_examples=25)
@@ -62,7 +62,7 @@ def test_states_are_means_without_padding_and_in_a_batch_those_of_each_text_alon
     gpt = classifier.model.gpt
     expected_NC = torch.stack([gpt.hidden_states(torch.tensor([text]))[0].mean(dim=0) for text in texts]).detach()
     torch.testing.assert_close(states_NC, expected_NC, atol=2e-2, rtol=2e-2)  # bfloat16
-    inputs_BT, lengths_B = TokenInputs(texts).batch(range(len(texts)), 32)
+    inputs_BT, lengths_B = Inputs(texts).batch(range(len(texts)), 32)
     logits_BK = classifier.model(inputs_BT, lengths_B).detach()
     torch.testing.assert_close(logits_BK, classifier.model.head(expected_NC).detach(), atol=1e-5, rtol=1e-4)
 
