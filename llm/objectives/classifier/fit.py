@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,10 +158,10 @@ def _fit_on(model: Classifier, train: ReadTexts, states_NC: Tensor) -> None:
     labelled = train.labelled
     mean_C = states_NC.mean(dim=0)
     scale_C = STATES / states_NC.std(dim=0, correction=0).clamp(min=1e-6)
-    features = sparse.csr_matrix(((states_NC - mean_C) * scale_C).numpy())
+    views = [sparse.csr_matrix(((states_NC - mean_C) * scale_C).numpy())]
     if model.ngrams is not None:
-        ngram_features = _ngram_features(model.ngrams, labelled.texts, train.windows)
-        features = sparse.hstack([features, ngram_features], format="csr")
+        views.append(_ngram_features(model.ngrams, labelled.texts, train.windows))
+    features: Any = sparse.hstack(views, format="csr")
     actual_N = labelled.labels.numpy()
     machine = _machine(features, actual_N)
     margins = machine.decision_function(features)
