@@ -6,7 +6,6 @@ and bounds come from validation, as mail that was written for a training may be 
 
 import logging
 import time
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +25,6 @@ from llm.model.gpt import GPT
 from llm.objectives.classifier.calibration import UnsureRates, fit_scale
 from llm.objectives.classifier.inputs import Inputs
 from llm.objectives.classifier.model import Classifier, encode_windows
-from llm.objectives.classifier.ngrams import NgramModel
 
 FOLDS = 5
 AT_ONCE = 1000
@@ -83,7 +81,7 @@ def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
         return
     ngrams.fit_idf(train.texts)
     if len(model.config.labels) == 2:
-        features = _ngram_features(ngrams, train.texts, train.texts)
+        features = ngrams.features(train.texts, train.texts)
         ngrams.search.copy_(torch.from_numpy(_machine(features, train.labels.numpy()).coef_[0]))
 
 
@@ -143,14 +141,8 @@ def _machine(features: sparse.csr_matrix, labels_N: np.ndarray) -> LinearSVC:
     Its loss is the squared hinge (Chang et al. 2008) of each label against the others: texts that are well on their
     side cost nothing, so the hard ones decide. The bias is held as the other weights are.
     """
-    return LinearSVC(C=1.0, dual=True, tol=TOLERANCE, max_iter=100_000, random_state=0).fit(features, labels_N)
-
-
-def _ngram_features(ngrams: NgramModel, texts: Sequence[str], windows: Sequence[str]) -> sparse.csr_matrix:
-    """The n-grams of texts and their windows, one row a text."""
-    buckets, values, starts = ngrams.features(texts, windows)
-    ends = np.append(starts.numpy(), len(buckets))
-    return sparse.csr_matrix((values.double().numpy(), buckets.numpy(), ends), shape=(len(texts), ngrams.buckets))
+    machine = LinearSVC(C=1.0, dual=True, tol=TOLERANCE, max_iter=100_000, random_state=0)
+    return machine.fit(features.astype(np.float64), labels_N)
 
 
 def _fit_on(model: Classifier, train: ReadTexts, states_NC: Tensor) -> None:
@@ -160,7 +152,7 @@ def _fit_on(model: Classifier, train: ReadTexts, states_NC: Tensor) -> None:
     scale_C = STATES / states_NC.std(dim=0, correction=0).clamp(min=1e-6)
     views = [sparse.csr_matrix(((states_NC - mean_C) * scale_C).numpy())]
     if model.ngrams is not None:
-        views.append(_ngram_features(model.ngrams, labelled.texts, train.windows))
+        views.append(model.ngrams.features(labelled.texts, train.windows))
     features: Any = sparse.hstack(views, format="csr")
     actual_N = labelled.labels.numpy()
     machine = _machine(features, actual_N)

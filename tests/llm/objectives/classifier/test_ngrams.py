@@ -27,11 +27,7 @@ def fit_ngrams(texts: list[str], buckets: int = 2**18) -> NgramModel:
 
 
 def dense(model: NgramModel, texts: list[str], windows: list[str] | None = None) -> np.ndarray:
-    buckets, values, starts = model.features(texts, windows or texts)
-    rows = np.zeros((len(texts), model.buckets))
-    sizes = np.diff([*starts.tolist(), len(buckets)])
-    rows[np.repeat(np.arange(len(texts)), sizes), buckets.numpy()] = values.numpy()
-    return rows
+    return model.features(texts, windows or texts).toarray()
 
 
 def test_features_are_the_tf_idf_of_words_and_characters_of_scikit_learn():
@@ -60,7 +56,7 @@ def test_window_is_what_looks_most_like_the_second_label_and_windows_hold_all_wo
     model.idf.fill_(1.0)
     for word, starts in (("w0", ["w0"]), ("w140", ["w50", "w100"]), ("w329", ["w230"])):
         model.search.zero_()
-        model.search[model.features([word], [word]).buckets] = 1.0
+        model.search[model.features([word], [word]).indices] = 1.0
         window = model.window_of(" ".join(words)).split()
         assert word in window
         assert len(window) == 100
