@@ -1,6 +1,7 @@
 """The classifier's model: a GPT and n-grams, two views of a text, and one linear head over both."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,17 +70,16 @@ class Classifier(nn.Module):
         device = self.head.weight.device
         reading = reading_of(self.gpt)
         states_NC = torch.zeros(len(texts), self.head.in_features)
-        by_padding: dict[int, list[int]] = {}
+        by_padding: dict[int, list[int]] = defaultdict(list)
         for text in texts:
             length = math.ceil(inputs.lengths[text] / reading.padding) * reading.padding
-            by_padding.setdefault(min(length, self.config.max_tokens), []).append(text)
+            by_padding[min(length, self.config.max_tokens)].append(text)
         with reading.autocast():
             for length, rows in by_padding.items():
-                for first in range(0, len(rows), batch_size):
-                    batch = rows[first : first + batch_size]
-                    tensors, lengths_B = inputs.batch(batch, length)
+                for batch in torch.tensor(rows).split(batch_size):
+                    tensors, lengths_B = inputs.batch(batch.numpy(), length)
                     means_BC = self.mean_states(tensors.to(device), lengths_B.to(device))
-                    states_NC[[text - texts.start for text in batch]] = means_BC.float().cpu()
+                    states_NC[batch - texts.start] = means_BC.float().cpu()
         return states_NC
 
     @torch.no_grad()

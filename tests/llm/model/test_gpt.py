@@ -11,17 +11,13 @@ from llm.model.gpt import GPT
 quick = settings(max_examples=25)
 
 
-@quick
-@given(st.data())
-def test_positions_see_no_later_one(make_gpt, data):
+@pytest.mark.parametrize("changed", [1, 16, 31])
+def test_positions_see_no_later_one(make_gpt, changed):
     gpt = make_gpt()
-    length = data.draw(st.integers(2, 32))
-    changed = data.draw(st.integers(1, length - 1))
-    tokens = torch.randint(gpt.config.vocabulary_size, (1, length), generator=torch.Generator().manual_seed(length))
-    changed_tokens = tokens.clone()
-    changed_tokens[0, changed:] = (tokens[0, changed:] + 1) % gpt.config.vocabulary_size
+    tokens = torch.randint(gpt.config.vocabulary_size, (1, 32), generator=torch.Generator().manual_seed(0))
     before = gpt(tokens)
-    after = gpt(changed_tokens)
+    tokens[0, changed:] = (tokens[0, changed:] + 1) % gpt.config.vocabulary_size
+    after = gpt(tokens)
     assert torch.equal(before[0, :changed], after[0, :changed])
     assert (before[0, changed] - after[0, changed]).abs().max() > 1e-3
 

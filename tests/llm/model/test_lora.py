@@ -42,17 +42,13 @@ def test_update_is_alpha_over_rank_times_a_product_of_which_a_share_is_merged(ke
 
 
 @pytest.mark.parametrize(("last_blocks", "learning"), [(None, [0, 1]), (1, [1])])
-def test_training_moves_the_updates_of_the_chosen_blocks_and_a_classifiers_head_alone(make_gpt, last_blocks, learning):
+def test_updates_of_the_chosen_blocks_and_a_classifiers_head_alone_learn(make_gpt, last_blocks, learning):
     model = Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=8))
     add_lora(model, LoRAConfig(rank=2, alpha=2, targets=("expand",)), last_blocks)
-    before = {name: weight.clone() for name, weight in model.named_parameters()}
-    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=1.0)
-    for _ in range(2):
-        model(TOKENS, torch.tensor([5]))[0, 0].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    disturb(model)
+    model(TOKENS, torch.tensor([5]))[0, 0].backward()
     updates = {f"gpt.blocks.{n}.mlp.expand.{part}.weight" for n in learning for part in ("down", "up")}
+    moved = {name for name, weight in model.named_parameters() if weight.grad is not None}
     assert moved == updates | {"head.weight", "head.bias"}
 
 
@@ -70,23 +66,15 @@ def test_updates_of_weights_that_are_frozen_in_bfloat16_learn_in_float32_and_are
             weight.data = weight.data.bfloat16()
     dtypes = {name: weight.dtype for name, weight in gpt.state_dict().items()}
     add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand")))
-    trained = [weight for weight in gpt.parameters() if weight.requires_grad]
-    assert {weight.dtype for weight in trained} == {torch.float32}
-    optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
-    for _ in range(40):
-        with torch.autocast("cpu", torch.bfloat16):
-            x_BTC = gpt.hidden_states(TOKENS[:, :-1])
-            logits = gpt.logits(x_BTC)
-        assert x_BTC.dtype == torch.float32
-        loss = torch.nn.functional.cross_entropy(logits[0].float(), TOKENS[0, 1:])
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < 0.1 < 1 < losses[0]
+    disturb(gpt)
+    with torch.autocast("cpu", torch.bfloat16):
+        x_BTC = gpt.hidden_states(TOKENS)
+        learned = gpt.logits(x_BTC)
+    learned.sum().backward()
+    assert x_BTC.dtype == torch.float32
+    assert {weight.grad.dtype for weight in gpt.parameters() if weight.requires_grad} == {torch.float32}
+    merge_lora(gpt)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        learned = gpt(TOKENS)
-        merge_lora(gpt)
         merged = gpt(TOKENS)
     assert {name: weight.dtype for name, weight in gpt.state_dict().items()} == dtypes
     assert (merged - learned).norm() / learned.norm() < 0.05  # an update is rounded to bfloat16 with its matrix

@@ -59,7 +59,6 @@ def test_training_begins_with_the_first_context_length_and_counts_updates_not_ba
         (None, 512, 3, [512, 512, 512]),
         (64, 512, 8, [64, 64, 128, 128, 256, 256, 512, 512]),
         (48, 500, 5, [48, 96, 192, 384, 500]),
-        (64, 64, 2, [64, 64]),
         (64, 32, 2, [32, 32]),
     ],
 )

@@ -22,33 +22,30 @@ def test_rate_rises_to_its_peak_and_falls_to_zero_in_a_line(make_config, steps, 
     assert [schedule(step, config) for step in range(steps)] == pytest.approx(rates)
 
 
-LAYERS = ("attention.query_key_value", "attention.projection", "mlp.expand", "mlp.projection")
-
-
-@pytest.mark.parametrize("muon_learning_rate", [None, 0.03])
-def test_matrices_decay_but_vectors_and_embeddings_do_not_and_muon_takes_those_of_the_blocks(
-    make_gpt, make_config, muon_learning_rate
-):
+def test_matrices_decay_but_vectors_and_embeddings_do_not_and_muon_takes_those_of_the_blocks(make_gpt, make_config):
     model = Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=32))
     model.gpt.blocks[0].mlp.requires_grad_(False)
-    optimizer = "adamw" if muon_learning_rate is None else "muon"
-    config = make_config(
-        optimizer=optimizer, muon_learning_rate=muon_learning_rate, learning_rate=0.02, weight_decay=0.3
-    )
     names = {weight: name for name, weight in model.named_parameters() if weight.requires_grad}
-    *by_muon, decays, stays = build_optimizer(model, config).groups
-    matrices = {f"gpt.blocks.{block}.{layer}.weight" for block in range(2) for layer in LAYERS} & {*names.values()}
-    found = [{names[weight] for weight in group["params"]} for group in (decays, stays)]
-    assert found[1] == {*names.values()} - matrices - {"head.weight"}
-    assert (decays["weight_decay"], stays["weight_decay"], decays["peak"]) == (0.3, 0.0, 0.02)
-    if optimizer == "adamw":
-        assert found[0] == matrices | {"head.weight"}
-        return
-    assert found[0] == {"head.weight"}
-    assert decays["betas"][0] == BETA1_BESIDE_MUON
-    rows = {names[weight]: group["rows"] for group in by_muon for weight in group["params"]}
-    assert rows == {name: (16, 16, 16) if "query_key_value" in name else None for name in matrices}
-    assert {(group["peak"], group["weight_decay"]) for group in by_muon} == {(0.03, 0.3)}
+    layers = ("0.attention.query_key_value", "1.attention.query_key_value", "0.attention.projection")
+    layers += ("1.attention.projection", "1.mlp.expand", "1.mlp.projection")
+    matrices = {f"gpt.blocks.{layer}.weight" for layer in layers}
+
+    def groups(**values: float) -> list[dict]:
+        config = make_config(weight_decay=0.3, learning_rate=0.02, **values)
+        found = build_optimizer(model, config).groups
+        return [group | {"params": {names[weight] for weight in group["params"]}} for group in found]
+
+    stacked, others, head, rest = groups(optimizer="muon", muon_learning_rate=0.03)
+    assert stacked["params"] | others["params"] == matrices
+    assert stacked["params"] == {name for name in matrices if "query_key_value" in name}
+    assert (stacked["rows"], others["rows"]) == ((16, 16, 16), None)
+    assert (head["params"], rest["params"]) == ({"head.weight"}, {*names.values()} - matrices - {"head.weight"})
+    assert [group["peak"] for group in (stacked, others, head, rest)] == [0.03, 0.03, 0.02, 0.02]
+    assert [group["weight_decay"] for group in (stacked, others, head, rest)] == [0.3, 0.3, 0.3, 0.0]
+    assert head["betas"][0] == BETA1_BESIDE_MUON
+    decaying, constant = groups()
+    assert (decaying["params"], constant["params"]) == (matrices | {"head.weight"}, rest["params"])
+    assert (decaying["weight_decay"], constant["weight_decay"]) == (0.3, 0.0)
 
 
 def test_muon_alone_trains_lora(make_gpt, make_config):

@@ -57,13 +57,6 @@ def outputs_of(loaded: LoadedModel[Assistant], **options: Any) -> list[str | Non
     return [answer.get("output") for answer in serve(loaded, rows, **options)]
 
 
-def test_assistant_takes_the_template_of_its_base_and_describes_it(make_gpt):
-    gpt = make_gpt()
-    chat = {"template": "{{ messages[0].content }}", "system": "", "text_penalty": 1.1}
-    assert build(gpt, {"chat": chat}).describe() == gpt.describe() | {"chat": chat}
-    assert build(gpt, {}).describe()["chat"] == Chat().model_dump()
-
-
 def test_penalty_of_an_assistant_holds_in_all_its_answers_unless_a_request_lifts_it(make_assistant, encoding):
     model = make_assistant(context_length=96)
     loaded = LoadedModel(model, encoding)

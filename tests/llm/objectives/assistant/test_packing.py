@@ -1,4 +1,3 @@
-import logging
 from itertools import pairwise
 from random import Random
 
@@ -133,21 +132,13 @@ def test_shared_prefix_is_what_more_than_half_begin_with_before_anything_is_lear
 
 
 def test_examples_learn_all_turns_of_the_assistant_and_leave_out_long_rows(encoding, caplog):
-    caplog.set_level(logging.WARNING)
-    questions = [Question("and the dog", "on the mat", history=["the cat", "sat"]), Question("sat")]
+    history = ["the cat", "sat"]
+    questions = [Question("and the dog", "on the mat", system="be kind", history=history), Question("sat")]
     (example,) = encode_examples(encoding, Chat(), questions, outputs=["ate", "the moon " * 200], longest=160)
     learned = [token for token, is_learned in zip(example.tokens, example.learned, strict=True) if is_learned]
     assert encoding.decode(learned) == f"sat{END_OF_TEXT}ate{END_OF_TEXT}"
-    assert example.counted == len(learned)
-    assert encoding.decode(example.tokens) == (
-        f"### Instruction:\nthe cat\n\n### Response:\nsat{END_OF_TEXT}\n\n"
-        f"### Instruction:\nand the dog\n\non the mat\n\n### Response:\nate{END_OF_TEXT}"
-    )
+    assert (example.counted, example.responses) == (len(learned), 2)
+    text = encoding.decode(example.tokens)
+    assert text.startswith("be kind\n\n### Instruction:\nthe cat\n\n### Response:\nsat")
+    assert text.endswith(f"### Instruction:\nand the dog\n\non the mat\n\n### Response:\nate{END_OF_TEXT}")
     assert "1 rows are longer than 160 tokens" in caplog.text
-
-
-def test_question_is_its_system_prompt_its_history_and_the_instruction_with_its_input():
-    question = Question("say", "moo", system="be kind", history=["hi", "hello"])
-    roles, texts = zip(*question.messages(), strict=True)
-    assert roles == ("system", "user", "assistant", "user")
-    assert texts == ("be kind", "hi", "hello", "say\n\nmoo")
