@@ -1,10 +1,9 @@
 """How several conversations are packed into each row of a batch."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from operator import itemgetter
-from typing import NamedTuple
+from os.path import commonprefix
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,16 +18,11 @@ def shared_prefix(examples: Sequence[Example]) -> list[int]:
 
     It ends before anything that is learned, so that its tokens have no targets.
     """
-    prefix: list[int] = []
-    beginnings = [example.tokens[: _shareable(example)] for example in examples]
-    while True:
-        beginnings = [tokens for tokens in beginnings if len(tokens) > len(prefix)]
-        counts = Counter(tokens[len(prefix)] for tokens in beginnings)
-        token, count = max(counts.items(), key=itemgetter(1), default=(0, 0))
-        if 2 * count <= len(examples):
-            return prefix
-        beginnings = [tokens for tokens in beginnings if tokens[len(prefix)] == token]
-        prefix.append(token)
+    beginnings = sorted(example.tokens[: _shareable(example)] for example in examples)
+    half = len(beginnings) // 2
+    pairs = zip(beginnings, beginnings[half:], strict=False)  # all between the two of a pair share what these share
+    prefixes: Iterable[Any] = map(commonprefix, pairs)
+    return max(prefixes, key=len, default=[])
 
 
 def _shareable(example: Example) -> int:

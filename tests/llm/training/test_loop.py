@@ -40,12 +40,18 @@ def test_loss_falls_and_every_step_is_reported_once_with_its_seconds_and_samples
         assert min(seconds, row["learning_rate"], row["gradient_norm"]) > 0
 
 
-def test_seed_decides_the_order(make_gpt, make_config, learn_text):
-    losses = []
-    for seed in (1, 2):
-        gpt, config = make_gpt(), make_config(steps=1, seed=seed)
-        losses += [row["train_loss"] for row in train(gpt, config, learn_text(gpt, config))]
-    assert losses[0] != losses[1]
+def test_every_batch_has_random_numbers_of_its_own_which_the_seed_decides(make_config):
+    drawn: list[float] = []
+
+    def loss(model: nn.Module, batch: int) -> Tensor:
+        drawn.append(torch.rand(()).item())
+        return model(torch.ones(1, 1)).sum()
+
+    for seed in (1, 1, 2):
+        config = make_config(steps=3, gradient_accumulation=2, seed=seed)
+        train(nn.Linear(1, 1), config, Objective(loss, lambda: {"score": 0.0}, best="score"))
+    assert drawn[:6] == drawn[6:12]
+    assert len({*drawn}) == 12
 
 
 @pytest.mark.parametrize(
