@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from llm.config import GPTShape
 from llm.model.attention import (
@@ -15,8 +14,6 @@ from llm.model.attention import (
     GroupedQueryAttention,
     MultiHeadAttention,
     SelfAttention,
-    attention,
-    causal,
 )
 
 quick = settings(max_examples=40)
@@ -90,20 +87,3 @@ def test_dropout_of_causal_attention_drops_a_share_of_the_weights_in_training_al
     assert dropped.mean().item() == pytest.approx(1, abs=0.02)
     assert (dropped[:, 0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.04)
     assert_close(head.eval()(x_BTC), torch.ones(2000, 8, 1))
-
-
-@quick
-@given(batch=sizes, queries=sizes, keys=sizes, heads=st.integers(1, 4), width=sizes, seed=seeds)
-def test_formula_equals_torchs_kernel_for_any_numbers_of_queries_and_keys(batch, queries, keys, heads, width, seed):
-    torch.manual_seed(seed)
-    q_BHTD = torch.randn(batch, heads, queries, width)
-    k_BHSD, v_BHSD = torch.randn(2, batch, heads, keys, width)
-    visible_TS = torch.rand(queries, keys) < 0.5
-    visible_TS[torch.arange(queries), torch.randint(keys, (queries,))] = True
-    expected = F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=visible_TS)
-    y_BHTD = attention(q_BHTD, k_BHSD, v_BHSD, visible_TS=visible_TS)
-    torch.testing.assert_close(y_BHTD, expected, atol=1e-6, rtol=1e-5)
-
-
-def test_causal_mask_shows_a_position_itself_and_what_was_before():
-    assert causal(3).tolist() == [[True, False, False], [True, True, False], [True, True, True]]
