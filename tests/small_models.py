@@ -1,21 +1,19 @@
 """A project of small models for the registry: what it holds is real, and how it is trained and measured is a copy."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
 import torch
+from dvc.repo import Repo
 from mlflow import MlflowClient
+from projects import git
 
 from llm.chat import Chat
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
 from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
-from llm.objectives import assistant
 from llm.objectives.assistant import Assistant
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import train_bpe
@@ -66,35 +64,22 @@ f1 = yaml.safe_load(open("params.yaml"))["f1"]
 """
 
 
-def run(*command: str, folder: Path = Path()) -> None:
-    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(command, check=True, capture_output=True, cwd=folder, env=os.environ | path)
-
-
 def make_models(folder: Path) -> None:
     """A project of small models whose graph never ran, and a store without runs, in an existing folder."""
-    encoding = train_bpe(["the cat sat on the mat and the dog ate the hat"] * 9, 300)
-    config = GPTConfig(context_length=256, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.max_token_value + 1)
-    spam = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
-    for name, objective in MODELS.items():
-        (folder / "made" / name).mkdir(parents=True)
-        model = GPT(config)
-        cleaning = {}
-        if objective == "classifier":
-            model = Classifier(model, spam)
-            cleaning = {"cleaning": "tasks.data.mail"}
-        elif objective == "assistant":
-            model = assistant.build(model, {})
-        save_model(folder / "made" / name, LoadedModel(model, encoding), objective, **cleaning)
+    for name in MODELS:
+        write_model(folder / "made" / name, name, 4, context_length=256, n_layer=1)  # a seed whose answers are sure
     shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tasks/data/mail", folder / "tasks/data/mail")
     shutil.copy(ROOT / "tasks/served.py", folder / "tasks")
-    (folder / "dvc.yaml").write_text(DVC_YAML)
-    (folder / "params.yaml").write_text("f1: 0.5\n")
-    (folder / "train.py").write_text(TRAIN)
-    (folder / "evaluate.py").write_text(EVALUATE)
-    run("git", "init", "-q", folder=folder)
-    run("dvc", "init", "-q", folder=folder)
+    for file, text in (
+        ("dvc.yaml", DVC_YAML),
+        ("params.yaml", "f1: 0.5\n"),
+        ("train.py", TRAIN),
+        ("evaluate.py", EVALUATE),
+    ):
+        (folder / file).write_text(text)
+    git(folder, "init --quiet")
+    Repo.init(str(folder)).close()
     MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
 
 
@@ -108,21 +93,20 @@ def write_model(folder: Path, model: str, seed: int = 1, *, context_length: int 
     torch.manual_seed(seed)
     encoding = train_bpe(TEXT, 320)
     sizes = {"context_length": context_length, "n_layer": n_layer, "n_head": 2, "n_embd": 16}
-    gpt = GPT(GPTConfig(**sizes, vocabulary_size=encoding.n_vocab))
-    for weight in gpt.parameters():
+    made = GPT(GPTConfig(**sizes, vocabulary_size=encoding.n_vocab))
+    for weight in made.parameters():
         if weight.ndim == 2:
             torch.nn.init.normal_(weight, std=0.3)
-    folder.mkdir(parents=True)
+    cleaning = {}
     if model == "classifier":
-        made = Classifier(
-            gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5, unsure=(0.19, 0.6))
-        )
+        config = ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5, unsure=(0.19, 0.6))
+        made = Classifier(made, config)
         torch.nn.init.normal_(made.head.weight, std=0.5)
-        save_model(folder, LoadedModel(made, encoding), "classifier", cleaning="tasks.data.mail")
+        cleaning = {"cleaning": "tasks.data.mail"}
     elif model == "assistant":
-        made = Assistant(gpt.config, Chat(system="You are a test."))
-        made.load_state_dict(gpt.state_dict())
-        save_model(folder, LoadedModel(made, encoding), "assistant")
-    else:
-        save_model(folder, LoadedModel(gpt, encoding), "language_model")
+        weights = made.state_dict()
+        made = Assistant(made.config, Chat(system="You are a test."))
+        made.load_state_dict(weights)
+    folder.mkdir(parents=True)
+    save_model(folder, LoadedModel(made, encoding), MODELS[model], **cleaning)
     return folder

@@ -49,25 +49,20 @@ def add_lora(model: nn.Module, config: LoRAConfig, last_blocks: int | None = Non
     """
     for name, weight in model.named_parameters():
         weight.requires_grad_(name.startswith("head."))
+    (gpt,) = [module for module in model.modules() if isinstance(module, GPT)]
+    first = 0 if last_blocks is None else len(gpt.blocks) - last_blocks
+    if first < 0:
+        raise UserError(f"last_blocks: {last_blocks} is more than the model's {len(gpt.blocks)} blocks")
     targets = set()
-    for block in _learning_blocks(model, last_blocks):
-        for name, layer in list(block.named_modules()):
-            target = name.rpartition(".")[-1]
-            if isinstance(layer, nn.Linear) and target in config.targets:
-                block.set_submodule(name, LoRALinear(layer, config.rank, alpha=config.alpha, kept=config.kept))
-                targets.add(target)
+    for name, layer in list(gpt.blocks[first:].named_modules()):
+        target = name.rpartition(".")[-1]
+        if isinstance(layer, nn.Linear) and target in config.targets:
+            number, _, path = name.partition(".")
+            updated = LoRALinear(layer, config.rank, alpha=config.alpha, kept=config.kept)
+            gpt.blocks[first + int(number)].set_submodule(path, updated)
+            targets.add(target)
     if missing := set(config.targets) - targets:
         raise UserError(f"lora targets: the model has no {', '.join(sorted(missing))}")
-
-
-def _learning_blocks(model: nn.Module, last_blocks: int | None) -> list[nn.Module]:
-    (gpt,) = [module for module in model.modules() if isinstance(module, GPT)]
-    count = len(gpt.blocks)
-    if last_blocks is None:
-        return list(gpt.blocks)
-    if last_blocks > count:
-        raise UserError(f"last_blocks: {last_blocks} is more than the model's {count} blocks")
-    return list(gpt.blocks[count - last_blocks :])
 
 
 def merge_lora(model: nn.Module) -> None:

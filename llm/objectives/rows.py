@@ -25,7 +25,7 @@ def text_of(row: InputRow, name: str, default: str | None = None) -> str:
 def answer_each(
     rows: Sequence[InputRow], prepare: Callable[[InputRow], T], answer: Callable[[list[T]], list[OutputRow]]
 ) -> list[OutputRow]:
-    """OutputRow together all rows that `prepare` accepts; of the others its UserError is the answer, under `error`."""
+    """Answer together all rows that `prepare` accepts; of the others its UserError is the answer, under `error`."""
     prepared: dict[int, T] = {}
     answers: list[OutputRow] = [{} for _ in rows]
     for number, row in enumerate(rows):

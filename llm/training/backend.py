@@ -50,13 +50,13 @@ def with_backend(model: ModelT, backend: Backend, forward: Callable[[], object])
     """
     tensors = [*model.parameters(), *model.buffers()]
     copy = deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    gpts = [module for module in copy.modules() if isinstance(module, GPT)]
     if backend.frozen_linear is not None:
-        for name, largest_I in _largest_inputs(model, forward).items():
-            layer = copy.get_submodule(name)
-            assert isinstance(layer, LoRALinear)
-            layer.set_submodule("frozen", backend.frozen_linear(layer.frozen, largest_I))
-    for gpt in gpts:
+        largest_inputs = _largest_inputs(model, forward)
+        layers = zip(model.modules(), list(copy.modules()), strict=True)
+        for layer, copied in layers:
+            if isinstance(copied, LoRALinear):
+                copied.set_submodule("frozen", backend.frozen_linear(copied.frozen, largest_inputs[layer]))
+    for gpt in [module for module in copy.modules() if isinstance(module, GPT)]:
         gpt.backend = backend
         if backend.block is not None:
             gpt.blocks = nn.ModuleList(backend.block(block) for block in gpt.blocks)
@@ -64,20 +64,16 @@ def with_backend(model: ModelT, backend: Backend, forward: Callable[[], object])
 
 
 @torch.no_grad()
-def _largest_inputs(model: nn.Module, forward: Callable[[], object]) -> dict[str, Tensor]:
-    """The largest magnitude of each input, I, of the layers beside which LoRA learns, by their names."""
-    largest: dict[str, Tensor] = {}
-    names: dict[nn.Module, str] = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoRALinear):
-            names[layer] = name
+def _largest_inputs(model: nn.Module, forward: Callable[[], object]) -> dict[nn.Module, Tensor]:
+    """The largest magnitude of each input, I, of the layers beside which LoRA learns."""
+    largest: dict[nn.Module, Tensor] = {}
 
     def record(layer: nn.Module, inputs: tuple[Tensor]) -> None:
         largest_I = inputs[0].float().flatten(0, -2).abs().amax(0)
-        name = names[layer]
-        largest[name] = torch.maximum(largest_I, largest.get(name, largest_I))
+        largest[layer] = torch.maximum(largest_I, largest.get(layer, largest_I))
 
-    hooks = [layer.register_forward_pre_hook(record) for layer in names]
+    layers = [layer for layer in model.modules() if isinstance(layer, LoRALinear)]
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
     try:
         model.eval()  # without dropout
         forward()

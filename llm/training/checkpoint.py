@@ -62,24 +62,17 @@ class Checkpoints:
 
     def save(self, step: int, groups: Groups, history: Sequence[Row] = ()) -> None:
         """Write a checkpoint atomically, then drop the oldest. Only the last row of an earlier history may change."""
-        tensors = {}
-        for group, named in groups.items():
-            for key, tensor in named.items():
-                tensors[f"{group}/{key}"] = tensor.cpu()
-        self._save_rows(history[:-1])
-        state = {"step": step, "last_row": list(history[-1:]), "history_bytes": self.saved_bytes}
-        content = json.dumps(state).encode()
-        tensors[STATE] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        write_atomic(self._path(step), save(tensors, metadata={"sha256": _digest(tensors)}))
-        for old_step in self._steps()[: -self.keep]:
-            self._path(old_step).unlink()
-
-    def _save_rows(self, rows: Sequence[Row]) -> None:
-        """Append the rows that the history's file lacks."""
+        rows = history[:-1]
         lines = "".join(f"{json.dumps(row)}\n" for row in rows[self.saved_rows :]).encode()
         append(self.folder / HISTORY, lines, length=self.saved_bytes)
         self.saved_rows = len(rows)
         self.saved_bytes += len(lines)
+        tensors = {f"{group}/{key}": tensor.cpu() for group, named in groups.items() for key, tensor in named.items()}
+        state = {"step": step, "last_row": list(history[-1:]), "history_bytes": self.saved_bytes}
+        tensors[STATE] = torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)
+        write_atomic(self._path(step), save(tensors, metadata={"sha256": _digest(tensors)}))
+        for old_step in self._steps()[: -self.keep]:
+            self._path(old_step).unlink()
 
     def newest(self, until: float = math.inf) -> int | None:
         """The step of the newest checkpoint of those up to step `until`; None without one."""
@@ -90,21 +83,17 @@ class Checkpoints:
 
         The state has the `step` and the `history`.
         """
+        self.saved_rows = self.saved_bytes = 0
         for step in reversed(self._steps()):
             try:
-                tensors, state = _read(self._path(step))
+                groups, state = _read(self._path(step))
                 rows = self._read_rows(state["history_bytes"])
             except UserError as error:
                 logger.warning("%s: taking the one before", error)
                 self._path(step).unlink(missing_ok=True)
                 continue
             self.saved_rows, self.saved_bytes = len(rows), state["history_bytes"]
-            groups: Groups = defaultdict(dict)
-            for key, tensor in tensors.items():
-                group, name = key.split("/", 1)
-                groups[group][name] = tensor
-            return dict(groups), {"step": state["step"], "history": rows + state["last_row"]}
-        self.saved_rows = self.saved_bytes = 0
+            return groups, {"step": state["step"], "history": rows + state["last_row"]}
         return None
 
     def _read_rows(self, length: int) -> list[Row]:
@@ -119,7 +108,7 @@ class Checkpoints:
             raise UserError(f"{path} cannot be read ({error})") from None
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(file: Path) -> tuple[Groups, dict[str, Any]]:
     """Tensors and state of one file. Raises UserError for one that is torn, was changed or is gone."""
     try:
         with safe_open(file, framework="pt") as content:
@@ -127,9 +116,14 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 - it is no dict
         if _digest(tensors) != metadata["sha256"]:
             raise ValueError("its sha256 is another")
-        return tensors, json.loads(tensors.pop(STATE).numpy().tobytes())
+        state = json.loads(tensors.pop(STATE).numpy().tobytes())
     except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error})") from None
+    groups: Groups = defaultdict(dict)
+    for key, tensor in tensors.items():
+        group, name = key.split("/", 1)
+        groups[group][name] = tensor
+    return dict(groups), state
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

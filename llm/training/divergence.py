@@ -4,50 +4,33 @@ import math
 from statistics import fmean
 
 from llm.errors import UserError
+from llm.training.checkpoint import Checkpoints
 from llm.training.objective import Row
 
 WINDOW, EXPLODED = 10, 3.0  # steps whose mean loss may not be above the first ones' and so many times the lowest
-LOWER = "try a lower learning_rate"
 
 
 class DivergedError(UserError):
     """The loss is no number, or explodes."""
 
 
-class UnsoundError(Exception):
-    """The same, with the last step after which all was well."""
+class DivergenceCheck:
+    """Raises DivergedError, naming the newest of `checkpoints` from before."""
 
-    def __init__(self, reason: str, last_sound_step: int) -> None:
-        super().__init__(reason)
-        self.last_sound_step = last_sound_step
-
-
-def check_update(step: int, loss: float, norm: float, rate: float) -> None:
-    """Raises UnsoundError where the loss of an update or the norm of its gradient is no number."""
-    if not math.isfinite(loss) or not math.isfinite(norm):
-        reason = f"step {step}: loss {loss}, gradient norm {norm}: {LOWER} than {rate:.2g}"
-        raise UnsoundError(reason, step - 1)
-
-
-def check_metric(step: int, name: str, value: float) -> None:
-    """Raises UnsoundError where a metric of an evaluation is no number."""
-    if not math.isfinite(value):
-        raise UnsoundError(f"step {step}: {name} {value}: {LOWER}", step - 1)
-
-
-class ExplosionCheck:
-    """Compares the mean loss of each WINDOW steps with the first such mean and the lowest."""
-
-    def __init__(self) -> None:
-        self.first: float | None = None
+    def __init__(self, checkpoints: Checkpoints | None) -> None:
+        self.checkpoints = checkpoints
+        self.losses: list[float] = []  # since the last whole window
+        self.first = math.inf
         self.lowest = math.inf
-        self.losses: list[float] = []
 
-    def add(self, row: Row) -> None:
-        """Take in the next row.
+    def finite(self, step: int, **values: float) -> None:
+        """Check that these values of a step are finite."""
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise self._error(step, f"{name} {value}", last_sound_step=step - 1)
 
-        Raises UnsoundError, every WINDOW steps, where the loss lost all that it had learned, and that was much.
-        """
+    def growth(self, row: Row) -> None:
+        """Take in the next row. Every WINDOW steps, check that the loss did not lose all that it had learned."""
         step = row["step"]
         if step == 0:  # before the first update
             return
@@ -56,9 +39,14 @@ class ExplosionCheck:
             return
         mean = fmean(self.losses)
         self.losses.clear()
-        if self.first is None:
+        if step == WINDOW:
             self.first = mean
         self.lowest = min(self.lowest, mean)
         if mean > max(self.first, EXPLODED * self.lowest):
             growth = f"the loss has grown from {self.lowest:.3g} to {mean:.3g}"
-            raise UnsoundError(f"step {step}: {growth}: {LOWER}", step - WINDOW)
+            raise self._error(step, growth, last_sound_step=step - WINDOW)
+
+    def _error(self, step: int, reason: str, last_sound_step: int) -> DivergedError:
+        newest = self.checkpoints.newest(last_sound_step) if self.checkpoints else None
+        before = "" if newest is None else f"; the last checkpoint before that is of step {newest}"
+        return DivergedError(f"step {step}: {reason}: try a lower learning_rate{before}")

@@ -42,9 +42,3 @@ def best_evaluation(rows: Sequence[Row], objective: Objective[Any]) -> int:
         return sign * row[objective.best], row[objective.tie] if objective.tie else 0.0
 
     return min(range(len(rows)), key=rank)
-
-
-def evaluations_since_best(history: Sequence[Row], objective: Objective[Any]) -> int:
-    """How many evaluations came after the best one."""
-    evaluations = [row for row in history if objective.best in row]
-    return len(evaluations) - 1 - best_evaluation(evaluations, objective)

@@ -8,7 +8,7 @@ Tensor names end in their shape: N matrices, R rows, C columns.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,49 +66,26 @@ def balance_rows(updates_NRC: Tensor, squares_NR1: Tensor, beta2: float) -> Tens
     return balanced_NRC * (updates_NRC.shape[1] ** 0.5 / norm_N11)
 
 
-def _directions(
-    averages: Sequence[Tensor], squares: Sequence[Tensor], beta2: float
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The updates of matrices from their averaged gradients, RC each, and the new averages of squares, R1 each.
-
-    Those of one shape are computed at once: many small products are slow.
-    """
-    numbers_by_shape: dict[torch.Size, list[int]] = defaultdict(list)
-    for number, average_RC in enumerate(averages):
-        numbers_by_shape[average_RC.shape].append(number)
-    updates, new_squares = list(averages), list(squares)
-    for numbers in numbers_by_shape.values():
-        squares_NR1 = torch.stack([squares[number] for number in numbers])
-        orthogonal_NRC = orthogonal(torch.stack([averages[number] for number in numbers]))
-        updates_NRC = balance_rows(orthogonal_NRC, squares_NR1, beta2)
-        for number, update_RC, squares_R1 in zip(numbers, updates_NRC, squares_NR1, strict=True):
-            updates[number], new_squares[number] = update_RC, squares_R1
-    return updates, new_squares
-
-
 def update_matrices(matrices: Sequence[MuonMatrix], rates: MuonRates) -> None:
-    """Muon's update of matrices in place.
+    """Muon's update of matrices in place. Those of one shape are computed at once: many small products are slow.
 
     A weight loses `learning rate x update`, and decays only where that brings it nearer to zero, too (cautious weight
     decay, Chen et al. 2025).
     """
-    averages: list[Tensor] = []
-    squares: list[Tensor] = []
+    parts_by_shape: dict[torch.Size, list[tuple[Tensor, ...]]] = defaultdict(list)
     for matrix in matrices:
         matrix.momentum_RC.lerp_(matrix.gradient_RC, 1 - rates.momentum)
         nesterov_RC = matrix.gradient_RC.lerp(matrix.momentum_RC, rates.momentum)
-        averages += nesterov_RC.split(matrix.rows)
-        squares += matrix.squares_R1.split(matrix.rows)
-    updates, squares = _directions(averages, squares, rates.beta2)
-    first = 0
-    for matrix in matrices:
-        parts = slice(first, first + len(matrix.rows))
-        first = parts.stop
-        weight_RC = matrix.weight_RC
-        matrix.squares_R1.copy_(torch.cat(squares[parts]))
-        update_RC = torch.cat(updates[parts])
-        decay_RC = rates.weight_decay * weight_RC * (weight_RC * update_RC >= 0)
-        weight_RC.sub_(update_RC + decay_RC, alpha=rates.learning_rate)
+        tensors = (matrix.weight_RC, matrix.squares_R1, nesterov_RC)
+        for part in zip(*[tensor.split(matrix.rows) for tensor in tensors], strict=True):
+            parts_by_shape[part[0].shape].append(part)
+    for parts in parts_by_shape.values():
+        weights_NRC, squares_NR1, averages_NRC = [torch.stack(tensors) for tensors in zip(*parts, strict=True)]
+        updates_NRC = balance_rows(orthogonal(averages_NRC), squares_NR1, rates.beta2)
+        updates_NRC += rates.weight_decay * weights_NRC * (weights_NRC * updates_NRC >= 0)
+        for number, (weight_RC, squares_R1, _) in enumerate(parts):
+            squares_R1.copy_(squares_NR1[number])
+            weight_RC.sub_(updates_NRC[number], alpha=rates.learning_rate)
 
 
 class Muon(torch.optim.Optimizer):
@@ -134,23 +111,22 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             rates = MuonRates(learning_rate=group["lr"], weight_decay=group["weight_decay"])
             for weight_RC in group["params"]:
-                if weight_RC.grad is not None:
-                    matrices[rates].append(self._matrix(weight_RC, weight_RC.grad, group["rows"]))
+                if weight_RC.grad is None:
+                    continue
+                state = self.state[weight_RC]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight_RC)
+                    state["squares"] = torch.zeros_like(weight_RC[:, :1])
+                matrix = MuonMatrix(
+                    weight_RC=weight_RC,
+                    gradient_RC=weight_RC.grad,
+                    momentum_RC=state["momentum"],
+                    squares_R1=state["squares"],
+                    rows=group["rows"] or (weight_RC.shape[0],),
+                )
+                matrices[rates].append(matrix)
         for rates, alike in matrices.items():  # in one call, which shares them out among threads
             self.update(alike, rates)
-
-    def _matrix(self, weight_RC: Tensor, gradient_RC: Tensor, rows: tuple[int, ...] | None) -> MuonMatrix:
-        state = self.state[weight_RC]
-        if not state:
-            state["momentum"] = torch.zeros_like(weight_RC)
-            state["squares"] = torch.zeros_like(weight_RC[:, :1])
-        return MuonMatrix(
-            weight_RC=weight_RC,
-            gradient_RC=gradient_RC,
-            momentum_RC=state["momentum"],
-            squares_R1=state["squares"],
-            rows=rows or (weight_RC.shape[0],),
-        )
 
 
 class Optimizers:
@@ -158,15 +134,13 @@ class Optimizers:
 
     def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
         self.parts = parts
-        for group in self._groups():
+        self.groups: list[dict[str, Any]] = [group for part in parts for group in part.param_groups]
+        for group in self.groups:
             group["peak"] = group["lr"]
-
-    def _groups(self) -> Iterator[dict[str, Any]]:
-        return (group for part in self.parts for group in part.param_groups)
 
     def step(self, share: float) -> None:
         """Update all weights with this share of the peak rates, and drop the gradients."""
-        for group in self._groups():
+        for group in self.groups:
             group["lr"] = share * group["peak"]
         for part in self.parts:
             part.step()
@@ -183,34 +157,34 @@ class Optimizers:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Put back the state that `tensors` gave."""
-        for number, part in enumerate(self.parts):
-            state: dict[int, dict[str, Tensor]] = defaultdict(dict)
-            for name, tensor in tensors.items():
-                part_number, index, key = name.split(".", 2)
-                if int(part_number) == number:
-                    state[int(index)][key] = tensor
+        states: list[dict[int, dict[str, Tensor]]] = [defaultdict(dict) for _ in self.parts]
+        for name, tensor in tensors.items():
+            number, index, key = name.split(".", 2)
+            states[int(number)][int(index)][key] = tensor
+        for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(part.state_dict() | {"state": dict(state)})
+        self.groups = [group for part in self.parts for group in part.param_groups]
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, muon_update: MuonUpdate | None = None) -> Optimizers:
     """The configured optimisers over what is not frozen; only matrices that mix features decay."""
-    matrices: list[Tensor] = []  # Muon's
+    by_muon: dict[tuple[int, ...] | None, list[Tensor]] = defaultdict(list)  # matrices by the rows of those in them
     decaying: list[Tensor] = []
     others: list[Tensor] = []
+    rows = _stacked_rows(model)
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
             continue
         if config.optimizer == "muon" and weight.ndim == 2 and ".blocks." in f".{name}":
-            matrices.append(weight)
+            by_muon[rows.get(weight)].append(weight)
         elif weight.ndim >= 2 and "embedding" not in name:
             decaying.append(weight)
         else:
             others.append(weight)
     parts: list[torch.optim.Optimizer] = []
     beta1 = 0.9
-    if config.optimizer == "muon":
-        assert config.muon_learning_rate is not None  # the config checks it
-        groups = _by_rows(model, matrices)
+    if config.muon_learning_rate is not None:
+        groups = [{"params": weights, "rows": rows} for rows, weights in by_muon.items()]
         update = muon_update or update_matrices
         parts.append(Muon(groups, lr=config.muon_learning_rate, weight_decay=config.weight_decay, update=update))
         beta1 = BETA1_BESIDE_MUON
@@ -221,14 +195,11 @@ def build_optimizer(model: nn.Module, config: TrainConfig, muon_update: MuonUpda
     return Optimizers(parts)
 
 
-def _by_rows(model: nn.Module, matrices: list[Tensor]) -> list[dict[str, Any]]:
-    """Groups of matrices for Muon: those that hold queries, keys and values, by the rows of these, and the others."""
-    stacked: dict[Tensor, tuple[int, ...]] = {}
+def _stacked_rows(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """Of each weight that holds queries, keys and values one below the other, the rows of these three."""
+    rows = {}
     for module in model.modules():
         if isinstance(module, GroupedQueryAttention) and isinstance(module.query_key_value, nn.Linear):
             weight_RC = module.query_key_value.weight
-            stacked[weight_RC] = tuple(heads * len(weight_RC) // sum(module.heads) for heads in module.heads)
-    groups: dict[tuple[int, ...] | None, list[Tensor]] = defaultdict(list)
-    for weight_RC in matrices:
-        groups[stacked.get(weight_RC)].append(weight_RC)
-    return [{"params": weights, "rows": rows} for rows, weights in groups.items()]
+            rows[weight_RC] = tuple(heads * len(weight_RC) // sum(module.heads) for heads in module.heads)
+    return rows

@@ -18,13 +18,6 @@ SHOWN = 5
 """Answers that are shown at each evaluation of a training."""
 
 
-def leaves_room(loaded: LoadedModel[Assistant], question: Question) -> bool:
-    """Whether a question leaves room in the context for an answer of ANSWER tokens."""
-    model, encoding = loaded
-    prompt = prompt_tokens(encoding, model.chat, question.messages())
-    return len(prompt) + ANSWER <= model.config.context_length
-
-
 def answer_all(
     loaded: LoadedModel[Assistant], questions: Sequence[Question], *, max_new_tokens: int = ANSWER
 ) -> list[str]:
@@ -44,12 +37,14 @@ def answer_all(
 @torch.inference_mode()
 def shown_answers(loaded: LoadedModel[Assistant], questions: Sequence[Question], compute: Compute) -> list[str]:
     """SHOWN of the questions with their answers, for people to read; those that fill the context are left out."""
+    model, encoding = loaded
     shown: list[Question] = []
     for question in questions:
-        if len(shown) < SHOWN and leaves_room(loaded, question):
+        prompt = prompt_tokens(encoding, model.chat, question.messages())
+        if len(prompt) + ANSWER <= model.config.context_length:
             shown.append(question)
-    if not shown:
-        return []
+        if len(shown) == SHOWN:
+            break
     with compute.autocast():
         answers = answer_all(loaded, shown)
     lines = []

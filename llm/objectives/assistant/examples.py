@@ -31,11 +31,8 @@ class Example:
     @property
     def targets(self) -> list[int]:
         """What comes after each token but the last: IGNORE where the assistant does not say it."""
-        targets = self.tokens[1:]
-        for index, learned in enumerate(self.learned[1:]):
-            if not learned:
-                targets[index] = IGNORE
-        return targets
+        following = zip(self.tokens[1:], self.learned[1:], strict=True)
+        return [token if learned else IGNORE for token, learned in following]
 
     @property
     def counted(self) -> int:

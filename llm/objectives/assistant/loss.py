@@ -35,7 +35,7 @@ def response_loss(
     The first token of each response counts `opening_weight` times. A training has a `cross_entropy` of its own, that of
     its backend.
     """
-    rows = batch(windows, width).to(compute.device)
+    rows = batch(windows, width, compute.device)
     with compute.autocast():
         x_BTC = model.hidden_states(rows.inputs_BT, rows.positions_BT, sequences_BT=rows.sequences_BT)
         counted_BT = rows.targets_BT != IGNORE
@@ -79,11 +79,8 @@ def objective(
     width = widest if compute.backend.compiles else 0
 
     def weight(index: int) -> float:
-        total = 0.0
-        for row in order[index]:
-            for example in windows[row]:
-                total += example.counted + (opening_weight - 1) * example.responses
-        return total
+        examples = [example for row in order[index] for example in windows[row]]
+        return sum(example.counted + (opening_weight - 1) * example.responses for example in examples)
 
     def loss(training_model: Assistant, index: int) -> Tensor:
         total = response_loss(

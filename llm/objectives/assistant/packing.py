@@ -1,16 +1,14 @@
 """How several conversations are packed into each row of a batch."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from operator import itemgetter
-from typing import NamedTuple
+from os.path import commonprefix
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llm.dataset import pad
 from llm.errors import UserError
 from llm.objectives.assistant.examples import IGNORE, Example
 
@@ -20,16 +18,11 @@ def shared_prefix(examples: Sequence[Example]) -> list[int]:
 
     It ends before anything that is learned, so that its tokens have no targets.
     """
-    prefix: list[int] = []
-    beginnings = [example.tokens[: _shareable(example)] for example in examples]
-    while True:
-        beginnings = [tokens for tokens in beginnings if len(tokens) > len(prefix)]
-        counts = Counter(tokens[len(prefix)] for tokens in beginnings)
-        token, count = max(counts.items(), key=itemgetter(1), default=(0, 0))
-        if 2 * count <= len(examples):
-            return prefix
-        beginnings = [tokens for tokens in beginnings if tokens[len(prefix)] == token]
-        prefix.append(token)
+    beginnings = sorted(example.tokens[: _shareable(example)] for example in examples)
+    half = len(beginnings) // 2
+    pairs = zip(beginnings, beginnings[half:], strict=False)  # all between the two of a pair share what these share
+    prefixes: Iterable[Any] = map(commonprefix, pairs)
+    return max(prefixes, key=len, default=[])
 
 
 def _shareable(example: Example) -> int:
@@ -83,39 +76,22 @@ class PackedBatch(NamedTuple):
     sequences_BT: Tensor
     """The number of each token's example within its row; a shared prefix is sequence 0, padding is -1."""
 
-    def to(self, device: torch.device) -> "PackedBatch":
-        """The same on another device."""
-        return PackedBatch(
-            inputs_BT=self.inputs_BT.to(device),
-            targets_BT=self.targets_BT.to(device),
-            positions_BT=self.positions_BT.to(device),
-            sequences_BT=self.sequences_BT.to(device),
-        )
 
-
-def batch(windows: Sequence[Sequence[Example]], width: int = 0) -> PackedBatch:
+def batch(windows: Sequence[Sequence[Example]], width: int = 0, device: torch.device | str = "cpu") -> PackedBatch:
     """Packed windows as tensors; rows are at least `width` long.
 
     Each example keeps positions and a sequence of its own, so that it learns as if it were alone.
     """
-    inputs: list[list[int]] = []
-    targets: list[list[int]] = []
-    positions: list[list[int]] = []
-    sequences: list[list[int]] = []
+    rows = []  # of tokens: input, target, position, sequence
     for window in windows:
         longest = max(window, key=lambda example: example.shared)
-        inputs.append(longest.tokens[: longest.shared])
-        targets.append([IGNORE] * longest.shared)
-        positions.append([*range(longest.shared)])
-        sequences.append([0] * longest.shared)
+        row = [(token, IGNORE, position, 0) for position, token in enumerate(longest.tokens[: longest.shared])]
         for number, example in enumerate(window, 1):
-            inputs[-1] += example.tokens[example.shared : -1]
-            targets[-1] += example.targets[example.shared :]
-            positions[-1] += range(example.shared, len(example) - 1)
-            sequences[-1] += [number] * (len(example) - 1 - example.shared)
-    return PackedBatch(
-        inputs_BT=pad(inputs, 0, width)[0],
-        targets_BT=pad(targets, IGNORE, width)[0],
-        positions_BT=pad(positions, 0, width)[0],
-        sequences_BT=pad(sequences, -1, width)[0],
-    )
+            targets = example.targets
+            for position in range(example.shared, len(targets)):
+                row.append((example.tokens[position], targets[position], position, number))
+        rows.append(row)
+    width = max(width, *map(len, rows))
+    padding = (0, IGNORE, 0, -1)
+    rows_BT4 = torch.tensor([row + [padding] * (width - len(row)) for row in rows], device=device)
+    return PackedBatch(*rows_BT4.permute(2, 0, 1).contiguous())

@@ -9,9 +9,9 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -29,6 +29,8 @@ from llm.tokenizer import decode, letterless_tokens
 
 SHORTEST = 3  # words of an answer that is learned
 NO_ROOM = "the prompt leaves no room in the context"
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +51,11 @@ def answer_prompts(params: Replay, base: Path, device: torch.device) -> list[Ans
 
     Raises UserError, naming the file, if it does not hold prompts.
     """
-    questions = _questions(params.prompts)
+    questions = _read(params.prompts, _question)
     model, encoding = load_model(base, device, build=build)
     prompts: dict[int, list[int]] = {}
     for number, question in enumerate(questions):
-        messages = question._replace(system=params.system).messages()
-        prompt = prompt_tokens(encoding, model.chat, messages)
+        prompt = prompt_tokens(encoding, model.chat, question._replace(system=params.system).messages())
         if len(prompt) + params.max_new_tokens <= model.config.context_length:
             prompts[number] = prompt
     texts = generate(
@@ -72,58 +73,42 @@ def answer_prompts(params: Replay, base: Path, device: torch.device) -> list[Ans
         is_finished = len(tokens) < params.max_new_tokens
         reason = flaw(f"{question.instruction} {question.input}", output) if is_finished else "unfinished"
         answers[number] = Answer(question, output, reason)
-    _log_reasons(base, answers)
+    reasons = Counter(answer.left_out or "learned from" for answer in answers)
+    logger.info("%d prompts answered by %s: %s", len(answers), base, dict(reasons))
     return answers
 
 
-def _log_reasons(base: Path, answers: list[Answer]) -> None:
-    reasons = Counter(answer.left_out for answer in answers)
-    sound = f"{reasons.pop('', 0)} of {len(answers)}"
-    logger.info("%s answers %s prompts well enough to learn from", base, sound)
-    for reason, count in reasons.most_common():
-        logger.info("left out: %d, %s", count, reason)
+def _question(row: dict[str, Any]) -> Question:
+    return Question(row["instruction"], row.get("input", ""), history=tuple(row.get("history", ())))
 
 
-def _questions(file: Path) -> list[Question]:
+def _answer(row: dict[str, Any]) -> Answer:
+    return Answer(_question(row), row["output"], row["left_out"])
+
+
+def _read(file: Path, make: Callable[[dict[str, Any]], T]) -> list[T]:
+    """What `make` makes of each of a file's JSON lines. Raises UserError, naming the file, where it can't."""
     try:
-        rows = [json.loads(line) for line in file.read_bytes().splitlines()]
-        return [
-            Question(row["instruction"], row.get("input", ""), history=tuple(row.get("history", ()))) for row in rows
-        ]
+        return [make(json.loads(line)) for line in filter(None, file.read_bytes().splitlines())]
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not JSON lines with an `instruction`: {error}") from None
+        raise UserError(f"{file}: not the JSON lines of a replay: {type(error).__name__}: {error}") from None
 
 
 def write_replay(file: Path, answers: Iterable[Answer]) -> None:
     """Write answers as JSON lines: `instruction`, `input`, `history`, `output` and `left_out`."""
     lines = []
-    for answer in answers:
-        row = {
-            "instruction": answer.question.instruction,
-            "input": answer.question.input,
-            "history": answer.question.history,
-            "output": answer.output,
-            "left_out": answer.left_out,
-        }
+    for question, output, left_out in answers:
+        row = question._asdict() | {"output": output, "left_out": left_out}
+        del row["system"]
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_atomic(file, "".join(lines))
 
 
 def read_replay(file: Path) -> list[Answer]:
     """The answers to learn from in a file of `write_replay`. Raises UserError, naming the file, for another one."""
-    answers = []
-    try:
-        for line in filter(None, file.read_bytes().splitlines()):
-            row = json.loads(line)
-            question = Question(row["instruction"], row["input"], history=tuple(row["history"]))
-            answers.append(Answer(question, row["output"], row["left_out"]))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not the answers of a replay: {type(error).__name__}: {error}") from None
-    return [answer for answer in answers if not answer.left_out]
+    return [answer for answer in _read(file, _answer) if not answer.left_out]
 
 
 def flaw(prompt: str, answer: str) -> str:

@@ -54,35 +54,22 @@ def examples_of(
     )
 
 
+WHOLE = r"\ATEXT[.!]*\Z"
+BEGINS = r"\ATEXT(?![^\W_])"  # "Not" does not begin as "No"
+INSIDE = r"(?<![\w-])(?<!\d[.,])TEXT(?![\w-])(?![.,]\d)"
+
+
 def _spaced(text: str) -> str:
     """Without runs of spaces."""
     return " ".join(text.split())
 
 
-def _plain(text: str) -> str:
-    """Without runs of spaces and what ends a sentence."""
-    return _spaced(text).rstrip(".!")
-
-
-def _in_capitals(text: str) -> bool:
-    """Whether capitals are the point of a text, as of NATO, and of HELLO."""
-    return text.isupper() and len(text) > 2
-
-
-def _matches(answer: str, expected: str) -> bool:
-    answer_text = _plain(answer)
-    wanted = _plain(expected.removesuffix(BEGINNING))
-    if not wanted:  # what ends a sentence is the answer; nothing begins no answer
-        return not expected.endswith(BEGINNING) and _spaced(answer) == _spaced(expected)
-    if not _in_capitals(wanted):
-        answer_text = answer_text.lower()
-        wanted = wanted.lower()
-    if not expected.endswith(BEGINNING):
-        return answer_text == wanted
-    if not answer_text.startswith(wanted):
-        return False
-    next_character = answer_text[len(wanted) : len(wanted) + 1]
-    return not next_character.isalnum()  # "Not" does not begin as "No"
+def _matches(answer: str, expected: str, form: str) -> bool:
+    """Whether an answer has this form, with what is expected, but for what ends a sentence, as its TEXT."""
+    text = _spaced(expected.removesuffix(BEGINNING)).rstrip(".!")
+    has_case = text.isupper() and len(text) > 2  # capitals are the point of NATO, and of HELLO
+    pattern = form.replace("TEXT", re.escape(text))
+    return bool(text) and re.search(pattern, _spaced(answer), re.NOFLAG if has_case else re.IGNORECASE) is not None
 
 
 def is_right(answer: str, expected: Sequence[str]) -> bool:
@@ -90,7 +77,13 @@ def is_right(answer: str, expected: Sequence[str]) -> bool:
 
     An expected "." or "!" is itself alone, and a BEGINNING of nothing is nobody's.
     """
-    return any(_matches(answer, text) for text in expected)
+    for text in expected:
+        is_beginning = text.endswith(BEGINNING)
+        if _matches(answer, text, BEGINS if is_beginning else WHOLE):
+            return True
+        if not is_beginning and _spaced(answer) == _spaced(text):
+            return True
+    return False
 
 
 def contains_answer(answer: str, expected: Sequence[str]) -> bool:
@@ -98,13 +91,5 @@ def contains_answer(answer: str, expected: Sequence[str]) -> bool:
 
     Case counts where it does for `is_right`. Parts of numbers and of compounds with a hyphen are no words.
     """
-    return is_right(answer, expected) or any(_stands_in(answer, text) for text in expected)
-
-
-def _stands_in(answer: str, expected: str) -> bool:
-    wanted = _plain(expected)
-    if not wanted or expected.endswith(BEGINNING):
-        return False
-    flags = re.NOFLAG if _in_capitals(wanted) else re.IGNORECASE
-    whole = rf"(?<![\w-])(?<!\d[.,]){re.escape(wanted)}(?![\w-])(?![.,]\d)"
-    return re.search(whole, _spaced(answer), flags) is not None
+    words = [text for text in expected if not text.endswith(BEGINNING)]
+    return is_right(answer, expected) or any(_matches(answer, text, INSIDE) for text in words)

@@ -6,9 +6,9 @@ and bounds come from validation, as mail that was written for a training may be 
 
 import logging
 import time
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,8 @@ from llm.generation.packed import pack_for_reading
 from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives.classifier.calibration import UnsureRates, fit_scale
-from llm.objectives.classifier.inputs import Inputs, StreamInputs, TokenInputs
+from llm.objectives.classifier.inputs import Inputs
 from llm.objectives.classifier.model import Classifier, encode_windows
-from llm.objectives.classifier.ngrams import NgramModel
 
 FOLDS = 5
 AT_ONCE = 1000
@@ -66,9 +65,7 @@ def read_texts(loaded: LoadedModel[Classifier], labelled: LabelledTexts, reader:
     Call `fit_ngrams` first: they choose.
     """
     windows = loaded.model.windows(labelled.texts)
-    tokens = encode_windows(loaded, windows)
-    inputs = TokenInputs(tokens) if reader is None else StreamInputs(reader, tokens)
-    return ReadTexts(labelled, windows, inputs)
+    return ReadTexts(labelled, windows, Inputs(encode_windows(loaded, windows), reader))
 
 
 def f1_of(actual_N: Tensor, predicted_N: np.ndarray, labels: int) -> float:
@@ -79,11 +76,13 @@ def f1_of(actual_N: Tensor, predicted_N: np.ndarray, labels: int) -> float:
 
 def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
     """Learn from `train` how rare n-grams are and, for two labels, what to look for in a long text."""
-    if model.ngrams is None:
+    ngrams = model.ngrams
+    if ngrams is None:
         return
-    model.ngrams.fit_idf(train.texts)
+    ngrams.fit_idf(train.texts)
     if len(model.config.labels) == 2:
-        _fit_search(model.ngrams, train)
+        features = ngrams.features(train.texts, train.texts)
+        ngrams.search.copy_(torch.from_numpy(_machine(features, train.labels.numpy()).coef_[0]))
 
 
 @torch.inference_mode(False)
@@ -102,8 +101,12 @@ def fit_head(
     A long ham is learned by the window of it that looks most like spam, so that spam which hides among harmless words
     stands out from the windows of ham.
     """
-    states_NC, validation_states_NC = _states_as_served(model, [train.inputs, validation.inputs])
-    _fit_on(model, train, states_NC)
+    trained = model.gpt
+    model.gpt = pack_for_reading(deepcopy(trained).float())  # as it reads where it is served
+    states_NC = _states(model, train.inputs)
+    validation_states_NC = _states(model, validation.inputs)
+    model.gpt = trained
+    _fit_on(model, train, states_NC.double())
     actual_N = validation.labelled.labels
     logits_NK = model.logits(validation.labelled.texts, validation.windows, validation_states_NC)
     probability_NK = logits_NK.double().softmax(dim=-1).numpy()
@@ -120,20 +123,8 @@ def fit_head(
     }
 
 
-def _states_as_served(model: Classifier, splits: Sequence[Inputs]) -> list[Tensor]:
-    """The GPT's states of each split, N x C, as it reads where it is served.
-
-    So the head fits them to the last bit; behind frozen blocks, whose stream is kept in bfloat16, to 8 bits.
-    """
-    trained = model.gpt
-    model.gpt = pack_for_reading(deepcopy(trained).float())
-    try:
-        return [_states_of_all(model, inputs) for inputs in splits]
-    finally:
-        model.gpt = trained
-
-
-def _states_of_all(model: Classifier, inputs: Inputs) -> Tensor:
+def _states(model: Classifier, inputs: Inputs) -> Tensor:
+    """The GPT's states of all texts, N x C, with a line of the log for every AT_ONCE of them."""
     start = time.perf_counter()
     count = len(inputs.lengths)
     parts = []
@@ -144,47 +135,33 @@ def _states_of_all(model: Classifier, inputs: Inputs) -> Tensor:
     return torch.cat(parts)
 
 
-def _untrained() -> LinearSVC:
-    """A linear support vector machine.
+def _machine(features: sparse.csr_matrix, labels_N: np.ndarray) -> LinearSVC:
+    """A linear support vector machine, fitted.
 
     Its loss is the squared hinge (Chang et al. 2008) of each label against the others: texts that are well on their
     side cost nothing, so the hard ones decide. The bias is held as the other weights are.
     """
-    return LinearSVC(C=1.0, dual=True, tol=TOLERANCE, max_iter=100_000, random_state=0)
-
-
-def _ngram_features(ngrams: NgramModel, texts: Sequence[str], windows: Sequence[str]) -> sparse.csr_matrix:
-    """The n-grams of texts and their windows, one row a text."""
-    buckets, values, starts = ngrams.features(texts, windows)
-    ends = np.append(starts.numpy(), len(buckets))
-    return sparse.csr_matrix((values.double().numpy(), buckets.numpy(), ends), shape=(len(texts), ngrams.buckets))
-
-
-def _fit_search(ngrams: NgramModel, train: LabelledTexts) -> None:
-    """Learn by n-grams alone what makes a text look like the second of two labels."""
-    features = _ngram_features(ngrams, train.texts, train.texts)
-    machine = _untrained().fit(features, train.labels.numpy())
-    ngrams.search.copy_(torch.from_numpy(machine.coef_[0]))
+    machine = LinearSVC(C=1.0, dual=True, tol=TOLERANCE, max_iter=100_000, random_state=0)
+    return machine.fit(features.astype(np.float64), labels_N)
 
 
 def _fit_on(model: Classifier, train: ReadTexts, states_NC: Tensor) -> None:
     """Fit the head on both views of texts, and its probabilities on what heads say of texts that they have not seen."""
     labelled = train.labelled
-    states_NC = states_NC.double()
     mean_C = states_NC.mean(dim=0)
     scale_C = STATES / states_NC.std(dim=0, correction=0).clamp(min=1e-6)
     views = [sparse.csr_matrix(((states_NC - mean_C) * scale_C).numpy())]
     if model.ngrams is not None:
-        views.append(_ngram_features(model.ngrams, labelled.texts, train.windows))
-    features = sparse.hstack(views, format="csr")
+        views.append(model.ngrams.features(labelled.texts, train.windows))
+    features: Any = sparse.hstack(views, format="csr")
     actual_N = labelled.labels.numpy()
+    machine = _machine(features, actual_N)
+    margins = machine.decision_function(features)
     numbers: dict[int, int] = {}
     folds_N = [numbers.setdefault(group, len(numbers)) % FOLDS for group in labelled.groups]
-    machine = _untrained().fit(features, actual_N)
-    margins = machine.decision_function(features)
     for learned, judged in PredefinedSplit(folds_N).split():
         if len(np.unique(actual_N[learned])) == len(machine.classes_):  # few rows may have a label in one fold alone
-            margins[judged] = _untrained().fit(features[learned], actual_N[learned]).decision_function(features[judged])
+            margins[judged] = _machine(features[learned], actual_N[learned]).decision_function(features[judged])
     scale, bias = fit_scale(_of_each_label(np.atleast_2d(margins.T)).T, labelled.labels)
     weight_KW = scale * _of_each_label(machine.coef_)
     dense_KC = weight_KW[:, : len(mean_C)] * scale_C

@@ -5,7 +5,6 @@ once, and the blocks that learn begin with what they gave.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,65 +18,40 @@ ROOM = 2 * 2**30
 """Bytes of streams that are kept of the texts of a split; those beyond are computed each time."""
 
 
-class Inputs(Protocol):
-    """The texts of a split as a GPT begins with them."""
-
-    lengths: list[int]
-    """Tokens of each text."""
-
-    def batch(self, rows: Sequence[int] | np.ndarray, length: int = 0) -> tuple[Tensor, Tensor]:
-        """These texts, filled up on the right to the longest, or to `length`, and their lengths, B."""
-        ...
-
-
-class TokenInputs:
-    """Texts as token ids."""
-
-    def __init__(self, texts: Sequence[list[int]]) -> None:
-        self.texts = texts
-        self.lengths = [len(tokens) for tokens in texts]
-
-    def batch(self, rows: Sequence[int] | np.ndarray, length: int = 0) -> tuple[Tensor, Tensor]:
-        """As `Inputs.batch`, int64 BT."""
-        return pad([self.texts[row] for row in rows], 0, length)
-
-
-class StreamInputs:
-    """Texts as the stream behind blocks that do not learn, which are read when a batch first asks for them.
+class Inputs:
+    """The texts of a split as a GPT begins with them: tokens, or the stream behind the blocks of `reader`.
 
     `reader` is the lower part of a GPT (`split_blocks`). Streams are kept in bfloat16.
     """
 
-    def __init__(self, reader: GPT, texts: Sequence[list[int]]) -> None:
-        self.reader = reader
+    def __init__(self, texts: Sequence[list[int]], reader: GPT | None = None) -> None:
         self.texts = texts
         self.lengths = [len(tokens) for tokens in texts]
+        self.reader = reader
         self.streams: dict[int, Tensor] = {}
         self.free = ROOM
 
     def batch(self, rows: Sequence[int] | np.ndarray, length: int = 0) -> tuple[Tensor, Tensor]:
-        """As `Inputs.batch`, float32 BTC."""
-        lengths_B = torch.tensor([self.lengths[row] for row in rows])
-        x_BTC = torch.zeros(len(rows), max(length, int(lengths_B.max())), self.reader.config.n_embd)
+        """These texts, int64 BT or float32 BTC, filled up on the right to the longest or `length`; their lengths, B."""
+        tokens_BT, lengths_B = pad([self.texts[row] for row in rows], 0, length)
+        if self.reader is None:
+            return tokens_BT, lengths_B
+        x_BTC = torch.zeros(*tokens_BT.shape, self.reader.config.n_embd)
         for x_TC, row in zip(x_BTC, rows, strict=True):
-            x_TC[: self.lengths[row]] = self.stream(row)
+            x_TC[: self.lengths[row]] = self._stream(self.reader, row)
         return x_BTC, lengths_B
-
-    def stream(self, row: int) -> Tensor:
-        """The stream of a text, bfloat16 TC on the CPU."""
-        stream_TC = self.streams.get(row)
-        if stream_TC is None:
-            stream_TC = self._read(self.texts[row])
-            if stream_TC.nbytes <= self.free:
-                self.free -= stream_TC.nbytes
-                self.streams[row] = stream_TC
-        return stream_TC
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _read(self, tokens: list[int]) -> Tensor:
-        """Alone, as neighbours would change its last bits where torch reads it."""
-        reading = reading_of(self.reader)
+    def _stream(self, reader: GPT, row: int) -> Tensor:
+        """The stream of a text, bfloat16 TC on the CPU, read alone: neighbours would change its last bits in torch."""
+        if row in self.streams:
+            return self.streams[row]
+        reading = reading_of(reader)
         with reading.autocast():
-            x_1TC = self.reader.hidden_states(torch.tensor([tokens], device=reading.device))
-        return x_1TC[0].bfloat16().cpu()
+            x_1TC = reader.hidden_states(torch.tensor([self.texts[row]], device=reading.device))
+        stream_TC = x_1TC[0].bfloat16().cpu()
+        if stream_TC.nbytes <= self.free:
+            self.free -= stream_TC.nbytes
+            self.streams[row] = stream_TC
+        return stream_TC

@@ -1,6 +1,7 @@
 """The classifier's model: a GPT and n-grams, two views of a text, and one linear head over both."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from llm.generation.reading import reading_of
 from llm.loaded_model import LoadedModel
 from llm.model.gpt import GPT
 from llm.objectives.classifier.config import ClassifierConfig
-from llm.objectives.classifier.inputs import Inputs, TokenInputs
+from llm.objectives.classifier.inputs import Inputs
 from llm.objectives.classifier.ngrams import NgramModel
 
 
@@ -69,17 +70,16 @@ class Classifier(nn.Module):
         device = self.head.weight.device
         reading = reading_of(self.gpt)
         states_NC = torch.zeros(len(texts), self.head.in_features)
-        by_padding: dict[int, list[int]] = {}
+        by_padding: dict[int, list[int]] = defaultdict(list)
         for text in texts:
             length = math.ceil(inputs.lengths[text] / reading.padding) * reading.padding
-            by_padding.setdefault(min(length, self.config.max_tokens), []).append(text)
+            by_padding[min(length, self.config.max_tokens)].append(text)
         with reading.autocast():
             for length, rows in by_padding.items():
-                for first in range(0, len(rows), batch_size):
-                    batch = rows[first : first + batch_size]
-                    tensors, lengths_B = inputs.batch(batch, length)
+                for batch in torch.tensor(rows).split(batch_size):
+                    tensors, lengths_B = inputs.batch(batch.numpy(), length)
                     means_BC = self.mean_states(tensors.to(device), lengths_B.to(device))
-                    states_NC[[text - texts.start for text in batch]] = means_BC.float().cpu()
+                    states_NC[batch - texts.start] = means_BC.float().cpu()
         return states_NC
 
     @torch.no_grad()
@@ -106,7 +106,7 @@ def probabilities(loaded: LoadedModel[Classifier], texts: Sequence[str], batch_s
     """The probability of each label of each text, float64 N x K; none of the texts is empty."""
     model = loaded.model
     windows = model.windows(texts)
-    inputs = TokenInputs(encode_windows(loaded, windows))
+    inputs = Inputs(encode_windows(loaded, windows))
     states_NC = model.states_of(inputs, range(len(texts)), batch_size)
     logits_NK = model.logits(texts, windows, states_NC)
     return logits_NK.double().softmax(dim=-1).numpy()

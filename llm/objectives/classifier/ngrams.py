@@ -6,10 +6,10 @@ that give a class away count wherever they stand.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,24 +57,6 @@ def character_ngrams(text: str) -> np.ndarray:
 VIEWS: tuple[Callable[[str], np.ndarray], ...] = (word_ngrams, character_ngrams)
 
 
-class Row(NamedTuple):
-    """The buckets of a text, int64, and their values, float32."""
-
-    buckets: np.ndarray
-    values: np.ndarray
-
-
-class NgramFeatures(NamedTuple):
-    """The rows of several texts, one behind another."""
-
-    buckets: Tensor
-    """int64."""
-    values: Tensor
-    """float32."""
-    starts: Tensor
-    """Where each text begins, int64."""
-
-
 class NgramModel(nn.Module):
     """A linear model on TF-IDF of n-grams, hashed into `buckets`, half of them for words and half for characters.
 
@@ -107,8 +89,8 @@ class NgramModel(nn.Module):
         idf = np.log((1 + len(texts)) / (1 + texts_with_bucket)) + 1
         self.idf.copy_(torch.from_numpy(idf * (texts_with_bucket > 1)))
 
-    def _row(self, text: str, idf: np.ndarray) -> Row:
-        """Buckets and values of a text; each view's values have length 1."""
+    def _row(self, text: str, idf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Buckets, int64, and values, float32, of a text; those of each view have length 1."""
         buckets_of_views = []
         values_of_views = []
         for buckets, counts in self._counts(text):
@@ -116,21 +98,23 @@ class NgramModel(nn.Module):
             counted = values > 0
             buckets_of_views.append(buckets[counted].astype(np.int64))
             values_of_views.append(values[counted] / max(1e-12, np.linalg.norm(values)))
-        return Row(np.concatenate(buckets_of_views), np.concatenate(values_of_views))
+        return np.concatenate(buckets_of_views), np.concatenate(values_of_views)
 
-    def features(self, texts: Sequence[str], windows: Sequence[str]) -> NgramFeatures:
-        """The features of each text: the mean of the text's and its window's."""
+    def features(self, texts: Sequence[str], windows: Sequence[str]) -> sparse.csr_matrix:
+        """The values of each text, float32 N x buckets: the mean of the text's and its window's."""
         idf = self.idf.cpu().numpy()
         rows = []
         for text, window in zip(texts, windows, strict=True):
-            row = self._row(text, idf)
-            rows.append(row if window == text else _mean(row, self._row(window, idf)))
-        sizes = torch.tensor([len(row.buckets) for row in rows])
-        return NgramFeatures(
-            buckets=torch.from_numpy(np.concatenate([row.buckets for row in rows])),
-            values=torch.from_numpy(np.concatenate([row.values for row in rows])),
-            starts=sizes.cumsum(0) - sizes,
-        )
+            buckets, values = self._row(text, idf)
+            if window != text:
+                window_buckets, window_values = self._row(window, idf)
+                buckets, numbers = np.unique(np.concatenate([buckets, window_buckets]), return_inverse=True)
+                sums = np.bincount(numbers, np.concatenate([values, window_values]))
+                values = (sums / 2).astype(np.float32)
+            rows.append((buckets, values))
+        buckets, values = map(np.concatenate, zip(*rows, strict=True))
+        ends = np.cumsum([0, *(len(row) for row, _ in rows)])
+        return sparse.csr_matrix((values, buckets, ends), shape=(len(texts), self.buckets))
 
     def forward(self, texts: Sequence[str], windows: Sequence[str]) -> Tensor:
         """Logits, N x labels, float32 on the CPU, of texts of any length."""
@@ -147,14 +131,7 @@ class NgramModel(nn.Module):
         return windows[int(likeness.argmax())]
 
 
-def _mean(row: Row, window_row: Row) -> Row:
-    buckets = np.concatenate([row.buckets, window_row.buckets])
-    values = np.concatenate([row.values, window_row.values])
-    distinct, numbers = np.unique(buckets, return_inverse=True)
-    return Row(distinct, (np.bincount(numbers, values) / 2).astype(np.float32))
-
-
-def _weighted_sums(features: NgramFeatures, weight: Tensor) -> Tensor:
+def _weighted_sums(features: sparse.csr_matrix, weight: Tensor) -> Tensor:
     """The sum of each text's values times the weight of their buckets, N x K."""
-    buckets, values, starts = features
+    buckets, values, starts = map(torch.from_numpy, (features.indices, features.data, features.indptr[:-1]))
     return F.embedding_bag(buckets, weight, starts, mode="sum", per_sample_weights=values)

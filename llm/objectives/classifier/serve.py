@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from llm.errors import UserError
 from llm.loaded_model import LoadedModel
 from llm.objectives.classifier.config import UNSURE, ClassifierConfig
@@ -48,30 +50,23 @@ def serve(loaded: LoadedModel[Classifier], rows: Sequence[InputRow], *, explain:
         return text
 
     def answer(texts: list[str]) -> list[OutputRow]:
-        answers = _classify(loaded, texts)
-        if explain:
-            for output, text in zip(answers, texts, strict=True):
+        probability_NK = probabilities(loaded, texts)
+        decided = zip(
+            texts, probability_NK, config.decide(probability_NK), config.is_unsure(probability_NK), strict=True
+        )
+        answers: list[OutputRow] = []
+        for text, probability_K, number, unsure in decided:
+            leaning = config.labels[number]
+            output: OutputRow = {"label": UNSURE if unsure else leaning, "leaning": leaning}
+            for label, probability in zip(config.labels, probability_K, strict=True):
+                output[f"{label}_probability"] = float(probability)
+            if explain:
                 moved = moved_by(partial(probabilities, loaded), config.labels, text)
                 output["moved_by"] = in_words(moved[:explain])
+            answers.append(output)
         return answers
 
     return answer_each(rows, prepare, answer)
-
-
-def _classify(loaded: LoadedModel[Classifier], texts: list[str]) -> list[OutputRow]:
-    """The answer for each text, without the phrases that moved it."""
-    config = loaded.model.config
-    probability_NK = probabilities(loaded, texts)
-    answers: list[OutputRow] = []
-    for probability_K, number, unsure in zip(
-        probability_NK, config.decide(probability_NK), config.is_unsure(probability_NK), strict=True
-    ):
-        leaning = config.labels[number]
-        output: OutputRow = {"label": UNSURE if unsure else leaning, "leaning": leaning}
-        for label, probability in zip(config.labels, probability_K, strict=True):
-            output[f"{label}_probability"] = float(probability)
-        answers.append(output)
-    return answers
 
 
 def guard_replies(loaded: LoadedModel[Classifier], requests: Sequence[str]) -> list[str | None]:
@@ -80,11 +75,8 @@ def guard_replies(loaded: LoadedModel[Classifier], requests: Sequence[str]) -> l
     Turns of one user are joined by a line feed.
     """
     config = loaded.model.config
-    replies: list[str | None] = [None] * len(requests)
+    labels = np.zeros(len(requests), dtype=int)  # the first one passes
     numbers = [number for number, request in enumerate(requests) if request.strip()]
-    if not numbers:
-        return replies
-    labels = config.decide(probabilities(loaded, [requests[number] for number in numbers]))
-    for number, label in zip(numbers, labels, strict=True):
-        replies[number] = config.replies.get(config.labels[label])
-    return replies
+    if numbers:
+        labels[numbers] = config.decide(probabilities(loaded, [requests[number] for number in numbers]))
+    return [config.replies.get(config.labels[label]) for label in labels]

@@ -49,8 +49,8 @@ def context_at(step: int, steps: int, *, first: int | None, context_length: int)
     """
     if first is None:
         return context_length
-    doublings = max(0, math.ceil(math.log2(context_length / first)))
-    return min(context_length, first << (doublings + 1) * step // steps)
+    lengths = 1 + max(0, math.ceil(math.log2(context_length / first)))
+    return min(context_length, first * 2 ** (lengths * step // steps))
 
 
 @torch.inference_mode()

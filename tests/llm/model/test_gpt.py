@@ -6,41 +6,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import GPTConfig, GPTShape, RotaryScaling
-from llm.model.embedding import rotate, rotation
 from llm.model.gpt import GPT
 
 quick = settings(max_examples=25)
 
 
-@quick
-@given(st.data())
-def test_positions_see_no_later_one(make_gpt, data):
+@pytest.mark.parametrize("changed", [1, 16, 31])
+def test_positions_see_no_later_one(make_gpt, changed):
     gpt = make_gpt()
-    length = data.draw(st.integers(2, 32))
-    changed = data.draw(st.integers(1, length - 1))
-    tokens = torch.randint(gpt.config.vocabulary_size, (1, length), generator=torch.Generator().manual_seed(length))
-    changed_tokens = tokens.clone()
-    changed_tokens[0, changed:] = (tokens[0, changed:] + 1) % gpt.config.vocabulary_size
+    tokens = torch.randint(gpt.config.vocabulary_size, (1, 32), generator=torch.Generator().manual_seed(0))
     before = gpt(tokens)
-    after = gpt(changed_tokens)
+    tokens[0, changed:] = (tokens[0, changed:] + 1) % gpt.config.vocabulary_size
+    after = gpt(tokens)
     assert torch.equal(before[0, :changed], after[0, :changed])
     assert (before[0, changed] - after[0, changed]).abs().max() > 1e-3
-
-
-def test_order_counts(make_gpt):
-    gpt = make_gpt()
-    assert not torch.allclose(gpt(torch.tensor([[1, 2, 3]]))[0, -1], gpt(torch.tensor([[2, 1, 3]]))[0, -1], atol=1e-3)
 
 
 def test_text_past_the_context_is_refused(make_gpt):
     with pytest.raises(ValueError, match=r"^33 tokens do not fit the context of 32$"):
         make_gpt()(torch.zeros(1, 33, dtype=torch.int64))
-
-
-def test_output_layer_is_the_token_embedding():
-    gpt = GPT(GPTConfig(context_length=8, n_layer=3, n_head=2, n_embd=4, vocabulary_size=50))
-    block = (2 * 4) + (4 * 12 + 12) + (4 * 4 + 4) + (2 * 4) + (4 * 16 + 16) + (16 * 4 + 4)
-    assert sum(weight.numel() for weight in gpt.parameters()) == 50 * 4 + 8 * 4 + 3 * block + 2 * 4
 
 
 def test_new_model_expects_every_token_alike_and_adds_little_to_its_stream():
@@ -50,15 +34,11 @@ def test_new_model_expects_every_token_alike_and_adds_little_to_its_stream():
     loss = torch.nn.functional.cross_entropy(gpt(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
     assert loss.item() == pytest.approx(math.log(1000), abs=0.1)
     for name, weight in gpt.named_parameters():
-        match name.rsplit(".", 2)[-2:]:
-            case ["projection", "weight"]:
-                assert weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
-            case [_, "bias"]:
-                assert not weight.any()
-            case [norm, "weight"] if norm.endswith("norm"):
-                assert bool((weight == 1).all())
-            case _:
-                assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+        if weight.ndim == 2:
+            expected = 0.02 / 4 if "projection" in name else 0.02
+            assert weight.std().item() == pytest.approx(expected, rel=0.05)
+        else:
+            assert bool((weight == (0 if name.endswith("bias") else 1)).all())
 
 
 def test_dropout_acts_in_training_alone(make_gpt):
@@ -72,13 +52,6 @@ def test_dropout_acts_in_training_alone(make_gpt):
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1, "n_hidden": 24}
 
 
-def test_llama_has_no_position_table_no_bias_and_thinner_keys():
-    gpt = GPT(GPTConfig(context_length=8, n_layer=3, n_head=2, n_embd=8, vocabulary_size=50, tied=False, **LLAMA))
-    block = 8 + (8 * 16) + (8 * 8) + 8 + (8 * 24) * 3
-    assert sum(weight.numel() for weight in gpt.parameters()) == 2 * 50 * 8 + 3 * block + 8
-    assert not [name for name, _ in gpt.named_parameters() if "bias" in name or "position" in name]
-
-
 @quick
 @given(st.integers(0, 20), st.integers(1, 6))
 def test_rotary_positions_count_distances_alone(make_gpt, shift, length):
@@ -86,18 +59,6 @@ def test_rotary_positions_count_distances_alone(make_gpt, shift, length):
     tokens = torch.arange(length)[None]
     moved = gpt.hidden_states(tokens, tokens + shift)
     torch.testing.assert_close(moved, gpt.hidden_states(tokens), atol=1e-5, rtol=1e-4)
-
-
-def test_rotation_keeps_lengths_and_pairs_turn_ever_slower():
-    x_BHTD = torch.randn(1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
-    shape = GPTShape(context_length=8, n_layer=1, n_head=1, n_embd=8, positions="rotary", rotary_base=100.0)
-    at = [rotate(x_BHTD, rotation(torch.tensor([[position]]), shape)) for position in (0, 1, 1000)]
-    torch.testing.assert_close(at[0], x_BHTD)
-    assert at[2].norm().item() == pytest.approx(x_BHTD.norm().item())
-    first, second = x_BHTD.flatten().view(2, 4)
-    angles = 100.0 ** -(torch.arange(4) / 4)
-    expected = torch.cat([first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()])
-    torch.testing.assert_close(at[1].flatten(), expected)
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,7 @@ from torch.nn import functional as F
 from llm.training.loss import PIECE, bits_per_byte, linear_cross_entropy
 
 
-def test_loss_by_hand():
-    x_NC = torch.tensor([[0.0], [math.log(3)]])
-    weight_VC = torch.tensor([[1.0], [0.0]])
-    loss = linear_cross_entropy(x_NC, weight_VC, torch.tensor([0, 1]))
-    assert loss.item() == pytest.approx(3 * math.log(2))
-
-
-@pytest.mark.parametrize("tokens", [0, 1, PIECE, PIECE + 1, 2 * PIECE + 3])
+@pytest.mark.parametrize("tokens", [0, 1, PIECE, 2 * PIECE + 3])
 def test_loss_in_pieces_is_that_of_all_logits_at_once(tokens):
     draw = torch.Generator().manual_seed(0)
     x_NC = torch.randn(tokens, 16, generator=draw).requires_grad_()
@@ -27,17 +20,12 @@ def test_loss_in_pieces_is_that_of_all_logits_at_once(tokens):
     torch.testing.assert_close((loss.double(), *gradients), (expected, *expected_gradients), rtol=1e-4, atol=1e-4)
 
 
-def test_loss_rejects_a_target_that_is_no_token():
+def test_loss_rejects_a_target_that_is_no_token_and_is_finite_for_an_impossible_one():
     with pytest.raises(IndexError, match="Target 50 is out of bounds"):
         linear_cross_entropy(torch.zeros(3, 4), torch.zeros(50, 4), torch.tensor([0, 50, 1]))
-
-
-def test_loss_of_a_target_whose_probability_is_rounded_to_zero_is_finite():
-    loss = linear_cross_entropy(torch.tensor([[400.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([1]))
-    assert loss.item() == 400
+    assert linear_cross_entropy(torch.tensor([[400.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([1])) == 400
 
 
 def test_bits_per_byte_by_hand():
     # 10 tokens at ln 16 nats are 40 bits; they stand for 20 bytes
     assert bits_per_byte(math.log(16), 10, 20) == pytest.approx(2.0)
-    assert bits_per_byte(math.log(256), 1, 1) == pytest.approx(8.0)

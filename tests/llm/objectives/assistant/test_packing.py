@@ -1,5 +1,3 @@
-import logging
-from collections.abc import Callable
 from itertools import pairwise
 from random import Random
 
@@ -10,12 +8,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from llm.chat import Chat
-from llm.config import TrainConfig
 from llm.device import Compute
 from llm.model.gpt import GPT
 from llm.objectives.assistant import Example, Question, encode_examples, objective, pack_sequences, row_width
 from llm.objectives.assistant.examples import IGNORE
-from llm.objectives.assistant.loss import mean_response_loss, response_loss
+from llm.objectives.assistant.loss import response_loss
 from llm.objectives.assistant.packing import batch, shared_prefix
 from llm.tokenizer import END_OF_TEXT
 
@@ -65,28 +62,16 @@ def test_packed_rows_have_the_loss_and_the_gradient_of_unpacked_ones(make_gpt, e
 
 @quick
 @given(lists_of_examples(), st.integers(1, 3))
-def test_mean_loss_is_over_all_response_tokens(make_gpt, examples, batch_size):
-    gpt = make_gpt()
-    loss = sum(loss_of(gpt, example).item() for example in examples)
-    count = sum(example.counted for example in examples)
-    assert mean_response_loss(gpt, examples, CPU, batch_size=batch_size) == pytest.approx(loss / count, rel=1e-5)
-
-
-def test_mean_loss_keeps_no_graph(make_gpt):
-    examples = [example([1, 2, 3], [4, 5]), example([6], [7, 8])]
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda tensor: tensor):
-        mean_response_loss(make_gpt(), examples, CPU, batch_size=2)
-    assert saved == []
-
-
-def test_validation_row_may_be_longer_than_all_that_is_learned(
-    make_gpt: Callable[..., GPT], make_config: Callable[..., TrainConfig]
+def test_evaluation_is_the_mean_over_all_response_tokens_of_rows_longer_than_those_learned(
+    make_gpt, make_config, examples, batch_size
 ):
     gpt = make_gpt(context_length=128)
-    long = example([1] * 60, [2, 3])
-    goal = objective(gpt, make_config(), [[example([1], [2])]], validation=[long], compute=CPU)
-    assert goal.evaluate()["validation_loss"] == pytest.approx(loss_of(gpt, long).item() / 2, rel=1e-5)
+    examples.append(example([1] * 60, [2, 3]))
+    windows = [[example([1], [2])]]
+    goal = objective(gpt, make_config(batch_size=batch_size), windows, validation=examples, compute=CPU)
+    loss = sum(loss_of(gpt, example).item() for example in examples)
+    count = sum(example.counted for example in examples)
+    assert goal.evaluate() == {"validation_loss": pytest.approx(loss / count, rel=1e-5)}
 
 
 def first_fit(examples: list[Example], length: int) -> list[list[Example]]:
@@ -94,8 +79,7 @@ def first_fit(examples: list[Example], length: int) -> list[list[Example]]:
     prefix = shared_prefix(examples)
     windows = []
     for example in examples:
-        begins_with_it = example.tokens[: len(prefix)] == prefix and len(example) > len(prefix) + 1
-        is_shared = begins_with_it and not any(example.learned[: len(prefix) + 1])
+        is_shared = example.tokens[: len(prefix)] == prefix and not any(example.learned[: len(prefix) + 1])
         packed = Example(example.tokens, example.learned, len(prefix) if is_shared else 0)
         for window in windows:
             joined = [*window, packed]
@@ -107,22 +91,17 @@ def first_fit(examples: list[Example], length: int) -> list[list[Example]]:
     return windows
 
 
-@pytest.mark.parametrize("length", [40, 64, 200])
-@pytest.mark.parametrize("prefix", [0, 1, 9])
-def test_packing_gives_the_windows_of_plain_first_fit(prefix, length):
-    random = Random(length + prefix)
+@pytest.mark.parametrize(("length", "prefix"), [(40, 0), (64, 1), (200, 9)])
+def test_packing_gives_the_windows_of_plain_first_fit(length, prefix):
+    random = Random(length)
     examples = []
     for _ in range(400):
         prompt = [1] * (prefix if random.random() < 0.7 else 0) + [random.randrange(2, 9)] * random.randrange(1, 16)
         examples.append(example(prompt, [9] * random.randrange(1, 16)))
     assert pack_sequences(examples, length) == first_fit(examples, length)
-    assert pack_sequences(examples[:1], length) == first_fit(examples[:1], length)
     assert pack_sequences([], length) == []
-
-
-def test_packing_refuses_an_example_that_fits_no_window():
-    with pytest.raises(ValueError, match="an example of 33 tokens does not fit a window of 32"):
-        pack_sequences([example([1] * 20, [2] * 13)], 32)
+    with pytest.raises(ValueError, match=f"an example of {length + 1} tokens does not fit a window of {length}"):
+        pack_sequences([example([1] * 20, [2] * (length - 19))], length)
 
 
 def test_batch_has_a_shared_prefix_once_in_a_row():
@@ -142,9 +121,7 @@ def test_batch_has_a_shared_prefix_once_in_a_row():
 @pytest.mark.parametrize(
     ("examples", "prefix"),
     [
-        ([], []),
-        ([example([1, 2, 3], [4])], [1, 2]),  # 3 predicts a token that is learned
-        ([example([1, 2, 3], [4]), example([1, 5], [4])], [1]),
+        ([example([1, 2, 3], [4]), example([1, 5], [4])], [1]),  # 5 predicts a token that is learned
         ([example([1, 2, 3], [4]), example([5, 2, 3], [4])], []),  # one half is not more than half
         ([example([1, 2, 3], [4]), example([1, 2, 3], [4]), example([5, 2, 3], [4])], [1, 2]),
         ([Example([1, 2, 3, 4], [False, True, False, True])] * 3, []),
@@ -155,24 +132,13 @@ def test_shared_prefix_is_what_more_than_half_begin_with_before_anything_is_lear
 
 
 def test_examples_learn_all_turns_of_the_assistant_and_leave_out_long_rows(encoding, caplog):
-    caplog.set_level(logging.WARNING)
-    questions = [Question("and the dog", "on the mat", history=["the cat", "sat"]), Question("sat")]
+    history = ["the cat", "sat"]
+    questions = [Question("and the dog", "on the mat", system="be kind", history=history), Question("sat")]
     (example,) = encode_examples(encoding, Chat(), questions, outputs=["ate", "the moon " * 200], longest=160)
     learned = [token for token, is_learned in zip(example.tokens, example.learned, strict=True) if is_learned]
     assert encoding.decode(learned) == f"sat{END_OF_TEXT}ate{END_OF_TEXT}"
-    assert example.counted == len(learned)
-    assert encoding.decode(example.tokens) == (
-        f"### Instruction:\nthe cat\n\n### Response:\nsat{END_OF_TEXT}\n\n"
-        f"### Instruction:\nand the dog\n\non the mat\n\n### Response:\nate{END_OF_TEXT}"
-    )
+    assert (example.counted, example.responses) == (len(learned), 2)
+    text = encoding.decode(example.tokens)
+    assert text.startswith("be kind\n\n### Instruction:\nthe cat\n\n### Response:\nsat")
+    assert text.endswith(f"### Instruction:\nand the dog\n\non the mat\n\n### Response:\nate{END_OF_TEXT}")
     assert "1 rows are longer than 160 tokens" in caplog.text
-
-
-def test_question_is_its_system_prompt_its_history_and_the_instruction_with_its_input():
-    question = Question("say", "moo", system="be kind", history=["hi", "hello"])
-    assert [tuple(message) for message in question.messages()] == [
-        ("system", "be kind"),
-        ("user", "hi"),
-        ("assistant", "hello"),
-        ("user", "say\n\nmoo"),
-    ]

@@ -41,16 +41,12 @@ def answers(make_gpt, encoding, tmp_path):
     return ask
 
 
-def test_replay_answers_each_prompt_with_the_same_text_again(answers):
+def test_replay_answers_each_prompt_and_marks_unfinished_answers_and_prompts_without_room(answers):
     says = "the cat sat on the mat"
-    assert answers(says, ["a dog"]) == [Answer(Question("a dog"), says)]
     assert answers(says, ["a dog", "a dog"]) == [Answer(Question("a dog"), says)] * 2
-
-
-def test_replay_marks_unfinished_answers_and_prompts_without_room(answers):
-    (unfinished,) = answers("the cat sat on the mat", ["a dog"], max_new_tokens=3)
+    (unfinished,) = answers(says, ["a dog"], max_new_tokens=3)
     assert unfinished.left_out == "unfinished"
-    (without_room,) = answers("the cat sat on the mat", ["a dog"], max_new_tokens=63)
+    (without_room,) = answers(says, ["a dog"], max_new_tokens=63)
     assert without_room == Answer(Question("a dog"), "", "the prompt leaves no room in the context")
 
 
@@ -60,7 +56,7 @@ def test_replay_names_a_file_that_holds_no_prompts(tmp_path):
     with pytest.raises(UserError, match=r"prompts\.jsonl: No such file"):
         answer_prompts(params, tmp_path, CPU)
     file.write_text("{}")
-    with pytest.raises(UserError, match=r"prompts\.jsonl: not JSON lines with an `instruction`"):
+    with pytest.raises(UserError, match=r"prompts\.jsonl: .*'instruction'"):
         answer_prompts(params, tmp_path, CPU)
 
 
@@ -69,7 +65,7 @@ def test_replay_reads_back_the_answers_that_it_did_not_leave_out(tmp_path):
     write_replay(tmp_path / "replay.jsonl", [kept, kept._replace(left_out="short")])
     assert read_replay(tmp_path / "replay.jsonl") == [kept]
     assert read_replay(ROOT / NOTHING_TO_REHEARSE) == []
-    with pytest.raises(UserError, match=r"data/replay\.jsonl: not the answers of a replay: KeyError"):
+    with pytest.raises(UserError, match=r"data/replay\.jsonl: .*'output'"):
         read_replay(ROOT / "data/replay.jsonl")
 
 

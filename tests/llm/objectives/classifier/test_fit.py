@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -25,11 +25,10 @@ def make_texts(count: int, seed: int, labels: int) -> LabelledTexts:
     return LabelledTexts(texts, torch.from_numpy(np.argmax(odds, axis=0)), list(range(count)))
 
 
-@dataclass
-class Fit:
-    """A fitted classifier, its metrics, and its probabilities of the validation texts."""
+class Fit(NamedTuple):
+    """The config of a fitted classifier, its metrics, its probabilities of the validation texts, and their labels."""
 
-    model: Classifier
+    config: ClassifierConfig
     metrics: dict[str, float]
     predicted: np.ndarray
     labels: np.ndarray
@@ -37,85 +36,56 @@ class Fit:
 
 @pytest.fixture(scope="module")
 def fit(make_gpt, encoding):
-    def make(names=SPAM, buckets=2**14, train=None, **bounds) -> Fit:
+    def make(names=SPAM, buckets=2**14, train=None, false_positive_rate=0.05, unsure=RATES) -> Fit:
         torch.manual_seed(0)
         model = Classifier(make_gpt(), ClassifierConfig(labels=names, max_tokens=32, ngram_buckets=buckets)).eval()
         loaded = LoadedModel(model, encoding)
         train = train or make_texts(300, 1, len(names))
         validation = make_texts(1200, 2, len(names))
         fit_ngrams(model, train)
-        options = {"false_positive_rate": 0.05, "unsure": RATES} | bounds
-        metrics = fit_head(model, read_texts(loaded, train), read_texts(loaded, validation), **options)
-        predicted = probabilities(loaded, validation.texts)
-        return Fit(model=model, metrics=metrics, predicted=predicted, labels=validation.labels.numpy())
+        splits = [read_texts(loaded, texts) for texts in (train, validation)]
+        metrics = fit_head(model, *splits, false_positive_rate=false_positive_rate, unsure=unsure)
+        return Fit(model.config, metrics, probabilities(loaded, validation.texts), validation.labels.numpy())
 
     return make
 
 
-@pytest.fixture(scope="module")
-def spam_fit(fit) -> Fit:
-    return fit()
-
-
-def test_fit_gives_probabilities_that_hold_on_texts_that_it_has_not_seen(spam_fit):
-    spam = spam_fit.predicted[:, 1]
-    loss = F.nll_loss(torch.from_numpy(spam_fit.predicted).log(), torch.from_numpy(spam_fit.labels)).item()
-    assert spam_fit.metrics["validation_loss"] == pytest.approx(loss, rel=1e-3)
-    assert loss < 0.45
-    assert spam_fit.metrics["validation_f1"] > 0.75
+def test_fit_gives_probabilities_and_bounds_that_hold_on_texts_that_it_has_not_seen(fit):
+    config, metrics, predicted, labels = fit()
+    spam, is_spam = predicted[:, 1], labels == 1
+    loss = F.nll_loss(torch.from_numpy(predicted).log(), torch.from_numpy(labels)).item()
+    assert metrics["validation_loss"] == pytest.approx(loss, rel=1e-3)
+    assert metrics["validation_f1"] > 0.75
+    gpt_alone = fit(buckets=0).metrics["validation_loss"]
+    assert loss < 0.45 < gpt_alone < 0.69
     for low in (0.0, 0.25, 0.5, 0.75):
         is_chosen = (spam >= low) & (spam <= low + 0.25)
-        assert spam[is_chosen].mean() == pytest.approx(spam_fit.labels[is_chosen].mean(), abs=0.12)
-
-
-def test_fit_gives_bounds_that_keep_their_budgets(spam_fit):
-    config = spam_fit.model.config
-    assert config.false_positive_rate == 0.05  # as the evaluation's baseline gets it
-    assert config.unsure_rates == RATES
+        assert spam[is_chosen].mean() == pytest.approx(is_spam[is_chosen].mean(), abs=0.12)
+    assert (config.false_positive_rate, config.unsure_rates) == (0.05, RATES)  # as the evaluation's baseline gets it
     low, high = config.unsure
     assert 0 < low < config.threshold < high < 1
-    spam = spam_fit.predicted[:, 1]
-    is_spam = spam_fit.labels == 1
     assert (spam[~is_spam] > config.threshold).mean() < 0.12
     assert (spam[~is_spam] > high).mean() < 0.07
     assert (spam[is_spam] < low).mean() < 0.15
 
 
-def test_fit_to_both_views_is_better_than_to_the_gpt_alone(fit, spam_fit):
-    gpt_alone = fit(buckets=0)
-    assert spam_fit.metrics["validation_loss"] < gpt_alone.metrics["validation_loss"] < 0.69
-
-
-def test_fit_twice_gives_equal_weights(fit, spam_fit):
-    second = fit()
-    assert second.model.config == spam_fit.model.config
-    weights = second.model.state_dict()
-    for name, weight in spam_fit.model.state_dict().items():
-        assert torch.equal(weights[name], weight)
-
-
 def test_fit_without_a_budget_sets_no_threshold_and_is_never_unsure(fit):
-    fitted = fit(THREE, false_positive_rate=None)
-    config = fitted.model.config
-    assert config.threshold is None
-    assert config.unsure is None
-    assert (config.decide(fitted.predicted) == fitted.labels).mean() > 0.7
-    assert not config.is_unsure(fitted.predicted).any()
-    assert fitted.metrics["validation_f1"] > 0.7
+    config, metrics, predicted, labels = fit(THREE, false_positive_rate=None)
+    assert (config.threshold, config.unsure) == (None, None)
+    assert (config.decide(predicted) == labels).mean() > 0.7
+    assert not config.is_unsure(predicted).any()
+    assert metrics["validation_f1"] > 0.7
 
 
-def test_threshold_for_three_labels_keeps_its_budget_and_then_gives_the_likeliest_other(fit):
-    fitted = fit(THREE, unsure=None)
-    predicted = fitted.predicted
-    decided = fitted.model.config.decide(predicted)
-    is_stopped = 1 - predicted[:, 0] > fitted.model.config.threshold
-    assert (decided[fitted.labels == 0] > 0).mean() == pytest.approx(0.05, abs=0.003)
-    assert np.array_equal(decided, np.where(is_stopped, 1 + predicted[:, 1:].argmax(axis=1), 0))
+def test_threshold_for_three_labels_keeps_its_budget(fit):
+    config, _, predicted, labels = fit(THREE, unsure=None)
+    decided = config.decide(predicted)
+    assert (decided[labels == 0] > 0).mean() == pytest.approx(0.05, abs=0.003)
     assert {*decided} == {0, 1, 2}
 
 
 def test_fit_to_a_few_texts_without_rates_is_finite_and_never_unsure(fit):
     texts = LabelledTexts(["moon", "the cat", "moon hat", "a dog"], torch.tensor([1, 0, 1, 0]), [1, 1, 2, 3])
     fitted = fit(train=texts, unsure=None)
-    assert fitted.model.config.unsure is None
+    assert fitted.config.unsure is None
     assert np.isfinite(fitted.predicted).all()
