@@ -68,7 +68,10 @@ def test_evaluation_is_the_mean_over_all_response_tokens_of_rows_longer_than_tho
     gpt = make_gpt(context_length=128)
     examples.append(example([1] * 60, [2, 3]))
     windows = [[example([1], [2])]]
-    goal = objective(gpt, make_config(batch_size=batch_size), windows, validation=examples, compute=CPU)
+    config = make_config(batch_size=batch_size)
+    goal = objective(gpt, config, windows, validation=examples, compute=CPU, opening_weight=5.0)
+    opening = loss_of(gpt, windows[0][0]).item()  # of its only token, which weighs as much in the mean's divisor
+    assert goal.loss(gpt, 0).item() == pytest.approx(opening, rel=1e-5)
     loss = sum(loss_of(gpt, example).item() for example in examples)
     count = sum(example.counted for example in examples)
     assert goal.evaluate() == {"validation_loss": pytest.approx(loss / count, rel=1e-5)}

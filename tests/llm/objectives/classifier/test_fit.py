@@ -38,13 +38,15 @@ class Fit(NamedTuple):
 def fit(make_gpt, encoding):
     def make(names=SPAM, buckets=2**14, train=None, false_positive_rate=0.05, unsure=RATES) -> Fit:
         torch.manual_seed(0)
-        model = Classifier(make_gpt(), ClassifierConfig(labels=names, max_tokens=32, ngram_buckets=buckets)).eval()
+        gpt = make_gpt()
+        model = Classifier(gpt, ClassifierConfig(labels=names, max_tokens=32, ngram_buckets=buckets)).eval()
         loaded = LoadedModel(model, encoding)
         train = train or make_texts(300, 1, len(names))
         validation = make_texts(1200, 2, len(names))
         fit_ngrams(model, train)
         splits = [read_texts(loaded, texts) for texts in (train, validation)]
         metrics = fit_head(model, *splits, false_positive_rate=false_positive_rate, unsure=unsure)
+        assert model.gpt is gpt
         return Fit(model.config, metrics, probabilities(loaded, validation.texts), validation.labels.numpy())
 
     return make
@@ -67,6 +69,14 @@ def test_fit_gives_probabilities_and_bounds_that_hold_on_texts_that_it_has_not_s
     assert (spam[~is_spam] > config.threshold).mean() < 0.12
     assert (spam[~is_spam] > high).mean() < 0.07
     assert (spam[is_spam] < low).mean() < 0.15
+
+
+def test_fit_to_labels_by_chance_is_sure_of_no_text(fit):
+    """How sure it is comes from heads that have not learned from the texts that they judge."""
+    texts = make_texts(300, 1, 2)
+    labels = torch.randint(2, (300,), generator=torch.Generator().manual_seed(0))
+    fitted = fit(train=LabelledTexts(texts.texts, labels, texts.groups))
+    assert 0.3 < fitted.predicted[:, 1].min() < fitted.predicted[:, 1].max() < 0.7
 
 
 def test_fit_without_a_budget_sets_no_threshold_and_is_never_unsure(fit):
