@@ -22,7 +22,7 @@ CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 
 @pytest.fixture
 def learner(request, encoding, token_files):
-    """Make a model and its objective, of 32 texts of unequal lengths: the sampler sorts all at once for every size."""
+    """Make a model and its objective, of texts of unequal lengths: the sampler sorts all at once for every size."""
 
     def make(gpt: GPT, config: TrainConfig) -> tuple[torch.nn.Module, Objective]:
         draw = np.random.default_rng(0)
@@ -39,8 +39,8 @@ def learner(request, encoding, token_files):
                 return gpt, assistant.objective(gpt, config, windows, validation=windows[0], compute=CPU)
         model = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=32))
         torch.nn.init.ones_(model.head.weight)
-        texts = ["".join(draw.choice([*"abcxyz"], length)) for length in draw.integers(1, 32, 32)]
-        labelled = LabelledTexts(texts, torch.tensor([0, 0, 0, 1] * 8), [*range(32)])
+        texts = ["".join(draw.choice([*"abcxyz"], length)) for length in draw.integers(1, 32, 64)]
+        labelled = LabelledTexts(texts, torch.tensor([0, 0, 0, 1] * 16), [*range(64)])
         read = read_texts(LoadedModel(model, encoding), labelled)
         return model, classifier_objective(model, config, read, validation=read, compute=CPU)
 
