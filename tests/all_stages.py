@@ -57,8 +57,7 @@ def main() -> None:
         command = stage.replace("evaluate_foundation", "evaluate@foundation")
         run_in_fork(command, import_module(f"flows.{command.split('@')[0]}").main)
     with Repo() as repo:
-        for stage in made:
-            repo.commit(stage, force=True)
+        repo.commit(force=True)
     if REGISTER in asked:
         run_in_fork(REGISTER, register_all)
 

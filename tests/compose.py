@@ -1,7 +1,7 @@
 """`docker compose` as tests have it: the services of the compose.yaml in this folder as processes of this machine.
 
 `python compose.py compose up|stop|exec|run|build ...` takes the file's commands, variables and health checks. Volumes
-are folders two levels up, and PostgreSQL runs already. The app is left out.
+are folders two levels up, and PostgreSQL runs already. The app and the worker are left out.
 """
 
 import os
@@ -28,7 +28,7 @@ class Compose:
         text = re.sub(r"\$\{(\w+):\?(.+?)\}", self.required, (folder / "compose.yaml").read_text())
         file = yaml.safe_load(text)
         self.services: dict[str, dict[str, Any]] = file["services"]
-        del self.services["app"]  # tests/app has it
+        del self.services["app"], self.services["worker"]  # tests/app and tests/flows have them
         self.configs: dict[str, dict[str, str]] = file["configs"]
 
     def required(self, match: re.Match[str]) -> str:
@@ -38,13 +38,7 @@ class Compose:
 
     def variables(self, service: str) -> dict[str, str]:
         """The environment of a service."""
-        named = self.services[service]["environment"]
-        optional = {name: self.values[name] for name, value in named.items() if value is None and name in self.values}
-        return os.environ | {name: value for name, value in named.items() if value is not None} | optional
-
-    def working_folder(self, service: str) -> Path:
-        """Where the commands of a service run."""
-        return self.volumes / "project" if service == "worker" else self.volumes
+        return os.environ | self.services[service]["environment"]
 
     def process(self, service: str) -> psutil.Process | None:
         """The process of a service that runs."""
@@ -74,7 +68,7 @@ class Compose:
         with (self.volumes / f"{service}.log").open("a") as log:
             process = subprocess.Popen(
                 command,
-                cwd=self.working_folder(service),
+                cwd=self.volumes,
                 env=self.variables(service),
                 process_group=0,
                 stdin=subprocess.DEVNULL,
@@ -110,7 +104,7 @@ class Compose:
 
     def become(self, service: str, command: list[str]) -> None:
         """Run a command with the variables of a service in place of this program."""
-        os.chdir(self.working_folder(service))
+        os.chdir(self.volumes)
         os.execvpe(command[0], command, self.variables(service))
 
 

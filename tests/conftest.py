@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,7 +18,7 @@ import pytest
 import torch
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
-from projects import PACKAGES, copy_code, make_project, run
+from projects import PACKAGES, copy_code, free_ports, make_project, run
 
 from cli.main import cli
 from llm.config import GPTConfig, TrainConfig
@@ -37,7 +38,7 @@ FIRST_OF_ALL, SLOW, WITH_PROJECT, QUICK = range(4)
 PROCESSES = {  # fixtures of tests that start servers, stages or whole projects
     *(PROJECT, "project_copy", "prefect_server_for_tests", "prefect_api", "small_project", "readme_project"),
     *("mlflow_store", "smollm2", "reproduced", "extended", "stage", "saved", "tracking_server", "hub"),
-    *("registry", "server", "page"),
+    *("registry", "server", "page", "browser"),
 }
 
 
@@ -159,19 +160,47 @@ def mlflow_store(ready_store, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_server_for_tests() -> Iterator[str]:
-    """The API's address of one Prefect server for the session: that of a flow, with a database of its own."""
+def prefect_server_for_tests(shared) -> Iterator[str]:
+    """The API's address of one Prefect server for all processes of this test run, with a database of its own."""
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
     from prefect.testing import utilities
 
-    from tasks.stages.prefect import free_port, start_server
-
-    with free_port() as number, pytest.MonkeyPatch.context() as patch:  # its own may be another's before it listens
-        patch.setattr(utilities, "_find_available_port", lambda *_: number)
-        patch.setattr(SubprocessASGIServer, "_run_uvicorn_command", lambda server: start_server(server.port))
+    file = shared / "prefect.port"
+    with FileLock(shared / "prefect.lock"):
+        if not file.exists():
+            (port,) = free_ports(1)
+            start_prefect(port, shared / "prefect")
+            file.write_text(str(port))
+    port = int(file.read_text())
+    with pytest.MonkeyPatch.context() as patch:  # Prefect's harness attaches to it, instead of starting one
+        patch.setattr(utilities, "_find_available_port", lambda *_: port)
+        attached = partial(subprocess.Popen, ["cat"], stdin=subprocess.PIPE)
+        patch.setattr(SubprocessASGIServer, "_run_uvicorn_command", lambda _: attached())
         with utilities.prefect_test_harness(server_startup_timeout=600):
             yield PREFECT_API_URL.value()
+
+
+def start_prefect(port: int, home: Path) -> None:
+    """Start a Prefect server that ends soon after the process that began this test run."""
+    own = {"PREFECT_HOME": str(home), "PREFECT_UI_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+    own["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = f"http://127.0.0.1:{port}"
+    server = (
+        f"{sys.executable} -m uvicorn --factory tasks.stages.prefect_app:create_app --port {port} --log-level error"
+    )
+    run = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    code = f"{server} & while kill -0 {run} 2>/dev/null; do sleep 1; done; kill $!"
+    home.mkdir()
+    with (home / "log").open("w") as log:
+        subprocess.Popen(
+            ["sh", "-c", code],
+            cwd=home,
+            env=os.environ | own,
+            process_group=0,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ from packaging.version import Version
 from projects import ROOT, environment, free_ports
 from real_servers import wait_for
 
+pytestmark = pytest.mark.slow
+
 OLD_PYTHON = """#!/bin/sh
 exec "{python}" -c 'import sys; sys.version_info = (3, 9, 2); exec(sys.argv[2])' "$@"
 """

@@ -15,24 +15,21 @@ import mlflow
 import pandas as pd
 import psutil
 import pytest
-import tiktoken
 import torch
 import yaml
 from mlflow import MlflowClient
 from projects import CHATML, change_params, environment, read_params
 from real_servers import HANGS, wait_for
 
-from llm.config import GPTConfig, GPTShape
-from llm.formats.export_huggingface import export_huggingface
+from llm.config import GPTShape
 from llm.formats.gguf import read_gguf
+from llm.formats.huggingface import load_pretrained
 from llm.formats.model_folder import load_model, read_config
 from llm.loaded_model import LoadedModel
-from llm.model.gpt import GPT
 from llm.objectives import load
 from llm.objectives.classifier import email_text, probabilities
 from tasks.applications.foundation.train import CHANGEABLE
 
-LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
 METRICS = {  # of each model, some that its gates and its card name
     "foundation": {"bits_per_byte", "baseline_bits_per_byte", "bits_per_byte_gain"},
     "classifier": {
@@ -224,45 +221,28 @@ def test_export_of_a_version_has_its_card_its_figures_and_its_sources(
     assert metadata["tokenizer.chat_template"].startswith("{%- if not messages")
 
 
-def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
-    project: Path, tmp_path: Path, prefect_api: str, mlflow_store: Path, encoding: tiktoken.Encoding, command_line
+def test_foundation_of_published_weights_has_their_shape_and_tokenizer(
+    project: Path, tmp_path: Path, prefect_api: str, command_line
 ) -> None:
-    llama = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
-    config = GPTConfig(context_length=256, n_layer=2, n_head=2, n_embd=32, vocabulary_size=encoding.n_vocab, **llama)
-    published = GPT(config)
-    export_huggingface(tmp_path / "published", LoadedModel(published, encoding))
     folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
-    weights = str(tmp_path / "published")
 
     def start_from_published(values: dict) -> None:
         train = values["foundation"]["train"]
         for key in GPTShape.model_fields.keys() & train.keys() - CHANGEABLE:
             del train[key]  # the weights bring their own shape
-        train |= {"init_from": weights, "steps": 0}
-        values["datasets"]["corpus"]["preprocess"]["tokenizer"] = weights
-        assistant = values["applications"]["assistant"]
-        assistant["base"] = "foundation"
-        assistant["train"]["lora"] = LORA
+        train |= {"init_from": "published", "steps": 0}
+        values["datasets"]["corpus"]["preprocess"]["tokenizer"] = "published"
 
     change_params(folder, start_from_published)
-    for words in (["flows.preprocess", "corpus"], ["flows.pretrain"], ["flows.finetune", "assistant"]):
+    for words in (["flows.preprocess", "corpus"], ["flows.pretrain"]):
         code, _, error = command_line(folder, *words)
         assert code == 0, error
-
+    published, encoding = load_pretrained(folder / "published")
     foundation, tokenizer = load_model(folder / "models/foundation")
-    assert foundation.config == config.model_copy(update={"context_length": 128, "n_hidden": config.hidden_width})
+    assert foundation.config == published.config.model_copy(update={"context_length": 128})
     for name, weight in published.state_dict().items():
         assert torch.equal(foundation.state_dict()[name], weight), name
     assert tokenizer.encode("the cat sat") == encoding.encode("the cat sat")
-    metrics = json.loads((folder / "reports/training/pretrain/metrics.json").read_text())
-    assert (metrics["steps"], metrics["best_step"]) == (0, 0)
-
-    assistant, _ = load_model(folder / "models/assistant")
-    moved = {
-        name for name, weight in assistant.state_dict().items() if not torch.equal(weight, published.state_dict()[name])
-    }
-    layers = ("attention.query_key_value", "attention.projection", "mlp.projection")
-    assert moved == {f"blocks.{number}.{layer}.weight" for number in range(2) for layer in layers}
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -299,14 +279,14 @@ def suspended_training(
 
 
 def test_resume_after_ctrl_c_and_a_kill_gives_equal_weights_in_another_folder(
-    project: Path, tmp_path: Path, command_line
+    project: Path, tmp_path: Path, prefect_api: str, command_line
 ) -> None:
     folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
     change_params(folder, {"foundation": {"train": {"checkpoint_every": 2}}})  # which changes no weight
     shutil.rmtree(folder / "models/foundation")
-    with suspended_training(folder, "cli", "run", "foundation", env=environment()) as (command, _):
+    variables = environment(PREFECT_API_URL=prefect_api)
+    with suspended_training(folder, "cli", "run", "foundation", env=variables) as (command, _):
         children = psutil.Process(command.pid).children(recursive=True)
-        assert any("uvicorn" in child.cmdline() for child in children), "it has started a Prefect server"
         os.killpg(command.pid, signal.SIGINT)  # as a terminal does; the stage has it as soon as it goes on
     assert command.returncode != 0
     assert not psutil.wait_procs(children, timeout=HANGS)[1]
@@ -314,7 +294,7 @@ def test_resume_after_ctrl_c_and_a_kill_gives_equal_weights_in_another_folder(
     assert re.search(r"stopped after step [1-9]\d* of 60, with a checkpoint", output), output[-3000:]
     assert "Traceback" not in output
 
-    with suspended_training(folder, "flows.pretrain", env=environment()) as (_, stage):
+    with suspended_training(folder, "flows.pretrain", env=variables) as (_, stage):
         stage.kill()
     assert not (folder / "models/foundation").exists()
     code, _, error = command_line(folder, "flows.pretrain")

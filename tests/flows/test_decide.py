@@ -9,6 +9,7 @@ import pytest
 from decisions import ME, NAME, aliases, compare, promote, register
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ParameterTypeError
 from projects import ROOT
@@ -46,7 +47,8 @@ def threestage(command_line: CommandLine, waiting_version: Path) -> CommandLine:
 
 def newest_run() -> FlowRun:
     with get_client(sync_client=True) as client:
-        return max(client.read_flow_runs(), key=lambda run: run.created)
+        runs = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["decide"])))
+    return max(runs, key=lambda run: run.created)
 
 
 def test_deployment_decide_approves_rejects_and_rolls_back_under_a_persons_name(

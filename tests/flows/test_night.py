@@ -62,7 +62,7 @@ def commit(message: str, folder: Path | str = ".") -> None:
 
 
 @pytest.fixture
-def colleague(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> Path:
+def colleague(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str, ready_store: Path) -> Path:
     """A colleague's clone. The working folder is the training machine's, where nothing ran; each pushes to `origin`."""
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
@@ -71,6 +71,7 @@ def colleague(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str)
         monkeypatch.setenv(f"GIT_{who}_EMAIL", "ada@localhost")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/project/mlflow.db")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    shutil.copy(ready_store, "mlflow.db")
     make_models(Path())
     for name in ("train.py", "evaluate.py"):
         Path(name).write_text(Path(name).read_text() + SCRIPT)
@@ -95,8 +96,8 @@ def server(colleague: Path, tmp_path: Path) -> Iterator[Process]:
     """A standing Prefect server that the test may kill and start again."""
     (port,) = free_ports(1)
     api = f"http://127.0.0.1:{port}/api"
-    variables = environment(PREFECT_HOME=str(tmp_path / "prefect"), PREFECT_SERVER_ANALYTICS_ENABLED="false")
-    command = f"prefect server start --host 127.0.0.1 --port {port}"
+    variables = environment(PREFECT_HOME=str(tmp_path / "prefect"), PYTHONPATH=str(ROOT))
+    command = f"uvicorn --factory tasks.stages.prefect_app:create_app --host 127.0.0.1 --port {port}"
     server = Process(command, tmp_path, variables, answers=f"{api}/health")
     server.start()
     try:
@@ -177,10 +178,14 @@ def changed_files() -> str:
     return git("status", "--short", "--untracked-files=no")
 
 
-def test_night_with_a_failed_stage_registers_and_shares_the_others_and_the_next_night_the_rest(colleague: Path) -> None:
-    end = night(hours=1e-9)
-    assert (end.state, set(end.results.values()), ran(), versions()) == ("Failed", {"skipped"}, [], {})
+def bring_merged_code() -> None:
+    """The pull step of the deployment `daily`."""
+    _, pull = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"][0]["pull"]
+    (step,) = pull.values()
+    asyncio.run(run_shell_script(**step))
 
+
+def test_night_shares_what_did_not_fail_and_the_next_the_rest_which_comes_back_as_merged_code(colleague: Path) -> None:
     source = Path("made/assistant").rename("../away")
     before = changed_files()
     end = night()
@@ -210,56 +215,28 @@ def test_night_with_a_failed_stage_registers_and_shares_the_others_and_the_next_
     second = f"{first}-2"
     assert branches() == branches("../origin") == [first, second]
     assert (changed_files(), list(Path("reports").rglob("metrics.json"))) == ("", [])
-    night()
-    assert (ran(), branches()) == ([], [first, second])
 
-
-def test_merged_code_comes_before_a_night_and_a_pull_that_fails_ends_it(colleague: Path) -> None:
-    _, pull = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"][0]["pull"]
-    (step,) = pull.values()
-
-    def bring_merged_code() -> None:
-        asyncio.run(run_shell_script(**step))
-
-    def push(message: str) -> None:
-        commit(message, colleague)
-        git("push", "--quiet", folder=colleague)
-
-    night()
-    assert ran() == sorted(FOUNDATION + CLASSIFIER + ASSISTANT)
-    (branch,) = branches()
     git("fetch", "--quiet", folder=colleague)
-    git("merge", "--quiet", f"origin/{branch}", folder=colleague)
-    (colleague / "notes.md").write_text("Merged.")
-    push("Notes")
-
-    Path("dvc.lock").write_text("schema: '2")  # as a kill may leave it, with git's results of other stages
-    shutil.copytree(colleague / "reports", "reports", dirs_exist_ok=True)
-    bring_merged_code()
-    assert Path("notes.md").read_text() == "Merged."
-    assert dvc.stale() == {}
-    end = night()
-    assert (end.state, end.results, ran()) == ("Completed", {}, [])
-
-    metrics = Path("reports/evaluation/classifier/metrics.json")
-    metrics.write_text("{}")
-    Path("dvc.lock").write_text("schema: '2")
-    bring_merged_code()
-    assert (changed_files(), dvc.stale()) == ("", {})
-
-    (colleague / "params.yaml").write_text(PARAMS.replace("0.5", "0.6"))
-    push("Better")
-    Path("params.yaml").write_text(PARAMS.replace("0.5", "0.7"))
-    with pytest.raises(RuntimeError, match=r"local changes.*\n\tparams.yaml"):
-        bring_merged_code()
-    git("checkout", "--quiet", "params.yaml")
-    bring_merged_code()
-    assert "0.6" in Path("params.yaml").read_text()
-    assert night().state == "Completed"
+    git("merge", "--quiet", f"origin/{second}", folder=colleague)
+    (colleague / "params.yaml").write_text(PARAMS + "notes: merged\n")
+    commit("Notes", colleague)
+    git("push", "--quiet", folder=colleague)
     with Repo(str(colleague)) as repo:
         repo.pull()
     weights = "models/assistant/model.safetensors"
     assert (colleague / weights).read_bytes() == Path(weights).read_bytes()
+    Path("params.yaml").write_text(PARAMS + "notes: mine\n")
+    with pytest.raises(RuntimeError, match=r"local changes.*\n\tparams.yaml"):
+        bring_merged_code()
+    git("checkout", "--quiet", "params.yaml")
+    Path("dvc.lock").write_text("schema: '2")  # as a kill may leave it, with git's results of other stages
+    shutil.copytree(colleague / "reports", "reports", dirs_exist_ok=True)
+    Path("reports/evaluation/classifier/metrics.json").write_text("{}")
+    bring_merged_code()
+    assert "merged" in Path("params.yaml").read_text()
+    assert (changed_files(), dvc.stale()) == ("", {})
+    end = night()
+    assert (end.state, end.results, ran(), branches()) == ("Completed", {}, [], [first, second])
 
 
 def test_second_night_waits_for_the_first_and_goes_on_when_that_is_killed(colleague: Path) -> None:

@@ -57,8 +57,7 @@ def deployed(project: Path, prefect_api: str, tmp_path_factory: pytest.TempPathF
     folder = shutil.copytree(project, tmp_path_factory.mktemp("deployed") / "project", symlinks=True)
     git(folder, "config user.name Ada")
     git(folder, "config user.email ada@localhost")
-    done = run(folder, "dvc", "remote", "add", "--default", "store", str(folder.parent / "store"))
-    assert done.returncode == 0, done.stderr
+    (folder / ".dvc/config").write_text(f"[core]\nremote = store\n['remote \"store\"']\nurl = {folder.parent}/store\n")
     commit_all(folder, "The models, and a remote")
     git(folder.parent, "clone --quiet --bare", str(folder), "origin")
     git(folder, "remote add origin", str(folder.parent / "origin"))
@@ -67,10 +66,11 @@ def deployed(project: Path, prefect_api: str, tmp_path_factory: pytest.TempPathF
     for model in ("foundation", "assistant", "classifier"):
         registry(folder).delete_registered_model_alias(f"threestage-{model}", "challenger")
     create = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
-    pause = ["--no-prompt", "deployment", "schedule", "pause", "--all"]
-    for command in (create, ["--no-prompt", "deploy", "--all"], pause):
+    for command in (create, ["--no-prompt", "deploy", "--all"]):
         done = run(folder, "prefect", *command, PREFECT_API_URL=prefect_api)
         assert done.returncode == 0, done.stdout + done.stderr
+    client = Runs(prefect_api).client
+    client.pause_deployment(client.read_deployment_by_name("retrain/daily").id)
     return folder
 
 

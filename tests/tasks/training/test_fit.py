@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from uuid import UUID
 
 import mlflow
 import pandas as pd
@@ -15,8 +16,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from prefect import flow
-from prefect.artifacts import Artifact
 from projects import change_params
+from real_servers import Runs
 from safetensors.torch import load_file
 
 from llm.device import Compute
@@ -95,7 +96,7 @@ def folders() -> list[str]:
     return sorted(path.name for path in state_folder("pretrain").glob("*/"))
 
 
-def test_resume_goes_on_in_the_same_mlflow_run_with_each_step_once(stage, monkeypatch):
+def test_resume_goes_on_in_the_same_mlflow_run_with_each_step_once(stage, prefect_server_for_tests, monkeypatch):
     monkeypatch.setattr("tasks.training.progress.PATIENCE", None)  # Prefect may take as long as it likes
     with pytest.raises(KeyboardInterrupt):
         learn(stop=38)
@@ -108,8 +109,9 @@ def test_resume_goes_on_in_the_same_mlflow_run_with_each_step_once(stage, monkey
     facts = [run.data.tags[f"threestage.{name}"] for name in ("device", "dtype", "blocks")]
     assert facts == ["cpu", "float32", "eager"]
     assert steps_of(run) == list(range(1, 61))
+    progress = Runs(prefect_server_for_tests).page(UUID(run.data.tags["threestage.prefect"]), "pretrain")
+    assert progress == 100, "Prefect shows that it has come to its end"
     assert steps_of(run, "validation_loss") == [20, 40, 60]
-    assert Artifact.get("pretrain").data == 100, "Prefect shows that it has come to its end"
     names = artifacts_of(run, "checkpoints")
     assert names[-1] == "checkpoints/step-000060.safetensors"
     assert len(names) <= KEPT

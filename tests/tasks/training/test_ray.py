@@ -1,18 +1,21 @@
 """Real Ray workers on this machine."""
 
+import logging
 import os
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
+import mlflow
 import pytest
 import torch
-from projects import change_params
+from mlflow import MlflowClient
+from prefect import flow
 
 from llm.config import GPTConfig, TrainConfig
 from llm.dataset import TokenWindows
@@ -24,47 +27,45 @@ from llm.model.gpt import GPT
 from llm.objectives.language_model import continuations, objective
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import train
-from tasks.training.ray import STOP, Cluster, divide_batches, train_on_ray
-from tasks.training.setup import Throughput, TrainingSetup
+from tasks.training.fit import fit, training_run
+from tasks.training.ray import STOP, Cluster, train_on_ray
+from tasks.training.setup import Throughput, Trained, TrainingSetup
 
 pytestmark = pytest.mark.slow
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
-SIZES = {"vocabulary_size": 300, "context_length": 32, "n_layer": 2, "n_head": 2, "n_embd": 32}
-CONFIG = TrainConfig(
-    seed=1,
-    steps=20,
-    batch_size=8,
-    optimizer="muon",
-    learning_rate=2e-3,
-    muon_learning_rate=2e-3,
-    evaluate_every=10,
-    checkpoint_every=5,
-)
+DATA = Path("data/processed/corpus")
+STEPS = {"steps": 12, "evaluate_every": 6, "checkpoint_every": 2}
+CONFIG = TrainConfig(seed=1, batch_size=8, optimizer="muon", learning_rate=2e-3, muon_learning_rate=2e-3, **STEPS)
+KILLED_AT, STOPPED_AT = 9, 17
+"""Batches; two make a step."""
 
 
-def prepare(params: TrainConfig, data: Path) -> TrainingSetup:
-    """A small GPT with dropout on the tiny text."""
+def prepare(params: TrainConfig) -> TrainingSetup:
+    """A small GPT on the tiny text."""
     torch.manual_seed(params.seed)
     torch.set_num_threads(1)
-    encoding = load_tokenizer(data / "tokenizer.json")
-    gpt = GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "dropout": 0.1}))
-    train_windows, validation_windows = [TokenWindows(data, split, 32) for split in ("train", "validation")]
+    encoding = load_tokenizer(DATA / "tokenizer.json")
+    sizes = {"context_length": 32, "n_layer": 2, "n_head": 2, "n_embd": 32}
+    gpt = GPT(GPTConfig(**sizes, vocabulary_size=encoding.n_vocab))
+    train_windows, validation_windows = [TokenWindows(DATA, split, 32) for split in ("train", "validation")]
     goal = objective(gpt, params, train_windows, validation=validation_windows, compute=CPU, evaluation_batches=3)
     return TrainingSetup(LoadedModel(gpt, encoding), goal, compute=CPU, throughput=Throughput("tokens", 256))
 
 
-def prepare_with_faults(params: TrainConfig, data: Path) -> TrainingSetup:
-    """The same, but who computes batch 12 waits until it is asked to stop, and who computes batch 25 is killed once."""
-    setup = prepare(params, data)
-    killed = data.parent / "killed"
+def prepare_with_faults(params: TrainConfig, stage: int) -> TrainingSetup:
+    """The same, but a worker is killed once, and one terminates the process `stage` and waits for its request."""
+    setup = prepare(params)
 
     def loss(model: torch.nn.Module, index: int) -> torch.Tensor:
-        if index == 25 and not killed.exists():
+        killed = Path("killed")
+        if index == KILLED_AT and not killed.exists():
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        while index == 12 and not (data.parent / "asked").exists():
-            time.sleep(0.01)
+        if index == STOPPED_AT:
+            os.kill(stage, signal.SIGTERM)
+            while not [*Path().glob(f".threestage/stages/pretrain/*/{STOP}")]:
+                time.sleep(0.01)
         return setup.objective.loss(model, index)
 
     return replace(setup, objective=replace(setup.objective, loss=loss))
@@ -75,8 +76,15 @@ def sample(setup: TrainingSetup) -> list[str]:
     return continuations(setup.loaded, ("the cat",), tokens=8, seed=1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _ray():
+@flow
+def learn(prepare: Callable, params: TrainConfig) -> Trained:
+    """A stage that trains."""
+    with training_run(params, {"train": DATA / "train.bin"}) as checkpoints:
+        return fit(prepare, params, checkpoints, samples=sample)
+
+
+@pytest.fixture(scope="module")
+def cluster():
     """One cluster for all, as starting one takes seconds.
 
     Workers can't import tests: this module goes to them by value, as a stage's own, `__main__`, does.
@@ -90,77 +98,53 @@ def _ray():
 
 
 @pytest.fixture
-def data(tmp_path, token_files):
-    shutil.copytree(token_files, tmp_path / "data")
-    return tmp_path / "data"
-
-
-def learn(data: Path, *, config=CONFIG, stop_after: int | None = None, workers: int = 2) -> list[dict]:
-    """Train on two workers; the rows that they report."""
-    rows = []
-
-    def stop() -> bool:
-        if (data.parent / "checkpoints" / STOP).exists():
-            (data.parent / "asked").touch()
-        return stop_after is not None and len(rows) >= stop_after
-
-    train_on_ray(
-        Cluster("local", workers),
-        partial(prepare_with_faults, data=data),
-        config,
-        checkpoints=Checkpoints(data.parent / "checkpoints"),
-        report=lambda row, seconds: rows.append(row),
-        stop=stop,
-        samples=sample,
-    )
-    return rows
-
-
-def test_two_workers_that_are_stopped_and_lose_one_learn_what_one_process_learns(data, tmp_path):
-    with pytest.raises(InterruptedError, match=r"stopped after step \d+ of 20, with a checkpoint"):
-        learn(data, stop_after=3)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    assert 3 <= checkpoints.newest() < 20
-    rows = learn(data)
-    assert (tmp_path / "killed").exists()
-    params = divide_batches(CONFIG, 2)
-    setup = prepare(params, data)
-    expected = train(setup.loaded.model, params, setup.objective)
-    assert [row["step"] for row in rows] == [row["step"] for row in expected]
-    for name in ("train_loss", "validation_loss", "gradient_norm"):
-        values = [row[name] for row in rows if name in row]
-        assert values == pytest.approx([row[name] for row in expected if name in row], abs=1e-4)
-    groups, state = checkpoints.load()
-    assert state["step"] == 20
-    for name, weight in groups["best"].items():
-        # Rounding grows with the steps of Muon: by norm, to 0.8 % of a matrix in 50 of them as measured.
-        learned = setup.loaded.model.get_parameter(name).detach()
-        assert torch.linalg.vector_norm(weight - learned) <= 0.02 * torch.linalg.vector_norm(learned)
-    assert [row["step"] for row in rows if row.get("samples")] == [10, 20]
-
-
-def test_stage_on_ray_trains_and_logs_its_curve(
-    project_copy, token_files, mlflow_store, prefect_api, command_line, monkeypatch
-):
-    shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context_length": 64, "batch_size": 2}
-    short = {"steps": 8, "evaluate_every": 4, "checkpoint_every": 4, "evaluation_batches": 1, "dropout": 0.0}
-    change_params(project_copy, {"foundation": {"train": shape | short}})
-    shutil.copytree(token_files, project_copy / "data/processed/corpus")
+def stage(project_copy, token_files, mlflow_store, prefect_api, monkeypatch):
+    """A project in which this process runs the stage `pretrain` on the tiny text with two workers."""
+    monkeypatch.chdir(project_copy)
+    shutil.copytree(token_files, DATA)
+    monkeypatch.setenv("DVC_STAGE", "pretrain")
     monkeypatch.setenv("THREESTAGE_RAY", "local")
     monkeypatch.setenv("THREESTAGE_WORKERS", "2")
-    code, _, error = command_line(project_copy, "flows.pretrain")
-    assert code == 0, error
-    assert "2 workers on Ray at local" in (project_copy / ".threestage/stages/pretrain/log").read_text()
-    curves = pd.read_csv(project_copy / "reports/training/pretrain/curves.csv")
-    assert curves["step"].tolist() == [4, 8]
-    assert curves["validation_loss"].is_monotonic_decreasing
 
 
+@pytest.mark.usefixtures("stage", "cluster")
+def test_two_workers_that_lose_one_and_are_stopped_learn_what_one_process_learns(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "tasks")
+    monkeypatch.setattr("tasks.training.fit.leave_soon", lambda: None)  # which ends this process
+    with pytest.raises(InterruptedError, match="stopped after step 9 of 12, with a checkpoint"):
+        learn(partial(prepare_with_faults, stage=os.getpid()), CONFIG)
+    assert Path("killed").exists()
+    monkeypatch.delenv("THREESTAGE_RAY")  # one process goes on from the workers' checkpoint
+    learned = learn(prepare, CONFIG)
+    setup = prepare(CONFIG)
+    expected = train(setup.loaded.model, CONFIG, setup.objective)
+    assert [row["step"] for row in learned.history] == [row["step"] for row in expected] == [*range(1, 13)]
+    (run,) = mlflow.search_runs(output_format="list")
+    for name in ("train_loss", "validation_loss", "gradient_norm"):
+        points = [(row["step"], pytest.approx(row[name], abs=1e-4)) for row in expected if name in row]
+        logged = MlflowClient().get_metric_history(run.info.run_id, name)
+        assert [(point.step, point.value) for point in logged] == points
+    for name, weight in learned.setup.loaded.model.named_parameters():
+        # Rounding grows with the steps of Muon: by norm, to 0.8 % of a matrix in 50 of them as measured.
+        expected_weight = setup.loaded.model.get_parameter(name)
+        assert torch.linalg.vector_norm(weight - expected_weight) <= 0.02 * torch.linalg.vector_norm(expected_weight)
+    samples = [record.getMessage() for record in caplog.records if record.name == "tasks.training.progress"]
+    assert len([text for text in samples if text.startswith("  the cat")]) == 2
+
+
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize(("batch_size", "workers", "reason"), [(7, 2, "7 is no multiple of 2"), (4096, 4096, "4096")])
-def test_workers_that_can_not_share_a_batch_or_have_no_core_are_refused(data, batch_size, workers, reason):
-    config = CONFIG.model_copy(update={"batch_size": batch_size})
+def test_workers_that_can_not_share_a_batch_or_have_no_core_are_refused(tmp_path, batch_size, workers, reason):
     with pytest.raises(UserError, match=reason):
-        learn(data, config=config, workers=workers)
+        train_on_ray(
+            Cluster("local", workers),
+            prepare,
+            CONFIG.model_copy(update={"batch_size": batch_size}),
+            checkpoints=Checkpoints(tmp_path),
+            report=lambda row, seconds: None,
+            stop=lambda: False,
+            samples=sample,
+        )
 
 
 @pytest.mark.parametrize(("variable", "value"), [("THREESTAGE_RAY", "yes"), ("THREESTAGE_WORKERS", "0")])
