@@ -10,7 +10,3 @@ def test_paraphrases_are_found_without_six_words_in_a_row():
     assert [pair[:2] for pair in pairs] == [(0, 1), (1, 0)]
     assert pairs[0].similarity == pytest.approx(1)
     assert BOUND <= pairs[1].similarity < 0.9
-
-
-def test_paraphrases_need_no_texts():
-    assert paraphrases([], LEARNED) == paraphrases(TESTED, []) == []

@@ -4,24 +4,16 @@ import difflib
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from params_files import GONE, OURS, write_params
 from projects import ROOT
-from pydantic import BaseModel
 
 from llm.errors import UserError
-from tasks.data.splits import Gates as DataGates
 from tasks.params import (
-    Gates,
     check_classes,
     check_params,
-    find_dataset,
-    find_evaluation,
-    find_training,
     load_block,
     load_dataset,
     load_evaluation,
@@ -36,11 +28,10 @@ from tasks.stages.yaml_text import read_yaml
 TRAIN = "foundation.train"
 CLASSIFIER = "applications.classifier"
 ASSISTANT = "applications.assistant"
-REPLAY = {"base": "published", "prompts": "data/replay.jsonl", "max_new_tokens": 9}
 VALUES = yaml.safe_load(OURS.read_text())
 
 
-def mistakes(path: Path) -> list[str]:
+def mistakes(path):
     """The mistakes of a file, without its name."""
     with pytest.raises(UserError) as caught:
         check_params(path)
@@ -49,21 +40,17 @@ def mistakes(path: Path) -> list[str]:
     return [line.removeprefix(f"{path}: ") for line in lines]
 
 
-def test_params_yaml_is_valid_and_parsed() -> None:
+def test_params_yaml_is_valid_and_parsed():
     check_params(OURS)
     check_classes(VALUES, OURS)
-    foundation = load_training("foundation", OURS)
-    assert foundation.train.learning_rate == VALUES["foundation"]["train"]["learning_rate"]
-    assert foundation.train.gpt(300).vocabulary_size == 300
-    evaluate = load_evaluation("foundation", OURS).evaluate
-    assert evaluate.sample_prompts == tuple(VALUES["foundation"]["evaluate"]["sample_prompts"])
-    assert load_dataset("emails", OURS).sources[0].sha256 == VALUES["datasets"]["emails"]["sources"][0]["sha256"]
+    train = load_training("foundation", OURS).train
+    assert train.learning_rate == VALUES["foundation"]["train"]["learning_rate"]
     assert load_published_name(OURS) == VALUES["published"]
     assert dataset_names(OURS) == list(VALUES["datasets"])
     assert model_names(OURS) == ["foundation", *application_names(OURS)]
 
 
-def test_committed_schema_is_that_of_the_classes() -> None:
+def test_committed_schema_is_that_of_the_classes():
     assert (ROOT / "params.schema.json").read_text() == schema_text(read_yaml(OURS))
 
 
@@ -75,41 +62,33 @@ def test_committed_schema_is_that_of_the_classes() -> None:
         (f"{TRAIN}.lerning_rate", 1e-3, ["lerning_rate"]),
         (f"{TRAIN}.norm", "batch", ["batch", "rms"]),
         (f"{TRAIN}.steps", GONE, ["steps"]),
-        ("applications", GONE, ["applications"]),
         ("published", "smollm3", ["smollm3", "smollm2-135m"]),
-        ("publishd", "x", ["publishd"]),
         ("datasets.emails.sources", [], ["datasets.emails.sources"]),
-        ("datasets.emails.sources.0.sha", "x", ["sha"]),
         ("datasets.corpus.sources.0.sha256", "ABC", ["ABC"]),
         ("datasets.corpus.sources.0.source", "ftp://a/b", ["ftp://a/b", "npm:NAME@VERSION"]),
         ("datasets.emails.preprocess.train_only", ["everyday-mial/*"], ["everyday-mial/*", "everyday-mail/"]),
         (f"{ASSISTANT}.train.twice", ["general-answer/*"], ["general-answer/*", "general-answers/"]),
-        (f"{ASSISTANT}.evaluate.max_tokens", 1, ["max_tokens"]),
-        (f"{CLASSIFIER}.review.at_last", {}, ["at_last"]),
-        (f"{CLASSIFIER}.review.at_least.f1", "high", ["high"]),
         (f"{CLASSIFIER}.base", "publishd", ["publishd", "published"]),
         (f"{CLASSIFIER}.dataset", "mails", ["mails", "emails"]),
         (f"{CLASSIFIER}.dataset", "instructions", ["instructions", "labels"]),
         (f"{CLASSIFIER}.objective", "assistant", ["assistant"]),
         (f"{ASSISTANT}.rehearses", "data/none.jsonl", ["data/none.jsonl"]),
-        ("replay.assistant.base", "publishd", ["publishd", "published"]),
         ("replay.assistant.prompts", "data/none.jsonl", ["data/none.jsonl"]),
-        ("replay.assistant.sistem", "x", ["sistem"]),
     ],
 )
-def test_mistake_is_named_with_its_key_and_value(tmp_path: Path, key: str, value: Any, words: list[str]) -> None:
+def test_mistake_is_named_with_its_key_and_value(tmp_path, key, value, words):
     named = "\n".join(mistakes(write_params(tmp_path, {key: value})))
     assert key.rpartition(".")[0] in named
     assert all(word in named for word in words)
 
 
-def test_mistakes_of_all_blocks_are_named_at_once(tmp_path: Path) -> None:
+def test_mistakes_of_all_blocks_are_named_at_once(tmp_path):
     changes = {f"{TRAIN}.steps": "many", f"{CLASSIFIER}.base": "none", "datasets.emails.preprocess.validation": "x"}
     lines = mistakes(write_params(tmp_path, changes))
     assert {line.partition(": ")[0] for line in lines} == set(changes)
 
 
-def test_check_imports_no_library_of_models_or_engines() -> None:
+def test_check_imports_no_library_of_models_or_engines():
     code = "import sys; from tasks.params import check_params; check_params(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "pandas", "prefect", "mlflow", "dvc"} & {*done.stdout.split()}
@@ -125,14 +104,14 @@ def test_check_imports_no_library_of_models_or_engines() -> None:
         ("applications.guard.train.last_blocks", 17, ["last_blocks 17", "layers 16"]),
     ],
 )
-def test_values_that_do_not_go_together_are_named(tmp_path: Path, key: str, value: Any, words: list[str]) -> None:
+def test_values_that_do_not_go_together_are_named(tmp_path, key, value, words):
     path = write_params(tmp_path, {key: value})
     with pytest.raises(UserError) as caught:
         check_classes(read_yaml(path), path)
     assert all(word in str(caught.value) for word in [str(path), *words])
 
 
-def test_stage_reads_its_own_block_alone(tmp_path: Path) -> None:
+def test_stage_reads_its_own_block_alone(tmp_path):
     path = write_params(tmp_path, {f"{TRAIN}.steps": "many", f"{CLASSIFIER}.evaluate.batch_size": "many"})
     assert load_training("classifier", path).train.layers == 8
     assert load_dataset("emails", path).preprocess.seed == 1
@@ -140,7 +119,7 @@ def test_stage_reads_its_own_block_alone(tmp_path: Path) -> None:
         load_evaluation("classifier", path)
 
 
-def test_blocks_without_a_file_are_named(tmp_path: Path) -> None:
+def test_blocks_without_a_file_are_named(tmp_path):
     path = write_params(tmp_path, {"datasets.pictures": {}, "applications.quiz": {}})
     with pytest.raises(UserError, match=r"tasks/data/pictures\.py"):
         load_dataset("pictures", path)
@@ -148,16 +127,8 @@ def test_blocks_without_a_file_are_named(tmp_path: Path) -> None:
         load_training("quiz", path)
 
 
-def test_gates_and_bounds_may_be_left_out(tmp_path: Path) -> None:
-    assert load_block("classifier", OURS).review.at_most["false_positive_rate"] == 0.03
-    path = write_params(tmp_path, {f"{CLASSIFIER}.review": GONE})
-    assert load_block("classifier", path).review == Gates()
-    path = write_params(tmp_path, {"datasets.emails.preprocess.gates": {"duplicate_share": {"fail": 0.9}}})
-    assert load_dataset("emails", path).preprocess.gates == DataGates(duplicate_share={"fail": 0.9})
-
-
 @pytest.mark.parametrize("model", model_names(OURS))
-def test_gates_of_params_yaml_ask_for_what_the_evaluation_measures(project: Path, model: str) -> None:
+def test_gates_of_params_yaml_ask_for_what_the_evaluation_measures(project, model):
     """Otherwise such a gate would leave every challenger to a person."""
     gates = load_block(model, OURS).review
     metrics = json.loads((project / f"reports/evaluation/{model}/metrics.json").read_text())
@@ -179,7 +150,7 @@ def test_gates_of_params_yaml_ask_for_what_the_evaluation_measures(project: Path
         (b"<<<<<<< ours\na: 1\n=======\na: 2\n>>>>>>> theirs\n", ", row "),
     ],
 )
-def test_corrupt_file_is_named_with_its_row(tmp_path: Path, content: bytes, row: str) -> None:
+def test_corrupt_file_is_named_with_its_row(tmp_path, content, row):
     path = tmp_path / "params.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
@@ -188,34 +159,14 @@ def test_corrupt_file_is_named_with_its_row(tmp_path: Path, content: bytes, row:
     assert "\n" not in str(caught.value)
 
 
-def undocumented_fields(model: type[BaseModel]) -> list[str]:
-    """The fields of a class, and of the classes of its fields, that have no docstring."""
-    names: list[str] = []
-    for name, field in model.model_fields.items():
-        kind = getattr(field.annotation, "__args__", (field.annotation,))[0]
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            names += undocumented_fields(kind)
-        elif not field.description:
-            names.append(f"{model.__name__}.{name}")
-    return names
-
-
-def test_every_field_has_a_description() -> None:
-    models = [find_dataset(name).Params for name in dataset_names(OURS)]
-    models += [find_training(name).train for name in model_names(OURS)]
-    models += [find_evaluation(name).params for name in model_names(OURS)]
-    for model in [Gates, *models]:
-        assert undocumented_fields(model) == []
-
-
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_bytes(OURS.read_bytes())
     return path
 
 
-def changed_lines(path: Path) -> list[str]:
+def changed_lines(path):
     """The lines that are gone or new."""
     diff = difflib.ndiff(OURS.read_text().splitlines(), path.read_text().splitlines())
     return [line for line in diff if line[0] in "+-"]
@@ -225,7 +176,6 @@ def changed_lines(path: Path) -> list[str]:
     ("setting", "lines"),
     [
         (f"{ASSISTANT}.train.learning_rate=0.002", ["-       learning_rate: 2.5e-3", "+       learning_rate: 0.002"]),
-        (f"{ASSISTANT}.train.learning_rate=1e-5", ["-       learning_rate: 2.5e-3", "+       learning_rate: 1.0e-05"]),
         (f"{ASSISTANT}.train.dropout=0.1", ["+       dropout: 0.1"]),
         (f"{ASSISTANT}.train.twice=[]", ["-       twice: [general-answers/*]", "+       twice: []"]),
         (
@@ -235,11 +185,10 @@ def changed_lines(path: Path) -> list[str]:
                 "+       at_most: {false_positive_rate: 0.06} # twins of harmful requests included",
             ],
         ),
-        ("datasets.corpus.sources.2.licence=none", ["-         licence: MIT", "+         licence: none"]),
         ("foundation.review.at_most.bits_per_byte=1.6", ["+     at_most:", "+       bits_per_byte: 1.6"]),
     ],
 )
-def test_set_params_changes_its_own_line(path: Path, setting: str, lines: list[str]) -> None:
+def test_set_params_changes_its_own_line(path, setting, lines):
     set_params([setting], path)
     assert sorted(changed_lines(path)) == sorted(lines)
 
@@ -247,18 +196,16 @@ def test_set_params_changes_its_own_line(path: Path, setting: str, lines: list[s
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        (["foundation.train.lerning_rate=1"], "lerning_rate"),
         (["foundation.train.steps=many"], "many"),
         (["foundatoin.train.seed=2"], "foundatoin"),
         (["foundation.train.seed=2", f"{CLASSIFIER}.base=none"], "none"),
         (["steps"], "KEY=VALUE"),
-        (["steps="], "KEY=VALUE"),
         (["a=[1"], "[1"),
         (["foundation.train.steps.fast=1"], "fast"),
         (["datasets.corpus.sources.9.licence=MIT"], "9"),
     ],
 )
-def test_set_params_rejects_a_wrong_value_and_writes_nothing(path: Path, settings: list[str], word: str) -> None:
+def test_set_params_rejects_a_wrong_value_and_writes_nothing(path, settings, word):
     with pytest.raises(UserError) as error:
         set_params(settings, path)
     assert word in str(error.value)

@@ -1,80 +1,65 @@
 import time
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse.csgraph import connected_components
 
 from tasks.data.duplicates import are_near, first_of_groups
 
 
-def random_text(generator: np.random.Generator, words: int = 100) -> str:
+def random_text(generator, words=100):
     return " ".join(f"word{n}" for n in generator.integers(5_000, size=words))
 
 
 @cache
-def shingles(text: str) -> set[tuple[str, ...]]:
+def shingles(text):
     words = text.lower().split()
     return {tuple(words[start : start + 3]) for start in range(len(words) - 2)}
 
 
-def jaccard(left: str, right: str) -> float:
+def jaccard(left, right):
     return len(shingles(left) & shingles(right)) / len(shingles(left) | shingles(right))
 
 
-@pytest.fixture(scope="module")
-def varied() -> list[str]:
-    """150 texts in 50 families, whose members differ from the first by zero to seven changed words."""
+def test_groups_are_the_chains_of_texts_by_the_exact_similarity_of_all_pairs():
     generator = np.random.default_rng(3)
-    texts: list[str] = []
-    for _ in range(50):
+    texts = []
+    for _ in range(40):
         words = random_text(generator).split()
-        for _ in range(3):
-            changed = words.copy()
-            for position in generator.integers(100, size=generator.integers(8)):
-                changed[position] = "changed"
-            texts.append(" ".join(changed))
-    return texts
-
-
-def test_groups_are_those_of_the_exact_similarity_of_all_pairs(varied: list[str]) -> None:
-    expected = np.arange(len(varied))
-    for right in range(len(varied)):
-        for left in range(right):
-            is_near = jaccard(varied[left], varied[right]) >= 0.8
-            assert are_near(varied[left], varied[right], 0.8) == is_near
-            if is_near:
-                expected[expected == expected[right]] = expected[left]
-    assert pd.factorize(first_of_groups(varied, 0.8))[0].tolist() == pd.factorize(expected)[0].tolist()
-    assert 50 < len(set(expected)) < 150
-
-
-def test_groups_are_joined_by_chains() -> None:
-    words = [f"w{n}" for n in range(100)]
-    chain = [" ".join(words[start : start + 60]) for start in range(0, 40, 5)]
-    assert jaccard(chain[0], chain[-1]) < 0.5 < jaccard(chain[0], chain[1])
-    assert set(first_of_groups(chain, 0.8)) == {0}
+        for _ in range(4):
+            for position in generator.integers(100, size=generator.integers(6)):
+                words[position] = "changed"
+            texts.append(" ".join(words))
+    pairs = list(product(texts, repeat=2))
+    is_near = np.array([jaccard(*pair) >= 0.8 for pair in pairs])
+    assert [are_near(*pair, 0.8) for pair in pairs[::7]] == is_near[::7].tolist()
+    count, expected = connected_components(is_near.reshape(160, 160))
+    assert pd.factorize(first_of_groups(texts, 0.8))[0].tolist() == expected.tolist()
+    assert 40 < count < 160
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
-def test_duplicates_begin_exactly_at_the_threshold(threshold: float) -> None:
+def test_duplicates_begin_exactly_at_the_threshold(threshold):
     words = [f"w{n}" for n in range(102)]  # 100 shingles
     common = round(200 * threshold / (1 + threshold))
-    reference = " ".join(words)
-    near = " ".join(words[: common + 3] + [f"x{n}" for n in range(99 - common)])
-    far = " ".join(words[: common + 1] + [f"x{n}" for n in range(101 - common)])
-    assert jaccard(reference, near) >= threshold > jaccard(reference, far)
-    assert first_of_groups([reference, near], threshold).tolist() == [0, 0]
-    assert first_of_groups([reference, far], threshold).tolist() == [0, 1]
+    texts = [" ".join(words)]
+    for count in (common, common - 2):
+        texts.append(" ".join(words[: count + 3] + [f"x{n}" for n in range(99 - count)]))
+    assert jaccard(texts[0], texts[1]) >= threshold > jaccard(texts[0], texts[2])
+    assert first_of_groups(texts[:2], threshold).tolist() == [0, 0]
+    assert first_of_groups(texts[::2], threshold).tolist() == [0, 1]
 
 
-def test_case_and_punctuation_do_not_count_and_short_texts_count_as_a_whole() -> None:
+def test_case_and_punctuation_do_not_count_and_short_texts_count_as_a_whole():
     texts = ["Hello, world", "hello world!", "hello there", "!!!", "???", "", "One two. THREE four"]
     assert first_of_groups([*texts, "one two three four"], 0.8).tolist() == [0, 0, 2, 3, 4, 5, 6, 6]
     assert first_of_groups([], 0.8).tolist() == []
 
 
-def test_thousands_of_texts_that_begin_alike_take_seconds() -> None:
+def test_thousands_of_texts_that_begin_alike_take_seconds():
     generator = np.random.default_rng(0)
     begin = "please answer the question below in one short sentence "
     texts = [begin + random_text(generator, 20) for _ in range(3_000)]

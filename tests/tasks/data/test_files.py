@@ -4,12 +4,10 @@
 import bz2
 import gzip
 import io
-import json
 import lzma
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,14 +39,14 @@ BOUND = 2**20  # bytes of a line, and of a text that is read as a whole; by itse
 
 
 @contextmanager
-def soon() -> Iterator[None]:
+def soon():
     """Fails where what is inside takes long."""
     start = time.process_time()
     yield
     assert time.process_time() - start < SECONDS
 
 
-def parquet(*columns: list, names: list[str]) -> bytes:
+def parquet(*columns, names):
     stream = io.BytesIO()
     pq.write_table(pa.table(list(columns), names=names), stream)
     return stream.getvalue()
@@ -61,12 +59,10 @@ MARK = "From anna@example.org Thu Aug 22 12:36:23 2002\n"
     ("name", "content", "form"),
     [
         ("a.txt", "Once upon a time", "text"),
-        ("a.txt", "a\0b", "text"),
         ("a.txt", "Once".encode("utf-16"), "text"),
         ("a", "ham\tone\nspam\ttwo\n", "text"),
         ("a.NDJSON.gz", gzip.compress(b'{"a": 1}\n{"a": 2}\n', mtime=0), "jsonl"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', "json"),
-        ("a.htm", "<p>", "html"),
         ("a", f"{MARK}To: b\n\nx", "mbox"),
         ("a", "From ripley at stats.ox.ac.uk  Wed Jan  1 09:00:00 2003\nTo: b\n\nx", "mbox"),
         ("a", 'From "anna maria"@b.org\tThu Aug 22 12:36:23 +0200 (Summer Time) 2002\nTo: b\n\nx', "mbox"),
@@ -91,7 +87,6 @@ def test_raw_files_are_in_the_order_of_paths_without_hidden_ones(tmp_path):
 
 
 FRENCH = "Première ligne\nDéjà vu à l'hôtel, ça coûte 5 €\n"
-POLISH = "Dzień dobry, spotkajmy się jutro.\nProszę o odpowiedź do końca tygodnia, będę później na urlopie.\n"
 RUSSIAN = "Привет, как дела?\nВстретимся завтра в полдень возле станции, и мы сможем поговорить о работе.\n"
 CHINESE = "你好,明天见面吧。\n我们可以讨论一下项目的进展情况,另外请把文件带来,谢谢。\n"
 
@@ -99,14 +94,11 @@ CHINESE = "你好,明天见面吧。\n我们可以讨论一下项目的进展情
 @pytest.mark.parametrize(
     ("text", "encoding", "is_guessed"),
     [
-        (FRENCH, "utf-8", False),
         (FRENCH, "utf-8-sig", False),
         (CHINESE, "utf-16", False),
         (RUSSIAN, "utf-32", False),
         (FRENCH, "cp1252", True),
         ("one\ncafé\n", "latin-1", True),
-        (POLISH, "cp1250", True),
-        (RUSSIAN, "cp1251", True),
         (RUSSIAN, "koi8-r", True),
         (CHINESE, "gb18030", True),
     ],
@@ -152,23 +144,17 @@ BOMB = gzip.compress(b"\0" * 1_000_000, mtime=0) * 1_000  # a gigabyte
 HOSTILE: list[tuple[str, bytes, list[str]]] = [
     ("a.csv", b"text\nfine\nnot\0fine", ["row 3", "NUL"]),
     ("a.csv", b"text\ncaf\xc3\xa9\nbad \xe9t\xe9\n", ["row 3", "0xe9", "UTF-8"]),
-    ("a.csv", "text\na".encode("utf-16-le"), ["row 1", "NUL", "UTF-8"]),
     ("a.csv", b"text\n" + LONG, ["row 2", "1,048,576"]),
-    ("a.csv", LONG.replace(b" ", b"\0").decode().encode("utf-16"), ["1,048,576"]),
     ("a.csv.gz", BOMB, ["row 1", "1,048,576"]),
     ("a.csv.gz", gzip.compress(b"text" * 999, mtime=0)[:-20], ["compressed"]),
-    ("a.csv.zst", zstd.compress(os.urandom(9_999).hex().encode())[:-20], [""]),
     ("a.csv", b'label,body\nham,"' + (b"word " * 200 + b"\n") * 3_000, ["row 2", "limit"]),
     ("a.csv", b'label,body\nham,b\nham,"b\n', ["row 3", "end of data"]),
     ("a.csv", b"label,body,label\nham,a,spam\n", ["row 1", "'label'", "rename"]),
     ("a.csv", b"label,body\nham,b\nham\nspam\n", ["row 3", "1 cells, not 2", "1 more"]),
-    ("a.csv", b"label,body\nham,b,c\n", ["row 2", "3 cells, not 2"]),
-    ("a.jsonl", b'{"text": "x"}\n{"text": \n', ["row 2", "JSON", "Expecting value"]),
     ("a.jsonl", b'{"text": "fine"}\n' + b'{"text": ' * DEEP + b"}" * DEEP, ["row 2", "recursion"]),
     ("a.jsonl", b'{"text": ' + b"9" * 100_000 + b"}", ["row 1", "digits"]),
     ("a.jsonl", b'{"text": "x"}\n{"text": "' + LONG, ["row 2", "1,048,576"]),
     ("a.json", b'{\n"a": }', ["line 2", "JSON", "Expecting value"]),
-    ("a.json", b'{"text": "x"}\n{"text": "y"}\n', ["line 2", ".jsonl"]),
     ("a.json", b"[" * DEEP + b"]" * DEEP, ["recursion"]),
     ("a.json", b'["",\n' * (BOUND // 4), ["row", "1,048,576"]),
     ("a.parquet", b"PAR1" + b"x" * 99, ["Parquet"]),
@@ -179,25 +165,25 @@ HOSTILE: list[tuple[str, bytes, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "parts"), [pytest.param(*case, id=f"{case[0]} {case[2]}") for case in HOSTILE]
-)
-def test_hostile_table_is_one_problem_with_file_row_and_reason(name, content, parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LARGEST", BOUND)
-    monkeypatch.setattr(files, "LONGEST_LINE", BOUND)
+@pytest.fixture
+def small_bounds(monkeypatch):
+    for name in ("LARGEST", "LONGEST_LINE"):
+        monkeypatch.setattr(files, name, BOUND)
+
+
+@pytest.mark.parametrize("case", range(len(HOSTILE)))
+def test_hostile_table_is_one_problem_with_file_row_and_reason(case, tmp_path, small_bounds):
+    name, content, parts = HOSTILE[case]
     path = put(tmp_path, {name: content})
     findings = Findings()
-    count = 0
     with soon():
         try:
-            for _ in read_rows(path, findings):
-                count += 1
+            assert len(list(read_rows(path, findings))) <= 1
         except UserError as error:
             findings.add_error(error)
-    assert count <= 1
     (problem,) = map(str, findings.problems)
     assert problem.startswith(str(path))
-    assert [part for part in parts if part not in problem] == [], problem
+    assert all(part in problem for part in parts), problem
     assert "\n" not in problem
 
 
@@ -206,27 +192,22 @@ def test_hostile_table_is_one_problem_with_file_row_and_reason(name, content, pa
     [
         ("a.eml", "Subject: a\n\nb".encode("utf-16-le"), "NUL"),
         ("a.eml", LONG + LONG, "1,048,576"),
-        ("a.eml.gz", BOMB, "1,048,576"),
         ("a.mbox", MARK.encode() + LONG, "row 2"),
         ("a.emlx", b"Subject: a\n\nb", "row 1"),
     ],
 )
-def test_hostile_message_is_an_error_with_its_file(name, content, part, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LARGEST", BOUND)
-    monkeypatch.setattr(files, "LONGEST_LINE", BOUND)
+def test_hostile_message_is_an_error_with_its_file(name, content, part, tmp_path, small_bounds):
     path = put(tmp_path, {name: content})
     with soon(), pytest.raises(UserError, match=part) as error:
         list(read_messages(path))
     assert str(error.value).startswith(str(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"label,text\n"])
-def test_empty_table_has_no_rows_and_an_empty_file_is_said_to_be_empty(content, tmp_path):
-    path = put(tmp_path, {"a.csv": content})
+@pytest.mark.parametrize(("content", "dropped"), [("", 1), ("\n\n", 1), ("label,text\n", 0)])
+def test_empty_table_has_no_rows_and_an_empty_file_is_dropped(content, dropped, tmp_path):
     findings = Findings()
-    assert list(read_rows(path, findings)) == []
-    assert [row["id"] for row in findings.dropped if "empty" in row["reason"]] == [str(path)] * (not content.strip())
-    assert findings.problems == []
+    assert list(read_rows(put(tmp_path, {"a.csv": content}), findings)) == []
+    assert (len(findings.dropped), findings.problems) == (dropped, [])
 
 
 def test_field_of_a_megabyte_is_a_cell(tmp_path):
@@ -240,13 +221,12 @@ def test_parquet_value_that_is_repeated_is_in_memory_for_a_few_rows(tmp_path):
     path = put(tmp_path, {"a.parquet": parquet(texts, names=["text"])})
     del texts
     before = pa.total_allocated_bytes()
-    most = 0
-    lengths: list[tuple[int | None, int]] = []
-    for number, row in read_rows(path, Findings()):
-        lengths.append((number, len(row["text"])))
-        most = max(most, pa.total_allocated_bytes() - before)
-    assert lengths == [(number, 200_000) for number in range(1, 201)]
-    assert most < 20_000_000  # of the 40 MB of all rows
+    count = 0
+    for row in read_rows(path, Findings()):
+        count += 1
+        assert len(row.cells["text"]) == 200_000
+        assert pa.total_allocated_bytes() - before < 20_000_000  # of the 40 MB of all rows
+    assert count == 200
 
 
 COMPRESSIONS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd.compress}
@@ -256,35 +236,24 @@ COMPRESSIONS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress
 @given(
     content=st.binary(max_size=300),
     suffix=st.sampled_from([*COMPRESSIONS]),
-    frames=st.integers(1, 2),
-    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
-    share=st.floats(0, 2),
+    position=st.integers(0, 400),
+    put_in=st.binary(max_size=8),
+    length=st.integers(0, 800),
 )
-def test_corrupt_compressed_file_is_named(content, suffix, frames, changes, share):
-    whole = COMPRESSIONS[suffix](content) * frames  # one behind another is one file
-    spoiled = bytearray(whole)
-    for position, value in changes:
-        spoiled[int(position * len(spoiled))] = value
-    spoiled = spoiled[: int(share * len(whole))]
+def test_corrupt_compressed_file_is_named(content, suffix, position, put_in, length):
+    whole = COMPRESSIONS[suffix](content) * 2  # one behind another is one file
+    spoiled = (whole[:position] + put_in + whole[position + len(put_in) :])[:length]
     with tempfile.TemporaryDirectory() as folder, soon():
-        path = put(Path(folder), {f"a.txt{suffix}": bytes(spoiled)})
-        try:
-            plain = read_bytes(path)
-        except UserError as error:
-            assert str(error).startswith(f"{path}: ")  # noqa: PT017 (many inputs are fine)
-            assert spoiled != whole
+        path = put(Path(folder), {f"a.txt{suffix}": spoiled})
+        if spoiled == whole:
+            assert read_bytes(path) == content * 2
             return
-    assert plain == content * frames or spoiled != whole
+        try:
+            read_bytes(path)
+        except UserError as error:
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017 (a few changes stay unseen)
 
 
 def test_open_plain_passes_on_errors_of_the_file_store(tmp_path):
     with pytest.raises(FileNotFoundError), open_plain(tmp_path / "a.gz"):
         pass
-
-
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda parts: st.lists(parts), max_leaves=5))
-def test_json_lines_give_what_was_written_or_a_problem(content):
-    with tempfile.TemporaryDirectory() as folder:
-        path = put(Path(folder), {"a.jsonl": json.dumps(content)})
-        (row,) = read_rows(path, Findings())
-    assert json.dumps(row.cells) == json.dumps(content)

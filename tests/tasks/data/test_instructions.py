@@ -3,17 +3,15 @@
 import json
 
 import pytest
-from form_files import Content, csv_table, json_lines, parquet, put
+from form_files import Content, json_lines, parquet, put
 
 from tasks.data import instructions
 from tasks.data.findings import Findings
 
 ASKED = [("Name a color.", "", "Blue."), ("Add the numbers.", "1, 2", "3")]
-JOINED = [(f"{instruction}\n{given}".strip(), "", output) for instruction, given, output in ASKED]
+JOINED = [("Name a color.", "", "Blue."), ("Add the numbers.\n1, 2", "", "3")]
 ALPACA = [{"instruction": instruction, "input": given, "output": output} for instruction, given, output in ASKED]
 WITH_NULLS = [{**row, "input": row["input"] or None, "system": None} for row in ALPACA]
-OTHER_NAMES = [{"Prompt": row["instruction"], "Context": row["input"], "Response": row["output"]} for row in ALPACA]
-OWN_NAMES = [{"q": row["instruction"], "a": row["output"]} for row in ALPACA]
 TURNS = [
     {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": output}]}
     for question, _, output in JOINED
@@ -22,21 +20,16 @@ SHAREGPT = [
     {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": output}]}
     for question, _, output in JOINED
 ]
-FORMS: dict[str, tuple[str, Content, list[tuple[str, str, str]], dict[str, str]]] = {
-    "JSON as Alpaca's": ("a.json", json.dumps(ALPACA, indent=4), ASKED, {}),
-    "JSON lines with nulls": ("a.jsonl", json_lines(WITH_NULLS), ASKED, {}),
-    "CSV": ("a.csv", csv_table(OTHER_NAMES), ASKED, {}),
-    "CSV of other columns": (
-        "a.csv",
-        csv_table(OWN_NAMES[:1]),
-        ASKED[:1],
-        {"instruction": "q", "output": "a"},
-    ),
-    "Parquet": ("a.parquet", parquet(ALPACA), ASKED, {}),
-    "ShareGPT": ("s.json", json.dumps(SHAREGPT), JOINED, {}),
-    "OpenAI messages": ("m.jsonl", json_lines(TURNS), JOINED, {}),
-    "messages in Parquet": ("m.parquet", parquet(TURNS), JOINED, {}),
-}
+FORMS: list[tuple[str, Content, list[tuple[str, str, str]], dict[str, str]]] = [
+    ("a.json", json.dumps(ALPACA, indent=4), ASKED, {}),
+    ("a.jsonl", json_lines(WITH_NULLS), ASKED, {}),
+    ("a.csv", "Prompt,Context,Response\nName a color.,,Blue.\n", ASKED[:1], {}),
+    ("a.csv", "q,a\nName a color.,Blue.\n", ASKED[:1], {"instruction": "q", "output": "a"}),
+    ("a.parquet", parquet(ALPACA), ASKED, {}),
+    ("s.json", json.dumps(SHAREGPT), JOINED, {}),
+    ("m.jsonl", json_lines(TURNS), JOINED, {}),
+    ("m.parquet", parquet(TURNS), JOINED, {}),
+]
 
 
 def read(folder, **params):
@@ -46,13 +39,12 @@ def read(folder, **params):
     return rows, [str(problem).replace(f"{folder}/", "") for problem in findings.problems], findings.dropped
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_instructions_are_read_from(form, tmp_path):
-    name, content, expected, columns = FORMS[form]
+@pytest.mark.parametrize(("name", "content", "expected", "columns"), FORMS)
+def test_instructions_are_read_from_every_form(name, content, expected, columns, tmp_path):
     put(tmp_path, {name: content})
     rows, problems, _ = read(tmp_path, columns=columns)
     assert problems == []
-    assert list(rows[["instruction", "input", "output"]].itertuples(index=False, name=None)) == expected
+    assert list(map(tuple, rows[["instruction", "input", "output"]].to_numpy())) == expected
 
 
 def test_conversation_is_its_last_answer_with_the_turns_before(tmp_path):
@@ -90,12 +82,11 @@ def test_group_is_one_for_the_rows_of_a_conversation_turn_by_turn(tmp_path):
 
 
 def test_feedback_answers_that_are_bad_are_dropped(tmp_path):
-    rows = [{"instruction": "One?", "output": "1", "verdict": "good", "client": "x", "time": "2026-01-01"}]
-    rows += [{**rows[0], "instruction": "Two?", "output": "3", "verdict": "bad"}]
+    rows = [{"instruction": verdict, "output": "1", "verdict": verdict} for verdict in ("good", "bad")]
     put(tmp_path, {"feedback.jsonl": json_lines(rows)})
     table, problems, dropped = read(tmp_path)
-    assert (table["instruction"].tolist(), problems) == (["One?"], [])
-    assert [(row["id"], row["rule"], row["text"]) for row in dropped] == [("feedback.jsonl#2", "feedback", "Two?\n3")]
+    assert (table["instruction"].tolist(), problems) == (["good"], [])
+    assert [(row["id"], row["rule"]) for row in dropped] == [("feedback.jsonl#2", "feedback")]
 
 
 ASK = {"instruction": "x", "output": "y"}
@@ -106,17 +97,14 @@ TALK = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
     ("row", "part"),
     [
         ({"output": "y"}, '"instruction"'),
-        (ASK | {"input": 3}, '"input"'),
         (ASK | {"answers": "y"}, '"answers"'),
         (ASK | {"answers": ["y", "…"]}, "'…'"),
         (ASK | {"history": ["", "z"]}, '"history"'),
         (ASK | {"history": ["z"]}, "1 turns"),
         ({"messages": [{"role": "user", "content": "a"}]}, "no answer"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "'tool'"),
-        ({"messages": []}, "no answer"),
         ({"messages": "a"}, "'a'"),
         ({"conversations": [{"from": "gpt", "value": ""}]}, "'value'"),
-        ({"conversations": [{"value": "x"}]}, "'from'"),
         ({"system": ["x"], "conversations": TALK}, '"system"'),
         ([3], "[3]"),
     ],

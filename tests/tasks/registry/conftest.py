@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -16,7 +14,6 @@ import pytest
 from decisions import promote, register
 from dvc.repo import Repo
 from filelock import FileLock
-from loopback import Answer, serving
 from mlflow import MlflowClient
 from projects import OPENS_STORE, git
 from small_models import make_models
@@ -27,7 +24,7 @@ from tasks.registry.store import configure_tracking
 IGNORED = "mlflow.db*\n.threestage/\n.prefect/\nmlartifacts/\ntmp/\nremote/\n__pycache__/\n"
 
 
-def enter(folder: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def enter(folder, copy, monkeypatch):
     """Work in a copy of a project, with its store."""
     monkeypatch.chdir(shutil.copytree(folder, copy, dirs_exist_ok=True, symlinks=True))
     mlflow.set_tracking_uri(None)
@@ -35,7 +32,7 @@ def enter(folder: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure_tracking()  # the store has moved
 
 
-def evaluate_with(f1: float) -> None:
+def evaluate_with(f1):
     """Give the classifier other evidence."""
     Path("params.yaml").write_text(f"f1: {f1}\n")
     with Repo() as repo:
@@ -43,7 +40,7 @@ def evaluate_with(f1: float) -> None:
 
 
 @pytest.fixture(scope="session")
-def projects(shared) -> Path:
+def projects(shared):
     """The project of small models, once for all processes: `ran` has no version, `registered` the classifier's first.
 
     All is in a commit.
@@ -82,7 +79,7 @@ def registered_project(projects, tmp_path, monkeypatch):
     enter(projects / "registered", tmp_path, monkeypatch)
 
 
-def in_store(store: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+def in_store(store, folder, monkeypatch):
     """Work in an empty folder with a copy of a store."""
     shutil.copy(store, folder / "mlflow.db")
     monkeypatch.chdir(folder)
@@ -126,7 +123,7 @@ def project_params():
 
 
 @pytest.fixture(scope="session")
-def server_for_tests(ready_store, tmp_path_factory) -> Iterator[str]:
+def server_for_tests(ready_store, tmp_path_factory):
     """A real tracking server with a store of its own."""
     from tasks.stages.prefect import free_port
 
@@ -154,18 +151,8 @@ def server_for_tests(ready_store, tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture
-def tracking_server(server_for_tests, project, monkeypatch, request) -> str:
+def tracking_server(server_for_tests, project, monkeypatch, request):
     """In the project, at that server, in a namespace of this test's own."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server_for_tests)
     monkeypatch.setenv("THREESTAGE_NAMESPACE", f"n{abs(hash(request.node.name))}")
     return server_for_tests
-
-
-@pytest.fixture
-def answering() -> Callable[[int], AbstractContextManager[str]]:
-    """Make a server on loopback that answers everything with one status."""
-
-    def answer_all(status: int) -> AbstractContextManager[str]:
-        return serving(lambda request: Answer(status))
-
-    return answer_all

@@ -1,27 +1,17 @@
 import itertools
 import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
 from decisions import ME, NAME, aliases, compare, promote, register, tags
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
-from tasks.registry.decide import IN_MLFLOW, ModelState, approve, carry_out, challenge, model_state, reject, roll_back
+from tasks.registry.decide import IN_MLFLOW, approve, carry_out, challenge, model_state, reject, roll_back
 from tasks.registry.versions import had_champion
 
 pytestmark = pytest.mark.slow
-
-TOO_LONG = "é" * 1001
-
-
-def test_state_of_a_model_that_was_never_registered_is_empty(new):
-    assert model_state("assistant") == ModelState("threestage-assistant")
-    with pytest.raises(UserError, match="has no version yet"):
-        approve("assistant", "1", **ME)
 
 
 def test_approve_needs_despite_gates_for_failed_ones_alone_and_keeps_them(new):
@@ -89,13 +79,11 @@ def test_rejected_version_is_no_challenger_and_can_still_be_approved(decided):
     ("reason", "decide"),
     [
         ("a decision needs a reason", lambda: approve("classifier", "5", by="reviewer-1", reason=" \n")),
-        ("a decision needs a reason", lambda: reject("classifier", "5", by="reviewer-1", reason=TOO_LONG)),
         ("a decision needs the name", lambda: reject("classifier", "5", by="", reason="no")),
         ("has no version 9; there are: 5, 4", lambda: approve("classifier", "9", **ME)),
         ("version 2 is the champion already", lambda: approve("classifier", "2", **ME)),
         ("version 2 is the champion and can't be rejected", lambda: reject("classifier", "2", **ME)),
         ("version 4 was not compared yet: run `threestage review", lambda: approve("classifier", "4", **ME)),
-        ("there is no model 'mail'", lambda: carry_out("approve", "mail", **ME)),
         ("no version waits for a decision", lambda: carry_out("approve", "foundation", **ME)),
     ],
 )
@@ -107,18 +95,11 @@ def test_refused_decision_names_the_reason_and_changes_nothing(decided, project_
     assert model_state("classifier") == before
 
 
-def test_carry_out_decides_on_challenger_and_champion_by_default(decided, project_params):
-    compare("5")
-    assert carry_out("approve", "classifier", **ME)[0] == "5"
-    assert carry_out("rollback", "classifier", **ME)[0] == "5"
-    assert aliases() == ("2", "1", None)
-
-
 def test_concurrent_approvals_move_the_champion_once_and_name_who_was_first(decided):
     for version in ("3", "4", "5"):
         compare(version)
 
-    def decide(version: str) -> str:
+    def decide(version):
         try:
             approve("classifier", version, by=f"reviewer-{version}", reason="better")
         except UserError as error:
@@ -131,15 +112,6 @@ def test_concurrent_approvals_move_the_champion_once_and_name_who_was_first(deci
     late = f"was compared with 2, and now version {champion} approved by reviewer-{champion}"
     assert sum(late in outcome for outcome in outcomes) == 2
     assert aliases()[:2] == (champion, "2")
-
-
-def test_concurrent_decisions_on_one_version_leave_the_later_one_and_name_both(decided):
-    compare("5")
-    reject("classifier", "5", by="ann", reason="worse")
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda by: reject("classifier", "5", by=by, reason="so"), ("bob", "cy")))
-    assert tags(decided, "5")["by"] in ("bob", "cy")
-    assert all(name in str(tags(decided, "5")) for name in ("ann", "bob", "cy"))
 
 
 # ---- decisions in MLflow's pages
@@ -184,8 +156,8 @@ def test_killed_approval_is_completed_by_the_same_command(decided, monkeypatch, 
     compare("5")
     writes = itertools.count(1)
 
-    def dying(method: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: object, **options: object) -> None:
+    def dying(method):
+        def call(*arguments, **options):
             if next(writes) == write:
                 raise KeyboardInterrupt
             method(*arguments, **options)
@@ -206,7 +178,7 @@ def test_approve_of_a_version_deleted_meanwhile_leaves_the_champion(decided, mon
     compare("5")
     move = MlflowClient.set_registered_model_alias
 
-    def deleted_before(self: MlflowClient, name: str, alias: str, version: str) -> None:
+    def deleted_before(self, name, alias, version):
         if alias == "champion":
             decided.delete_model_version(name, version)
         move(self, name, alias=alias, version=version)
@@ -216,15 +188,6 @@ def test_approve_of_a_version_deleted_meanwhile_leaves_the_champion(decided, mon
         with pytest.raises(UserError, match="it was deleted meanwhile; look again"):
             approve("classifier", "5", **ME)
     assert aliases()[0] == "2"
-
-
-def test_error_of_the_store_that_is_no_missing_version_passes(decided, monkeypatch):
-    def fails(*_: object, **__: object) -> None:
-        raise MlflowException("database is locked")
-
-    monkeypatch.setattr(MlflowClient, "set_model_version_tag", fails)
-    with pytest.raises(MlflowException, match="locked"):
-        reject("classifier", "5", **ME)
 
 
 def test_new_challenger_takes_the_alias_of_the_one_before_in_its_namespace_alone(decided, monkeypatch):

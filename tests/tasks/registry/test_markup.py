@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 from bs4 import BeautifulSoup
 from html_pages import HOSTILE, is_harmless
@@ -7,10 +5,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from tasks.registry.markup import cut, number, plain, printable, render_markdown
+from tasks.registry.markup import plain, printable, render_markdown
 
 
-def as_html(markdown: str) -> BeautifulSoup:
+def as_html(markdown):
     """Markdown as MLflow, Prefect and the app show it."""
     return BeautifulSoup(MarkdownIt("commonmark").enable("table").render(markdown), "lxml")
 
@@ -22,15 +20,6 @@ def as_html(markdown: str) -> BeautifulSoup:
 def test_plain_shows_any_text_as_it_is_in_a_cell(value):
     page = as_html(f"| name |\n|---|\n| {plain(value, 10_000)} |")
     assert page.td.get_text() == " ".join(printable(value).split())
-
-
-def test_numbers_are_rounded():
-    assert [number(value) for value in (0.0, 0.00012345, 12, None, "x")] == ["0.000", "0.00012", 12, "", "x"]
-
-
-def test_plain_cuts_a_long_value():
-    assert plain("a" * 9, 4) == "aaaa …"
-    assert cut("aaaa\n", 4) == "aaaa"
 
 
 def test_plain_leaves_out_hidden_characters_and_those_that_reverse_text():
@@ -46,7 +35,7 @@ def test_template_escapes_values_at_the_start_of_a_line(tmp_path, value):
     assert page.p.get_text() == f"above\n{value}"
 
 
-def test_template_escapes_hostile_values_and_keeps_own_markdown(tmp_path: Path):
+def test_template_escapes_hostile_values_and_keeps_own_markdown(tmp_path):
     template = tmp_path / "values.md.j2"
     parts = ["# {{ value }}", "{{ own | markdown }}", "| a |\n|---|\n| {{ value }} |", "{{ value | code }}"]
     template.write_text("\n\n".join(parts))

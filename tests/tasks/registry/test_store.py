@@ -2,11 +2,12 @@ import re
 import shutil
 import socket
 import sqlite3
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import mlflow
 import pytest
+from loopback import Answer, serving
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -19,25 +20,18 @@ from tasks.registry.store import (
     configure_tracking,
     namespace,
     server_errors,
-    shown_address,
 )
 
 pytestmark = pytest.mark.slow
+
+NOBODY = "http://127.0.0.1:9"
 
 
 def test_namespace_on_a_server_names_user_and_machine_and_has_no_dash(monkeypatch):
     assert namespace() == "threestage"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert re.fullmatch(r"threestage\.\w+\.\w+", namespace())
-    users = ("LOGNAME", "USER", "LNAME", "USERNAME")
-    with monkeypatch.context() as nobody:
-        for variable in users:
-            nobody.delenv(variable, raising=False)
-        nobody.setattr("pwd.getpwuid", {}.__getitem__)
-        with pytest.raises(UserError, match="nobody knows who you are: set THREESTAGE_NAMESPACE"):
-            namespace()
-    for variable in users:
-        monkeypatch.setenv(variable, "anna-maria")
+    monkeypatch.setenv("LOGNAME", "anna-maria")
     assert namespace().startswith("threestage.anna_maria.")
     monkeypatch.setenv("THREESTAGE_NAMESPACE", "team")
     assert namespace() == "team"
@@ -102,10 +96,6 @@ def test_store_moves_with_its_folder_and_leaves_other_artifacts(ready_store, tmp
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{after}/mlflow.db")
     configure_tracking()
     assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/said.txt") == "hello"
-    with mlflow.start_run() as another:
-        mlflow.log_text("here", "said.txt")
-    assert Path(another.info.artifact_uri).is_relative_to(after)
-    assert len(list(before.rglob("said.txt"))) == 0
     assert mlflow.get_experiment_by_name("another").artifact_location == "/elsewhere/mlartifacts"
 
 
@@ -118,58 +108,30 @@ def _no_retries(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
 
 
-def search(url: str) -> None:
+def search(url):
     MlflowClient(url).search_experiments()
 
 
-def artifacts(url: str) -> None:
+def artifacts(url):
     get_artifact_repository(f"{url}/api/2.0/mlflow-artifacts/artifacts/1").list_artifacts()
 
 
 @pytest.mark.parametrize("ask", [search, artifacts, check_server])
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [
-        (401, UserError),
-        (403, UserError),
-        (404, UserError),
-        (429, ServerAwayError),
-        (500, ServerAwayError),
-        (503, ServerAwayError),
-    ],
+    [(401, UserError), (404, UserError), (429, ServerAwayError), (500, ServerAwayError), (None, ServerAwayError)],
 )
 @pytest.mark.usefixtures("_no_retries")
-def test_server_errors_tell_a_refusal_from_trouble_that_may_pass(answering, monkeypatch, ask, status, kind):
-    with answering(status) as url:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-        with pytest.raises(UserError, match=str(status)) as caught, server_errors():
-            ask(url)
+def test_server_errors_tell_a_refusal_from_trouble_that_may_pass_without_a_password(monkeypatch, ask, status, kind):
+    with serving(lambda _: Answer(status)) if status else nullcontext(NOBODY) as url:
+        secret = url.replace("//", "//anna:secret@")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
+        with pytest.raises(UserError, match=str(status or "try again when")) as caught, server_errors():
+            ask(secret)
     assert type(caught.value) is kind
     assert str(caught.value).startswith(f"MLFLOW_TRACKING_URI={url}: ")
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("ask", [search, artifacts, check_server])
-@pytest.mark.usefixtures("_no_retries")
-def test_server_errors_raise_away_when_nobody_answers(monkeypatch, ask):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", url := "http://127.0.0.1:9")
-    with pytest.raises(ServerAwayError, match=f"^MLFLOW_TRACKING_URI={url}: .*; try again when"), server_errors():
-        ask(url)
-
-
-@pytest.mark.usefixtures("_no_retries")
-def test_error_messages_hold_no_password_of_the_address(answering, monkeypatch):
-    with answering(401) as url:
-        secret = url.replace("//", "//anna:secret@")
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
-        for ask in (check_server, search):
-            with pytest.raises(UserError, match="401") as caught, server_errors():
-                ask(secret)
-            assert "secret" not in str(caught.value)
-    with pytest.raises(ServerAwayError) as caught, server_errors():
-        search("http://anna:secret@127.0.0.1:9")
     assert "secret" not in str(caught.value)
-    assert shown_address("postgresql://mlflow:secret@db/mlflow") == "MLFLOW_TRACKING_URI=postgresql://db/mlflow"
 
 
 def test_server_errors_pass_on_errors_of_the_file_store(mlflow_store):

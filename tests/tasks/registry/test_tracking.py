@@ -49,7 +49,7 @@ def stage(tmp_path, monkeypatch, store):
     Repo.init(no_scm=True)
 
 
-def read(run: mlflow.ActiveRun) -> mlflow.entities.Run:
+def read(run):
     return MlflowClient().get_run(run.info.run_id)
 
 
@@ -64,9 +64,8 @@ def test_stage_run_holds_parameters_facts_and_project_files(stage, store, capfd)
     assert first.data.metrics["loss"] == 2.5
     assert (first.data.tags["threestage.device"], first.data.tags["threestage.commit"]) == ("cpu", "none")
     assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/params.yaml") == "seed: 3\n"
-    experiment = mlflow.get_experiment_by_name("threestage")
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"  # opens as trainings
-    assert experiment.artifact_location == str(Path(store.removeprefix("sqlite:///")).with_name("mlartifacts"))
+    location = mlflow.get_experiment_by_name("threestage").artifact_location
+    assert location == str(Path(store.removeprefix("sqlite:///")).with_name("mlartifacts"))
 
 
 KILLED = """
@@ -78,7 +77,7 @@ with stage_run(fingerprint="k") as run:
 """
 
 
-def statuses(*runs: str) -> list[str]:
+def statuses(*runs):
     return [MlflowClient().get_run(run).info.status for run in runs]
 
 
@@ -109,12 +108,12 @@ def test_stage_run_ends_a_killed_run_of_its_stage_and_resumes_the_training_of_it
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_stage_run_resumes_an_interrupted_or_failed_run_of_the_same_fingerprint(stage, error, status):
     key = fingerprint(inputs("train"))
-    with pytest.raises(error), stage_run(Settings(), fingerprint=key) as first:
+    with pytest.raises(error), stage_run(fingerprint=key) as first:
         raise error
     assert read(first).info.status == status
-    with stage_run(Settings(), fingerprint=key) as second:
+    with stage_run(fingerprint=key) as second:
         pass
-    with stage_run(Settings(), fingerprint=key) as third:
+    with stage_run(fingerprint=key) as third:
         pass
     assert second.info.run_id == first.info.run_id
     assert read(second).info.status == "FINISHED"
@@ -123,27 +122,24 @@ def test_stage_run_resumes_an_interrupted_or_failed_run_of_the_same_fingerprint(
 
 def test_stage_run_logs_datasets_with_the_md5_that_dvc_gives_them(stage):
     Path("emails").mkdir()
-    pd.DataFrame({"body": ["hi", "ho"], "words": [1, 1]}).to_parquet("emails/train.parquet")
-    Path("emails/validation.bin").write_bytes(bytes(10))
-    datasets = {"train": Path("emails/train.parquet"), "validation": Path("emails/validation.bin")}
-    with stage_run(datasets=datasets) as run:
+    path = Path("emails/train.parquet")
+    pd.DataFrame({"body": ["hi", "ho"], "words": [1, 1]}).to_parquet(path)
+    with stage_run(datasets={"train": path}) as run:
         pass
-    datasets = {logged.tags[0].value: logged.dataset for logged in read(run).inputs.dataset_inputs}
-    assert datasets["train"].digest == hashlib.md5(Path("emails/train.parquet").read_bytes()).hexdigest()
-    assert datasets["train"].profile == '{"num_rows": 2, "num_elements": 4}'
-    assert datasets["validation"].digest == hashlib.md5(bytes(10)).hexdigest()
-    assert {dataset.name for dataset in datasets.values()} == {"emails"}
+    (logged,) = read(run).inputs.dataset_inputs
+    assert (logged.tags[0].value, logged.dataset.name) == ("train", "emails")
+    assert logged.dataset.digest == hashlib.md5(path.read_bytes()).hexdigest()
+    assert logged.dataset.profile == '{"num_rows": 2, "num_elements": 4}'
 
 
 def test_log_steps_keeps_measured_values_and_can_be_repeated(stage):
-    rows: list[dict[str, float | None]] = []
-    for step in range(1200):
-        validation = None if step % 2 else 0.5
-        rows.append({"step": step, "timestamp": 1000 + step, "loss": 1 / (step + 1), "validation": validation})
+    rows = [{"step": step, "timestamp": 1000 + step, "loss": 1 / (step + 1)} for step in range(1200)]
+    rows[600] |= {"validation": 0.5}
     with stage_run() as run:
         log_steps(run.info.run_id, rows[:700])
         log_steps(run.info.run_id, rows)
-    steps = MlflowClient().get_metric_history(run.info.run_id, "loss")
-    logged = [(metric.step, metric.timestamp, metric.value) for metric in steps]
-    assert logged == [(row["step"], row["timestamp"], row["loss"]) for row in rows]
-    assert len(MlflowClient().get_metric_history(run.info.run_id, "validation")) == 600
+    logged = MlflowClient().get_metric_history(run.info.run_id, "loss")
+    assert [metric.value for metric in logged] == [row["loss"] for row in rows]
+    assert (logged[-1].step, logged[-1].timestamp) == (1199, 2199)
+    (validation,) = MlflowClient().get_metric_history(run.info.run_id, "validation")
+    assert (validation.step, validation.value) == (600, 0.5)

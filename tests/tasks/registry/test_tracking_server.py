@@ -3,13 +3,11 @@
 import tempfile
 
 import mlflow
-import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
-from app.errors import Unavailable
 from app.settings import Settings
 from app.versions import Versions
 from llm.objectives import CLASSIFY
@@ -39,9 +37,6 @@ def test_tracking_server_takes_a_version_and_gives_the_model_back(tracking_serve
     assert register_model("classifier") == "1"
     assert registered(["classifier"]) == {"classifier": "version 1, challenger, pending"}
     version = client.get_model_version_by_alias("threestage-classifier", "challenger")
-    served = mlflow.pyfunc.load_model("models:/threestage-classifier@challenger")
-    table = served.predict(pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
-    assert table["label"][0] in ("ham", "spam")
     assert {"card.md", "dvc.lock"} <= {file.path for file in client.list_artifacts(version.run_id)}
     model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
@@ -52,26 +47,17 @@ def test_app_removes_the_downloads_of_its_versions(tracking_server, tmp_path, mo
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = {*tmp_path.iterdir()}
     versions = Versions(Settings())
-    try:
-        loaded = versions.get("classifier", CLASSIFY)
-        assert loaded.folder.is_relative_to(tmp_path)
-        assert (loaded.folder / "model.safetensors").exists()
-    finally:
-        versions.close(0)
-    monkeypatch.setattr("app.versions.load_for_inference", lambda folder: 1 / 0)
-    versions = Versions(Settings())
-    try:
-        with pytest.raises(Unavailable, match="ZeroDivisionError"):
-            versions.get("classifier", CLASSIFY)
-    finally:
-        versions.close(0)
+    folder = versions.get("classifier", CLASSIFY).folder
+    assert folder.is_relative_to(tmp_path)
+    assert (folder / "model.safetensors").exists()
+    versions.close(0)
     assert {*tmp_path.iterdir()} == before
 
 
 def test_registration_error_when_the_tracking_server_goes_away(tracking_server, monkeypatch):
     log_model = mlflow.pyfunc.log_model
 
-    def log_and_lose_server(**arguments: object) -> object:
+    def log_and_lose_server(**arguments):
         logged = log_model(**arguments)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
@@ -79,16 +65,8 @@ def test_registration_error_when_the_tracking_server_goes_away(tracking_server, 
         return logged
 
     monkeypatch.setattr(mlflow.pyfunc, "log_model", log_and_lose_server)
-    with pytest.raises(
-        ServerAwayError, match=rf"^MLFLOW_TRACKING_URI={NOBODY}: .*; try again when it answers"
-    ) as caught:
+    with pytest.raises(ServerAwayError, match=rf"^MLFLOW_TRACKING_URI={NOBODY}: .*; try again when it answers.*$"):
         register_model("classifier")
-    assert "\n" not in str(caught.value)
-
-
-def test_server_errors_see_an_absent_server_behind_a_maybe_deleted_model(away):
-    with pytest.raises(ServerAwayError, match="try again when it answers"), server_errors():
-        MlflowClient(NOBODY).set_logged_model_tags("m-1", {"threestage.model": "classifier"})
 
 
 def test_server_errors_see_an_absent_server_behind_a_failed_download(away, monkeypatch):

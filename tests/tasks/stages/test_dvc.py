@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import chdir
 from functools import partial
 from pathlib import Path
@@ -34,11 +33,11 @@ TUNE = "tune: {cmd: cp published tuned, deps: [published], outs: [tuned]}"
 GRAPH = (TRAIN, CLEAN, PUBLISHED)
 
 
-def pipeline(*lines: str) -> str:
+def pipeline(*lines):
     return "\n  ".join(["stages:", *lines]) + "\n"
 
 
-def make_graph(folder: Path) -> None:
+def make_graph(folder):
     """Make a project of DVC in which nothing ran."""
     (folder / "dvc.yaml").write_text(pipeline(*GRAPH))
     (folder / "params.yaml").write_text("rate: 1\n")
@@ -47,14 +46,14 @@ def make_graph(folder: Path) -> None:
 
 
 @pytest.fixture
-def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def graph(tmp_path, monkeypatch):
     """The working folder: a project in which nothing ran."""
     make_graph(tmp_path)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory):
     """A project in which the stages that are needed ran, for copies."""
     folder = tmp_path_factory.mktemp("finished")
     make_graph(folder)
@@ -84,7 +83,6 @@ def test_replay_that_no_application_rehearses_is_no_stage(project_copy, monkeypa
 @pytest.mark.parametrize(
     ("path", "content", "subjects"),
     [
-        ("raw", "text", {}),
         ("raw", "other", {"clean": "raw"}),
         ("params.yaml", "rate: 2\n", {"clean": "rate"}),
         ("clean", "other", {"clean": "clean", "train": "clean"}),
@@ -107,14 +105,9 @@ def test_stale_names_the_stages_and_what_differs(finished, tmp_path, monkeypatch
     assert stale(["clean"]).keys() == {"clean"} & subjects.keys()
 
 
-@pytest.mark.parametrize(
-    ("path", "content"), [("dvc.yaml", "stages: {train: {cmd: [}}"), ("dvc.lock", "<<<<<<< ours"), (".dvc", None)]
-)
+@pytest.mark.parametrize(("path", "content"), [("dvc.yaml", "stages: {train: {cmd: [}}"), ("dvc.lock", "<<<<<<< ours")])
 def test_error_of_dvc_is_on_one_line(graph, path, content):
-    if content is None:
-        shutil.rmtree(path)
-    else:
-        Path(path).write_text(content)
+    Path(path).write_text(content)
     with pytest.raises(UserError) as caught:
         stale()
     assert len(str(caught.value).splitlines()) == 1
@@ -138,8 +131,6 @@ def test_failed_stage_stops_only_what_needs_it(graph, monkeypatch):
     assert (variables["NIGHT"], variables["DVC_STAGE"]) == ("tonight", "clean")
     assert "PREFECT__FLOW_RUN_ID" not in variables
     assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
-    Path("dvc.yaml").write_text(pipeline(*lines, TRAIN, CLEAN.replace("cat raw", "head raw")))
-    assert reproduce(["train"], {}) == {}  # `broken` is not asked for
 
 
 def test_reproduce_that_takes_too_long_or_is_killed_is_an_error(graph):
@@ -170,7 +161,6 @@ IGNORES = "trap '' TERM"
     ("number", "trap", "patience"),
     [
         (signal.SIGINT, SAVES, HANGS),
-        (signal.SIGTERM, SAVES, HANGS),
         (signal.SIGKILL, SAVES, HANGS),
         (signal.SIGINT, IGNORES, 0.5),
     ],
@@ -181,7 +171,7 @@ def test_dvc_and_its_stage_end_with_the_process_that_started_them(graph, number,
     Path("slow.sh").write_text(f"{trap}\ntouch begun\nwhile :; do sleep 0.05; done\n")
     variables = environment(PYTHONPATH=str(ROOT))
 
-    def has_begun() -> bool:
+    def has_begun():
         return Path("begun").exists() or run.poll() is not None
 
     with subprocess.Popen([sys.executable, "-c", RUN, str(patience)], env=variables, process_group=0) as run:
@@ -195,31 +185,19 @@ def test_dvc_and_its_stage_end_with_the_process_that_started_them(graph, number,
     assert not Path("next").exists()
     assert stale().keys() == {"slow", "next"}  # nothing is locked
     end = read_end("night")
-    codes = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: None}
-    assert (end and end.code) == codes[number]
+    assert (end and end.code) == {signal.SIGINT: 130, signal.SIGKILL: None}[number]
 
 
 def test_dvc_waits_while_another_dvc_has_the_lock(graph, monkeypatch):
-    patience = dvc_lock.DEFAULT_TIMEOUT
-    before = psutil.Process().children()
-    monkeypatch.setattr(dvc_lock, "DEFAULT_TIMEOUT", 0.1)  # in this process, not in the dvc that it starts
-
-    def release_after(seconds: float) -> None:
-        def has_dvc_begun() -> bool:
-            return seconds < patience or psutil.Process().children() != before
-
-        wait_for(has_dvc_begun)
-        time.sleep(seconds)
-        another.lock.unlock()
-
+    monkeypatch.setattr(dvc_lock, "DEFAULT_TIMEOUT", 0.1)  # in this process; in the dvc that it starts 3 seconds
     with Repo() as another:
         another.lock.lock()
         with pytest.raises(UserError):
             stale()
-        threading.Thread(target=release_after, args=(0.5,)).start()
+        threading.Timer(0.5, another.lock.unlock).start()
         assert stale(wait=True).keys() == {"clean", "train"}
         another.lock.lock()
-        threading.Thread(target=release_after, args=(2 * patience,)).start()
+        threading.Timer(8, another.lock.unlock).start()
         assert reproduce([], {}) == {}
 
 
@@ -237,12 +215,11 @@ def test_stale_waits_while_another_dvc_runs_a_stage(graph):
 
 
 def test_push_that_fails_or_takes_too_long_is_an_error(graph):
-    before = psutil.Process().children()
     assert remote() is None
+    before = psutil.Process().children()
     for seconds in (HANGS, 0.01):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=r"^dvc push.*$"):
             push(seconds)
-        assert len(str(caught.value).splitlines()) == 1
     assert psutil.Process().children() == before
 
 
@@ -273,7 +250,6 @@ def test_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypatch
     assert reproduce([], {}) == {}
     assert results() == (["dvc.lock", *pointers], [])
     commit_all(here, "A state of it")
-    assert "feedback.jsonl\n" not in subprocess.check_output(["git", "ls-files"], text=True)
     assert remote() == "r"
     push(HANGS)
 
@@ -285,11 +261,3 @@ def test_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypatch
         repo.pull()
     assert stale() == {}
     assert Path("made").read_text() == "one\n"
-
-    (inbox / "feedback.jsonl").write_text("one\ntwo\n")
-    assert stale().keys() == {"join"}
-    before = Path(pointers[0]).read_text()
-    track(INBOX)
-    assert Path(pointers[0]).read_text() != before
-    assert reproduce([], {}) == {}
-    assert Path("made").read_text() == "one\ntwo\n"

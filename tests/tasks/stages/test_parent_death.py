@@ -44,12 +44,3 @@ stage.wait()
         assert stage.is_running()
         parent.stdin.close()  # its imports are done
         assert parent.stdout.read() == ""  # and it has ended without a word
-
-
-def test_guarded_command_has_its_arguments_process_and_exit_code():
-    code = "import os, sys; print(os.getpid(), sys.argv[1:]); sys.exit(7)"
-    with subprocess.Popen([*GUARD, sys.executable, "-c", code, "-a", "b c"], **PIPES) as process:
-        pid, arguments = process.stdout.read().strip().split(" ", 1)
-        assert arguments == "['-a', 'b c']"
-    assert process.returncode == 7
-    assert int(pid) == process.pid  # the command takes its place

@@ -5,20 +5,18 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 
 import psutil
 import pytest
-from loopback import Answer, Asked, serving
+from loopback import Answer, serving
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import Cancelling, Completed, Pending, Running
+from prefect.states import Running, State
 from projects import ROOT, environment
 from real_servers import has_ended, wait_for
 from web_page import check_prefect_refuses_pages
@@ -46,17 +44,13 @@ from tasks.stages.prefect import prefect_server, run_flow
 @flow
 def work(number: int) -> int:
     return number + 1
-try:
-    with prefect_server() as url:
-        print(url, run_flow(work, {"number": 6}), os.environ["NO_PROXY"], flush=True)
-        time.sleep(600)
-except KeyboardInterrupt:
-    print([name for name in ("PREFECT_API_URL",) if name in os.environ])
+with prefect_server() as url:
+    print(url, run_flow(work, {"number": 6}), os.environ["NO_PROXY"], flush=True)
+    time.sleep(600)
 """
 
 
-@pytest.mark.parametrize(("number", "last"), [(signal.SIGINT, "[]\n"), (signal.SIGKILL, "")])
-def test_temporary_server_refuses_other_sites_and_ends_with_its_process(tmp_path, number, last):
+def test_temporary_server_refuses_other_sites_and_ends_with_its_process(tmp_path):
     proxies = {"HTTP_PROXY": NOBODY, "NO_PROXY": "own.example", "no_proxy": ""}
     variables = environment(PYTHONPATH=str(ROOT), PREFECT_HOME=str(tmp_path), **proxies)
     variables.pop("PREFECT_API_URL", None)
@@ -68,8 +62,7 @@ def test_temporary_server_refuses_other_sites_and_ends_with_its_process(tmp_path
         check_prefect_refuses_pages(url.removesuffix("/api"))
         servers = psutil.Process(running.pid).children(recursive=True)
         assert servers
-        os.killpg(running.pid, number)
-        assert running.stdout.read() == last
+        os.killpg(running.pid, signal.SIGKILL)
     for server in servers:
         wait_for(partial(has_ended, server))
 
@@ -83,7 +76,7 @@ def test_temporary_server_that_does_not_start_is_an_error(monkeypatch, code, sec
         server.kill()
 
 
-def connect(url: str) -> None:
+def connect(url):
     """Use the Prefect server of this address for a moment."""
     before = psutil.Process().children()
     with temporary_settings({PREFECT_API_URL: url}), prefect_server() as used:
@@ -109,7 +102,7 @@ def test_configured_server_is_asked_until_it_answers_or_refuses(monkeypatch, hea
         monkeypatch.setenv(NIGHT, "of a night")
     answers = {"/api/health": health, "/api/admin/version": version}
 
-    def answer(request: Asked) -> Answer:
+    def answer(request):
         statuses = answers[request.path]
         return Answer(statuses.pop(0) if len(statuses) > 1 else statuses[0])
 
@@ -117,36 +110,16 @@ def test_configured_server_is_asked_until_it_answers_or_refuses(monkeypatch, hea
         connect(f"{url}/api")
 
 
-def test_configured_server_that_is_away_is_an_error_and_a_night_waits_for_it(monkeypatch, port):
+def test_configured_server_that_is_away_is_an_error(monkeypatch, port):
     monkeypatch.setattr(stages_prefect, "ANSWERS_WITHIN", 0.3)
-    monkeypatch.setattr(stages_prefect, "ASKS_EVERY", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for number in (silent.getsockname()[1], port):
             with pytest.raises(UserError, match=f":{number}/api"):
                 connect(f"http://127.0.0.1:{number}/api")
-    monkeypatch.setenv(NIGHT, "of a night")
-    with monkeypatch.context() as patch:
-        patch.setattr(stages_prefect, "LONGEST_WAIT", 0.05)
-        with pytest.raises(UserError):
-            connect(NOBODY)
-    monkeypatch.setattr(stages_prefect, "ANSWERS_WITHIN", 600)
-    is_done = threading.Event()
-
-    def start() -> None:
-        with serving(lambda _: Answer(), port):
-            is_done.wait()
-
-    later = threading.Timer(0.3, start)
-    later.start()
-    try:
-        connect(f"http://127.0.0.1:{port}/api")
-    finally:
-        is_done.set()
-        later.join()
 
 
 @pytest.fixture
-def client(prefect_api) -> Iterator[SyncPrefectClient]:
+def client(prefect_api):
     with get_client(sync_client=True) as client:
         yield client
 
@@ -165,7 +138,7 @@ def test_run_flow_reports_its_end_and_the_tags_of_folder_and_night(client, monke
     ids = []
 
     @flow
-    def work(number: int) -> int:
+    def work(number):
         ids.append(FlowRunContext.get().flow_run.id)
         if error is not None:
             raise error
@@ -183,47 +156,35 @@ def test_run_flow_reports_its_end_and_the_tags_of_folder_and_night(client, monke
 
 def test_end_left_marks_the_open_runs_of_a_tag_and_their_tasks(client, tmp_path):
     @flow
-    def stage() -> None:
+    def stage():
         """Never called."""
 
     @task
-    def step() -> None:
+    def step():
         """Nor this."""
 
     tag = f"retrain:{tmp_path}"
-    states = {
-        "running": Running(),
-        "pending": Pending(),
-        "cancelling": Cancelling(),
-        "done": Completed(),
-        "elsewhere": Running(),
-    }
-    ids, task_ids = {}, {}
-    for name, state in states.items():
-        tags = [f"{tag}/other" if name == "elsewhere" else tag]
-        ids[name] = client.create_flow_run(stage, name=name, state=state, tags=tags).id
-        for task_name, task_state in {"running": Running(), "done": Completed()}.items():
-            task_run = client.create_task_run(step, ids[name], task_name, name=task_name, state=task_state)
-            task_ids[f"{task_name} in {name}"] = task_run.id
+    states = {"Running": "Crashed", "Pending": "Crashed", "Cancelling": "Crashed", "Completed": "Completed"}
+    ids = {}
+    for name in states:
+        run = client.create_flow_run(stage, state=State(type=name.upper(), name=name), tags=[tag])
+        task_run = client.create_task_run(step, run.id, name, state=Running())
+        ids[name] = run.id, task_run.id
+    other = client.create_flow_run(stage, state=Running(), tags=[f"{tag}/other"])
     end_left(tag)
-    names = {name: client.read_flow_run(id_).state.name for name, id_ in ids.items()}
-    crashed = dict.fromkeys(("running", "pending", "cancelling"), "Crashed")
-    assert names == crashed | {"done": "Completed", "elsewhere": "Running"}
-    for name, id_ in task_ids.items():
-        is_left = name in ("running in running", "running in pending", "running in cancelling")
-        expected = "Crashed" if is_left else "Running" if name.startswith("running") else "Completed"
-        assert client.read_task_run(id_).state.name == expected
+    for name, (run_id, task_run_id) in ids.items():
+        assert client.read_flow_run(run_id).state.name == states[name]
+        is_ended = states[name] == "Crashed"
+        assert client.read_task_run(task_run_id).state.name == ("Crashed" if is_ended else "Running")
+    assert client.read_flow_run(other.id).state.name == "Running"
 
 
 def test_artifact_that_the_server_does_not_take_is_a_warning(client, caplog):
-    artifact = leave_artifact(create_table_artifact, "evaluate-Spam", table=[{"f1": 0.5}])
-    assert artifact is not None
+    assert leave_artifact(create_table_artifact, "evaluate-Spam", table=[{"f1": 0.5}]) is not None
     assert caplog.messages == []
-    with serving(lambda _: Answer(503)) as busy:
-        for number, url in enumerate((NOBODY, f"{busy}/api"), 1):
-            with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
-                assert leave_artifact(create_table_artifact, "evaluate-Spam", table=[]) is None
-            assert sum("evaluate-spam" in message for message in caplog.messages) == number
+    with temporary_settings({PREFECT_API_URL: NOBODY, PREFECT_CLIENT_MAX_RETRIES: 0}):
+        assert leave_artifact(create_table_artifact, "evaluate-Spam", table=[]) is None
+    assert "evaluate-spam" in caplog.text
 
 
 RUN = """
@@ -253,10 +214,10 @@ subprocess.run([sys.executable, "-c", sys.argv[1]])
 def test_run_gets_one_sigterm_when_its_worker_is_killed(tmp_path, before):
     log = tmp_path / ".threestage/run/log"
 
-    def has_line(words: str) -> bool:
+    def has_line(words):
         return log.exists() and words in log.read_text()
 
-    def wait_for_line(words: str) -> None:
+    def wait_for_line(words):
         wait_for(partial(has_line, words), every=0.01)
 
     variables = environment(PYTHONPATH=str(ROOT), **{OF_A_WORKER: "x"})

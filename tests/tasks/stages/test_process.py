@@ -13,10 +13,9 @@ from unittest.mock import ANY
 import psutil
 import pytest
 from prefect.exceptions import TerminationSignal
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from projects import change_params
 
-from llm.errors import UserError, UserFileError
+from llm.errors import UserError
 from tasks.stages.libraries import installed, write_libraries
 from tasks.stages.process import END, on_interrupt, run_command
 
@@ -37,7 +36,7 @@ if __name__ == "__main__":
 """
 
 
-def edit_params(project: Path, **changes: object) -> None:
+def edit_params(project, **changes):
     change_params(project, {"foundation": {"train": changes}})
 
 
@@ -54,18 +53,13 @@ def test_wrong_parameter_is_named_before_anything_starts(project_copy, command_l
 
 
 @pytest.mark.parametrize(
-    ("words", "names"),
-    [
-        (["flows.fetch", "corpsu"], "'corpus', 'emails', 'instructions', 'requests'"),
-        (["flows.replay", "assistent"], "'assistant'"),
-        (["flows.finetune", "foundation"], "'classifier', 'assistant', 'guard'"),
-        (["flows.evaluate", "gard"], "'foundation', 'classifier', 'assistant', 'guard'"),
-    ],
+    ("flow", "name", "names"),
+    [("fetch", "corpsu", ["corpus", "emails"]), ("finetune", "foundation", ["classifier", "assistant", "guard"])],
 )
-def test_unknown_name_is_refused_with_the_names(command_line, words, names):
-    code, _, error = command_line(ROOT, *words)
+def test_unknown_name_is_refused_with_the_names(command_line, flow, name, names):
+    code, _, error = command_line(ROOT, f"flows.{flow}", name)
     assert code == 2
-    assert error.endswith(f"invalid choice: '{words[1]}' (choose from {names})\n")
+    assert all(word in error for word in [name, *names])
 
 
 def test_bug_keeps_its_traceback_and_prefects_own_report_stays_off_the_console(project_copy, prefect_server_for_tests):
@@ -88,18 +82,8 @@ def test_changed_library_is_named_before_anything_runs(project_copy, command_lin
     assert code == 1
     assert error.startswith("error: libraries.json: torch is 1.0, installed is ")
     assert error.endswith("run `python -m tasks.stages.libraries`, then the same command\n")
-    (project_copy / "libraries.json").write_text("<<<<<<< ours")
-    assert "libraries.json: charset-normalizer is missing" in command_line(project_copy, "flows.pretrain")[2]
     write_libraries()
     assert json.loads((project_copy / "libraries.json").read_text()) == installed()
-
-
-def test_prefect_server_that_is_down_is_named_on_one_line(project_copy, command_line):
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        code, _, error = command_line(project_copy, "flows.pretrain")
-    assert code == 1
-    assert error.startswith("error: PREFECT_API_URL=http://127.0.0.1:9/api: nobody answers (")
-    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -107,7 +91,6 @@ def test_prefect_server_that_is_down_is_named_on_one_line(project_copy, command_
     [
         (None, 0, ""),
         (UserError("a.csv, row 2"), 1, "error: a.csv, row 2\n"),
-        (UserFileError("b.csv: no such file"), 1, "error: b.csv: no such file\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "a", None, "c.db"),
             1,
@@ -123,7 +106,7 @@ def test_prefect_server_that_is_down_is_named_on_one_line(project_copy, command_
     ],
 )
 def test_command_line_says_its_error_once_and_gives_its_exit_code(capsys, tmp_path, error, code, line):
-    def work() -> str:
+    def work():
         if error is not None:
             raise error
         return "a version waits"
