@@ -10,8 +10,8 @@ import httpx
 import pytest
 import torch
 import xllamacpp
-from projects import CHATML
 from model_shapes import LLAMA, LLAMA_SCALING
+from projects import CHATML
 from published import TOKENS, difference
 from transformers import AutoModelForCausalLM
 
@@ -20,6 +20,7 @@ from llm.errors import UserError
 from llm.formats.export_gguf import export_gguf
 from llm.formats.gguf import read_gguf
 from llm.formats.huggingface import load_pretrained
+from llm.formats.tokenizer_files import read_chat_template
 from llm.generation.text import generate
 from llm.loaded_model import LoadedModel
 from llm.tokenizer import decode
@@ -71,6 +72,7 @@ def test_exported_file_comes_back_bit_for_bit_and_llama_cpp_writes_the_same_toke
     assert encoding_again.encode_ordinary(text) == encoding.encode_ordinary(text)
     metadata, _ = read_gguf(file)
     assert (metadata["general.name"], metadata["general.base_model.count"]) == ("cat", 1)
+    assert read_chat_template(file) is None
     prompt = encoding.encode_ordinary("the cat sat on")
     with llama_cpp(file) as client:
         assert greedy_tokens(client, prompt, 16) == generate(model, [prompt], max_new_tokens=16)[0]
@@ -102,7 +104,7 @@ def test_llama_cpp_agrees_on_published_weights(tmp_path, smollm2):
     chat = Chat(template=CHATML, system="Be brief.")
     file = tmp_path / "smollm2.gguf"
     export_gguf(file, published, chat, details={})
-    questions = [f"{verb} {noun}" for verb in ("Describe", "Draw") for noun in ("cats", "rain", "Rome", "love", "1984")]
+    questions = ("Describe cats", "Draw rain", "Describe 1984", "Draw Rome")
     prompts = [prompt_tokens(encoding, chat, [Message("user", question)]) for question in questions]
     texts = ["  ünïcödé 🐈\n\n\ttabs", "<|im_end|> typed", "日本語のテキスト", "\r\n \r\n"]
     texts += "\n\n".join(topics.values()).split("\n\n")[:1000]
@@ -113,6 +115,7 @@ def test_llama_cpp_agrees_on_published_weights(tmp_path, smollm2):
         messages = [message._asdict() for message in TALK]
         prompt = post(client, "/apply-template", messages=messages)["prompt"]
         assert prompt == decode(encoding, prompt_tokens(encoding, chat, TALK))
+        assert prompt == decode(encoding, prompt_tokens(encoding, Chat(template=read_chat_template(file)), TALK))
         answers = [greedy_tokens(client, prompt, 8) for prompt in prompts]
     stops = turn_ends(encoding, chat)
     for answer in answers:

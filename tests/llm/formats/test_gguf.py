@@ -1,4 +1,6 @@
-"""GGUF files of others: what is torn, of another kind or computed in another way is refused with the reason."""
+"""GGUF files of others: a published one, and those that are torn, of another kind or computed in another way."""
+
+from pydoc_data.topics import topics
 
 import gguf
 import numpy as np
@@ -8,6 +10,7 @@ from gguf import GGUFValueType
 from hypothesis import given
 from hypothesis import strategies as st
 from model_shapes import LLAMA, LLAMA_SCALING
+from transformers import AutoModelForCausalLM
 
 from llm.formats.export_gguf import export_gguf
 from llm.formats.gguf import read_gguf
@@ -105,3 +108,11 @@ def test_tensor_is_read_anew_each_time(file):
     first.zero_()
     assert tensors["output_norm.weight"].read().any()
     assert first.dtype == torch.float32
+
+
+@torch.inference_mode()
+def test_smollm2_has_the_logits_of_transformers(smollm2):
+    model, encoding = load_pretrained(smollm2, context_length=256)
+    tokens_1T = torch.tensor([encoding.encode_ordinary(topics["floating"])[:256]])
+    theirs = AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name).eval()
+    torch.testing.assert_close(model(tokens_1T), theirs(tokens_1T).logits, atol=1e-3, rtol=0)
