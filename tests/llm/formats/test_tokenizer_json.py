@@ -8,9 +8,7 @@ from tokenizers import Tokenizer
 
 from llm.errors import UserError
 from llm.formats.tokenizer_json import PublishedEncoding, load_tokenizer, save_tokenizer
-from llm.tokenizer import END_OF_TEXT, decode, same_tokens, train_bpe
-
-WORDS = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 9}
+from llm.tokenizer import END_OF_TEXT, same_tokens, train_bpe
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +31,48 @@ def test_saved_tokenizer_gives_the_same_ids_here_and_in_hugging_face(encoding, p
     save_tokenizer(encoding, path)
     loaded = load_tokenizer(path)
     theirs = Tokenizer.from_file(str(path))
-    assert loaded._pat_str == encoding._pat_str
+    assert not isinstance(loaded, PublishedEncoding)
     assert same_tokens(loaded, encoding)
     assert {token: theirs.token_to_id(token) for token in encoding._special_tokens} == encoding._special_tokens
-    for text in [*TEXT[:100], *strange_texts(2000)]:
+    for text in [*TEXT[:20], *strange_texts(1000)]:
         ids = encoding.encode_ordinary(text)
         assert loaded.encode_ordinary(text) == ids
         assert theirs.encode(text).ids == ids
         assert theirs.decode(ids) == text
+    save_tokenizer(loaded, tmp_path / "again.json")
+    assert path.read_bytes() == (tmp_path / "again.json").read_bytes()
 
 
-def test_saving_twice_gives_the_same_bytes(encoding, tmp_path):
-    save_tokenizer(encoding, tmp_path / "a.json")
-    save_tokenizer(load_tokenizer(tmp_path / "a.json"), tmp_path / "b.json")
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-
-
-@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"added_tokens": [], "pre_tokenizer": None}), "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        json.dumps({"added_tokens": [], "pre_tokenizer": None}),
+        "[" * 100_000,
+    ],
+    ids=range(4),
+)
 def test_load_tokenizer_names_a_file_of_another_kind(content, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"tokenizer\.json: not the tokenizer\.json of a byte-level BPE"):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"), [("vocab", {"a": -1}), ("vocab", {"a": 2**32}), ("vocab", {"a": 98}), ("added_tokens", -1)]
+)
+def test_load_tokenizer_refuses_corrupt_ids_with_the_file(encoding, part, change, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    save_tokenizer(encoding, path)
+    layout = json.loads(path.read_text())
+    if part == "vocab":
+        layout["model"]["vocab"] |= change
+    else:
+        layout["added_tokens"][0]["id"] = change
+    path.write_text(json.dumps(layout))
+    with pytest.raises(UserError, match=r"tokenizer\.json: not the tokenizer\.json of a byte-level BPE \("):
         load_tokenizer(path)
 
 
@@ -65,26 +84,6 @@ def test_load_tokenizer_reads_a_changed_file_as_a_published_one(encoding, tmp_pa
     theirs = load_tokenizer(path)
     assert isinstance(theirs, PublishedEncoding)
     assert theirs.encode_ordinary("e\u0301") == encoding.encode_ordinary("é") != encoding.encode_ordinary("e\u0301")
-    layout["model"]["merges"].pop()
-    path.write_text(json.dumps(layout))
-    assert isinstance(load_tokenizer(path), PublishedEncoding)
-
-
-ADDED, A = ["added_tokens", 0, "id"], ["model", "vocab", "a"]
-
-
-@pytest.mark.parametrize(("keys", "index"), [(ADDED, -1), (ADDED, 2**32), (A, -1), (A, 2**32), (A, "that of b")])
-def test_load_tokenizer_refuses_corrupt_ids_with_the_file(encoding, keys, index, tmp_path):
-    path = tmp_path / "tokenizer.json"
-    save_tokenizer(encoding, path)
-    layout = json.loads(path.read_text())
-    part = layout
-    for key in keys[:-1]:
-        part = part[key]
-    part[keys[-1]] = layout["model"]["vocab"]["b"] if index == "that of b" else index
-    path.write_text(json.dumps(layout))
-    with pytest.raises(ValueError, match=r"tokenizer\.json: not the tokenizer\.json of a byte-level BPE \("):
-        load_tokenizer(path)
 
 
 def test_published_encoding_leaves_out_bytes_that_the_vocabulary_lacks(partial):
@@ -94,25 +93,13 @@ def test_published_encoding_leaves_out_bytes_that_the_vocabulary_lacks(partial):
     assert partial.encode_ordinary("é\ud800") == []
     assert partial.encode("xa<|im_end|>b", allowed_special="all") == [1, 0, 2]  # but never beyond a special token
     assert partial.encode_ordinary("<|im_end|>") == [5]  # of whose characters the vocabulary has `e` alone
-    with pytest.raises(TypeError, match="allowed_special"):
-        partial.encode("<|im_end|>")
 
 
 def test_published_encoding_survives_saving_and_pickling(partial, tmp_path):
     save_tokenizer(partial, tmp_path / "tokenizer.json")
     for copy in (load_tokenizer(tmp_path / "tokenizer.json"), pickle.loads(pickle.dumps(partial))):
-        assert isinstance(copy, PublishedEncoding)
         assert same_tokens(copy, partial)
-        assert copy.n_vocab == 12
         assert copy.encode_ordinary_batch(["axb!?! é", ""]) == [[10, 11, 8], []]
-
-
-def test_published_encoding_finds_added_tokens_that_are_not_special():
-    tool = {"<tool>": 12}
-    encoding = PublishedEncoding(partial_layout(RANKS | tool, {"<|im_end|>": 0}, added=tool))
-    assert encoding.encode_ordinary("ab<tool>!<|im_end|>") == [10, 12, 9, 5]
-    assert decode(encoding, [10, 12, 9]) == "ab<tool>!"
-    assert encoding._special_tokens == {"<|im_end|>": 0}
 
 
 def test_published_encoding_truncates_and_pads_no_text():
@@ -123,29 +110,20 @@ def test_published_encoding_truncates_and_pads_no_text():
     assert PublishedEncoding(layout).encode_ordinary("abababab") == [10] * 4
 
 
+PREFIX_SPACE = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+WITHOUT_AB = {token: index for token, index in RANKS.items() if token != "ab"}
+MERGES_AB = {"type": "BPE", "vocab": RANKS, "merges": [["a", "b"]]}
+
+
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("layout", "reason"),
     [
-        ({"normalizer": {"type": "Lowercase"}}, "it makes 'the cat' of 'The cat'"),
-        (
-            {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}},
-            "it makes ' The cat'",
-        ),
-        ({"model": {"type": "WordPiece", "vocab": {"The": 0, "cat": 1}, "unk_token": "The", **WORDS}}, "it makes 'The"),
-        ({"model": {"type": "BPE", "vocab": {"▁a": 0}, "merges": []}}, "codec can't encode"),
-        ({"model": {"type": "BPE", "vocab": RANKS, "merges": [], "dropout": 0.5}}, "merges at random, dropout 0.5"),
-        ({"model": {"type": "BPE", "vocab": RANKS | {"q": 1}, "merges": []}}, "two of its tokens have one id"),
-        ({"model": {"type": "BPE", "vocab": RANKS, "merges": [["a", "q"]]}}, "`q` out of vocabulary"),
-        ({"model": {"type": "WordLevel"}}, "."),
+        (partial_layout(RANKS, {}, pre_tokenizer=PREFIX_SPACE), "it makes ' The cat'"),
+        (partial_layout(RANKS, {}, model=MERGES_AB | {"dropout": 0.5}), "merges at random, dropout 0.5"),
+        (partial_layout(RANKS, {}, model={"type": "WordLevel"}), "."),
+        (partial_layout(WITHOUT_AB, {"ab": 10}, model=MERGES_AB), "a text that holds 'ab' would get special tokens"),
     ],
 )
-def test_published_encoding_refuses_a_tokenizer_that_changes_text(change, reason):
+def test_published_encoding_refuses_a_tokenizer_that_changes_text(layout, reason):
     with pytest.raises(ValueError, match=reason):
-        PublishedEncoding(partial_layout(RANKS, {}, **change))
-
-
-def test_published_encoding_refuses_a_special_token_that_text_would_get():
-    ranks = {token: index for token, index in RANKS.items() if token != "ab"}
-    model = {"type": "BPE", "vocab": RANKS, "merges": [["a", "b"]]}
-    with pytest.raises(ValueError, match="a text that holds 'ab' would get special tokens"):
-        PublishedEncoding(partial_layout(ranks, {"ab": 10}, model=model))
+        PublishedEncoding(layout)
