@@ -9,7 +9,8 @@ from torch import nn
 
 from llm.config import GPTConfig, LoRAConfig
 from llm.device import Compute
-from llm.kernels.processor import KINDS
+from llm.errors import UserError
+from llm.kernels.processor import KINDS, VARIABLE, processor
 from llm.kernels.training import choose
 from llm.kernels.training.backend import TORCH, Backend
 from llm.kernels.training.choose import WORTH, WORTH_C, WORTH_INT8, choose_backend
@@ -55,6 +56,12 @@ def test_blocks_stay_eager_without_a_compiler(monkeypatch, command):
     compute = chosen(WORTH, CPU)
     assert compute.backend == TORCH
     assert compute.backend_reason.startswith("there is no C++ compiler")
+
+
+def test_kind_that_this_processor_can_not_be_is_refused(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "abacus")
+    with pytest.raises(UserError, match="abacus: this processor"):
+        processor()
 
 
 @pytest.fixture
