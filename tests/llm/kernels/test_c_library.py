@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -29,7 +30,9 @@ def answer(path) -> int:
 def test_library_is_built_once_for_each_source_and_compiler_and_leaves_no_temporary_files(small, tmp_path, monkeypatch):
     monkeypatch.setenv("CC", "gcc")
     folder = tmp_path / "built"
-    path = build(small, folder)
+    with ThreadPoolExecutor(2) as pool:  # both build at once
+        path, same = pool.map(build, [small] * 2, [folder] * 2)
+    assert path == same
     when = path.stat().st_mtime_ns
     assert build(small, folder) == path
     assert path.stat().st_mtime_ns == when
