@@ -1,6 +1,5 @@
 """A model packed for decode.c, against the model as torch computes it."""
 
-import logging
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,13 +10,11 @@ from processors import be, needs_registers
 from torch.nn import functional as F
 
 from llm.formats.huggingface import load_pretrained
-from llm.generation.engine import Engine
 from llm.generation.packed import pack, pack_for_inference
 from llm.generation.request import Request
 from llm.generation.sampling import Sampling
-from llm.generation.text import generate
+from llm.generation.text import generate, run
 from llm.kernels.serving.decode_library import load_library
-from llm.model.gpt import GPT
 from llm.model.key_value_cache import KeyValueCache
 from llm.training.frozen_blocks import split_blocks
 
@@ -31,16 +28,6 @@ def gpt(request, make_gpt):
     return make_gpt(**({"n_head": 4} | request.param))
 
 
-def run_in_turns(model: GPT, requests: list[Request]) -> list[list[int | None]]:
-    """The tokens of each request, at most three at a time, which join and leave."""
-    engine = Engine(model, rows=3)
-    texts: dict[int, list[int | None]] = {engine.submit(request): [] for request in requests}
-    while engine.busy:
-        for event in engine.step():
-            texts[event.handle].append(event.token)
-    return list(texts.values())
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=name_of)
 def test_decoder_of_any_shape_in_float32_is_that_of_torch_and_makes_the_same_texts(make_gpt, shape):
     gpt = make_gpt(**({"n_head": 4, "norm_epsilon": 0.1} | shape))
@@ -52,9 +39,9 @@ def test_decoder_of_any_shape_in_float32_is_that_of_torch_and_makes_the_same_tex
         assert torch.equal(model.logits(model.hidden_states(tokens, positions_1T)), logits_of(model, tokens))
     lengths = [3 + 5 * n % 11 for n in range(7)]
     requests = [Request([1 + n, 2 * n, 7][: 1 + n % 3], length) for n, length in enumerate(lengths)]
-    texts = run_in_turns(model, requests)
-    assert [len(text) for text in texts] == lengths
-    assert texts == run_in_turns(gpt, requests)
+    texts = run(model, requests, rows=3)  # which join and leave
+    assert [len(text.tokens) for text in texts] == lengths
+    assert texts == run(gpt, requests, rows=3)
 
 
 def test_halves_of_a_model_give_what_the_whole_does_to_the_bit(gpt):
@@ -143,23 +130,6 @@ def test_amx_reads_prompts_by_torch_in_bfloat16_and_everything_else_by_c(make_gp
     with torch.inference_mode():
         assert torch.equal(model.hidden_states(tokens), by_torch.hidden_states(tokens))
         assert torch.equal(model.hidden_states(tokens[:, :1]), by_c.hidden_states(tokens[:, :1]))
-
-
-def test_missing_compiler_has_torch_make_the_texts_and_is_logged_once(make_gpt, tmp_path, monkeypatch, caplog):
-    be(monkeypatch, "avx2")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CC", "no-such-compiler")
-    gpt = make_gpt(n_embd=64)
-    load_library.cache_clear()
-    try:
-        with caplog.at_level(logging.WARNING):
-            models = [pack_for_inference(deepcopy(gpt)) for _ in range(2)]
-    finally:
-        load_library.cache_clear()
-    (record,) = caplog.records
-    assert record.message.endswith("can't be used: there is no C compiler (no-such-compiler)")
-    tokens = some_tokens(gpt, 2, 9)
-    assert torch.equal(logits_of(models[1], tokens), logits_of(gpt, tokens))
 
 
 ONE = torch.tensor([[1]])
