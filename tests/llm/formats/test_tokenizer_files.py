@@ -79,6 +79,14 @@ def test_special_tokens_keep_their_ids_and_are_not_found_in_text(model):
             assert not special & set(encoding.encode_ordinary(text))
 
 
+def test_gguf_encoding_of_llama_3_takes_a_known_word_whole():
+    metadata = metadata_of(make_tokenizer("llama-bpe", True), "llama-bpe")
+    metadata["tokenizer.ggml.tokens"][-1] = "Ġzqzq"  # of which no merge makes a token
+    metadata["tokenizer.ggml.token_type"][-1] = 1
+    encoding = gguf_encoding(metadata)
+    assert encoding.encode_ordinary(" zqzq") == [encoding.n_vocab - 1]
+
+
 def test_gpt2_encoding_has_the_ids_of_its_tokenizer(tmp_path):
     tokenizer = make_tokenizer("gpt-2", True)
     vocabulary = tmp_path / "encoder.json"
