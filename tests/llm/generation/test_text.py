@@ -1,5 +1,6 @@
 from itertools import takewhile
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,11 @@ def test_text_stream_holds_back_half_a_letter_and_the_beginning_of_a_stop_string
     assert pieces == ["", "é", "", "", "", "\nUs", "", "", "", "", "", "", ""]
     assert stream.stopped
     assert stream.finish() == ""
+
+
+def test_text_stream_refuses_an_empty_stop_string(encoding):
+    with pytest.raises(ValueError, match="a stop string is empty"):
+        TextStream(encoding, ["end", ""])
 
 
 def test_generate_text_ends_at_the_end_token_and_leaves_it_out(make_gpt, encoding):
