@@ -8,14 +8,10 @@ import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from model_shapes import FAMILIES
 
 from llm.generation.engine import PREFILL_TOKENS, Engine
 
-LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "tied": False}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "gpt2": {},
-    "llama": LLAMA | {"n_head": 4, "n_kv_head": 2, "n_embd": 32, "n_hidden": 40},
-}
 quick = settings(max_examples=25)
 families = st.sampled_from(sorted(FAMILIES))
 beginnings = st.sampled_from([[], [3, 1, 4], [3, 1, 4, 1, 5, 9, 2]])  # which several have in common

@@ -9,6 +9,8 @@ import platform
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,3 +55,13 @@ def be(monkeypatch: pytest.MonkeyPatch, name: str) -> Processor:
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(processor, "detected", lambda: kind)
     return kind
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads."""
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)

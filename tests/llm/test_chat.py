@@ -15,10 +15,6 @@ TALK = [
 ]
 
 
-def learned_texts(encoding, parts) -> list[str]:
-    return [encoding.decode(part.tokens) for part in parts if part.learned and part.tokens]
-
-
 LOOP = """{% for message in messages %}{% if message.role == 'system' %}
 {{ bos_token }}{{ message.content }}{% continue %}{% endif %}
 <|im_start|>{{ message.content }}<|im_end|>{% if loop.index > 9 %}{% break %}{% endif %}
@@ -95,7 +91,7 @@ def marked(encoding):
 def test_template_asks_for_each_turn_as_it_is_learned_and_its_end_stops_it(marked, template, learned):
     chat = Chat(template=template)
     parts = encode_chat(marked, chat, [*ASKED, Message("assistant", "mat")])
-    assert learned_texts(marked, parts) == learned
+    assert [marked.decode(part.tokens) for part in parts if part.learned and part.tokens] == learned
     before: list[int] = []
     prompts = []
     for part in parts:

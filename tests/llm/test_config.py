@@ -1,11 +1,10 @@
-import json
 import math
 
 import pytest
+from model_shapes import SHORT_SCALING
 from pydantic import Field, ValidationError
 
-from llm.config import Config, GPTShape, LoRAConfig, Rate, RotaryScaling, TrainConfig
-from llm.generation.sampling import LIVELY, Sampling
+from llm.config import Config, GPTShape, Rate, TrainConfig
 
 SHAPE = {"context_length": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
 RUN = {"seed": 1, "steps": 9, "batch_size": 4, "learning_rate": 0.1, "evaluate_every": 2, "checkpoint_every": 2}
@@ -24,33 +23,17 @@ class Every(Config):
     text: str = ""
 
 
-@pytest.mark.parametrize("value", [True, False])
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("whole", "Input should be a valid integer"),
-        ("maybe", "Input should be a valid integer"),
-        ("number", "Input should be a valid number"),
-        ("rate", "Input should be a valid number"),
-        ("share", "Input should be a valid number"),
-    ],
-)
-def test_config_rejects_a_boolean_as_a_number(name, reason, value):
+NUMBERS = ["number", "rate", "share"]
+NO_NUMBERS = [(name, value) for name in ("whole", "maybe", *NUMBERS) for value in (True, False)]
+NO_NUMBERS += [(name, value) for name in NUMBERS for value in (math.inf, -math.inf, math.nan)]
+
+
+@pytest.mark.parametrize(("name", "value"), NO_NUMBERS)
+def test_config_rejects_booleans_infinity_and_nan_as_numbers(name, value):
     with pytest.raises(ValidationError) as caught:
         Every(**{name: value})
-    (error,) = caught.value.errors()
+    (error,) = [error for error in caught.value.errors() if "Input should be a" in error["msg"]]
     assert error["loc"] == (name,)
-    assert error["msg"] == f"Value error, {reason}"
-    assert error["input"] is value
-
-
-@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
-@pytest.mark.parametrize("name", ["number", "rate", "share"])
-def test_config_rejects_infinity_and_nan(name, value):
-    with pytest.raises(ValidationError) as caught:
-        Every(**{name: value})
-    assert caught.value.errors()[0]["loc"] == (name,)
-    assert "Input should be a finite number" in [error["msg"] for error in caught.value.errors()]
 
 
 def test_config_takes_numbers_and_booleans_where_they_may_stand():
@@ -58,24 +41,6 @@ def test_config_takes_numbers_and_booleans_where_they_may_stand():
     expected = {"whole": 3, "number": 2.0, "rate": 0.5, "flag": True, "either": True, "text": "x"}
     assert config.model_dump(exclude_none=True) == expected
     assert Every.model_validate_json(config.model_dump_json()) == config
-
-
-@pytest.mark.parametrize(
-    ("config", "values", "name", "value"),
-    [
-        (TrainConfig, RUN, "steps", True),
-        (TrainConfig, RUN, "learning_rate", math.inf),
-        (GPTShape, SHAPE, "rotary_base", math.nan),
-        (LoRAConfig, {"rank": 2}, "alpha", True),
-        (Sampling, {}, "top_p", math.nan),
-    ],
-)
-def test_config_rejects_numbers_that_are_none(config, values, name, value):
-    with pytest.raises(ValidationError) as caught:
-        config(**values | {name: value})
-    (error,) = [error for error in caught.value.errors() if "Input should be a" in error["msg"]]
-    assert error["loc"] == (name,)
-    assert error["input"] == pytest.approx(value, nan_ok=True)
 
 
 def test_muon_learning_rate_is_for_muon_alone():
@@ -86,20 +51,11 @@ def test_muon_learning_rate_is_for_muon_alone():
         TrainConfig(**RUN, muon_learning_rate=0.02)
 
 
-def test_configs_survive_json():
-    for config in (TrainConfig(**RUN), GPTShape(**SHAPE), LoRAConfig(rank=2, alpha=1), LIVELY):
-        assert type(config)(**json.loads(json.dumps(config.model_dump()))) == config
-
-
 def test_fields_of_published_models_are_written_only_where_they_are_set():
-    plain = GPTShape(**SHAPE).model_dump()
-    optional = {"head_size", "rotary_scaling", "qk_norm_weight", "qkv_bias"}
-    assert plain.keys() == GPTShape.model_fields.keys() - optional
-    scaling = RotaryScaling(
-        factor=8, low_frequency_factor=1, high_frequency_factor=4, original_context_length=8192
-    ).model_dump()
-    values = {"head_size": 6, "rotary_scaling": scaling, "qk_norm_weight": True, "qkv_bias": True}
-    shape = GPTShape(**SHAPE | values | {"qk_norm": True})
-    assert {name: shape.model_dump()[name] for name in optional} == values
+    plain = GPTShape(**SHAPE)
+    optional = {"head_size": 6, "rotary_scaling": SHORT_SCALING, "qk_norm_weight": True, "qkv_bias": True}
+    assert plain.model_dump().keys() == GPTShape.model_fields.keys() - optional
+    shape = GPTShape(**SHAPE | optional | {"qk_norm": True})
+    assert {name: shape.model_dump()[name] for name in optional} == optional
     assert GPTShape.model_validate_json(shape.model_dump_json()) == shape
     assert shape.head_width == 6

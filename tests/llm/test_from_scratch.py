@@ -20,20 +20,14 @@ def tokenizer() -> from_scratch.Tokenizer:
     return from_scratch.Tokenizer(from_scratch.train_bpe(TEXT, 600))
 
 
-def test_merges_are_those_of_train_bpe_but_for_ties(tokenizer):
-    theirs = {token for token, _ in train_bpe([TEXT], 601)._mergeable_ranks.items()}
+def test_merges_are_those_of_train_bpe_but_for_ties_and_tokens_give_the_text_back(tokenizer):
     ours = {*tokenizer.bytes_of}
     assert len(ours) == 600
-    assert len(ours & theirs) >= 597  # pairs that are as frequent as others come in another order
-
-
-def test_tokens_give_the_text_back_and_replay_the_merges(tokenizer):
+    assert len(ours & train_bpe([TEXT], 601)._mergeable_ranks.keys()) >= 597  # ties come in another order
     text = TEXT[:2000] + "  ünïcödé 🐈\n\n\ttabs  "
     tokens = tokenizer.encode(text)
     assert tokenizer.decode(tokens) == text
     assert len(tokens) < 0.6 * len(text.encode())
-    frequent = Counter(tokenizer.encode(TEXT)).most_common(20)
-    assert any(len(tokenizer.bytes_of[token]) > 3 for token, _ in frequent)
 
 
 def test_weights_give_the_production_model_the_same_logits():
@@ -60,5 +54,4 @@ def test_loss_is_that_of_torch_and_falls_below_what_counting_tokens_reaches(toke
     entropy = -sum(count / len(tokens) * math.log(count / len(tokens)) for count in shares.values())
     assert curve[-1][1] < entropy - 0.5
     assert capsys.readouterr().out.count("held out") == len(curve) == 11
-    tokens = from_scratch.generate(model, tokenizer.encode("The"), 20)
-    assert len(tokens) == 20 + len(tokenizer.encode("The"))
+    assert len(from_scratch.generate(model, tokens[:3], 20)) == 23

@@ -17,32 +17,32 @@ TOKENS = torch.tensor([[5, 7, 11, 13]])
 
 
 @pytest.fixture
-def saved(tmp_path, make_gpt, encoding):
+def folder(tmp_path, make_gpt, encoding):
     save_model(tmp_path, LoadedModel(make_gpt(), encoding), objective="language_model")
     return tmp_path
 
 
-def test_saved_model_comes_back_bit_for_bit_without_pickle(saved, make_gpt, encoding, monkeypatch):
+def test_saved_model_comes_back_bit_for_bit_without_pickle(folder, make_gpt, encoding, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("pickle was used")
 
     for name in ("load", "loads", "dump", "dumps", "Unpickler", "Pickler"):
         monkeypatch.setattr(pickle, name, refuse)
-    contents = {path.name: path.read_bytes() for path in saved.iterdir()}
+    contents = {path.name: path.read_bytes() for path in folder.iterdir()}
     torch.manual_seed(3)
-    model, tokenizer = load_model(saved)
+    model, tokenizer = load_model(folder)
     assert torch.equal(torch.rand(4), torch.rand(4, generator=torch.Generator().manual_seed(3)))
     assert torch.equal(model(TOKENS), make_gpt()(TOKENS))
     assert not model.training
     assert model.config == make_gpt().config
     assert tokenizer.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
-    save_model(saved, LoadedModel(model, tokenizer), objective="language_model")
-    assert {path.name: path.read_bytes() for path in saved.iterdir()} == contents
+    save_model(folder, LoadedModel(model, tokenizer), objective="language_model")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == contents
 
 
-def test_loaded_model_trains_and_does_not_depend_on_its_file(saved, make_gpt):
-    model, _ = load_model(saved, dropout=0.25)
-    weights = saved / "model.safetensors"
+def test_loaded_model_trains_and_does_not_depend_on_its_file(folder, make_gpt):
+    model, _ = load_model(folder, dropout=0.25)
+    weights = folder / "model.safetensors"
     with weights.open("r+b") as file:
         file.write(bytes(weights.stat().st_size))
     assert model.config.dropout == model.dropout.p == model.blocks[0].attention.dropout == 0.25
@@ -51,13 +51,13 @@ def test_loaded_model_trains_and_does_not_depend_on_its_file(saved, make_gpt):
     assert all(weight.grad is not None for weight in model.parameters())
 
 
-def test_first_blocks_alone_are_loaded(saved, make_gpt):
-    model, _ = load_model(saved, n_layer=1)
+def test_first_blocks_alone_are_loaded(folder, make_gpt):
+    model, _ = load_model(folder, n_layer=1)
     expected = make_gpt()
     del expected.blocks[1]
     assert torch.equal(model(TOKENS), expected(TOKENS))
     with pytest.raises(UserError, match=r"config\.json: 3 layers are more than the model's 2"):
-        load_model(saved, n_layer=3)
+        load_model(folder, n_layer=3)
 
 
 @pytest.mark.parametrize(
@@ -69,22 +69,22 @@ def test_first_blocks_alone_are_loaded(saved, make_gpt):
         ({"norm.weight": torch.zeros(16, dtype=torch.int8)}, r"tensor norm\.weight is I8, not one of F32, F16, BF16"),
     ],
 )
-def test_missing_unknown_or_misshapen_tensor_is_named(saved, change, reason):
-    edit_weights(saved, change)
-    with pytest.raises(ValueError, match=rf"^{saved}/model\.safetensors: {reason}$"):
-        load_model(saved)
+def test_missing_unknown_or_misshapen_tensor_is_named(folder, change, reason):
+    edit_weights(folder, change)
+    with pytest.raises(ValueError, match=rf"^{folder}/model\.safetensors: {reason}$"):
+        load_model(folder)
 
 
-def test_missing_truncated_or_corrupt_file_is_named(saved):
-    path = saved / "model.safetensors"
+def test_missing_truncated_or_corrupt_file_is_named(folder):
+    path = folder / "model.safetensors"
     for content in (path.read_bytes()[:-5], struct.pack("<Q", 10) + b"not a json"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"model\.safetensors: "):
-            load_model(saved)
+            load_model(folder)
     for name in ("model.safetensors", "config.json"):
-        (saved / name).unlink()
+        (folder / name).unlink()
         with pytest.raises(UserFileError, match=name):
-            load_model(saved)
+            load_model(folder)
 
 
 SPAM = {"labels": ["ham", "spam"], "max_tokens": 32}
@@ -101,19 +101,19 @@ SPAM = {"labels": ["ham", "spam"], "max_tokens": 32}
         ({"objective": "classifier", "classifier": SPAM | {"labels": ["ham"]}}, "at least 2 items"),
     ],
 )
-def test_wrong_config_is_named_on_one_line(saved, change, reason):
-    path = saved / "config.json"
+def test_wrong_config_is_named_on_one_line(folder, change, reason):
+    path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=rf"config\.json: .*{reason}") as caught:
-        load(saved)
+        load(folder)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["{", "[" * 100_000])
-def test_corrupt_config_is_named(saved, content):
-    (saved / "config.json").write_text(content)
+def test_corrupt_config_is_named(folder, content):
+    (folder / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json: not JSON"):
-        load_model(saved)
+        load_model(folder)
 
 
 def test_weights_as_stored_keep_their_precision_and_the_stream_is_float32(tmp_path, make_gpt, encoding):
@@ -133,13 +133,13 @@ def test_weights_as_stored_keep_their_precision_and_the_stream_is_float32(tmp_pa
         assert (stored(TOKENS) - expected).norm() / expected.norm() < 0.01
 
 
-def test_context_length_shortens_rotary_positions_alone(saved, make_gpt, encoding):
+def test_context_length_shortens_rotary_positions_alone(folder, make_gpt, encoding):
     with pytest.raises(UserError, match=r"config\.json: context_length 8: learned positions keep the model's 32$"):
-        load_model(saved, context_length=8)
+        load_model(folder, context_length=8)
     with pytest.raises(UserError, match=r"config\.json: context_length 33 is more than the model's 32$"):
-        load_model(saved, context_length=33)
+        load_model(folder, context_length=33)
     rotary = make_gpt(**LLAMA)
-    save_model(saved, LoadedModel(rotary, encoding), objective="language_model")
-    model, _ = load_model(saved, context_length=8)
+    save_model(folder, LoadedModel(rotary, encoding), objective="language_model")
+    model, _ = load_model(folder, context_length=8)
     assert model.config == rotary.config.model_copy(update={"context_length": 8})
     assert torch.equal(model(TOKENS), rotary(TOKENS))

@@ -44,23 +44,6 @@ def test_saved_tokenizer_gives_the_same_ids_here_and_in_hugging_face(encoding, p
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        "[]",
-        json.dumps({"added_tokens": [], "pre_tokenizer": None}),
-        "[" * 100_000,
-    ],
-    ids=range(4),
-)
-def test_load_tokenizer_names_a_file_of_another_kind(content, tmp_path):
-    path = tmp_path / "tokenizer.json"
-    path.write_text(content)
-    with pytest.raises(UserError, match=r"tokenizer\.json: not the tokenizer\.json of a byte-level BPE"):
-        load_tokenizer(path)
-
-
-@pytest.mark.parametrize(
     ("part", "change"), [("vocab", {"a": -1}), ("vocab", {"a": 2**32}), ("vocab", {"a": 98}), ("added_tokens", -1)]
 )
 def test_load_tokenizer_refuses_corrupt_ids_with_the_file(encoding, part, change, tmp_path):
@@ -110,20 +93,32 @@ def test_published_encoding_truncates_and_pads_no_text():
     assert PublishedEncoding(layout).encode_ordinary("abababab") == [10] * 4
 
 
-PREFIX_SPACE = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
-WITHOUT_AB = {token: index for token, index in RANKS.items() if token != "ab"}
-MERGES_AB = {"type": "BPE", "vocab": RANKS, "merges": [["a", "b"]]}
+BPE = {"type": "BPE", "vocab": RANKS, "merges": [["a", "b"]]}
+NOT_ITS_FILE = "not the tokenizer.json of a byte-level BPE"
 
 
 @pytest.mark.parametrize(
-    ("layout", "reason"),
+    ("content", "reason"),
     [
-        (partial_layout(RANKS, {}, pre_tokenizer=PREFIX_SPACE), "it makes ' The cat'"),
-        (partial_layout(RANKS, {}, model=MERGES_AB | {"dropout": 0.5}), "merges at random, dropout 0.5"),
-        (partial_layout(RANKS, {}, model={"type": "WordLevel"}), "."),
-        (partial_layout(WITHOUT_AB, {"ab": 10}, model=MERGES_AB), "a text that holds 'ab' would get special tokens"),
+        ("{", NOT_ITS_FILE),
+        ("[]", NOT_ITS_FILE),
+        ("[" * 100_000, NOT_ITS_FILE),
+        (json.dumps({"added_tokens": [], "pre_tokenizer": None}), NOT_ITS_FILE),
+        (partial_layout(RANKS, {}, model=None), NOT_ITS_FILE),
+        (partial_layout(RANKS, {}, model={"type": "WordLevel"}), NOT_ITS_FILE),
+        (partial_layout(RANKS, {}, model=BPE | {"byte_fallback": "x"}), NOT_ITS_FILE),
+        (partial_layout(RANKS, {}, model=BPE | {"merges": [["a", "b", "c"]]}), NOT_ITS_FILE),
+        (partial_layout(RANKS, {}, model=BPE | {"merges": [["a", "q"]]}), "`q` out of vocabulary"),
+        (partial_layout(RANKS, {}, model=BPE | {"vocab": RANKS | {"▁a": 0}}), "can't encode character"),
+        (partial_layout(RANKS, {}, model=BPE | {"vocab": RANKS | {"q": 1}}), "two of its tokens have one id"),
+        (partial_layout(RANKS, {}, model=BPE | {"dropout": 0.5}), "merges at random, dropout 0.5"),
+        (partial_layout(RANKS, {}, normalizer={"type": "Lowercase"}), "it makes 'the cat' of 'The cat'"),
+        (partial_layout(RANKS, {"ab": 10}, model=BPE), "a text that holds 'ab' would get special tokens"),
     ],
+    ids=range(14),
 )
-def test_published_encoding_refuses_a_tokenizer_that_changes_text(layout, reason):
-    with pytest.raises(ValueError, match=reason):
-        PublishedEncoding(layout)
+def test_load_tokenizer_refuses_a_corrupt_file_and_one_that_changes_text(tmp_path, content, reason):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=rf"^{path}: not .*{reason.removeprefix('not ')}"):
+        load_tokenizer(path)

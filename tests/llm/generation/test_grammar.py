@@ -45,15 +45,6 @@ def test_answer_follows_the_schema_and_its_neighbour_is_as_alone(gpt, encoding, 
     assert answers[0].tokens == run(gpt, [free])[0].tokens
 
 
-def test_object_of_any_form_is_json_up_to_the_last_token(gpt, encoding):
-    ends = stop_tokens(encoding)
-    constraint = json_text(encoding, {"type": "object"}, ends=ends, rows=gpt.config.vocabulary_size)
-    sampling = Sampling(temperature=1.0, seed=5)
-    request = Request(encoding.encode_ordinary("the"), 60, sampling=sampling, stop_tokens=ends, constraint=constraint)
-    text = decode(encoding, run(gpt, [request])[0].tokens)
-    assert text.startswith("{")
-
-
 @pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"$ref": "#/nowhere"}, {"type": "string", "pattern": "("}])
 def test_schema_that_cannot_be_followed_is_an_error_on_one_line(encoding, schema):
     with pytest.raises(UserError, match=r"^the JSON schema can't be followed: .+$"):

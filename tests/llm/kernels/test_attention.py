@@ -1,20 +1,18 @@
 """Attention in a training, by torch and by flash.c, against the formula in double precision."""
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
 from attention_oracle import by_formula, with_gradients
-from processors import needs_registers
+from processors import needs_registers, threads
 from torch import Tensor
 
-from llm.config import GPTConfig
-from llm.kernels.training.backend import Backend, causal_attention
+from llm.kernels.training.backend import causal_attention
 from llm.kernels.training.bfloat16 import PANEL
-from llm.kernels.training.flash import flash_attention, load_flash
+from llm.kernels.training.flash import flash_attention
 from llm.kernels.training.packed_sequences import PackedSequences
-from llm.model.gpt import GPT
 
 KERNELS = [
     pytest.param(causal_attention, torch.float64, 1e-10, id="torch"),
@@ -111,19 +109,26 @@ def test_packed_texts_are_read_as_if_each_were_alone_behind_its_prefix(kernel, d
     assert_near(tensors, expected, bound)
 
 
-@pytest.mark.parametrize("dropout", [0.25, 0.5])
-def test_dropout_leaves_out_a_share_of_the_weights_and_scales_up_the_others(dropout):
+def test_packed_texts_have_dropout_too():
     torch.manual_seed(0)
-    q_BHTD = torch.zeros(200, 2, 8, 4)  # equal scores: each weight is 1 / t
-    k_BKTD = torch.zeros(200, 1, 8, 4)
-    v_BKTD = torch.ones(200, 1, 8, 4)
+    zeros_BHTD = torch.zeros(200, 2, 8, 4)  # equal scores: each weight is 1 / t
     packed = PackedSequences(torch.zeros(200, 8, dtype=torch.int64))
-    y_BHTD = causal_attention(q_BHTD, k_BKTD, v_BKTD, packed=packed, dropout=dropout)
-    last = y_BHTD[:, :, -1]
-    assert last.mean().item() == pytest.approx(1, abs=0.03)
-    remaining = last * 8 * (1 - dropout)  # how many of eight weights
-    torch.testing.assert_close(remaining, remaining.round(), atol=2e-5, rtol=1e-4)
-    assert len(remaining.unique()) > 3
+    y_BHTD = causal_attention(zeros_BHTD, zeros_BHTD, torch.ones(200, 2, 8, 4), packed=packed, dropout=0.25)
+    assert y_BHTD[:, :, -1].mean().item() == pytest.approx(1, abs=0.03)
+    assert len((y_BHTD[:, :, -1] * 6).round().unique()) > 3  # of eight weights as many as are left
+
+
+def test_texts_of_like_length_are_one_batch_and_none_is_padded_to_twice_its_length_or_more():
+    sequences_BT, _ = packed_rows([[5, 17, 33], [31, 64, 65], [300, 1]], shares=False)
+    shapes = []
+
+    def attend(q_EHSD, k_EKSD, v_EKSD):
+        shapes.append((len(q_EHSD), q_EHSD.shape[2]))
+        return causal_attention(q_EHSD, k_EKSD, v_EKSD)
+
+    q_BHTD = torch.zeros(3, 1, sequences_BT.shape[1], 4)
+    PackedSequences(sequences_BT).attention(q_BHTD, q_BHTD, q_BHTD, attend=attend)
+    assert shapes == [(4, 31), (2, 64), (1, 65), (1, 300)]
 
 
 @needs_registers
@@ -142,57 +147,20 @@ def test_scores_in_c_may_be_large_and_a_nan_stays_in_its_query():
 def test_bits_in_c_do_not_depend_on_threads_and_gradients_have_the_dtypes_of_the_inputs():
     *inputs, upstream_BHTD = make_heads(Shape(rows=2, heads=6, kv_heads=3, tokens=130))
     expected = with_gradients(flash_attention, inputs, upstream_BHTD, dtype=torch.bfloat16)
-    for threads in (2, 3):
-        torch.set_num_threads(threads)
-        try:
+    for count in (2, 3):
+        with threads(count):
             tensors = with_gradients(flash_attention, inputs, upstream_BHTD, dtype=torch.bfloat16)
-        finally:
-            torch.set_num_threads(1)
         torch.testing.assert_close(tensors, expected, rtol=0, atol=0)
     y_BHTD, *gradients = with_gradients(flash_attention, inputs, upstream_BHTD, dtype=torch.float32)
     assert y_BHTD.dtype == torch.bfloat16
     assert [gradient.dtype for gradient in gradients] == 3 * [torch.float32]
 
 
-@needs_registers
-def test_backend_computes_with_and_without_gradients():
-    assert load_flash() is not None, "a C compiler is among what these tests need"
-    torch.manual_seed(0)
-    shape = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "qk_norm": True, "n_kv_head": 1}
-    gpt = GPT(GPTConfig(context_length=50, n_layer=2, n_head=2, n_embd=2 * PANEL, vocabulary_size=11, **shape))
-    tokens_BT = torch.randint(11, (2, 50))
-    sequences_BT = (torch.arange(50) // 20).expand(2, 50)
-
-    def learn(backend: Backend) -> list[Tensor]:
-        gpt.backend = backend
-        gpt.zero_grad()
-        whole_BTC = gpt.hidden_states(tokens_BT)
-        packed_BTC = gpt.hidden_states(tokens_BT, sequences_BT=sequences_BT)
-        (whole_BTC.square().sum() + packed_BTC.square().sum()).backward()
-        with torch.no_grad():
-            assert torch.equal(gpt.hidden_states(tokens_BT), whole_BTC)
-        gradients = [weight.grad for weight in gpt.blocks.parameters()]
-        return [whole_BTC.detach(), packed_BTC.detach(), *gradients]
-
-    expected = learn(Backend())
-    tensors = learn(Backend(attention=flash_attention))
-    for tensor, oracle in zip(tensors, expected, strict=True):
-        assert not torch.equal(tensor, oracle)
-        assert (tensor - oracle).norm() < 0.02 * oracle.norm() + 1e-6
-
-
-@dataclass
-class Texts:
-    """Texts as a caller may give them, even wrong ones."""
-
-    texts_E4: Tensor
-
-
 @pytest.mark.parametrize("text", [(0, 5, 0, 8), (0, 0, 1, 8), (1, 0, 0, 8), (0, -1, 0, 8)])
 def test_text_outside_its_row_is_refused_in_c(text):
     *inputs, _ = make_heads(Shape(rows=1, heads=1, kv_heads=1, tokens=8))
     with pytest.raises(ValueError, match="texts of 1 rows of 8 tokens"):
-        flash_attention(*inputs, packed=Texts(torch.tensor([text])))
+        flash_attention(*inputs, packed=SimpleNamespace(texts_E4=torch.tensor([text])))
 
 
 @pytest.mark.parametrize(("width", "dropout"), [(32, 0.0), (64, 0.1)])

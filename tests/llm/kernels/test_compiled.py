@@ -3,7 +3,6 @@
 import hashlib
 import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from llm.training.backend import build_training_model
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import train
 from llm.training.objective import Objective, Row
+from tests.model_shapes import LLAMA
 from tests.processors import needs_compiler  # also in processes of its own
 
 pytestmark = [pytest.mark.slow, needs_compiler]
@@ -44,8 +44,7 @@ def compiled() -> Compute:
 def make() -> tuple[GPT, Objective]:
     """A small model of Llama's form with LoRA beside a frozen body, and tokens to learn."""
     torch.manual_seed(0)
-    shape = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1, "n_head": 1}
-    gpt = GPT(GPTConfig(context_length=64, n_layer=2, n_embd=64, vocabulary_size=50, **shape))
+    gpt = GPT(GPTConfig(context_length=64, n_layer=2, n_embd=64, n_head=1, vocabulary_size=50, **LLAMA))
     add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand")))
     tokens_NT = torch.randint(50, (4, 2, 33))
 
@@ -60,7 +59,7 @@ def make() -> tuple[GPT, Objective]:
     return gpt, Objective(loss, evaluate, best="validation_loss")
 
 
-def learn(compute: Compute, folder: Path, stop: int = 99) -> tuple[torch.Tensor, str]:
+def learn(compute: Compute, folder: Path) -> tuple[torch.Tensor, str]:
     """The losses of a training, and the hash of its weights; the model that is evaluated stays eager, to the bit."""
     gpt, goal = make()
     with torch.inference_mode():
@@ -70,38 +69,38 @@ def learn(compute: Compute, folder: Path, stop: int = 99) -> tuple[torch.Tensor,
     with torch.inference_mode():
         assert goal.evaluate() == before
     assert all(weight.grad is None for weight in gpt.parameters())
-    asked = iter([False] * stop + [True])
-    options = {"checkpoints": Checkpoints(folder), "stop": lambda: next(asked)}
-    history = train(gpt, CONFIG, goal, training_model=training_model, **options)
+    history = train(gpt, CONFIG, goal, training_model=training_model, checkpoints=Checkpoints(folder))
     weights = [weight.detach().contiguous().view(torch.uint8) for weight in gpt.parameters()]
     digest = hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in weights)).hexdigest()
     return torch.tensor([row["train_loss"] for row in history]), digest
 
 
-def compare(folder: str) -> None:
-    """Losses of compiled blocks are near those of eager ones; the hash of the weights goes to stdout."""
-    eager, _ = learn(EAGER, Path(folder, "eager"))
-    fast, digest = learn(compiled(), Path(folder, "compiled"))
+def compare(folder: Path) -> str:
+    """The hash of what compiled blocks learned, with losses near those of eager ones."""
+    eager, _ = learn(EAGER, folder / "eager")
+    fast, digest = learn(compiled(), folder / "compiled")
     assert not torch.equal(eager, fast)
     rounding = 0.05 if processor().frozen_int8 == LARGEST else 0.01  # of 3.9; bfloat16 has 8 bits
     assert (eager - fast).abs().max() < rounding
     assert eager[0] > eager[-1]
-    sys.stdout.write(digest)
+    return digest
 
 
-def resume(folder: str) -> None:
-    """Train up to a step, and go on; the hash of the weights goes to stdout."""
-    with suppress(InterruptedError):
-        learn(compiled(), Path(folder), stop=7)
-    _, digest = learn(compiled(), Path(folder))
-    sys.stdout.write(digest)
+def resume(folder: Path) -> str:
+    """The hash of what compiled blocks learned that go on from the checkpoint of step 10."""
+    *_, last = sorted((folder / "compiled").glob("*.safetensors"))
+    last.unlink()
+    assert Checkpoints(folder / "compiled").newest() == 10
+    _, digest = learn(compiled(), folder / "compiled")
+    return digest
 
 
 def test_compiled_blocks_learn_as_eager_ones_and_resume_in_another_process_gives_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # of both
 
     def in_a_process(function: str) -> str:  # as what other tests import may be in the compiler's way
-        code = f"import runpy; runpy.run_path({__file__!r})[{function!r}]({str(tmp_path / function)!r})"
+        code = f"""import pathlib, runpy, sys
+sys.stdout.write(runpy.run_path({__file__!r})[{function!r}](pathlib.Path({str(tmp_path)!r})))"""
         return subprocess.run([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, check=True).stdout
 
     expected = in_a_process("compare")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from processors import needs_registers
+from processors import needs_registers, threads
 from torch import Tensor
 
 from llm.kernels.training.backend import MuonMatrix, MuonRates, MuonUpdate
@@ -23,21 +23,18 @@ class Learned(NamedTuple):
     squares: list[Tensor]
 
 
-def learn(update: MuonUpdate, threads: int) -> Learned:
+def learn(update: MuonUpdate, count: int = 1) -> Learned:
     """Three updates."""
     draw = torch.Generator().manual_seed(0)
     weights = [torch.nn.Parameter(torch.randn(shape, generator=draw)) for shape in (*SHAPES, STACKED)]
     groups = [{"params": weights[:-1]}, {"params": weights[-1:], "rows": ROWS}]
     optimizer = Muon(groups, lr=0.1, weight_decay=0.1, update=update)
-    torch.set_num_threads(threads)
-    try:
+    with threads(count):
         for _ in range(3):
             for weight in weights:
                 weight.grad = torch.randn(weight.shape[::-1], generator=draw).T  # as a product may give it
                 weight.grad[3] = 0  # as of an input that stays silent
             optimizer.step()
-    finally:
-        torch.set_num_threads(1)
     return Learned(
         weights=[weight.detach() for weight in weights],
         momenta=[optimizer.state[weight]["momentum"] for weight in weights],
@@ -47,8 +44,8 @@ def learn(update: MuonUpdate, threads: int) -> Learned:
 
 @needs_registers
 def test_muon_in_c_learns_as_in_torch():
-    expected = learn(update_matrices, 1)
-    learned = learn(muon_in_c, 1)
+    expected = learn(update_matrices)
+    learned = learn(muon_in_c)
     for weight, oracle in zip(learned.weights, expected.weights, strict=True):
         assert (weight - oracle).norm() < 0.01 * oracle.norm()
     assert not torch.equal(learned.weights[1], expected.weights[1])
@@ -57,9 +54,9 @@ def test_muon_in_c_learns_as_in_torch():
 
 
 @needs_registers
-@pytest.mark.parametrize("threads", [2, 7])
-def test_bits_of_muon_in_c_do_not_depend_on_threads(threads):
-    torch.testing.assert_close(learn(muon_in_c, threads), learn(muon_in_c, 1), rtol=0, atol=0)
+@pytest.mark.parametrize("count", [2, 7])
+def test_bits_of_muon_in_c_do_not_depend_on_threads(count):
+    torch.testing.assert_close(learn(muon_in_c, count), learn(muon_in_c), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("weight", [torch.zeros(64, 96), torch.zeros(64, 64).bfloat16(), torch.zeros(128, 64).T])
