@@ -4,10 +4,10 @@ import pytest
 
 from tasks.measures.intervals import interval, mean, share
 from tasks.measures.metrics import Metric, figure, figures, logged
-from tasks.measures.scores import first_measures, join, score_table
+from tasks.measures.scores import join, score_table
 
 
-def table_of(ours: pd.DataFrame, baseline: pd.DataFrame | None = None, **columns: object) -> pd.DataFrame:
+def table_of(ours, baseline=None, **columns):
     """The score table of some rows, whose questions are their numbers."""
     numbers = [str(number) for number in range(len(ours))]
     rows = pd.DataFrame({"part": "test", "id": numbers, "question": numbers, "expected": "", **columns})
@@ -61,15 +61,6 @@ def test_interval_over_wordings_is_wide_where_rows_of_a_wording_are_right_togeth
     assert 0.2 < low < 0.4 < 0.6 < high < 0.8
 
 
-def test_logged_metrics_have_the_names_that_an_evaluation_logs():
-    ours = pd.DataFrame({"right": [1.0] * 24 + [0.0] * 76})
-    baseline = pd.DataFrame({"right": [0.0] * 6 + [1.0] * 18 + [0.0] * 76})
-    metrics = [Metric("right", ("right",)), Metric("share", ("right",), logs=frozenset({"baseline"}))]
-    values = logged(metrics, table_of(ours, baseline))
-    ends = [f"right{gain}_{end}" for gain in ("", "_gain") for end in ("low", "high")]
-    assert values.keys() == {"right", "baseline_right", "right_gain", *ends, "share", "baseline_share"}
-
-
 def test_logged_gain_of_a_metric_that_should_be_low_is_above_zero_if_the_model_is_better():
     ours = pd.DataFrame({"bits": np.arange(8.0), "bytes": 2.0})
     baseline = ours.assign(bits=ours["bits"] + np.linspace(0.1, 0.3, 8))
@@ -87,9 +78,3 @@ def test_join_has_the_champion_as_the_baseline_of_the_rows_and_measures_of_both(
     champion = table_of(pd.DataFrame({"exact": [0.0]}))
     joined = join(mine, champion)
     assert joined[["id", "measure", "ours", "baseline"]].to_numpy().tolist() == [["0", "exact", 1.0, 0.0]]
-
-
-def test_first_measures_are_those_named_first():
-    table = table_of(pd.DataFrame({"rouge_l": [0.5, 0.25], "exact": [1.0, np.nan]}))
-    first = first_measures(table, ["exact", "rouge_l"])
-    assert dict(zip(first["id"], first["ours"], strict=True)) == {"0": 1.0, "1": 0.25}

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from projects import ROOT, git
 from small_models import write_model
 
 from llm.config import Config
-from tasks.measures.description import Evaluation, Measured, Subject
+from tasks.measures.description import Evaluation, Measured
 from tasks.measures.metrics import Metric
 from tasks.measures.scores import score_table, write_scores
 from tasks.registry.decide import approve
@@ -29,7 +28,7 @@ ROWS = 60
 GATES: dict[str, Any] = {"at_least": {"f1": 0.5}, "no_loss": ["f1"], "drift": 0.25}
 
 
-def scores_of(right: Sequence[bool], *, question: str = "a mail", seed: int = 1) -> pd.DataFrame:
+def scores_of(right, *, question="a mail", seed=1):
     """A score table in which the baseline is right in four of five rows."""
     generator = np.random.default_rng(seed)
     rows = pd.DataFrame({"part": "test", "id": [f"mail-{number}" for number in range(len(right))]})
@@ -43,12 +42,12 @@ def scores_of(right: Sequence[bool], *, question: str = "a mail", seed: int = 1)
     return score_table(rows, ours=ours, baseline=baseline)
 
 
-def measure(subject: Subject) -> Measured:
+def measure(subject):
     """Read what a test wrote for these weights."""
     return Measured(pd.read_parquet(subject.data / "measured.parquet"))
 
 
-def metrics(table: pd.DataFrame) -> list[Metric]:
+def metrics(table):
     """The share of right answers, under the name that the gates have."""
     return [Metric("f1", ("right",))]
 
@@ -66,7 +65,7 @@ EVALUATION = Evaluation(
 )
 
 
-def make_project(folder: Path) -> None:
+def make_project(folder):
     """A project with a trained classifier, which was never evaluated."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["applications"]["classifier"]["review"] = GATES
@@ -84,15 +83,15 @@ def make_project(folder: Path) -> None:
 class Project:
     """The folder of such a project, whose classifier is registered again for each evaluation."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         self.data = folder / "data/processed/emails"
 
-    def learn(self, labels: Sequence[str]) -> None:
+    def learn(self, labels):
         """Have train rows of these labels."""
         pd.DataFrame({"id": "a", "body": "hello", "label": labels}).to_parquet(self.data / "train.parquet")
 
-    def register(self, table: pd.DataFrame, *, seed: int = 1) -> str:
+    def register(self, table, *, seed=1):
         """Register the classifier with an evaluation that found these scores."""
         report = Path("reports/evaluation/classifier")
         shutil.rmtree(report, ignore_errors=True)
@@ -126,7 +125,7 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def empty_project(tmp_path_factory, ready_store) -> Path:
+def empty_project(tmp_path_factory, ready_store):
     """The project without a version. Copy it."""
     folder = tmp_path_factory.mktemp("review") / "project"
     folder.mkdir()
@@ -135,7 +134,7 @@ def empty_project(tmp_path_factory, ready_store) -> Path:
     return folder
 
 
-def enter_copy(original: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def enter_copy(original, folder, monkeypatch):
     """Work in a copy of such a project."""
     enter(original, folder, monkeypatch)
     monkeypatch.setattr(compare, "find_evaluation", lambda model: EVALUATION)
@@ -143,13 +142,13 @@ def enter_copy(original: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def project(empty_project, tmp_path, monkeypatch) -> Project:
+def project(empty_project, tmp_path, monkeypatch):
     """A copy of it, to work in."""
     return enter_copy(empty_project, tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="session")
-def project_with_champion(empty_project, tmp_path_factory) -> Path:
+def project_with_champion(empty_project, tmp_path_factory):
     """The project whose version 1, with one wrong answer, was reviewed and approved. Copy it."""
     folder = tmp_path_factory.mktemp("champion") / "project"
     with pytest.MonkeyPatch.context() as patch:
@@ -161,11 +160,11 @@ def project_with_champion(empty_project, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def champion(project_with_champion, tmp_path, monkeypatch) -> Project:
+def champion(project_with_champion, tmp_path, monkeypatch):
     """A copy of it, to work in."""
     return enter_copy(project_with_champion, tmp_path, monkeypatch)
 
 
-def right(wrong: int, of: int = ROWS) -> list[bool]:
+def right(wrong, of=ROWS):
     """So many wrong answers at the beginning."""
     return [number >= wrong for number in range(of)]

@@ -8,7 +8,7 @@ from llm.errors import UserError
 from tasks.registry.decide import approve, reject
 from tasks.review.compare import compare
 from tasks.review.review import Review, review
-from tests.tasks.review.conftest import ROWS, Project, right, scores_of
+from tests.tasks.review.conftest import ROWS, right, scores_of
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +16,7 @@ NAME = "threestage-classifier"
 ME = {"by": "reviewer-1", "reason": "it is better"}
 
 
-def reviewed(project: Project) -> Review:
+def reviewed(project):
     """The review of the classifier, which has a challenger."""
     result = review("classifier")
     assert isinstance(result, Review)
@@ -66,11 +66,9 @@ def test_challenger_is_compared_with_the_champion_on_the_same_rows(champion):
         approve("classifier", "2", **ME)
     page = read_page(Path(result.page))
     assert "Of 60 mails the challenger lost 29 and won 0." in text(section(page, "Answers that changed"))
-    figures = dict(zip(("name", "challenger", "champion", "change"), rows(section(page, "Figures"))[0], strict=False))
-    assert figures["name"].startswith("f1 how well spam is found")
-    assert (figures["challenger"][:5], figures["champion"]) == ("0.500", "0.983")
-    assert figures["change"].startswith("-0.483")
-    assert figures["change"].endswith("worse")
+    name, challenger, before, change, *_ = rows(section(page, "Figures"))[0]
+    assert (name, challenger[:5], before) == ("f1 how well spam is found", "0.500", "0.983")
+    assert change.startswith("-0.483")
     reject("classifier", "2", **ME)
     assert review("classifier") == "no challenger; version 1 is champion"
 
@@ -81,17 +79,13 @@ def test_review_is_made_once_for_a_pair_and_again_for_another_champion(champion)
     again = reviewed(champion)
     assert (first.is_new, again.is_new) == (True, False)
     assert (again.gates, again.verdict) == (first.gates, first.verdict)
-    description = MlflowClient().get_model_version(NAME, "2").description
-    assert description.startswith("[Review against champion 1](#/experiments/")
-    assert "**To make this version champion" in description
+    assert MlflowClient().get_model_version(NAME, "2").description.startswith("[Review against champion 1](#/")
     MlflowClient().set_registered_model_alias(NAME, "champion", "2")  # a person, in MLflow's pages
     champion.register(scores_of(right(0)))
-    assert reviewed(champion).is_new
     assert "champion 2" in reviewed(champion).verdict.comparison
 
 
 def test_page_shows_hostile_text_as_text_and_loads_nothing(champion):
-    champion.register(scores_of(right(5), question="a mail"))
     table = scores_of(right(5))
     table["answer"] = HOSTILE
     champion.register(table)
@@ -131,7 +125,6 @@ def test_drift_gate_names_the_property_that_moved(champion, spam, passed):
 
 
 def test_gate_fails_for_files_that_no_commit_holds(project):
-    (project.folder / "params.yaml").write_text((project.folder / "params.yaml").read_text() + "# mine\n")
     version = project.register(scores_of(right(2)))
     MlflowClient().set_tag(
         MlflowClient().get_model_version(NAME, version).run_id, "threestage.uncommitted", "params.yaml"
@@ -141,12 +134,9 @@ def test_gate_fails_for_files_that_no_commit_holds(project):
 
 
 def test_version_whose_shipped_code_fails_does_not_pass(project):
-    version = project.register(scores_of(right(2)))
-    client = MlflowClient()
-    source = client.get_model_version_download_uri(NAME, version)
+    project.register(scores_of(right(2)))
     code = next(project.folder.glob("mlartifacts/**/code/llm/objectives/classifier/serve.py"))
     code.write_text("raise RuntimeError('no such thing')")
-    assert source
     gate = reviewed(project).gates[0]
     assert (gate.passed, gate.finding) == (False, "RuntimeError: no such thing")
 

@@ -27,7 +27,7 @@ SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}
 def parrot(make_gpt, encoding):
     """Make an assistant that says one word of the vocabulary, whatever it reads."""
 
-    def make(word: str, template: dict[str, str] | None = None):
+    def make(word, template=None):
         gpt, (token,) = make_gpt(context_length=128), encoding.encode(word)
         with torch.no_grad():
             gpt.embedding.token.weight[token] *= 5
@@ -49,20 +49,25 @@ def base(tmp_path, parrot, encoding):
     return folder
 
 
-def measured(model, *, encoding, base, params) -> dict[str, float]:
-    """The metrics of an assistant, whose rows and evidence are in the folder around its base."""
-    subject = Subject(
-        loaded=LoadedModel(model, encoding),
-        data=base.parent,
-        base=base,
-        params=params,
-        compute=CPU,
-        evidence=base.parent,
-    )
-    return measure_and_write(EVALUATION, subject)
+@pytest.fixture
+def measured(parrot, encoding, base):
+    """Measure an assistant that says "cat", whose rows and evidence are in the folder around its base."""
+
+    def measure(**params):
+        subject = Subject(
+            loaded=LoadedModel(parrot(" cat"), encoding),
+            data=base.parent,
+            base=base,
+            params=Evaluate(**params),
+            compute=CPU,
+            evidence=base.parent,
+        )
+        return measure_and_write(EVALUATION, subject)
+
+    return measure
 
 
-def expected_loss(model, encoding, outputs) -> float:
+def expected_loss(model, encoding, outputs):
     """Nats a token of a model that gives each token the same probability everywhere, as it is when it answers.
 
     It reads two tokens, as expected answers are read: with AMX torch reads these in bfloat16, and decode.c reads one.
@@ -73,12 +78,11 @@ def expected_loss(model, encoding, outputs) -> float:
     return torch.cat(losses).mean().item()
 
 
-def word_count(text: str) -> int:
+def word_count(text):
     return len(text.split())
 
 
-def test_assistant_is_measured_beside_its_base_and_the_nearest_training_row(parrot, encoding, base, tmp_path):
-    model = parrot(" cat")
+def test_assistant_is_measured_beside_its_base_and_the_nearest_training_row(parrot, encoding, measured, tmp_path):
     train = {"instruction": ["the cat sat", "the dog ate"], "input": ["", "a hat"]}
     write(tmp_path, "train", **train, output=["on the mat", "the dog"])
     outputs = ["Cat  cat cat cat.", "the dog", "cat and cat or"]
@@ -92,10 +96,7 @@ def test_assistant_is_measured_beside_its_base_and_the_nearest_training_row(parr
         answers=[["no", outputs[0]], ["the dog", "The dog…"], []],
         history=[[], [], ["hi", "hello"]],
     )
-    params = Evaluate(batch_size=2, max_new_tokens=4, samples=2)
-    turns = [*outputs, "hello"]  # the earlier turn counts, too
-    losses = [expected_loss(parrot(word), encoding, turns) for word in (" cat", " hat")]
-    metrics = measured(model, encoding=encoding, base=base, params=params)
+    metrics = measured(batch_size=2, max_new_tokens=4, samples=2)
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert answers["answer"].tolist() == ["cat cat cat cat"] * 3
     assert answers["baseline_answer"].tolist() == ["hat hat hat hat"] * 3
@@ -104,60 +105,48 @@ def test_assistant_is_measured_beside_its_base_and_the_nearest_training_row(parr
     assert answers["nearest_exact"].tolist()[:2] == [0, 1]
     assert answers["question"].tolist()[2] == "hi hello the moon"
     assert answers["rouge_l"].tolist() == [1.0, 0.0, 0.5]
-    nearest = answers["nearest_rouge_l"].iloc[2]
-    assert metrics == pytest.approx(
-        {"response_loss": losses[0], "exact_match": 0.5, "rouge_l": 0.5}
-        | {"baseline_response_loss": losses[1], "baseline_exact_match": 0.0, "baseline_rouge_l": 0.0}
-        | {"nearest_exact_match": 0.5, "nearest_rouge_l": nearest}
-        | {"exact_match_gain": 0.5, "rouge_l_gain": 0.5}
-        | {"contains_answer": 0.5, "baseline_contains_answer": 0.0, "contains_answer_gain": 0.5}
-        | {"nearest_contains_answer": 0.5, "loops": 0.0, "baseline_loops": 0.0},
-        rel=1e-4,
-    )
-    kinds = pd.read_csv(tmp_path / "by_kind.csv").set_index("kind")
-    assert kinds["rows"].to_dict() == {"count": 2, "own": 1}
-    assert kinds.loc["count", ["exact_match", "rouge_l", "gain"]].tolist() == [0.5, 0.5, 0.5]
-    assert kinds.loc["own"].dropna().to_dict() == pytest.approx(
-        {"rows": 1, "rouge_l": 0.5, "baseline_rouge_l": 0.0, "nearest_rouge_l": nearest, "gain": 0.5}, abs=1e-4
-    )
+    for who, word in (("", " cat"), ("baseline_", " hat")):
+        loss = expected_loss(parrot(word), encoding, [*outputs, "hello"])  # the earlier turn counts, too
+        assert metrics[f"{who}response_loss"] == pytest.approx(loss, rel=1e-4)
+    for name in ("exact_match", "contains_answer"):
+        values = [metrics[f"{who}{name}"] for who in WHO]
+        assert [*values, metrics[f"{name}_gain"]] == [0.5, 0.0, 0.5, 0.5]
+    assert (metrics["rouge_l"], metrics["rouge_l_gain"], metrics["loops"]) == (0.5, 0.5, 0.0)
+    kinds = pd.read_csv(tmp_path / "by_kind.csv")
+    assert kinds[["kind", "rows", "gain"]].to_numpy().tolist() == [["count", 2, 0.5], ["own", 1, 0.5]]
     text = (tmp_path / "samples.md").read_text()
     assert text.count("- expected: ") == text.count("- its base says: hat hat hat hat") == 2
 
 
-def test_kinds_in_which_the_model_is_not_ahead_come_first(parrot, encoding, base, tmp_path):
+def test_kinds_in_which_the_model_is_not_ahead_come_first(measured, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     kinds = {"kind": ["ahead", "behind"], "instruction": ["the cat", "the dog"]}
     write(tmp_path, "test", **kinds, output=["cat", "hat"], answers=[["cat"], ["hat"]])
-    params = Evaluate(batch_size=2, max_new_tokens=1)
-    measured(parrot(" cat"), encoding=encoding, base=base, params=params)
+    measured(batch_size=2, max_new_tokens=1)
     table = pd.read_csv(tmp_path / "by_kind.csv")
     assert table[["kind", "gain"]].to_numpy().tolist() == [["behind", -1.0], ["ahead", 1.0]]
 
 
-def test_rubrics_measure_what_people_ask(parrot, encoding, base, tmp_path, monkeypatch):
+def test_rubrics_measure_what_people_ask(measured, tmp_path, monkeypatch):
     write(tmp_path, "train", instruction=["the cat", "a bird"], output=["cat", REFUSAL])
     write(tmp_path, "test", instruction=["the dog"], output=["cat"])
     folder = tmp_path / "data/behavioural" / tmp_path.name
     folder.mkdir(parents=True)
-    general = {"slice": "fact", "history": ["hi", "hello"], "example": "a cat", "counterexample": "a dog"}
-    general |= {"instruction": "the cat", "rubric": {"contains": [["cat"]]}}
-    harmless = general | {"instruction": "a bird", "history": [], "rubric": {"max_words": 9}}
-    files = {
-        "general": [general | {"id": f"g{number}"} for number in range(8)],
-        "harmless": [harmless | {"id": f"h{number}"} for number in range(2)],
-    }
-    for name, rows in files.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    row = {"id": "a", "slice": "fact", "instruction": "the cat", "history": ["hi", "hello"], "example": "a cat"}
+    row |= {"counterexample": "a dog", "rubric": {"contains": [["cat"]]}}
+    harmless = row | {"instruction": "a bird", "history": [], "rubric": {"max_words": 9}}
+    for name, content in (("general", row), ("harmless", harmless)):
+        (folder / f"{name}.jsonl").write_text(json.dumps(content))
     monkeypatch.chdir(tmp_path)
-    params = Evaluate(batch_size=4, max_new_tokens=2)
-    metrics = measured(parrot(" cat"), encoding=encoding, base=base, params=params)
+    metrics = measured(batch_size=4, max_new_tokens=2)
     assert [metrics[f"{who}general_right"] for who in WHO] == [1.0, 0.0, 1.0]
     assert [metrics[f"{who}harmless_useful"] for who in WHO] == [1.0, 1.0, 0.0]
     assert metrics["general_right_gain"] == 1.0
     scores = pd.read_parquet(tmp_path / "scores.parquet").query("measure == 'right'")
-    assert scores["behavioural"].tolist() == ["general: fact"] * 8 + ["harmless: fact"] * 2
-    assert scores["expected"].tolist()[0] == "such as: a cat"
-    assert scores["question"].tolist()[0] == "hi hello the cat"
+    assert scores[["behavioural", "question", "expected"]].to_numpy().tolist() == [
+        ["general: fact", "hi hello the cat", "such as: a cat"],
+        ["harmless: fact", "a bird", "such as: a cat"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -165,8 +154,6 @@ def test_rubrics_measure_what_people_ask(parrot, encoding, base, tmp_path, monke
     [
         ("The cat sat on the mats.", "the cat was sitting on a mat"),
         ("Dear Anna,\n\nthank you very much!", "Thanks, Anna"),
-        ("3.5 km", "3 km, or 3.5"),
-        ("yes", ""),
     ],
 )
 def test_rouge_of_english_is_that_of_rouge_score(expected, text):
@@ -180,10 +167,8 @@ def test_rouge_of_english_is_that_of_rouge_score(expected, text):
         ("Привет, мир", "привет мир", 1.0),
         ("für Müller", "Müller", 2 / 3),
         ("你好世界", "你好", 2 / 3),
-        ("สวัสดี", "สวัสดี", 1.0),
         ("हिन्दी भाषा", "हिन्दी", 2 / 3),
         ("cafe\u0301", "café", 1.0),
-        ("+", " + ", 1.0),
         ("+", "-", 0.0),
     ],
 )
@@ -191,49 +176,34 @@ def test_rouge_of_other_scripts_counts_their_words_or_signs(expected, text, scor
     assert rouge_l(expected, text) == pytest.approx(score)
 
 
-def test_rows_without_right_answers_report_no_exact_match(parrot, encoding, base, tmp_path):
+def test_rows_without_right_answers_report_no_exact_match(measured, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     write(tmp_path, "test", instruction=["the dog", "a bird"], output=["cat", "the hat"])
-    params = Evaluate(batch_size=2, max_new_tokens=1, samples=2)
-    metrics = measured(parrot(" cat"), encoding=encoding, base=base, params=params)
-    assert metrics.keys() == {
-        *("response_loss", "baseline_response_loss"),
-        *("rouge_l", "baseline_rouge_l", "nearest_rouge_l", "rouge_l_gain"),
-        *("loops", "baseline_loops"),
-    }
-    assert (metrics["rouge_l"], metrics["nearest_rouge_l"]) == (0.5, 0.0)
-    assert metrics["baseline_rouge_l"] == pytest.approx(1 / 3)  # "hat" of "the hat"
+    metrics = measured(batch_size=2, max_new_tokens=1, samples=2)
+    assert not [name for name in metrics if "exact" in name or "contains" in name]
+    assert [metrics[f"{who}rouge_l"] for who in WHO] == [0.5, pytest.approx(1 / 3), 0.0]  # "hat" of "the hat"
 
 
-def test_answer_that_can_not_be_right_any_more_is_cut_and_a_free_one_is_not(parrot, encoding, base, tmp_path):
+def test_answer_that_can_not_be_right_any_more_is_cut_and_a_free_one_is_not(encoding, measured, tmp_path):
     write(tmp_path, "train", instruction=["the cat sat"], output=["on the mat"])
-    right_answers = ["cat", "the cat sat"]
-    write(
-        tmp_path,
-        "test",
-        instruction=["a cat sat", "a dog ate"],
-        output=["cat", "the dog"],
-        answers=[right_answers, []],
-    )
-    params = Evaluate(batch_size=2, max_new_tokens=40)
-    measured(parrot(" cat"), encoding=encoding, base=base, params=params)
-    answers = pd.read_csv(tmp_path / "answers.csv")[["answer", "baseline_answer"]]
-    lengths = answers.map(word_count)
-    longest = max(len(encoding.encode_ordinary(text)) for text in right_answers)
-    assert lengths.to_numpy().tolist() == [[longest + MARGIN] * 2, [40] * 2]
+    answers = [["cat", "the cat sat"], []]
+    write(tmp_path, "test", instruction=["a cat sat", "a dog ate"], output=["cat", "the dog"], answers=answers)
+    measured(batch_size=2, max_new_tokens=40)
+    lengths = pd.read_csv(tmp_path / "answers.csv")["answer"].map(word_count)
+    longest = len(encoding.encode_ordinary("the cat sat"))
+    assert lengths.tolist() == [longest + MARGIN, 40]
 
 
-def test_rows_without_room_for_an_answer_count_in_the_loss_and_long_answers_are_asked(parrot, encoding, base, tmp_path):
+def test_rows_without_room_for_an_answer_count_in_the_loss_and_long_answers_are_asked(
+    parrot, encoding, measured, tmp_path
+):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     words = " the moon"
     length = len(encoding.encode_ordinary(words))
-    # of 128 tokens, an answer may have 20
-    full = words * (90 // length)
+    full = words * (90 // length)  # of 128 tokens, an answer may have 20
     long = words * (130 // length)
     write(tmp_path, "test", instruction=["a bird" + full, "a dog", "a cat"], output=["cat", long, "cat"])
-    model = parrot(" cat")
-    params = Evaluate(batch_size=2, max_new_tokens=20)
-    metrics = measured(model, encoding=encoding, base=base, params=params)
+    metrics = measured(batch_size=2, max_new_tokens=20)
     answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)["answer"]
     assert [word_count(text) for text in answers] == [0, 20, 20]
     assert metrics["unanswered"] == 1
@@ -241,9 +211,8 @@ def test_rows_without_room_for_an_answer_count_in_the_loss_and_long_answers_are_
     assert metrics["response_loss"] == pytest.approx(expected_loss(parrot(" cat"), encoding, ["cat", "cat"]), rel=1e-4)
 
 
-def test_questions_without_room_for_any_answer_are_an_error_with_the_way_out(parrot, encoding, base, tmp_path):
-    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
-    write(tmp_path, "test", instruction=["the dog", "a bird"], output=["cat", "hat"])
-    params = Evaluate(batch_size=2, max_new_tokens=126)
+def test_questions_without_room_for_any_answer_are_an_error_with_the_way_out(measured, tmp_path):
+    for split in ("train", "test"):
+        write(tmp_path, split, instruction=["the dog", "a bird"], output=["cat", "hat"])
     with pytest.raises(UserError, match=r"the shortest of 2 questions .* 126 in 128: lower evaluate"):
-        measured(parrot(" cat"), encoding=encoding, base=base, params=params)
+        measured(batch_size=2, max_new_tokens=126)

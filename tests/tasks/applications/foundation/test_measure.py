@@ -1,7 +1,5 @@
-import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from llm.tokenizer import end_of_text, token_bytes, train_bpe
 from tasks.applications.foundation.measure import (
     EVALUATION,
     Evaluate,
-    Window,
     overlapping,
     read_tokens,
     token_losses,
@@ -31,11 +28,11 @@ CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 PARAMS = Evaluate(batch_size=3, sample_prompts=("the cat",), sample_tokens=8, seed=1)
 
 
-def tokens_of(folder: Path, split: str) -> np.ndarray:
+def tokens_of(folder, split):
     return np.fromfile(folder / f"{split}.bin", "<u2").astype("int64")
 
 
-def measure(loaded: LoadedModel, data: Path, evidence: Path, params: Evaluate = PARAMS) -> dict[str, float]:
+def measure(loaded, data, evidence, params=PARAMS):
     """The metrics of a foundation on a folder of token files."""
     subject = Subject(
         loaded=loaded,
@@ -91,7 +88,7 @@ def test_bits_per_byte_are_the_bits_of_the_predicted_tokens_over_their_own_bytes
     assert measured["bits_per_byte"] == pytest.approx(losses.sum() / size / math.log(2), rel=1e-5)
 
 
-def targets(window: Window, context_length: int) -> range:
+def targets(window, context_length):
     """The numbers of the tokens that a window scores."""
     return range(window.start + window.scored + 1, window.start + context_length + 1)
 
@@ -114,16 +111,12 @@ def test_intervals_are_over_documents_and_that_of_the_lead_is_paired(make_gpt, e
     tokens.astype("<u2").tofile(folder / "test.bin")
     gpt = make_gpt(context_length=16)
     metrics = measure(LoadedModel(gpt, encoding), folder, tmp_path)
-
-    parts = np.split(tokens[1:], np.flatnonzero(tokens[1:-1] == end) + 1)
-    sizes = [len(encoding.decode(part[part != end].tolist()).encode()) for part in parts]
-    starts = np.cumsum([0, *map(len, parts[:-1])])
     losses = token_losses(gpt, tokens, [overlapping(len(tokens), 16)], context_length=16, compute=CPU)
-    nats = np.add.reduceat(losses, starts)
-    low, high = interval(share, nats / math.log(2), np.array(sizes))
+    numbers = np.cumsum(tokens[1:] == end) - (tokens[1:] == end)
+    bits = np.bincount(numbers, losses) / math.log(2)
+    lengths = [0 if token == end else len(token_bytes(encoding, token)) for token in tokens[1:].tolist()]
+    low, high = interval(share, bits, np.bincount(numbers, lengths))
     assert [metrics["bits_per_byte_low"], metrics["bits_per_byte_high"]] == pytest.approx([low, high])
-    assert low < metrics["bits_per_byte"] < high
-
     gain = metrics["baseline_bits_per_byte"] - metrics["bits_per_byte"]
     assert metrics["bits_per_byte_gain"] == pytest.approx(gain)
     assert metrics["bits_per_byte_gain_low"] < gain < metrics["bits_per_byte_gain_high"] < 0
@@ -163,14 +156,3 @@ def test_errors_list_the_worst_windows_first(measured, losses, tmp_path):
     assert [line.split("**")[1] for line in lines if line.startswith("**")] == [f"window {row}" for row in order[:10]]
     assert f"{max(means):.4f} nats a token" in lines[2]
     assert lines[4].startswith("> ")
-
-
-def test_single_document_has_no_interval(make_gpt, encoding, token_files, tmp_path):
-    folder = shutil.copytree(token_files, tmp_path / "short")
-    tokens_of(folder, "test")[:65].astype("<u2").tofile(folder / "test.bin")
-    meta = json.loads((folder / "meta.json").read_text())
-    meta["splits"]["test"]["tokens"] = 65
-    (folder / "meta.json").write_text(json.dumps(meta))
-    metrics = measure(LoadedModel(make_gpt(context_length=64), encoding), folder, tmp_path)
-    assert "bits_per_byte" in metrics
-    assert not [name for name in metrics if name.endswith(("_low", "_high"))]

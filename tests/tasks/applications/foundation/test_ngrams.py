@@ -4,31 +4,31 @@ from functools import cache
 import numpy as np
 import pytest
 
-from tasks.applications.foundation.ngrams import FALLBACK, count_ngrams, discounts
+from tasks.applications.foundation.ngrams import FALLBACK, count_ngrams
 
 SIZE = 7
 TOKENS = np.random.default_rng(1).zipf(1.6, 400) % SIZE
 
 
-def counts_of_counts(counted: Counter) -> list[int]:
+def counts_of_counts(counted):
     """How many n-grams were counted once, twice, three and four times."""
     times = Counter(counted.values())
     return [times[number] for number in (1, 2, 3, 4)]
 
 
-def brute_force(tokens: list[int], gram: tuple[int, ...], order: int) -> float:
+def brute_force(tokens, gram, order):
     """The textbook's recursion, with no array: the probability of the last token of `gram` after the others."""
 
-    def grams(length: int) -> list[tuple[int, ...]]:
+    def grams(length):
         return [tuple(tokens[first : first + length]) for first in range(len(tokens) - length + 1)]
 
     @cache
-    def counts(length: int) -> Counter:
+    def counts(length):
         if length == order:
             return Counter(grams(length))
         return Counter(longer[1:] for longer in set(grams(length + 1)))  # once for each different token before it
 
-    def probability(gram: tuple[int, ...]) -> float:
+    def probability(gram):
         if not gram:
             return 1 / SIZE
         counted = counts(len(gram))
@@ -67,17 +67,7 @@ def test_probabilities_after_any_tokens_sum_to_one(order):
         assert min(probabilities) > 0
 
 
-def test_discounts_are_estimated_from_how_many_were_counted_once_to_four_times():
-    counts = np.repeat([1, 2, 3, 4], [8, 4, 3, 2])
-    assert discounts(counts) == pytest.approx([0.0, 0.5, 2 - 3 * 0.5 * 3 / 4, 3 - 4 * 0.5 * 2 / 3])
-    assert discounts(np.array([1, 1, 5])).tolist() == [0.0, *FALLBACK]  # where too little was counted
-
-
 def test_n_grams_of_a_large_vocabulary_are_counted():
     tokens = np.tile([199_999, 5, 199_998, 7, 3, 199_999, 5, 199_998, 7, 4], 40)
     probabilities = count_ngrams(tokens, 200_000).probabilities(np.array([199_999, 5, 199_998, 7, 3]))
     assert probabilities[-1] == pytest.approx(0.5, abs=0.05)
-
-
-def test_order_is_never_longer_than_the_text():
-    assert len(count_ngrams(np.array([0, 1, 0]), 3).levels) == 3
