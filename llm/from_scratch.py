@@ -45,8 +45,10 @@ def train_bpe(text: str, vocabulary_size: int) -> list[Pair]:
             pair_counts[pair] += times[number]
             words_with[pair].add(number)
     merges: list[Pair] = []
-    while len(merges) < vocabulary_size - 256 and pair_counts:
-        best = max(pair_counts, key=pair_counts.__getitem__)
+    while len(merges) < vocabulary_size - 256:
+        best = max(pair_counts, key=pair_counts.__getitem__, default=(0, 0))
+        if not pair_counts[best]:  # every word is one token
+            break
         merges.append(best)
         for number in words_with.pop(best):
             word = words[number]
@@ -237,18 +239,16 @@ def draw_batch(tokens_N: Tensor, count: int, length: int) -> tuple[Tensor, Tenso
     return windows_BT[:, :-1], windows_BT[:, 1:]
 
 
-def optimizers_of(model: GPT) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all else: embeddings, output, norms and biases."""
-    matrices = [weight for weight in model.blocks.parameters() if weight.ndim == 2]
-    chosen = set(map(id, matrices))
-    others = [weight for weight in model.parameters() if id(weight) not in chosen]
-    muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.0)
-    return [muon, torch.optim.AdamW(others, lr=0.01, betas=(0.8, 0.95), weight_decay=0.0)]
+def optimizer_of(model: GPT) -> torch.optim.Optimizer:
+    """AdamW. A row of a table moves only when its token occurs, so the tables take ten times the rate of the blocks."""
+    tables = [weight for name, weight in model.named_parameters() if "blocks" not in name]
+    groups = [{"params": model.blocks.parameters(), "lr": 0.001}, {"params": tables, "lr": 0.01}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
 
 
 def rate_at(step: int, steps: int) -> float:
-    """The share of the learning rate: up within the first steps, then down to nothing, as small steps settle."""
-    return min(1.0, step / 20, 1.5 * (1 - step / steps))
+    """The share of the learning rate at a step from 1: up at first, then down to nearly nothing, as small steps settle."""
+    return min(1.0, step / 20, 1.5 * (1 - (step - 1) / steps))
 
 
 @torch.no_grad()
@@ -262,17 +262,17 @@ def evaluate(model: GPT, tokens_N: Tensor, windows: int = 160) -> float:
 
 def train(model: GPT, train_N: Tensor, held_out_N: Tensor, steps: int) -> list[tuple[int, float]]:
     """Train on a text in batches of 8 windows; return the loss curve on the held-out text."""
-    optimizers = optimizers_of(model)
-    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    optimizer = optimizer_of(model)
+    peaks = [group["lr"] for group in optimizer.param_groups]
     curve: list[tuple[int, float]] = []
     for step in range(1, steps + 1):
         inputs_BT, targets_BT = draw_batch(train_N, 8, model.config.context_length)
         loss = cross_entropy(model(inputs_BT), targets_BT)
         loss.backward()
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * rate_at(step, steps)
-            optimizer.step()
-            optimizer.zero_grad()
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * rate_at(step, steps)
+        optimizer.step()
+        optimizer.zero_grad()
         if step == 1 or step % max(1, steps // 10) == 0:
             held_out = evaluate(model, held_out_N)
             curve.append((step, held_out))
@@ -284,11 +284,19 @@ def train(model: GPT, train_N: Tensor, held_out_N: Tensor, steps: int) -> list[t
 
 
 @torch.no_grad()
-def generate(model: GPT, tokens: list[int], count: int, temperature: float = 0.8) -> list[int]:
-    """Continue tokens: below a temperature of 1 likely tokens grow likelier, near 0 only the likeliest is drawn."""
+def generate(
+    model: GPT, tokens: list[int], count: int, temperature: float = 0.8, top_k: int | None = None
+) -> list[int]:
+    """Continue tokens: below a temperature of 1 likely tokens grow likelier, near 0 only the likeliest is drawn.
+
+    With `top_k` one of so many of the likeliest is drawn.
+    """
     for _ in range(count):
         recent_1T = torch.tensor([tokens[-model.config.context_length :]])
         logits_V = model(recent_1T)[0, -1]
+        if top_k is not None:
+            least = logits_V.topk(top_k).values[-1]
+            logits_V = logits_V.masked_fill(logits_V < least, -math.inf)
         probabilities_V = (logits_V / temperature).softmax(dim=-1)
         tokens = [*tokens, int(torch.multinomial(probabilities_V, 1))]
     return tokens
@@ -300,6 +308,7 @@ def main() -> None:
         sys.exit("usage: python llm/from_scratch.py FILE [STEPS]")
     text = Path(sys.argv[1]).read_text(encoding="utf-8")
     steps = int(sys.argv[2]) if len(sys.argv) == 3 else 1000
+    torch.set_num_threads(1)  # two would wait for each other wherever another program is busy
     torch.manual_seed(0)
     began = time.monotonic()
     split = len(text) * 9 // 10

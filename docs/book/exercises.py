@@ -1,11 +1,18 @@
 """Check the exercises of the book: `check(attention)` compares your function with the project's own.
 
-Each exercise is a function to write. Its name finds the one that it is compared with, and the inputs of both.
+Each exercise is a function to write. Its name finds the one that it is compared with, and the inputs of both;
+`solution("attention")` prints that one.
 """
 
+import inspect
+import math
+import reprlib
 from collections.abc import Callable
+from copy import deepcopy
+from numbers import Real
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,6 +64,33 @@ def sliding(length: int, window: int) -> Tensor:
     return past_TS.triu(1 - window)
 
 
+def layer_norm(x_BTC: Tensor, weight_C: Tensor, bias_C: Tensor) -> Tensor:
+    """Vectors with mean 0 and variance 1, times weight, plus bias."""
+    centred_BTC = x_BTC - x_BTC.mean(dim=-1, keepdim=True)
+    variance_BT1 = centred_BTC.square().mean(dim=-1, keepdim=True)
+    return centred_BTC / (variance_BT1 + 1e-5).sqrt() * weight_C + bias_C
+
+
+def encoder_layer(layer: nn.TransformerEncoderLayer, x_BTC: Tensor) -> Tensor:
+    """What torch's layer of the encoder of 2017 computes."""
+    joint_BTN = nn.functional.linear(x_BTC, layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias)
+    q_BHTD, k_BHTD, v_BHTD = (split_heads(part_BTC, n_head=2) for part_BTC in joint_BTN.chunk(3, dim=-1))
+    scores_BHTS = q_BHTD @ k_BHTD.mT / math.sqrt(q_BHTD.shape[-1])
+    y_BHTD = scores_BHTS.softmax(dim=-1) @ v_BHTD
+    x_BTC = layer.norm1(x_BTC + layer.self_attn.out_proj(y_BHTD.transpose(1, 2).flatten(2)))
+    return layer.norm2(x_BTC + layer.linear2(layer.linear1(x_BTC).relu()))
+
+
+def repeat_heads(k_BKTD: Tensor, count: int) -> Tensor:
+    """Each head `count` times, the copies next to each other."""
+    return k_BKTD.repeat_interleave(count, dim=1)
+
+
+def merged(weight_OI: Tensor, up_OR: Tensor, down_RI: Tensor) -> Tensor:
+    """A matrix with half of its update in it."""
+    return weight_OI + 0.5 * up_OR @ down_RI
+
+
 GATED = GPTConfig(vocabulary_size=50, context_length=8, n_layer=2, n_head=2, n_embd=16, mlp="swiglu")
 SCHEDULED = TrainConfig(steps=40, warmup=0.1, batch_size=1, learning_rate=1.0, evaluate_every=1, checkpoint_every=1)
 LLAMA_3_1 = RotaryScaling(factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context_length=8192)
@@ -77,12 +111,12 @@ EXERCISES = {
     "sliding": Exercise(sliding, [(6, 3), (4, 1), (3, 9)]),
     # 3. The GPT
     "layer_norm": Exercise(
-        lambda x_BTC, weight_C, bias_C: torch.layer_norm(x_BTC, weight_C.shape, weight=weight_C, bias=bias_C),
+        layer_norm,
         [(scale * random((2, 3, 16)) + scale, random((16,)), random((16,), seed=1)) for scale in (3.0, 0.001)],
     ),
     "swiglu": Exercise(gpt.MLP.forward, [(gpt.MLP(GATED), random((2, 3, 16)))]),
     "encoder_layer": Exercise(
-        nn.TransformerEncoderLayer.forward,
+        encoder_layer,
         [
             (
                 nn.TransformerEncoderLayer(16, nhead=2, dim_feedforward=32, dropout=0.0, batch_first=True),
@@ -104,7 +138,7 @@ EXERCISES = {
         embedding.rotate, [(random((2, 3, 5, 8)), embedding.rotation(torch.tensor([[0, 1, 2, 30, 31]]), GATED))]
     ),
     "repeat_heads": Exercise(
-        lambda x_BKTD, count: x_BKTD.repeat_interleave(count, dim=1),
+        repeat_heads,
         [(random((2, 3, 4, 8)), 1), (random((2, 3, 4, 8)), 2)],
     ),
     "slowdown": Exercise(embedding.slowdown, [(torch.logspace(0, 5, 16), LLAMA_3_1)]),
@@ -130,11 +164,11 @@ EXERCISES = {
         [(random((40,)).sigmoid().numpy(), random((40,), seed=1).numpy() > 0, rate) for rate in (0.2, 0.1, 0.005)],
     ),
     "merged": Exercise(
-        lambda weight_OI, up_OR, down_RI: torch.addmm(weight_OI, up_OR, down_RI, alpha=0.5),
+        merged,
         [(random((5, 7)), random((5, 2)), random((2, 7)))],
     ),
     "targets": Exercise(
-        Example.targets.__get__,
+        Example.targets.fget,
         [(Example([7, 8, 9, 5, 6, 4], learned=[False, False, True, True, False, True]),), (Example([3], [True]),)],
     ),
 }
@@ -148,10 +182,15 @@ def check(function: Callable[..., Any]) -> None:
     name = function.__name__
     exercise = EXERCISES[name]
     for arguments in exercise.inputs:
-        expected = exercise.reference(*arguments)
-        answer = function(*arguments)
+        expected = exercise.reference(*deepcopy(arguments))
+        answer = function(*deepcopy(arguments))
         assert _is_same(answer, expected), f"{name}{_shown(arguments)}: {_difference(answer, expected)}"
     print(f"{name}: right")
+
+
+def solution(name: str) -> None:
+    """Print the function that an exercise is compared with. Raises KeyError for a name that is no exercise's."""
+    print(inspect.cleandoc(inspect.getsource(EXERCISES[name].reference)))
 
 
 def _is_same(answer: Any, expected: Any) -> bool:
@@ -162,7 +201,7 @@ def _is_same(answer: Any, expected: Any) -> bool:
         has_shape = isinstance(answer, Tensor) and answer.shape == expected.shape
         return has_shape and torch.allclose(answer.float(), expected.float(), rtol=1e-4, atol=1e-5, equal_nan=True)
     if isinstance(expected, float):
-        return isinstance(answer, float | int) and abs(answer - expected) < 1e-4 * max(1, abs(expected))
+        return isinstance(answer, Real) and abs(answer - expected) < 1e-4 * max(1, abs(expected))
     return answer == expected
 
 
@@ -171,7 +210,7 @@ def _difference(answer: Any, expected: Any) -> str:
     if answer is None:
         return "it returns None; is it written yet?"
     if not (isinstance(answer, Tensor) and isinstance(expected, Tensor)):
-        return f"expected {expected}, yours is {answer}"
+        return f"expected {reprlib.repr(expected)}, yours is {reprlib.repr(answer)}"
     if answer.shape != expected.shape:
         return f"expected the shape {tuple(expected.shape)}, yours is {tuple(answer.shape)}"
     gaps = (answer.float() - expected.float()).abs()
@@ -185,9 +224,9 @@ def _shown(arguments: tuple[Any, ...]) -> str:
 
 
 def _shown_argument(argument: Any) -> str:
-    """An argument as Python writes it; of a tensor its shape, and of a model its class."""
-    if isinstance(argument, Tensor):
-        return f"tensor{tuple(argument.shape)}"
+    """An argument as Python writes it; of a tensor or an array its shape, and of a model its class."""
+    if isinstance(argument, Tensor | np.ndarray):
+        return f"{'tensor' if isinstance(argument, Tensor) else 'array'}{tuple(argument.shape)}"
     if isinstance(argument, nn.Module):
         return type(argument).__name__
     return repr(argument)

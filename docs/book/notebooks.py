@@ -1,19 +1,18 @@
 """Write the chapters of the book as notebooks into notebooks/: `make notebooks`.
 
-A block of examples becomes a cell without prompts and results, and an exercise becomes a cell. A notebook that exists
-stays as it is, for it may hold your answers.
+Each block of code becomes a cell. A notebook that exists stays as it is, for it may hold your answers.
 """
 
-import doctest
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 BOOK = Path(__file__).parent
+CHAPTERS = sorted(BOOK.glob("[0-9a-z]-*.md"))
 FOLDER = BOOK.parent.parent / "notebooks"
-PYTHON = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 FIRST = """\
 import os
@@ -21,20 +20,30 @@ from pathlib import Path
 
 folders = [Path.cwd(), *Path.cwd().parents]
 os.chdir(next(folder for folder in folders if (folder / "dvc.yaml").exists()))  # the project's root
-get_ipython().ast_node_interactivity = "all"  # a cell shows each of its results
 """
 
 
-def code_of(block: str) -> str:
-    """A block's code: of examples without prompts and results."""
-    examples = doctest.DocTestParser().get_examples(block)
-    return "".join(example.source for example in examples) or block
+class Block(NamedTuple):
+    """A block of a chapter's code, and the result that is shown below it."""
+
+    code: str
+    result: str
+
+
+def blocks(chapter: str) -> list[Block]:
+    """The blocks of a chapter's Markdown."""
+    return [Block(match[1], match[2] or "") for match in BLOCK.finditer(chapter)]
 
 
 def from_folder(link: re.Match[str]) -> str:
     """A link as it is seen from FOLDER; one to a chapter leads to its notebook."""
     path = BOOK / link[0]
-    return f"{path.stem}.ipynb" if path.match("book/[0-9]-*.md") else os.path.relpath(path, FOLDER)
+    return f"{path.stem}.ipynb" if path in CHAPTERS else os.path.relpath(path, FOLDER)
+
+
+def text_cell(text: str) -> dict[str, Any]:
+    """A cell of Markdown."""
+    return {"cell_type": "markdown", "metadata": {}, "source": LINK.sub(from_folder, text).strip()}
 
 
 def code_cell(source: str) -> dict[str, Any]:
@@ -44,13 +53,14 @@ def code_cell(source: str) -> dict[str, Any]:
 
 
 def notebook(chapter: str) -> dict[str, Any]:
-    """The notebook of a chapter's Markdown."""
+    """The notebook of a chapter's Markdown; a result that is shown stays, to compare one's own with it."""
     cells = [code_cell(FIRST)]
-    for number, part in enumerate(PYTHON.split(chapter)):  # prose and blocks by turns
-        if number % 2:
-            cells.append(code_cell(code_of(part)))
-        elif part.strip():
-            cells.append({"cell_type": "markdown", "metadata": {}, "source": LINK.sub(from_folder, part).strip()})
+    end = 0
+    for match in BLOCK.finditer(chapter):
+        cells += [text_cell(chapter[end : match.start()]), code_cell(match[1])]
+        end = match.end(1) + len("```\n")
+    cells.append(text_cell(chapter[end:]))
+    cells = [cell for cell in cells if cell["source"]]
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -59,7 +69,7 @@ def notebook(chapter: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for chapter in sorted(BOOK.glob("[0-9]-*.md")):
+    for chapter in CHAPTERS:
         path = FOLDER / f"{chapter.stem}.ipynb"
         if path.exists():
             print(f"notebooks/{path.name} stays as it is; remove it to have it written again")

@@ -1,12 +1,11 @@
-"""Attention, from a dot product to the layer that the model uses.
+"""Attention: the formula, and the layer that the model uses.
 
 Every token has a query, what it looks for; a key, what it offers to others' queries; and a value, what it passes on. A
 query's dot product with each key is a score; softmax turns the scores into weights that sum to one; the weighted sum of
 the values is the output. "Attention Is All You Need", Vaswani et al. 2017, section 3.2.
 
-Read in order: `attention` is the formula. `SelfAttention` makes queries, keys and values from one text with trained
-weights. `CausalAttention` hides the future. `MultiHeadAttention` attends in several subspaces at once. Tests hold
-`GroupedQueryAttention`, which the model uses, against them.
+`attention` is the formula and `causal` its mask; chapter 2 of docs/book builds a layer from them, head by head. Tests
+hold `GroupedQueryAttention`, which the model uses, against that of llm/from_scratch.py.
 
 Tensor names end in their shape: B batch, T positions of queries, S positions of keys, H heads, K heads of keys and
 values, D width of a head, C = H * D width of the model.
@@ -26,78 +25,22 @@ from llm.model.embedding import Rotation, rotate
 from llm.model.key_value_cache import KeyValueCache
 
 
-def attention(
-    q_BTD: Tensor, k_BSD: Tensor, v_BSD: Tensor, visible_TS: Tensor | None = None, dropout: float = 0.0
-) -> Tensor:
+def attention(q_BTD: Tensor, k_BSD: Tensor, v_BSD: Tensor, visible_TS: Tensor | None = None) -> Tensor:
     """The formula, softmax(q kᵀ / sqrt(D)) v, BTD; any dimensions may stand in for B.
 
     Without the root the scores grow with D and softmax would pick a single value. `visible_TS` is boolean; where it is
-    False a position stays unseen. `dropout` is the share of weights that are left out.
+    False a position stays unseen.
     """
     root = math.sqrt(q_BTD.shape[-1])
     scores_BTS = q_BTD @ k_BSD.transpose(-2, -1) / root
     if visible_TS is not None:
         scores_BTS = scores_BTS.masked_fill(~visible_TS, -math.inf)
-    weights_BTS = F.dropout(scores_BTS.softmax(dim=-1), dropout)
-    return weights_BTS @ v_BSD
+    return scores_BTS.softmax(dim=-1) @ v_BSD
 
 
 def causal(length: int) -> Tensor:
     """The mask of a decoder, boolean TS: position t sees 0 … t, and so can never copy the answer from the future."""
     return torch.ones(length, length, dtype=torch.bool).tril()
-
-
-class SelfAttention(nn.Module):
-    """Three trained matrices make the queries, keys and values of a text's own tokens."""
-
-    def __init__(self, width: int, head_width: int, *, bias: bool = True) -> None:
-        super().__init__()
-        self.query = nn.Linear(width, head_width, bias=bias)
-        self.key = nn.Linear(width, head_width, bias=bias)
-        self.value = nn.Linear(width, head_width, bias=bias)
-
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """Map BTC to BTD; every token sees every other."""
-        q_BTD = self.query(x_BTC)
-        k_BTD = self.key(x_BTC)
-        v_BTD = self.value(x_BTC)
-        return attention(q_BTD, k_BTD, v_BTD)
-
-
-class CausalAttention(SelfAttention):
-    """Self-attention in which no token sees a later one; in training a share of the weights is dropped."""
-
-    def __init__(self, width: int, head_width: int, *, bias: bool = True, dropout: float = 0.0) -> None:
-        super().__init__(width, head_width, bias=bias)
-        self.dropout = dropout
-
-    def forward(self, x_BTC: Tensor, visible_BTS: Tensor | None = None) -> Tensor:
-        """Map BTC to BTD. `visible_BTS` replaces the causal mask, to hide padding too."""
-        if visible_BTS is None:
-            visible_BTS = causal(x_BTC.shape[1]).to(x_BTC.device)
-        dropout = self.dropout if self.training else 0.0
-        q_BTD = self.query(x_BTC)
-        k_BTD = self.key(x_BTC)
-        v_BTD = self.value(x_BTC)
-        return attention(q_BTD, k_BTD, v_BTD, visible_TS=visible_BTS, dropout=dropout)
-
-
-class MultiHeadAttention(nn.Module):
-    """Several causal heads side by side, each in a subspace of its own; a last matrix mixes their outputs."""
-
-    def __init__(self, width: int, n_head: int, *, bias: bool = True, dropout: float = 0.0) -> None:
-        super().__init__()
-        head_width = width // n_head
-        self.heads = nn.ModuleList(
-            CausalAttention(width, head_width, bias=bias, dropout=dropout) for _ in range(n_head)
-        )
-        self.projection = nn.Linear(width, width, bias=bias)
-
-    def forward(self, x_BTC: Tensor, visible_BTS: Tensor | None = None) -> Tensor:
-        """Map BTC to BTC. `visible_BTS` replaces the causal mask."""
-        outputs = [head(x_BTC, visible_BTS) for head in self.heads]
-        y_BTC = torch.cat(outputs, dim=-1)
-        return self.projection(y_BTC)
 
 
 @dataclass(frozen=True)
@@ -136,8 +79,7 @@ def build_head_norm(shape: GPTShape) -> nn.RMSNorm | None:
 class GroupedQueryAttention(nn.Module):
     """Causal multi-head attention as the model uses it: all heads in one product.
 
-    Several heads of queries may share one of keys and values, which shrinks the cache (Ainslie et al. 2023); with as
-    many of both it is `MultiHeadAttention`.
+    Several heads of queries may share one of keys and values, which shrinks the cache (Ainslie et al. 2023).
     """
 
     def __init__(self, shape: GPTShape, layer: int) -> None:

@@ -30,6 +30,11 @@ def test_merges_are_those_of_train_bpe_but_for_ties_and_tokens_give_the_text_bac
     assert len(tokens) < 0.6 * len(text.encode())
 
 
+def test_merges_end_where_every_word_is_one_token():
+    tokenizer = from_scratch.Tokenizer(from_scratch.train_bpe("abc abd abc", 300))
+    assert tokenizer.bytes_of[256:] == [b"ab", b"abc", b" ab", b" abc", b" abd"]
+
+
 def test_weights_give_the_production_model_the_same_logits():
     torch.manual_seed(1)
     config = from_scratch.Config(vocabulary_size=300, context_length=16, n_layer=2, n_head=4, n_embd=32)
@@ -55,3 +60,11 @@ def test_loss_is_that_of_torch_and_falls_below_what_counting_tokens_reaches(toke
     assert curve[-1][1] < entropy - 0.5
     assert capsys.readouterr().out.count("held out") == len(curve) == 11
     assert len(from_scratch.generate(model, tokens[:3], 20)) == 23
+    likeliest = [int(model(torch.tensor([tokens[:3]]))[0, -1].argmax())]
+    assert from_scratch.generate(model, tokens[:3], 1, temperature=5.0, top_k=1) == tokens[:3] + likeliest
+
+
+def test_every_update_moves_the_weights():
+    rates = [from_scratch.rate_at(step, 100) for step in range(1, 101)]
+    assert max(rates) == 1
+    assert min(rates) == rates[-1] > 0
