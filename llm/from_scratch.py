@@ -142,8 +142,8 @@ def attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
     A token may not see the future: there it would find the very token that it is to predict.
     """
     scores_BHTS = q_BHTD @ k_BHSD.transpose(-2, -1) / math.sqrt(q_BHTD.shape[-1])
-    future_TS = torch.ones(scores_BHTS.shape[-2:], dtype=torch.bool).triu(1)
-    weights_BHTS = scores_BHTS.masked_fill(future_TS, -math.inf).softmax(dim=-1)
+    visible_TS = torch.ones(scores_BHTS.shape[-2:], dtype=torch.bool).tril()
+    weights_BHTS = scores_BHTS.masked_fill(~visible_TS, -math.inf).softmax(dim=-1)
     return weights_BHTS @ v_BHSD
 
 

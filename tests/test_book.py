@@ -35,7 +35,7 @@ SHORTENED = {
 """Lines of a chapter that set how long it trains, and what they are here."""
 HOLDS: dict[str, list[str]] = {}
 """What is true behind a chapter, on every kind of processor and after trainings as short as these."""
-EXERCISE = re.compile(r"(?:from docs\.book\.exercises import check\n+)?(def .*?)\n+check\((\w+)\)\n", re.DOTALL)
+EXERCISE = re.compile(r"(?:from docs\.book\.exercises import check(?:, solution)?\n+)?(def .*?)\n+check\((\w+)\)\n", re.DOTALL)
 
 
 @pytest.fixture(scope="session")
