@@ -101,6 +101,49 @@ def test_chapter_prints_what_it_shows(chapter, readers_folder, monkeypatch):
     assert [claim for claim in HOLDS.get(chapter.stem, []) if not eval(claim, names)] == []
 
 
+class Plain(ast.NodeTransformer):
+    """Code without docstrings and annotations, in which `from_scratch.x` is `x`."""
+
+    def visit_ClassDef(self, node):
+        """Without its docstring."""
+        if ast.get_docstring(node) is not None:
+            del node.body[0]
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node):
+        """Without its docstring and what it returns."""
+        node.returns = None
+        return self.visit_ClassDef(node)
+
+    def visit_arg(self, node):
+        """Without its type."""
+        return ast.arg(node.arg)
+
+    def visit_AnnAssign(self, node):
+        """Without its type."""
+        return node if node.value is None else ast.copy_location(ast.Assign([node.target], node.value), node)
+
+    def visit_Attribute(self, node):
+        """Without the module."""
+        is_ours = isinstance(node.value, ast.Name) and node.value.id == "from_scratch"
+        return ast.Name(node.attr, node.ctx) if is_ours else self.generic_visit(node)
+
+
+def definitions(code: str) -> dict[str, str]:
+    """The classes and functions of some code."""
+    tree = Plain().visit(ast.parse(code))
+    return {node.name: ast.unparse(node) for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def test_listings_are_the_code_of_the_file():
+    ours = definitions((ROOT / "llm/from_scratch.py").read_text())
+    code = [block.code for chapter in CHAPTERS for block in blocks(chapter.read_text())]
+    listings = [definitions(listing) for listing in code if listing.startswith("# llm/from_scratch.py\n")]
+    shown = {name: text for listing in listings for name, text in listing.items()}
+    assert {"attention", "Attention", "Block", "GPT", "train"} <= shown.keys()
+    assert shown == {name: ours[name] for name in shown}
+
+
 def test_shortened_lines_are_in_the_chapters():
     text = "".join(chapter.read_text() for chapter in CHAPTERS)
     assert [line for line in SHORTENED if f"\n{line}\n" not in text] == []

@@ -81,6 +81,21 @@ def encoder_layer(layer: nn.TransformerEncoderLayer, x_BTC: Tensor) -> Tensor:
     return layer.norm2(x_BTC + layer.linear2(layer.linear1(x_BTC).relu()))
 
 
+def count_weights(config: from_scratch.Config) -> int:
+    """The weights of from_scratch.GPT."""
+    width = config.n_embd
+    matrices = 12 * width**2  # of a block: attention's 4, the MLP's 8
+    vectors = 13 * width  # of a block: biases 9, two norms 4
+    tables = (config.context_length + 2 * config.vocabulary_size) * width  # positions, tokens, output
+    return config.n_layer * (matrices + vectors) + tables + 2 * width  # and the last norm
+
+
+def keep_likeliest(logits_V: Tensor, top_k: int) -> Tensor:
+    """Logits in which all but the largest are minus infinity."""
+    least = logits_V.topk(top_k).values[-1]
+    return logits_V.masked_fill(logits_V < least, -math.inf)
+
+
 def repeat_heads(k_BKTD: Tensor, count: int) -> Tensor:
     """Each head `count` times, the copies next to each other."""
     return k_BKTD.repeat_interleave(count, dim=1)
@@ -115,20 +130,16 @@ EXERCISES = {
         [(scale * random((2, 3, 16)) + scale, random((16,)), random((16,), seed=1)) for scale in (3.0, 0.001)],
     ),
     "swiglu": Exercise(gpt.MLP.forward, [(gpt.MLP(GATED), random((2, 3, 16)))]),
-    "encoder_layer": Exercise(
-        encoder_layer,
-        [
-            (
-                nn.TransformerEncoderLayer(16, nhead=2, dim_feedforward=32, dropout=0.0, batch_first=True),
-                random((2, 5, 16)),
-            )
-        ],
+    "count_weights": Exercise(
+        count_weights,
+        [(from_scratch.Config(2048),), (from_scratch.Config(300, context_length=16, n_layer=2, n_embd=32),)],
     ),
     # 4. Training
     "cross_entropy": Exercise(
         from_scratch.cross_entropy,
         [(scale * random((2, 3, 5)), torch.tensor([[0, 4, 2], [1, 1, 3]])) for scale in (1, 1000)],
     ),
+    "keep_likeliest": Exercise(keep_likeliest, [(random((9,)), 3), (random((9,)), 1)]),
     "schedule": Exercise(optim.schedule, [(step, SCHEDULED) for step in (0, 2, 3, 4, 20, 39)]),
     "training_flops": Exercise(
         cost.training_flops, [(gpt.GPT(GATED),), (gpt.GPT(GATED.model_copy(update={"tied": False})),)]
@@ -170,6 +181,16 @@ EXERCISES = {
     "targets": Exercise(
         Example.targets.fget,
         [(Example([7, 8, 9, 5, 6, 4], learned=[False, False, True, True, False, True]),), (Example([3], [True]),)],
+    ),
+    # B. The transformer of 2017
+    "encoder_layer": Exercise(
+        encoder_layer,
+        [
+            (
+                nn.TransformerEncoderLayer(16, nhead=2, dim_feedforward=32, dropout=0.0, batch_first=True),
+                random((2, 5, 16)),
+            )
+        ],
     ),
 }
 
