@@ -33,7 +33,19 @@ SHORTENED = {
     "steps = 12": "steps = 1",
 }
 """Lines of a chapter that set how long it trains, and what they are here."""
-HOLDS: dict[str, list[str]] = {}
+HOLDS = {
+    "2-attention": ["weights_TS.triu(1).sum() == 0", "gap < 1e-5"],
+    "3-gpt": ["full_BTC.std() < 20", "bare_BTC.std() > 1e6", "replaced_BTC.std(dim=1).mean() < 1e-3"],
+    "4-training": [
+        "after < before",
+        "curve[-1][1] < curve[0][1] - 0.5",
+        "parrot_curve[-1][1] > min(loss for _, loss in parrot_curve) + 0.2",
+        "(plain_TV - cached_TV).abs().max() < 1e-3",
+        "len(written) == 35",
+    ],
+    "5-modern": ["max(losses.values()) < 6.5"],
+    "b-encoder-decoder": ["accuracy(logits_BTV) > 0.95", "accuracy(predict(no_source_BS, target_BT)) < 0.3"],
+}
 """What is true behind a chapter, on every kind of processor and after trainings as short as these."""
 EXERCISE = re.compile(r"(?:from docs\.book\.exercises import check(?:, solution)?\n+)?(def .*?)\n+check\((\w+)\)\n", re.DOTALL)
 

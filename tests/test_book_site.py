@@ -7,13 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Route
-from projects import ROOT
 
 from docs import build_site
-from docs.book.notebooks import FOLDER, LINK, notebook
+from docs.book.notebooks import CHAPTERS, FOLDER, LINK, notebook
 from docs.build_site import SITE, loads_from_elsewhere
 
-CHAPTERS = sorted((ROOT / "docs/book").glob("[1-8]-*.md"))
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
