@@ -247,7 +247,7 @@ def optimizer_of(model: GPT) -> torch.optim.Optimizer:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """The share of the learning rate at a step from 1: up at first, then down to nearly nothing, as small steps settle."""
+    """The share of the learning rate at a step, from 1: first up, then nearly down to nothing: small steps settle."""
     return min(1.0, step / 20, 1.5 * (1 - (step - 1) / steps))
 
 

@@ -47,7 +47,9 @@ HOLDS = {
     "b-encoder-decoder": ["accuracy(logits_BTV) > 0.95", "accuracy(predict(no_source_BS, target_BT)) < 0.3"],
 }
 """What is true behind a chapter, on every kind of processor and after trainings as short as these."""
-EXERCISE = re.compile(r"(?:from docs\.book\.exercises import check(?:, solution)?\n+)?(def .*?)\n+check\((\w+)\)\n", re.DOTALL)
+EXERCISE = re.compile(
+    r"(?:from docs\.book\.exercises import check(?:, solution)?\n+)?(def .*?)\n+check\((\w+)\)\n", re.DOTALL
+)
 
 
 @pytest.fixture(scope="session")
@@ -191,7 +193,9 @@ def test_exercise_is_in_a_chapter_and_its_reference_passes(name, capsys):
 
 def test_solution_of_an_exercise_is_the_code_of_the_project(capsys):
     solution("merge")
-    assert capsys.readouterr().out.startswith('def merge(word: list[int], pair: Pair, token: int) -> list[int]:\n    """')
+    assert capsys.readouterr().out.startswith(
+        'def merge(word: list[int], pair: Pair, token: int) -> list[int]:\n    """'
+    )
 
 
 def test_a_function_that_changes_its_input_is_wrong():

@@ -13,7 +13,6 @@ from docs.book.notebooks import CHAPTERS, FOLDER, LINK, notebook
 from docs.build_site import SITE, loads_from_elsewhere
 
 
-
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_notebook_has_a_cell_for_each_block_of_its_chapter(chapter):
     text = chapter.read_text()

@@ -50,9 +50,7 @@ def train(step: str, config: GPTConfig, train_N: Tensor, *, seed: int, steps: in
     """A model of one step of the ladder; all steps see the same batches."""
     torch.manual_seed(seed)
     model = GPT(config)
-    adamw = TrainConfig(
-        steps=steps, batch_size=8, learning_rate=0.001, evaluate_every=steps, checkpoint_every=steps
-    )
+    adamw = TrainConfig(steps=steps, batch_size=8, learning_rate=0.001, evaluate_every=steps, checkpoint_every=steps)
     optimizer = optimizer_of(step, model, adamw)
     torch.manual_seed(seed)  # a model with fewer weights draws fewer numbers
     for number in range(steps):
