@@ -15,7 +15,7 @@ def loaded(smollm2):
 def test_picture_of_a_file_is_the_one_in_git(name, tmp_path):
     path = tmp_path / f"{name}.svg"
     pictures.OF_FILES[name](path)
-    assert path.read_bytes() == (pictures.IMAGES / path.name).read_bytes(), f"run `python docs/book/pictures.py {name}`"
+    assert path.read_bytes() == (pictures.IMAGES / path.name).read_bytes(), f"run `python -m docs.book.pictures {name}`"
 
 
 @pytest.mark.parametrize(("name", "text"), [("neighbours", "banana"), ("attention", "Anna"), ("temperature", "window")])

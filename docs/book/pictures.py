@@ -1,8 +1,7 @@
-"""Draw the book's pictures into docs/book/images: `python docs/book/pictures.py [NAME ...]`, by default all.
+"""Draw the book's pictures into docs/book/images: `python -m docs.book.pictures [NAME ...]`, by default all.
 
 They need the models of `make run`. The name `loss.csv` stands for the training whose losses loss.svg shows: it needs
-Moby-Dick (`dvc repro fetch@corpus`) and about two minutes. Text stays text in the SVG files, on a white card that light
-and dark pages show alike.
+Moby-Dick (`dvc repro fetch@corpus`) and about two minutes.
 
 Tensor names end in their shape: B texts, T positions of queries, S positions of keys, H heads, K heads of keys, D width
 of a head, C width of the model, V tokens of the vocabulary, L likeliest tokens, N words or tokens, R rows of a matrix.
@@ -10,17 +9,15 @@ of a head, C width of the model, V tokens of the vocabulary, L likeliest tokens,
 
 import math
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from docs.book import diagrams
+from docs.book.figure import BLUE, GREY, ORANGE, picture
 from llm import from_scratch
 from llm.config import TrainConfig
 from llm.formats.model_folder import WEIGHTS, load_model
@@ -46,14 +43,15 @@ def write_losses(text: str, path: Path, steps: int = 1000) -> None:
     `train` is the mean since the row before, `unigram` the entropy of the tokens: what a model reaches that knows
     nothing but how frequent each one is.
     """
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     split = len(text) * 9 // 10
     tokenizer = from_scratch.Tokenizer(from_scratch.train_bpe(text[:split], vocabulary_size=2048))
     train_N = torch.tensor(tokenizer.encode(text[:split]))
     held_out_N = torch.tensor(tokenizer.encode(text[split:]))
     model = from_scratch.GPT(from_scratch.Config(vocabulary_size=len(tokenizer.bytes_of)))
-    optimizers = from_scratch.optimizers_of(model)
-    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    optimizer = from_scratch.optimizer_of(model)
+    peaks = [group["lr"] for group in optimizer.param_groups]
     unigram = torch.distributions.Categorical(train_N.bincount().float()).entropy().item()
     rows: list[dict[str, float]] = []
     losses: list[float] = []
@@ -61,10 +59,10 @@ def write_losses(text: str, path: Path, steps: int = 1000) -> None:
         inputs_BT, targets_BT = from_scratch.draw_batch(train_N, 8, length=model.config.context_length)
         loss = from_scratch.cross_entropy(model(inputs_BT), targets_BT)
         loss.backward()
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * from_scratch.rate_at(step, steps)
-            optimizer.step()
-            optimizer.zero_grad()
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * from_scratch.rate_at(step, steps)
+        optimizer.step()
+        optimizer.zero_grad()
         losses.append(loss.item())
         if step == 1 or step % 25 == 0:
             held_out = from_scratch.evaluate(model, held_out_N)
@@ -145,34 +143,6 @@ def singular_values(before_RC: Tensor, after_RC: Tensor, count: int = 48) -> pd.
 
 
 # ---- Pictures
-
-
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#aa4499", "#666666"
-STYLE = {
-    "svg.hashsalt": "book",  # the same bytes for the same numbers
-    "svg.fonttype": "none",
-    "font.sans-serif": ["DejaVu Sans", "Arial"],
-    "font.size": 10,
-    "text.parse_math": False,
-    "axes.axisbelow": True,
-    "axes.titlesize": "medium",
-    "axes.ymargin": 0.08,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.prop_cycle": mpl.cycler(color=[BLUE, ORANGE, GREEN, PURPLE]),
-    "legend.frameon": False,
-}
-
-
-@contextmanager
-def picture(path: Path, height: float = 3.0) -> Generator[Figure]:
-    """A figure that becomes an SVG, as wide as a phone."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.5, height), layout="constrained")
-        yield figure
-        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def neighbours(path: Path, loaded: LoadedModel[GPT]) -> None:
@@ -293,7 +263,7 @@ def lora(path: Path, before_RC: Tensor, after_RC: Tensor) -> None:
         axes.legend(loc="center right", handletextpad=0)
 
 
-OF_FILES = {"schedule": learning_rates, "loss": loss, "gains": gains, "few-shot": few_shot}
+OF_FILES = {"schedule": learning_rates, "loss": loss, "gains": gains, "few-shot": few_shot} | diagrams.DIAGRAMS
 OF_SMOLLM2 = {"neighbours": neighbours, "attention": attention, "temperature": temperature}
 NAMES = {*OF_FILES, *OF_SMOLLM2, "lora"}
 
