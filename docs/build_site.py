@@ -31,7 +31,10 @@ MERMAID = Source(
     name="mermaid",
 )
 """What draws the diagrams. Without it, the theme would load it from elsewhere when a page is opened."""
-STYLE = ".md-grid { max-width: 84rem }"  # our lines of code have up to 120 characters
+STYLE = """\
+.md-grid { max-width: 84rem }
+@media screen and (max-width: 90rem) { .md-sidebar--secondary:not([hidden]) { display: none } }
+"""  # so that the lines of the book's code fit
 CODE_OR_LINK = re.compile(r"^```.*?^```|`[^`\n]*`|(?<=\]\()[^)\s#]+", re.MULTILINE | re.DOTALL)
 IMAGES = (".png", ".svg")
 SHOWN = """\

@@ -277,7 +277,8 @@ def train(model: GPT, train_N: Tensor, held_out_N: Tensor, steps: int) -> list[t
             held_out = evaluate(model, held_out_N)
             curve.append((step, held_out))
             bar = "#" * round(8 * held_out)
-            print(f"step {step:5}  train {loss.item():5.2f}  held out {held_out:5.2f}  {bar}")
+            losses = f"train {loss.item():5.2f}  held out {held_out:5.2f}"
+            print(f"step {step:5}  {losses}  {bar}")
     return curve
 
 
