@@ -24,6 +24,7 @@ from tasks.registry.main_figures import Figure, own_figures
 from tasks.registry.markup import render_markdown
 from tasks.registry.versions import registered_name
 from tasks.served import example
+from tasks.stages.hashes import LOCK, as_hashes, locked_stages, stages_behind
 
 Form = Literal["hf", "gguf"]
 CARD = Path(__file__).with_name("export_card.md.j2")
@@ -82,6 +83,17 @@ def _as_mapping(source: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return {"source": source} if isinstance(source, str) else source
 
 
+def _stages_of(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The stages that made a folder, by the dvc.lock of the project that it is in; none elsewhere."""
+    for project in folder.parents:
+        if (project / LOCK).exists():
+            stages = locked_stages(project / LOCK)
+            path = folder.relative_to(project).as_posix()
+            makers = [name for name, entry in stages.items() if path in as_hashes(entry).outs]
+            return stages_behind(*makers, stages=stages)
+    return {}
+
+
 @contextmanager
 def find_model(name: str) -> Iterator[Exported]:
     """A model folder of this machine by its path, or a registered version by its name, while the block lasts.
@@ -90,8 +102,9 @@ def find_model(name: str) -> Iterator[Exported]:
     """
     local = Path(name)
     if (local / "config.json").exists():
-        name = local.resolve().name
-        yield Exported(name=name, folder=local, uri=f"models:/{registered_name(name)}@champion")
+        local = local.resolve()
+        uri = f"models:/{registered_name(local.name)}@champion"
+        yield Exported(name=local.name, folder=local, uri=uri, stages=_stages_of(local))
         return
     registry = Registry()
     version = find(registry.read(), name).name

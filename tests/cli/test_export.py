@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -25,6 +28,19 @@ def test_export_of_a_folder_needs_no_registry(threestage, tmp_path, registry, mo
     ours, _ = load_model(folder)
     again, _ = load_pretrained(tmp_path / "out")
     assert all(weight.equal(again.state_dict()[name]) for name, weight in ours.state_dict().items())
+
+
+def test_export_of_published_weights_has_their_licence(threestage, tmp_path, registry):
+    shutil.copytree(next((registry / "foundation-1").iterdir()), tmp_path / "models/published")
+    made = {
+        "params": {"params.yaml": {"published": "smollm2-135m"}},
+        "outs": [{"path": "models/published", "md5": "1.dir"}],
+    }
+    (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"load_published": {"cmd": "…"} | made}}))
+    assert threestage("export", "models/published", "out", "--to", "hf").exit_code == 0
+    card = (tmp_path / "out/README.md").read_text()
+    assert "\nlicense: apache-2.0\n" in card
+    assert "SmolLM2-135M" in card
 
 
 @pytest.mark.parametrize(
