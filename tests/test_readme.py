@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/pipeline.md do what these say, in a project of small size."""
+"""The commands of README.md, docs/pipeline.md and docs/schedule.md do what these say, in a project of small size."""
 
 import doctest
 import json
@@ -16,7 +16,7 @@ from projects import ROOT, environment, git
 from real_servers import wait_for
 
 COMMAND_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = ("README.md", "docs/pipeline.md")
+PAGES = ("README.md", "docs/pipeline.md", "docs/schedule.md")
 TESTED_ELSEWHERE = {
     "make run": "by a fresh clone",
     "make test": "by the command that runs this test",
