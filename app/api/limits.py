@@ -1,7 +1,7 @@
 """ASGI middleware that checks keys, hosts, origins and sizes of requests.
 
 Starlette's BaseHTTPMiddleware would hold back the pieces of a stream. uvicorn's own settings bound connections and
-heads; a reverse proxy bounds the rest (docs/serving.md).
+heads; a reverse proxy bounds the rest (docs/operating.md).
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What docs/serving.md says to type gives what it says."""
+"""What docs/serving.md and docs/operating.md say to type gives what they say."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from projects import ROOT
 from app.api.openai import ERRORS
 from app.settings import Settings
 
-TEXT = (ROOT / "docs/serving.md").read_text()
+TEXT = "".join((ROOT / "docs" / page).read_text() for page in ("serving.md", "operating.md"))
 ADDRESS = "http://127.0.0.1:8000"
 SAY = r"curl --silent --show-error --write-out '\n%{http_code} %{content_type}' "
 
