@@ -1,4 +1,4 @@
-"""What docs/serving.md and docs/operating.md say to type gives what they say."""
+"""What the pages about the server say to type gives what they say."""
 
 import json
 import re
@@ -10,7 +10,8 @@ from projects import ROOT
 from app.api.openai import ERRORS
 from app.settings import Settings
 
-TEXT = "".join((ROOT / "docs" / page).read_text() for page in ("serving.md", "operating.md"))
+PAGES = ("serving.md", "operating.md", "feedback.md")
+TEXT = "".join((ROOT / "docs" / page).read_text() for page in PAGES)
 ADDRESS = "http://127.0.0.1:8000"
 SAY = r"curl --silent --show-error --write-out '\n%{http_code} %{content_type}' "
 
