@@ -101,6 +101,29 @@ def repeat_heads(k_BKTD: Tensor, count: int) -> Tensor:
     return k_BKTD.repeat_interleave(count, dim=1)
 
 
+def mean_states(x_BTC: Tensor, lengths_B: Tensor) -> Tensor:
+    """The mean of the real states of each text."""
+    is_real_BT1 = (torch.arange(x_BTC.shape[1]) < lengths_B[:, None])[..., None]
+    return (x_BTC * is_real_BT1).sum(dim=1) / lengths_B[:, None]
+
+
+def roc_auc(probability: np.ndarray, is_spam: np.ndarray) -> float:
+    """The share of pairs in which the spam has the higher probability."""
+    gap = probability[is_spam][:, None] - probability[~is_spam]
+    return float(((gap > 0) + 0.5 * (gap == 0)).mean())
+
+
+def rouge_l(expected: list[str], answer: list[str]) -> float:
+    """The F-measure of the longest common subsequence, whose lengths fill a table row by row."""
+    before = [0] * (len(answer) + 1)
+    for word in expected:
+        row = [0]
+        for place, other in enumerate(answer):
+            row.append(before[place] + 1 if word == other else max(before[place + 1], row[place]))
+        before = row
+    return 2 * before[-1] / (len(expected) + len(answer))
+
+
 def merged(weight_OI: Tensor, up_OR: Tensor, down_RI: Tensor) -> Tensor:
     """A matrix with half of its update in it."""
     return weight_OI + 0.5 * up_OR @ down_RI
@@ -169,18 +192,32 @@ EXERCISES = {
             ("Lyon", ["Rome", "Oslo"]),
         ],
     ),
-    # 7. Fine-tuning
+    # 7. The classifier
     "best_threshold": Exercise(
         calibration.best_threshold,
         [(random((40,)).sigmoid().numpy(), random((40,), seed=1).numpy() > 0, rate) for rate in (0.2, 0.1, 0.005)],
+    ),
+    "mean_states": Exercise(mean_states, [(random((3, 5, 4)), torch.tensor([5, 1, 3]))]),
+    "roc_auc": Exercise(
+        roc_auc,
+        [(random((40,)).sigmoid().numpy().round(digits), random((40,), seed=1).numpy() > 0) for digits in (6, 1)],
+    ),
+    # 8. The assistant
+    "targets": Exercise(
+        Example.targets.fget,
+        [(Example([7, 8, 9, 5, 6, 4], learned=[False, False, True, True, False, True]),), (Example([3], [True]),)],
     ),
     "merged": Exercise(
         merged,
         [(random((5, 7)), random((5, 2)), random((2, 7)))],
     ),
-    "targets": Exercise(
-        Example.targets.fget,
-        [(Example([7, 8, 9, 5, 6, 4], learned=[False, False, True, True, False, True]),), (Example([3], [True]),)],
+    "rouge_l": Exercise(
+        rouge_l,
+        [
+            (["the", "cat", "sat", "on", "the", "mat"], ["on", "the", "mat", "the", "cat", "lay"]),
+            (["no"], ["yes"]),
+            (["a", "b", "c"], ["a", "b", "c"]),
+        ],
     ),
     # B. The transformer of 2017
     "encoder_layer": Exercise(
