@@ -276,7 +276,7 @@ def train(model: GPT, train_N: Tensor, held_out_N: Tensor, steps: int) -> list[t
         if step == 1 or step % max(1, steps // 10) == 0:
             held_out = evaluate(model, held_out_N)
             curve.append((step, held_out))
-            bar = "#" * round(8 * held_out)
+            bar = "#" * round(4 * held_out)
             losses = f"train {loss.item():5.2f}  held out {held_out:5.2f}"
             print(f"step {step:5}  {losses}  {bar}")
     return curve
