@@ -26,8 +26,6 @@ OWN_MACHINE = "# on our machine\n"
 SHORTENED = {
     "steps = 600": "steps = 30",
     "steps = 150": "steps = 30",
-    "steps = 20": "steps = 1",
-    "ladder_steps = 600": "ladder_steps = 3",
     "count = 400": "count = 8",
     "steps = 60": "steps = 3",
     "steps = 12": "steps = 1",
@@ -44,6 +42,10 @@ HOLDS = {
         "len(recited) == 52",
     ],
     "5-modern": ["max(losses.values()) < 6.5"],
+    "6-weights": ["(ours_BTV - theirs_BTV).abs().max() < 1e-3", "sum(is_right) >= 6"],
+    "7-classifier": ["states['train']['mean'].shape[1] == 576", "0 <= lost <= 1", "0 <= caught <= 1"],
+    "8-assistant": ["abs(before - after) < 0.02", "ask(QUESTIONS[0])"],
+    "a-guard-and-preferences": ["abs(-F.logsigmoid(torch.zeros(1)).item() - 0.693) < 0.001", "gain_2N.shape == (2, 2)"],
     "b-encoder-decoder": ["accuracy(logits_BTV) > 0.95", "accuracy(predict(no_source_BS, target_BT)) < 0.3"],
 }
 """What is true behind a chapter, on every kind of processor and after trainings as short as these."""
