@@ -7,6 +7,7 @@ Each exercise is a function to write. Its name finds the one that it is compared
 import inspect
 import math
 import reprlib
+import textwrap
 from collections.abc import Callable
 from copy import deepcopy
 from numbers import Real
@@ -248,7 +249,7 @@ def check(function: Callable[..., Any]) -> None:
 
 def solution(name: str) -> None:
     """Print the function that an exercise is compared with. Raises KeyError for a name that is no exercise's."""
-    print(inspect.cleandoc(inspect.getsource(EXERCISES[name].reference)))
+    print(textwrap.dedent(inspect.getsource(EXERCISES[name].reference)))
 
 
 def _is_same(answer: Any, expected: Any) -> bool:
