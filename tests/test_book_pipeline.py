@@ -52,4 +52,4 @@ def test_all_that_the_chapter_does_ends_well(readers_folder: Path, prefect_api: 
             said.append(done.stdout + done.stderr)
     assert "largest difference of logits: 0.0000" in said[0]
     assert "modified:" in said[2]
-    assert "champion" in said[5]
+    assert "approved despite" in said[5]
