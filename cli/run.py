@@ -147,7 +147,7 @@ def _print_summary(versions: Mapping[str, str | None], done: str) -> str:
     step = "`make serve` talks to the models; `make ui` opens the MLflow registry and the Prefect runs"
     if waiting:
         review = "`threestage review` names their pages, then `threestage approve MODEL --reason TEXT` decides"
-        step = f"{', '.join(waiting)} wait for a decision: {review}. {step}"
+        step = f"decide on {', '.join(waiting)}: {review}. {step}"
     console.print(f"Next: {step}", soft_wrap=True, markup=False, highlight=False)
     return step
 
