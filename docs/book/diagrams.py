@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -43,42 +42,57 @@ def note(axes: Axes, x: float, y: float, text: str, *, align: str = "left") -> N
 
 
 def window(path: Path) -> None:
-    """Tokens of a text as inputs, and the same one place later as targets."""
-    tokens = ["C", "all", " me", " I", "sh", "ma", "el", "."]
+    """A text of eight tokens: five are a window's inputs, and the five that begin one token later its targets."""
+    tokens = ["C", "all", "␣me", "␣I", "sh", "ma", "el", "."]
+    first, length = 2, 5
     with canvas(path, width=9.2, height=4.4, inches=2.1) as axes:
         for place, token in enumerate(tokens):
-            box(axes, place + 1.2, 0, repr(token)[1:-1].replace(" ", "␣"))
+            box(axes, place + 1.2, 0, token)
+        for place in range(first, first + length):
+            box(axes, place + 1.2, 1.5, tokens[place], color=BLUE)
+            arrow(axes, (place + 1.7, 2.5), (place + 2.7, 3.2))
+            box(axes, place + 2.2, 3.2, tokens[place + 1], color=ORANGE)
         note(axes, 0, 0.5, "text")
-        for place, (token, following) in enumerate(pairwise(tokens)):
-            box(axes, place + 1.2, 1.5, token.replace(" ", "␣"), color=BLUE)
-            arrow(axes, (place + 1.7, 2.5), (place + 1.7, 3.2))
-            box(axes, place + 1.2, 3.2, following.replace(" ", "␣"), color=ORANGE)
         note(axes, 0, 2.0, "input")
         note(axes, 0, 3.7, "target")
 
 
+def table(axes: Axes, title: str, numbers: np.ndarray, shades: np.ndarray) -> None:
+    """Numbers in cells; a cell without a number is grey. `shades`: how blue each cell is, 0 to 1."""
+    axes.imshow(np.where(np.isnan(numbers), np.nan, shades), cmap="Blues", vmin=0, vmax=1.6)
+    for (row, column), number in np.ndenumerate(numbers):
+        if not np.isnan(number):
+            axes.text(column, row, f"{number:.1f}", ha="center", va="center", fontsize=9)
+    axes.set_title(title)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.set_facecolor("#dddddd")
+
+
 def mask(path: Path) -> None:
-    """From scores to weights to outputs, for four tokens; cells of the future are empty."""
+    """From scores to weights to weighted values, for four tokens; cells of the future are empty."""
     words = ["the", "cat", "sat", "down"]
     scores_TS = np.array([[1.0, 0, 0, 0], [0.5, 1.5, 0, 0], [0.2, 2.0, 0.6, 0], [0.1, 0.9, 1.8, 0.4]])
+    values_SD = np.array([[4.0, 0.0], [0.0, 4.0], [-2.0, 2.0], [2.0, -2.0]])
     hidden_TS = np.triu(np.ones((4, 4), dtype=bool), 1)
-    weights_TS = np.where(hidden_TS, 0, np.exp(scores_TS))
-    weights_TS /= weights_TS.sum(axis=1, keepdims=True)
-    tables = {"scores: q · k / √D": scores_TS, "weights: softmax": weights_TS}
-    with picture(path, height=2.6) as figure:
-        panels = figure.subplots(ncols=2, sharey=True)
-        for axes, (title, table_TS) in zip(panels, tables.items(), strict=True):
-            axes.imshow(np.where(hidden_TS, np.nan, weights_TS), cmap="Blues", vmin=0, vmax=1.6)
-            for row in range(4):
-                for column in range(row + 1):
-                    axes.text(column, row, f"{table_TS[row, column]:.1f}", ha="center", va="center", fontsize=9)
-            axes.set(title=title, xlabel="key of")
-            axes.set_xticks(range(4), words)
+    scores_TS = np.where(hidden_TS, np.nan, scores_TS)
+    weights_TS = np.exp(scores_TS) / np.nansum(np.exp(scores_TS), axis=1, keepdims=True)
+    outputs_TD = np.nan_to_num(weights_TS) @ values_SD
+    with picture(path, height=4.4) as figure:
+        panels = figure.subplots(2, 2)
+        table(panels[0, 0], "scores: q · k / √D", scores_TS, weights_TS)
+        table(panels[0, 1], "weights: softmax of a row", weights_TS, weights_TS)
+        table(panels[1, 0], "values", values_SD, np.zeros((4, 2)))
+        table(panels[1, 1], "weights · values", outputs_TD, np.zeros((4, 2)))
+        for axes in panels.flat:
             axes.set_yticks(range(4), words)
-            axes.grid(visible=False)
             axes.tick_params(length=0)
-            axes.set_facecolor("#dddddd")
-        panels[0].set_ylabel("query of")
+        for axes in panels[0]:
+            axes.set_xticks(range(4), words)
+            axes.set(xlabel="key of", ylabel="query of")
+        panels[1, 0].set_ylabel("value of")
+        panels[1, 1].set_ylabel("output of")
 
 
 def block(path: Path) -> None:
