@@ -82,7 +82,7 @@ def mask(path: Path) -> None:
     with picture(path, height=4.4) as figure:
         panels = figure.subplots(2, 2)
         table(panels[0, 0], "scores: q · k / √D", scores_TS, weights_TS)
-        table(panels[0, 1], "weights: softmax of a row", weights_TS, weights_TS)
+        table(panels[0, 1], "weights: softmax", weights_TS, weights_TS)
         table(panels[1, 0], "values", values_SD, np.zeros((4, 2)))
         table(panels[1, 1], "weights · values", outputs_TD, np.zeros((4, 2)))
         for axes in panels.flat:
