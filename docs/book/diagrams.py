@@ -65,13 +65,13 @@ def table(axes: Axes, title: str, numbers: np.ndarray, shades: np.ndarray) -> No
             axes.text(column, row, f"{number:.1f}", ha="center", va="center", fontsize=9)
     axes.set_title(title)
     axes.set_xticks([])
-    axes.set_yticks([])
+    axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.set_facecolor("#dddddd")
 
 
 def mask(path: Path) -> None:
-    """From scores to weights to weighted values, for four tokens; cells of the future are empty."""
+    """Scores, weights, values and weighted values of four tokens; a token's scores of later tokens are empty."""
     words = ["the", "cat", "sat", "down"]
     scores_TS = np.array([[1.0, 0, 0, 0], [0.5, 1.5, 0, 0], [0.2, 2.0, 0.6, 0], [0.1, 0.9, 1.8, 0.4]])
     values_SD = np.array([[4.0, 0.0], [0.0, 4.0], [-2.0, 2.0], [2.0, -2.0]])
@@ -87,7 +87,6 @@ def mask(path: Path) -> None:
         table(panels[1, 1], "weights · values", outputs_TD, np.zeros((4, 2)))
         for axes in panels.flat:
             axes.set_yticks(range(4), words)
-            axes.tick_params(length=0)
         for axes in panels[0]:
             axes.set_xticks(range(4), words)
             axes.set(xlabel="key of", ylabel="query of")
